@@ -1,0 +1,139 @@
+"""What can go wrong, in the domain's words. `schnell.web.errors` alone turns these into HTTP answers."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class SchnellError(Exception):
+    """A failure that the caller can understand: a stable code, an HTTP status, and a message that names the fix."""
+
+    code: ClassVar[str] = "UNKNOWN_ERROR"
+    status: ClassVar[int] = 500
+    retry_helps: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One field of a request and what is wrong with its value."""
+
+    field: str
+    message: str
+
+
+class FieldError(SchnellError):
+    """One or more fields of a request are wrong or missing."""
+
+    status = 400
+
+    def __init__(self, *problems: FieldProblem) -> None:
+        super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
+        self.problems = problems
+
+
+class InvalidFieldError(FieldError):
+    """A field's value has the wrong type or lies outside its range."""
+
+    code = "INVALID_FIELD"
+
+
+class MissingFieldError(FieldError):
+    """A required field is absent, null or empty."""
+
+    code = "MISSING_REQUIRED_FIELDS"
+
+
+class UnsupportedModelError(SchnellError):
+    """The request names a model that this server does not serve."""
+
+    code = "UNSUPPORTED_MODEL"
+    status = 400
+
+
+class UnsupportedFeatureError(SchnellError):
+    """The request's `type` is not one that this server offers."""
+
+    code = "UNKNOWN_ERROR"
+    status = 400
+
+
+class UnreadableBodyError(SchnellError):
+    """The body is not JSON, or not a JSON object."""
+
+    code = "INVALID_BODY"
+    status = 400
+
+
+class BodyTooLargeError(SchnellError):
+    """The body is larger than this server accepts."""
+
+    code = "BODY_TOO_LARGE"
+    status = 413
+
+
+class UnauthorizedError(SchnellError):
+    """No API key came with the request, or none that is known and active."""
+
+    code = "HTTP_EXCEPTION"
+    status = 401
+
+
+class NotFoundError(SchnellError):
+    """What the request names does not exist, or is not this caller's to see."""
+
+    code = "NOT_FOUND"
+    status = 404
+
+
+class GenerationCancelledError(SchnellError):
+    """The generation was cancelled before it ended."""
+
+    code = "CANCELLED"
+    status = 409
+
+
+class GenerationFailedError(SchnellError):
+    """The engine could not draw this picture (out of memory, or values that are not numbers)."""
+
+    code = "GENERATION_FAILED"
+    status = 500
+    retry_helps = True
+
+
+class ServerBusyError(SchnellError):
+    """The queue is full."""
+
+    code = "QUEUE_FULL"
+    status = 503
+    retry_helps = True
+
+
+class ModelFolderError(SchnellError):
+    """A model folder is missing, incomplete or not a FLUX model."""
+
+    code = "MODEL_UNAVAILABLE"
+    status = 503
+
+
+class ModelDownloadError(SchnellError):
+    """A model could not be fetched from the hub."""
+
+    code = "MODEL_DOWNLOAD_FAILED"
+    status = 502
+
+
+class AdapterError(SchnellError):
+    """A LoRA file is not understood, or does not fit the model."""
+
+    code = "INVALID_LORA"
+    status = 400
+
+
+class ImageMetadataError(SchnellError):
+    """A picture carries no receipt that this version can repeat."""
+
+    code = "NO_RECEIPT"
+    status = 400

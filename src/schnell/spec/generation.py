@@ -1,0 +1,91 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
+from schnell.spec.size import ASPECT_RATIOS, Size, side_problem
+
+MAX_PROMPT_LENGTH: Final = 4_000
+MAX_STEPS: Final = 4
+MAX_SEED: Final = 2**32 - 1
+MAX_QUALITY: Final = 100
+MAX_OUTPUTS: Final = 4
+MIN_LORA_SCALE: Final = -1.0
+MAX_LORA_SCALE: Final = 3.0
+
+OutputFormat = Literal["webp", "jpeg", "png"]
+_FORMAT_NAMES: Final[dict[str, OutputFormat]] = {"webp": "webp", "jpg": "jpeg", "jpeg": "jpeg", "png": "png"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRef:
+    """A LoRA as the caller names it, and how strongly it acts (1 is the strength it was trained at)."""
+
+    reference: str
+    scale: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSpec:
+    """One request, in no dialect: everything that decides the pictures. `seed` None asks for a random one.
+
+    Raises:
+        InvalidFieldError: naming every field that is out of range.
+        MissingFieldError: an empty prompt.
+    """
+
+    prompt: str
+    size: Size = ASPECT_RATIOS["1:1"]
+    steps: int = 4
+    seed: int | None = None
+    num_outputs: int = 1
+    output_format: OutputFormat = "webp"
+    output_quality: int = 80
+    go_fast: bool = True
+    safety_checker: bool = True
+    loras: tuple[LoraRef, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise MissingFieldError(FieldProblem("prompt", "is required: say what to draw"))
+        problems = tuple(self._problems())
+        if problems:
+            raise InvalidFieldError(*problems)
+
+    def _problems(self) -> Iterator[FieldProblem]:
+        if len(self.prompt) > MAX_PROMPT_LENGTH:
+            yield FieldProblem("prompt", f"must have at most {MAX_PROMPT_LENGTH} characters, got {len(self.prompt)}")
+        for field, side in (("width", self.size.width), ("height", self.size.height)):
+            if problem := side_problem(field, side):
+                yield problem
+        yield from _range_problem("num_inference_steps", self.steps, 1, MAX_STEPS)
+        if self.seed is not None:
+            yield from _range_problem("seed", self.seed, 0, MAX_SEED)
+        yield from _range_problem("num_outputs", self.num_outputs, 1, MAX_OUTPUTS)
+        yield from _range_problem("output_quality", self.output_quality, 0, MAX_QUALITY)
+        for lora in self.loras:
+            yield from _range_problem("lora_scale", lora.scale, MIN_LORA_SCALE, MAX_LORA_SCALE)
+
+
+def _range_problem(field: str, value: float, low: float, high: float) -> Iterator[FieldProblem]:
+    if not low <= value <= high:
+        yield FieldProblem(field, f"must be {low:.10g}-{high:.10g}, got {value:.15g}")
+
+
+def output_seed(seed: int, index: int) -> int:
+    """The seed of output `index` of a request, so that each picture can be made again alone."""
+    return (seed + index) % (MAX_SEED + 1)
+
+
+def output_format_named(name: str) -> OutputFormat:
+    """The format that a name or file ending stands for (`jpg` is `jpeg`).
+
+    Raises:
+        InvalidFieldError: the name is not webp, jpg, jpeg or png.
+    """
+    found = _FORMAT_NAMES.get(name.lower())
+    if found is None:
+        raise InvalidFieldError(
+            FieldProblem("output_format", f"must be one of {', '.join(_FORMAT_NAMES)}, got {name!r}")
+        )
+    return found

@@ -1,0 +1,70 @@
+from typing import Final, NamedTuple
+
+from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
+
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+
+CUSTOM_RATIO: Final = "custom"
+MEGAPIXELS: Final = ("0.25", "1")
+MIN_SIDE: Final = 256
+MAX_SIDE: Final = 1440
+SIDE_STEP: Final = 32
+
+#: Sizes at one megapixel; a quarter megapixel halves both sides.
+ASPECT_RATIOS: Final[dict[str, Size]] = {
+    "1:1": Size(1024, 1024),
+    "16:9": Size(1344, 768),
+    "9:16": Size(768, 1344),
+    "3:2": Size(1216, 832),
+    "2:3": Size(832, 1216),
+    "4:5": Size(896, 1088),
+    "5:4": Size(1088, 896),
+}
+
+
+def resolve_size(
+    aspect_ratio: str = "1:1", megapixels: str = "1", width: int | None = None, height: int | None = None
+) -> Size:
+    """The exact pixels of a request.
+
+    `width` and `height` count only with the ratio `custom`, and are both needed there.
+
+    Raises:
+        InvalidFieldError: an unknown ratio or megapixel figure, or a side outside 256-1440 or not a multiple of 32.
+        MissingFieldError: `custom` without both sides.
+    """
+    if aspect_ratio == CUSTOM_RATIO:
+        return _custom_size(width, height)
+    if aspect_ratio not in ASPECT_RATIOS:
+        raise InvalidFieldError(
+            FieldProblem("aspect_ratio", f"must be one of {', '.join([*ASPECT_RATIOS, CUSTOM_RATIO])}")
+        )
+    if megapixels not in MEGAPIXELS:
+        raise InvalidFieldError(FieldProblem("megapixels", f"must be one of {', '.join(MEGAPIXELS)}"))
+    whole = ASPECT_RATIOS[aspect_ratio]
+    return whole if megapixels == "1" else Size(whole.width // 2, whole.height // 2)
+
+
+def _custom_size(width: int | None, height: int | None) -> Size:
+    missing = [name for name, side in (("width", width), ("height", height)) if side is None]
+    if width is None or height is None:
+        raise MissingFieldError(*(FieldProblem(name, "is required with aspect_ratio custom") for name in missing))
+    problems = [
+        problem for name, side in (("width", width), ("height", height)) if (problem := side_problem(name, side))
+    ]
+    if problems:
+        raise InvalidFieldError(*problems)
+    return Size(width, height)
+
+
+def side_problem(field: str, side: int) -> FieldProblem | None:
+    """What is wrong with one side of a custom size, if anything."""
+    if MIN_SIDE <= side <= MAX_SIDE and side % SIDE_STEP == 0:
+        return None
+    return FieldProblem(field, f"must be {MIN_SIDE}-{MAX_SIDE} and a multiple of {SIDE_STEP}, got {side}")
