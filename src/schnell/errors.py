@@ -88,6 +88,81 @@ class NotFoundError(SchnellError):
     status = 404
 
 
+class InsufficientCreditsError(SchnellError):
+    """The team, or its member, has fewer credits left than the request costs."""
+
+    code = "INSUFFICIENT_CREDITS"
+    status = 402
+
+
+class ForbiddenError(SchnellError):
+    """The key is known, but may not do this."""
+
+    code = "FORBIDDEN"
+    status = 403
+
+
+class ConflictError(SchnellError):
+    """What the request asks for contradicts what is already there."""
+
+    code = "CONFLICT"
+    status = 409
+
+
+class IdempotencyConflictError(ConflictError):
+    """The same `Idempotency-Key` came with another body."""
+
+    code = "IDEMPOTENCY_CONFLICT"
+
+
+class UnsafeContentError(SchnellError):
+    """Every picture of the generation was flagged by the safety checker."""
+
+    code = "NSFW_CONTENT"
+    status = 400
+
+
+class RateLimitedError(SchnellError):
+    """The key has used up its requests for now. `retry_after` is in seconds."""
+
+    code = "RATE_LIMITED"
+    status = 429
+    retry_helps = True
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class InterruptedServerError(SchnellError):
+    """The server stopped while the generation ran."""
+
+    code = "SERVER_STOPPED"
+    status = 503
+    retry_helps = True
+
+
+class SafetyUnavailableError(SchnellError):
+    """The safety checker could not be loaded."""
+
+    code = "SAFETY_UNAVAILABLE"
+    status = 503
+
+
+class AssetError(SchnellError):
+    """The store of pictures could not be read or written."""
+
+    code = "STORAGE_FAILED"
+    status = 503
+    retry_helps = True
+
+
+class ConfigurationError(SchnellError):
+    """A setting has a value that cannot be used."""
+
+    code = "INVALID_SETTING"
+
+
 class GenerationCancelledError(SchnellError):
     """The generation was cancelled before it ended."""
 
@@ -104,11 +179,22 @@ class GenerationFailedError(SchnellError):
 
 
 class ServerBusyError(SchnellError):
-    """The queue is full."""
+    """The server's queue is full. `retry_after` is in seconds."""
 
     code = "QUEUE_FULL"
     status = 503
     retry_helps = True
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TeamBusyError(ServerBusyError):
+    """The team has as many generations waiting as it may have."""
+
+    code = "TEAM_QUEUE_FULL"
+    status = 429
 
 
 class ModelFolderError(SchnellError):

@@ -22,6 +22,7 @@ from schnell.spec.job import (
     Outlook,
     Progress,
     ProgressListener,
+    RunnerSnapshot,
     Stage,
 )
 from schnell.spec.size import (
@@ -59,6 +60,7 @@ __all__ = [
     "OutputFormat",
     "Progress",
     "ProgressListener",
+    "RunnerSnapshot",
     "Size",
     "Stage",
     "output_format_named",

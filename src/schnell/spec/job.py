@@ -77,3 +77,18 @@ class Outlook:
 
     position: int
     expected_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSnapshot:
+    """What a runner is doing now, and its sums since it started.
+
+    `queued` counts jobs that wait, `active_rows` the pictures being denoised. `steps` counts denoising steps,
+    `step_rows` the pictures in them (so `step_rows / steps` is the mean batch), `step_seconds` the time they took.
+    """
+
+    queued: int = 0
+    active_rows: int = 0
+    steps: int = 0
+    step_rows: int = 0
+    step_seconds: float = 0.0
