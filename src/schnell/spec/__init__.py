@@ -13,6 +13,7 @@ from schnell.spec.generation import (
     OutputFormat,
     output_format_named,
     output_seed,
+    random_seed,
 )
 from schnell.spec.job import (
     AdapterUse,
@@ -65,5 +66,6 @@ __all__ = [
     "Stage",
     "output_format_named",
     "output_seed",
+    "random_seed",
     "resolve_size",
 ]

@@ -1,3 +1,4 @@
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -70,6 +71,11 @@ class GenerationSpec:
 def _range_problem(field: str, value: float, low: float, high: float) -> Iterator[FieldProblem]:
     if not low <= value <= high:
         yield FieldProblem(field, f"must be {low:.10g}-{high:.10g}, got {value:.15g}")
+
+
+def random_seed() -> int:
+    """A seed for a request that names none: 32 random bits."""
+    return secrets.randbits(32)
 
 
 def output_seed(seed: int, index: int) -> int:

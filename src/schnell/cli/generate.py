@@ -1,0 +1,142 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from schnell.cli.output import print_json, say
+from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.spec import (
+    CUSTOM_RATIO,
+    GeneratedImage,
+    GenerationSpec,
+    Job,
+    JobOutcome,
+    LoraRef,
+    OutputFormat,
+    output_format_named,
+    random_seed,
+    resolve_size,
+)
+
+
+def generate_command(
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    output: Annotated[Path, typer.Option(help="Where to write; the ending decides the format.")] = Path("picture.webp"),
+    seed: Annotated[int | None, typer.Option(help="0-4294967295; random if not given.")] = None,
+    aspect_ratio: Annotated[str, typer.Option(help="1:1, 16:9, 9:16, 3:2, 2:3, 4:5, 5:4 or custom.")] = "1:1",
+    width: Annotated[int | None, typer.Option(help="256-1440, a multiple of 32; makes the ratio custom.")] = None,
+    height: Annotated[int | None, typer.Option(help="256-1440, a multiple of 32; makes the ratio custom.")] = None,
+    megapixels: Annotated[str, typer.Option(help="1 or 0.25.")] = "1",
+    steps: Annotated[int, typer.Option(help="Denoising steps, 1-4.")] = 4,
+    num_outputs: Annotated[int, typer.Option(help="Pictures to draw, 1-4; each has the next seed.")] = 1,
+    lora: Annotated[list[str] | None, typer.Option(help="NAME-OR-FILE[:SCALE]; may be given twice.")] = None,
+    quality: Annotated[int, typer.Option(help="Compression quality, 0-100.")] = 80,
+    go_fast: Annotated[bool, typer.Option(help="Faster arithmetic where the processor has it.")] = True,
+    no_safety: Annotated[bool, typer.Option("--no-safety", help="Skip the safety check.")] = False,
+    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "schnell-mini",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    from_file: Annotated[Path | None, typer.Option("--from", help="Repeat the picture in this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt, files and timings as JSON.")] = False,
+) -> None:
+    """Draw a picture and write it to a file."""
+    file_format = output_format_named(output.suffix.removeprefix(".") or "none")
+    if from_file is not None:
+        spec = _repeat(from_file, file_format)
+    else:
+        spec = GenerationSpec(
+            prompt=prompt or "",
+            size=resolve_size(CUSTOM_RATIO if width or height else aspect_ratio, megapixels, width, height),
+            steps=steps,
+            seed=seed,
+            num_outputs=num_outputs,
+            output_format=file_format,
+            output_quality=quality,
+            go_fast=go_fast,
+            loras=tuple(_parse_lora(text) for text in lora or []),
+        )
+    spec = replace(spec, safety_checker=not no_safety)
+    outcome = _draw(spec, model, device)
+    files = _write_files(outcome, output)
+    _report(outcome, files, as_json=as_json)
+
+
+def _repeat(path: Path, file_format: OutputFormat) -> GenerationSpec:
+    from schnell.engine.image_file import read_receipt
+    from schnell.engine.receipt import spec_from_receipt
+
+    return replace(spec_from_receipt(read_receipt(path)), output_format=file_format)
+
+
+def _parse_lora(text: str) -> LoraRef:
+    reference, colon, scale = text.rpartition(":")
+    if not colon or not reference:
+        return LoraRef(text)
+    try:
+        return LoraRef(reference, float(scale))
+    except ValueError:
+        return LoraRef(text)  # a colon of a URL or a drive, not of a scale
+
+
+def _draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
+    from schnell.bootstrap import build_engine
+
+    if spec.loras:
+        raise InvalidFieldError(FieldProblem("lora", "LoRAs are not served yet"))
+    engine = build_engine(model, device=device, safety=spec.safety_checker)
+    job = Job(id="cli", team_id="cli", spec=spec, seed=random_seed() if spec.seed is None else spec.seed)
+    return _with_progress(lambda listen: _generate(engine, job, listen), spec.steps)
+
+
+def _generate(engine: Any, job: Job, listen: Callable[[Any], None]) -> JobOutcome:
+    from schnell.engine.engine import generate
+
+    return generate(engine, job, listen)
+
+
+def _with_progress(draw: Callable[[Callable[[Any], None]], JobOutcome], steps: int) -> JobOutcome:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=steps)
+        return draw(lambda progress: bar.update(task, description=progress.stage, completed=progress.step))
+
+
+def _write_files(outcome: JobOutcome, output: Path) -> list[Path]:
+    if not outcome.images:
+        raise InvalidFieldError(
+            FieldProblem("prompt", "every picture was withheld by the safety check (--no-safety skips it)")
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return [_write_file(image, output, numbered=len(outcome.images) > 1) for image in outcome.images]
+
+
+def _write_file(image: GeneratedImage, output: Path, *, numbered: bool) -> Path:
+    path = output.with_stem(f"{output.stem}-{image.index}") if numbered else output
+    path.write_bytes(image.data)
+    return path
+
+
+def _report(outcome: JobOutcome, files: list[Path], *, as_json: bool) -> None:
+    for warning in outcome.warnings:
+        say(f"warning: {warning}")
+    if outcome.flagged:
+        say(f"withheld by the safety check: output {', '.join(map(str, outcome.flagged))}")
+    if not as_json:
+        for image, path in zip(outcome.images, files, strict=True):
+            say(f"{path}  {image.width}x{image.height}  seed {image.seed}")
+        return
+    print_json(
+        {
+            "images": [
+                {"file": str(path), "receipt": dict(image.receipt)}
+                for image, path in zip(outcome.images, files, strict=True)
+            ],
+            "flagged": list(outcome.flagged),
+            "warnings": list(outcome.warnings),
+            "timings": {stage: round(seconds, 4) for stage, seconds in outcome.timings.items()},
+        }
+    )

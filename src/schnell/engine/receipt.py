@@ -1,0 +1,102 @@
+"""What a picture was made from: enough to make it again, and nothing that changes from run to run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from schnell.errors import ImageMetadataError, SchnellError
+from schnell.spec import GenerationSpec, LoraRef, OutputFormat, Size
+
+RECEIPT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReceipt:
+    """A LoRA that took part: its name, the hash of its file, and its scale."""
+
+    name: str
+    sha256: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Everything that decided one picture's bytes."""
+
+    engine: str
+    model: str
+    model_sha256: str
+    precision: str
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    go_fast: bool
+    output_format: OutputFormat
+    output_quality: int
+    loras: tuple[AdapterReceipt, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The receipt as a JSON object."""
+        return {
+            "schnell": RECEIPT_VERSION,
+            "engine": self.engine,
+            "model": {"name": self.model, "sha256": self.model_sha256},
+            "precision": self.precision,
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "width": self.width,
+            "height": self.height,
+            "num_inference_steps": self.steps,
+            "go_fast": self.go_fast,
+            "output_format": self.output_format,
+            "output_quality": self.output_quality,
+            "loras": [{"name": used.name, "sha256": used.sha256, "scale": used.scale} for used in self.loras],
+        }
+
+    def to_parameters(self) -> str:
+        """The same as Automatic1111's `parameters` text, which most galleries read."""
+        tags = "".join(f" <lora:{used.name}:{used.scale:g}>" for used in self.loras)
+        fields = [
+            f"Steps: {self.steps}",
+            "Sampler: Euler",
+            "CFG scale: 1",
+            f"Seed: {self.seed}",
+            f"Size: {self.width}x{self.height}",
+            f"Model hash: {self.model_sha256[:10]}",
+            f"Model: {self.model}",
+            f"Version: schnell {self.engine}",
+        ]
+        return f"{self.prompt}{tags}\n{', '.join(fields)}"
+
+
+def spec_from_receipt(receipt: Mapping[str, Any]) -> GenerationSpec:
+    """The request that a receipt's picture answers, for one output.
+
+    Raises:
+        ImageMetadataError: written by a newer version, or its values are not a request's.
+    """
+    if receipt.get("schnell") != RECEIPT_VERSION:
+        raise ImageMetadataError(
+            f"this receipt has version {receipt.get('schnell')!r}, this schnell reads {RECEIPT_VERSION}"
+        )
+    try:
+        return GenerationSpec(
+            prompt=str(receipt["prompt"]),
+            size=Size(int(receipt["width"]), int(receipt["height"])),
+            steps=int(receipt["num_inference_steps"]),
+            seed=int(receipt["seed"]),
+            output_format=receipt["output_format"],
+            output_quality=int(receipt["output_quality"]),
+            go_fast=bool(receipt["go_fast"]),
+            loras=tuple(LoraRef(str(used["name"]), float(used["scale"])) for used in receipt["loras"]),
+        )
+    except (KeyError, TypeError, ValueError, SchnellError) as error:
+        raise ImageMetadataError(f"this receipt is damaged: {error}") from error
+
+
+def receipt_text(receipt: Mapping[str, Any]) -> str:
+    """Compact JSON in ASCII, the form that is written into picture files."""
+    return json.dumps(receipt, separators=(",", ":"), ensure_ascii=True)

@@ -1,0 +1,77 @@
+"""The models that schnell knows by name, and where each lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from schnell.errors import ModelFolderError
+from schnell.models.folder import ModelFolder, open_model_folder
+from schnell.models.locations import embedded_home, models_home
+
+DEFAULT_MODEL: Final = "schnell-mini"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """A model by name: the hub repository it is pulled from (none: it comes with the package), and what it needs."""
+
+    name: str
+    summary: str
+    repository: str | None
+    licence: str
+    size: str
+
+    @property
+    def path(self) -> Path:
+        """Where this model lies, or would lie once pulled."""
+        return models_home() / self.name if self.repository else embedded_home() / self.name
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the model can be served without a download."""
+        return (self.path / "model_index.json").is_file()
+
+
+CATALOGUE: Final[tuple[CatalogueEntry, ...]] = (
+    CatalogueEntry(
+        name="schnell-mini",
+        summary="comes with the package; draws 3D icons, on a laptop's CPU",
+        repository=None,
+        licence="Apache-2.0",
+        size="40 MB",
+    ),
+    CatalogueEntry(
+        name="flux-schnell",
+        summary="FLUX.1 [schnell] by Black Forest Labs, 12 B parameters",
+        repository="black-forest-labs/FLUX.1-schnell",
+        licence="Apache-2.0 (the repository asks you to accept its terms)",
+        size="34 GB",
+    ),
+)
+
+
+def catalogue_entry(name: str) -> CatalogueEntry:
+    """The entry called `name`.
+
+    Raises:
+        ModelFolderError: no model has that name.
+    """
+    for entry in CATALOGUE:
+        if entry.name == name:
+            return entry
+    known = ", ".join(entry.name for entry in CATALOGUE)
+    raise ModelFolderError(f"no model is called {name!r}: it must be one of {known}, or the path of a model folder")
+
+
+def find_model(name_or_path: str) -> ModelFolder:
+    """The model with this name, or in this folder.
+
+    Raises:
+        ModelFolderError: unknown, not pulled yet, or not a FLUX model.
+    """
+    if Path(name_or_path).is_dir():
+        return open_model_folder(Path(name_or_path))
+    entry = catalogue_entry(name_or_path)
+    if not entry.is_here:
+        raise ModelFolderError(f"{entry.name} is not on this machine: run `schnell models pull {entry.name}`")
+    return open_model_folder(entry.path, entry.name)

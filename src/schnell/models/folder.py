@@ -1,0 +1,75 @@
+"""A model on disk: a stock diffusers folder, described without reading a weight."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from schnell.errors import ModelFolderError
+from schnell.spec import Size
+
+COMPONENTS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_PACKING: Final = 2
+_FLUX_SEQUENCE_LENGTH: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where a FLUX model lies and how it draws.
+
+    `draw_scale` is the whole number by which the asked width and height exceed the drawn ones; `sequence_length` counts
+    the T5 tokens that run; `pixels_per_token` is the side of the square of drawn pixels behind one latent token.
+    """
+
+    name: str
+    path: Path
+    draw_scale: int
+    sequence_length: int
+    pixels_per_token: int
+    transformer: Mapping[str, Any]
+
+    def token_grid(self, size: Size) -> Size:
+        """The latent tokens (columns, rows) that cover a picture of `size`, rounded up to whole tokens."""
+        pixels = self.draw_scale * self.pixels_per_token
+        return Size(-(-size.width // pixels), -(-size.height // pixels))
+
+
+def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
+    """Describe the diffusers folder at `path`.
+
+    `schnell.json` in the folder may set `draw_scale` and `sequence_length`; without it they are 1 and 256.
+
+    Raises:
+        ModelFolderError: a component is missing, or the transformer is not FLUX's.
+    """
+    missing = [component for component in COMPONENTS if not (path / component).is_dir()]
+    if missing:
+        raise ModelFolderError(f"{path} is not a FLUX model folder: it lacks {', '.join(missing)}")
+    index = _read_json(path / "model_index.json")
+    if index.get("transformer", [None, None])[1] != "FluxTransformer2DModel":
+        raise ModelFolderError(
+            f"{path} holds no FLUX transformer, but {index.get('_class_name', 'an unknown pipeline')}"
+        )
+    convention = _read_json(path / "schnell.json") if (path / "schnell.json").exists() else {}
+    vae = _read_json(path / "vae" / "config.json")
+    return ModelFolder(
+        name=name or path.name,
+        path=path,
+        draw_scale=int(convention.get("draw_scale", 1)),
+        sequence_length=int(convention.get("sequence_length", _FLUX_SEQUENCE_LENGTH)),
+        pixels_per_token=_PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
+        transformer=_read_json(path / "transformer" / "config.json"),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelFolderError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFolderError(f"{path} is not a JSON object")
+    return value

@@ -1,0 +1,27 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from schnell.models.catalogue import find_model
+from schnell.models.folder import ModelFolder
+from schnell.spec import GenerationSpec, Job
+
+JobFactory = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def mini() -> ModelFolder:
+    return find_model("schnell-mini")
+
+
+@pytest.fixture(scope="session")
+def random_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLUX-shaped model folder with random weights, another width than schnell-mini's."""
+    from flux_folder import write_flux_folder
+
+    return write_flux_folder(tmp_path_factory.mktemp("models") / "random-flux")
+
+
+def make_job(prompt: str = "red apple", seed: int = 7, **spec: object) -> Job:
+    return Job(id="job", team_id="team", spec=GenerationSpec(prompt=prompt, **spec), seed=seed)  # type: ignore[arg-type]
