@@ -123,14 +123,15 @@ class UnsafeContentError(SchnellError):
 
 
 class RateLimitedError(SchnellError):
-    """The key has used up its requests for now. `retry_after` is in seconds."""
+    """The key has used up its `limit` requests for now. `retry_after` is in seconds."""
 
     code = "RATE_LIMITED"
     status = 429
     retry_helps = True
 
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str, limit: int, retry_after: float) -> None:
         super().__init__(message)
+        self.limit = limit
         self.retry_after = retry_after
 
 

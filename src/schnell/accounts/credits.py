@@ -1,0 +1,181 @@
+"""The credit ledger: reserve before drawing, then settle or release. Nothing here is ever rewritten.
+
+A member and a team each have a limit. Both counters and the ledger row change in one transaction, so the sum of the
+ledger over the current budget window is always the counter.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Table, case, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schnell.accounts.identity import BudgetWindow, Caller, now
+from schnell.database.tables import ledger, members, teams
+from schnell.errors import InsufficientCreditsError
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Credits set aside for one record, and the budget windows they count in."""
+
+    record_id: str
+    team_id: str
+    user_id: str
+    key_id: str | None
+    amount: int
+    team_window: str
+    member_window: str
+
+
+@dataclass(frozen=True, slots=True)
+class Imbalance:
+    """A counter that differs from the sum of its ledger."""
+
+    team_id: str
+    user_id: str | None
+    counter: int
+    ledger: int
+
+
+async def reserve(connection: AsyncConnection, caller: Caller, record_id: str, amount: int) -> Reservation:
+    """Set `amount` credits aside, or refuse.
+
+    Raises:
+        InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit is in the way.
+    """
+    own = (members.c.team_id == caller.team_id) & (members.c.user_id == caller.user_id)
+    member_window = await _take(connection, members, own, amount)
+    if member_window is None:
+        raise await _refusal(connection, members, own, amount, f"member {caller.user_name}")
+    whole = teams.c.id == caller.team_id
+    team_window = await _take(connection, teams, whole, amount)
+    if team_window is None:
+        raise await _refusal(connection, teams, whole, amount, "Team")
+    reservation = Reservation(
+        record_id, caller.team_id, caller.user_id, caller.key_id, amount, team_window, member_window
+    )
+    await _write(connection, reservation, "reserve", amount)
+    return reservation
+
+
+async def settle(connection: AsyncConnection, reservation: Reservation, charged: int, pictures: int) -> None:
+    """Keep `charged` of the reservation for `pictures` pictures and give the rest back."""
+    await _give_back(connection, reservation, reservation.amount - charged)
+    await _write(connection, reservation, "settle", charged - reservation.amount, pictures)
+
+
+async def release(connection: AsyncConnection, reservation: Reservation) -> None:
+    """Give the whole reservation back."""
+    await _give_back(connection, reservation, reservation.amount)
+    await _write(connection, reservation, "release", -reservation.amount)
+
+
+async def find_reservation(connection: AsyncConnection, record_id: str) -> Reservation | None:
+    """What was set aside for a record, as after a crash only the ledger knows."""
+    query = select(ledger).where(ledger.c.record_id == record_id, ledger.c.kind == "reserve")
+    row = (await connection.execute(query)).first()
+    if row is None:
+        return None
+    return Reservation(record_id, row.team_id, row.user_id, row.key_id, row.amount, row.team_window, row.member_window)
+
+
+async def audit(connection: AsyncConnection) -> list[Imbalance]:
+    """Every counter that is not the sum of its ledger: empty, unless something is broken."""
+    total = func.coalesce(func.sum(ledger.c.amount), 0)
+    by_team = (
+        select(teams.c.id, teams.c.used_credit, total)
+        .join(ledger, (ledger.c.team_id == teams.c.id) & (ledger.c.team_window == teams.c.window_label), isouter=True)
+        .group_by(teams.c.id, teams.c.used_credit)
+    )
+    own = (
+        (ledger.c.team_id == members.c.team_id)
+        & (ledger.c.user_id == members.c.user_id)
+        & (ledger.c.member_window == members.c.window_label)
+    )
+    by_member = (
+        select(members.c.team_id, members.c.user_id, members.c.used_credit, total)
+        .join(ledger, own, isouter=True)
+        .group_by(members.c.team_id, members.c.user_id, members.c.used_credit)
+    )
+    found = [Imbalance(team, None, used, summed) for team, used, summed in await connection.execute(by_team)]
+    found += [Imbalance(team, user, used, sum_) for team, user, used, sum_ in await connection.execute(by_member)]
+    return [each for each in found if each.counter != each.ledger]
+
+
+def window_label(window: BudgetWindow, moment: datetime) -> str:
+    """The name of the budget window that `moment` lies in: a day, a month, or nothing."""
+    return {"day": f"{moment:%Y-%m-%d}", "month": f"{moment:%Y-%m}", "none": ""}[window]
+
+
+def effective_use(row: Row[Any]) -> int:
+    """What a team's or member's row has used in the window that is now (a new window has used nothing)."""
+    return int(row.used_credit) if row.window_label == window_label(row.budget_window, now()) else 0
+
+
+def _current_window(table: Table) -> ColumnElement[str]:
+    moment = now()
+    window = table.c.budget_window
+    labels = {name: window_label(name, moment) for name in ("day", "month")}
+    return case(*((window == name, label) for name, label in labels.items()), else_="")
+
+
+async def _take(connection: AsyncConnection, table: Table, whose: ColumnElement[bool], amount: int) -> str | None:
+    """One atomic update: the window it counts in, or None where the limit forbids it."""
+    current = _current_window(table)
+    used = case((table.c.window_label == current, table.c.used_credit), else_=0) + amount
+    statement = (
+        update(table)
+        .where(whose, used <= table.c.credit_limit)
+        .values(used_credit=used, window_label=current)
+        .returning(table.c.window_label)
+    )
+    found: str | None = (await connection.execute(statement)).scalar_one_or_none()
+    return found
+
+
+async def _refusal(
+    connection: AsyncConnection, table: Table, whose: ColumnElement[bool], amount: int, who: str
+) -> InsufficientCreditsError:
+    row = (await connection.execute(select(table).where(whose))).one()
+    left = max(0, row.credit_limit - effective_use(row))
+    return InsufficientCreditsError(f"The feature requires {amount} credits, but the {who} only has {left} credits")
+
+
+async def _give_back(connection: AsyncConnection, reservation: Reservation, amount: int) -> None:
+    if not amount:
+        return
+    # a window that has ended is closed: what comes back does not count in the next one
+    await connection.execute(
+        update(members)
+        .where(members.c.team_id == reservation.team_id, members.c.user_id == reservation.user_id)
+        .where(members.c.window_label == reservation.member_window)
+        .values(used_credit=members.c.used_credit - amount)
+    )
+    await connection.execute(
+        update(teams)
+        .where(teams.c.id == reservation.team_id, teams.c.window_label == reservation.team_window)
+        .values(used_credit=teams.c.used_credit - amount)
+    )
+
+
+async def _write(
+    connection: AsyncConnection, reservation: Reservation, kind: str, amount: int, pictures: int = 0
+) -> None:
+    moment = now()
+    await connection.execute(
+        ledger.insert().values(
+            team_id=reservation.team_id,
+            user_id=reservation.user_id,
+            key_id=reservation.key_id,
+            record_id=reservation.record_id,
+            kind=kind,
+            amount=amount,
+            team_window=reservation.team_window,
+            member_window=reservation.member_window,
+            pictures=pictures,
+            day=f"{moment:%Y-%m-%d}",
+            created_at=moment,
+        )
+    )

@@ -1,0 +1,34 @@
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schnell.accounts.identity import SCOPES
+from schnell.accounts.keys import create_key, digest_key
+from schnell.accounts.teams import create_team, find_member, list_teams
+from schnell.database.tables import api_keys
+from schnell.errors import ConfigurationError
+
+_SHORTEST_PRESET = 16
+
+
+async def prepare_first_start(connection: AsyncConnection, preset: str | None = None) -> str | None:
+    """Make the first team and its key when there is no team yet; make `preset` a key when it is none.
+
+    Returns the key that was made at random, to be shown once; None when there is nothing to show.
+
+    Raises:
+        ConfigurationError: `preset` is too short to be a secret.
+    """
+    if preset is not None and len(preset) < _SHORTEST_PRESET:
+        raise ConfigurationError(f"SCHNELL_BOOTSTRAP_KEY must have at least {_SHORTEST_PRESET} characters")
+    teams = await list_teams(connection)
+    if teams and (preset is None or await _is_known(connection, preset)):
+        return None
+    team = teams[0] if teams else await create_team(connection, "Default team", owner="Administrator")
+    owner = await find_member(connection, team.id)
+    made = await create_key(connection, team.id, owner.user_id, name="first key", scopes=SCOPES, secret=preset)
+    return None if preset else made.secret
+
+
+async def _is_known(connection: AsyncConnection, secret: str) -> bool:
+    query = select(api_keys.c.id).where(api_keys.c.digest == digest_key(secret))
+    return (await connection.execute(query)).first() is not None

@@ -1,0 +1,184 @@
+"""API keys: made at random, shown once, kept as a hash."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+
+from limits import parse as parse_limit
+from sqlalchemy import Row, and_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope, new_id, now
+from schnell.database.tables import api_keys, members, teams, users
+from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
+
+_PREFIX: Final = "schnell_"
+_SHOWN: Final = 14
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made: the only moment at which `secret` is known."""
+
+    key: ApiKey
+    secret: str
+
+
+async def create_key(  # noqa: PLR0913 - one argument a column
+    connection: AsyncConnection,
+    team_id: str,
+    user_id: str,
+    *,
+    name: str = "default",
+    scopes: Sequence[str] = DEFAULT_SCOPES,
+    rate_limit: str | None = None,
+    expires_at: datetime | None = None,
+    secret: str | None = None,
+) -> NewKey:
+    """Make a key for a member. `secret` presets it; otherwise it has 256 random bits.
+
+    Raises:
+        InvalidFieldError: an unknown scope, or a rate limit such as `60/minute` that cannot be read.
+    """
+    secret = secret or _PREFIX + secrets.token_urlsafe(32)
+    key = ApiKey(
+        id=new_id(),
+        team_id=team_id,
+        user_id=user_id,
+        name=name,
+        prefix=secret[: min(_SHOWN, len(secret) // 2)],
+        scopes=_check_scopes(scopes),
+        rate_limit=check_rate_limit(rate_limit),
+        created_at=now(),
+        expires_at=expires_at,
+        revoked_at=None,
+    )
+    values = {name: getattr(key, name) for name in ApiKey.__dataclass_fields__}
+    await connection.execute(
+        api_keys.insert().values(values | {"scopes": ",".join(key.scopes), "digest": digest_key(secret)})
+    )
+    return NewKey(key, secret)
+
+
+async def list_keys(connection: AsyncConnection, team_id: str | None = None) -> list[ApiKey]:
+    """The keys of a team, or all of them, oldest first."""
+    query = select(api_keys).order_by(api_keys.c.created_at)
+    if team_id:
+        query = query.where(api_keys.c.team_id == team_id)
+    return [_to_key(row) for row in await connection.execute(query)]
+
+
+async def revoke_key(connection: AsyncConnection, id_or_prefix: str) -> ApiKey:
+    """Make a key useless from now on.
+
+    Raises:
+        NotFoundError: no key, or more than one, has this id or prefix.
+    """
+    matches = api_keys.c.id == id_or_prefix
+    if len(id_or_prefix) >= len(_PREFIX) + 4:
+        matches = matches | api_keys.c.prefix.startswith(id_or_prefix, autoescape=True)
+    found = (await connection.execute(select(api_keys).where(matches))).all()
+    if len(found) != 1:
+        raise NotFoundError(f"{len(found)} keys match {id_or_prefix!r}; `schnell keys list` shows their ids")
+    revoked_at = found[0].revoked_at or now()
+    await connection.execute(update(api_keys).where(api_keys.c.id == found[0].id).values(revoked_at=revoked_at))
+    return _to_key((await connection.execute(select(api_keys).where(api_keys.c.id == found[0].id))).one())
+
+
+async def authenticate(connection: AsyncConnection, secret: str) -> Caller:
+    """The caller whose key this is.
+
+    Raises:
+        UnauthorizedError: the key is unknown, deleted, expired, or its team or member is inactive.
+    """
+    return await _find_caller(connection, api_keys.c.digest == digest_key(secret))
+
+
+async def authenticate_id(connection: AsyncConnection, key_id: str) -> Caller:
+    """The caller whose key has this id (a session remembers the id, not the key).
+
+    Raises:
+        UnauthorizedError: as `authenticate`.
+    """
+    return await _find_caller(connection, api_keys.c.id == key_id)
+
+
+def digest_key(secret: str) -> str:
+    """What is kept of a key. A plain hash is enough for 256 random bits."""
+    return sha256(secret.encode()).hexdigest()
+
+
+def check_rate_limit(text: str | None) -> str | None:
+    """`text` when it reads as a rate limit such as `60/minute`.
+
+    Raises:
+        InvalidFieldError: it does not.
+    """
+    if not text:
+        return None
+    try:
+        parse_limit(text)
+    except ValueError as cause:
+        problem = FieldProblem("rateLimit", f"must look like 60/minute or 1000/day, got {text!r}")
+        raise InvalidFieldError(problem) from cause
+    return text
+
+
+async def _find_caller(connection: AsyncConnection, condition: Any) -> Caller:
+    member = and_(members.c.team_id == api_keys.c.team_id, members.c.user_id == api_keys.c.user_id)
+    query = (
+        select(
+            api_keys,
+            users.c.name.label("user_name"),
+            members.c.role,
+            members.c.status.label("member_status"),
+            teams.c.status.label("team_status"),
+            teams.c.may_disable_safety,
+        )
+        .join_from(api_keys, members, member)
+        .join(teams, teams.c.id == api_keys.c.team_id)
+        .join(users, users.c.id == api_keys.c.user_id)
+        .where(condition)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise UnauthorizedError("API Key is not valid. Send it in the API-KEY header")
+    _refuse_inactive(row)
+    return Caller(
+        team_id=row.team_id,
+        user_id=row.user_id,
+        user_name=row.user_name,
+        key_id=row.id,
+        role=row.role,
+        scopes=_split_scopes(row.scopes),
+        rate_limit=row.rate_limit,
+        may_disable_safety=row.may_disable_safety,
+    )
+
+
+def _refuse_inactive(row: Row[Any]) -> None:
+    if row.revoked_at:
+        raise UnauthorizedError("API Key has been deleted")
+    if row.expires_at and row.expires_at <= now():
+        raise UnauthorizedError("API Key has expired")
+    if row.member_status != "ACTIVE" or row.team_status != "ACTIVE":
+        raise UnauthorizedError("API Key is not active. Please contact your team administrator to be unblocked")
+
+
+def _check_scopes(scopes: Sequence[str]) -> tuple[Scope, ...]:
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
+        raise InvalidFieldError(FieldProblem("scopes", f"must be some of {', '.join(SCOPES)}, got {unknown}"))
+    return tuple(scope for scope in SCOPES if scope in scopes)
+
+
+def _split_scopes(text: str) -> tuple[Scope, ...]:
+    return tuple(scope for scope in SCOPES if scope in text.split(","))
+
+
+def _to_key(row: Row[Any]) -> ApiKey:
+    values = {name: getattr(row, name) for name in ApiKey.__dataclass_fields__}
+    return ApiKey(**(values | {"scopes": _split_scopes(row.scopes)}))

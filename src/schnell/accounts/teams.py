@@ -1,0 +1,175 @@
+"""Teams, users and memberships: made, listed, changed."""
+
+from typing import Any
+
+from sqlalchemy import Row, Select, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schnell.accounts.credits import effective_use
+from schnell.accounts.identity import (
+    DEFAULT_CREDIT_LIMIT,
+    SYSTEM,
+    BudgetWindow,
+    Member,
+    Role,
+    Status,
+    Team,
+    new_id,
+    now,
+)
+from schnell.database.tables import members, teams, users
+from schnell.errors import ConflictError, NotFoundError
+
+
+async def create_team(
+    connection: AsyncConnection,
+    name: str,
+    *,
+    credit_limit: int = DEFAULT_CREDIT_LIMIT,
+    budget_window: BudgetWindow = "none",
+    owner: str | None = None,
+) -> Team:
+    """Make a team with one ADMIN member, called `owner` (or as the team).
+
+    Raises:
+        ConflictError: a team has this name already.
+    """
+    moment = now()
+    row = {
+        "id": new_id(),
+        "name": name,
+        "status": "ACTIVE",
+        "credit_limit": credit_limit,
+        "used_credit": 0,
+        "budget_window": budget_window,
+        "window_label": "",
+        "may_disable_safety": True,
+        "created_at": moment,
+        "updated_at": moment,
+    }
+    try:
+        await connection.execute(teams.insert().values(row))
+    except IntegrityError as cause:
+        raise ConflictError(f"a team is called {name!r} already") from cause
+    await add_member(connection, str(row["id"]), owner or name, role="ADMIN", credit_limit=credit_limit)
+    return await find_team(connection, str(row["id"]))
+
+
+async def list_teams(connection: AsyncConnection) -> list[Team]:
+    """Every team, oldest first."""
+    return [_to_team(row) for row in await connection.execute(select(teams).order_by(teams.c.created_at))]
+
+
+async def find_team(connection: AsyncConnection, name_or_id: str) -> Team:
+    """The team with this id or name.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    query = select(teams).where((teams.c.id == name_or_id) | (teams.c.name == name_or_id))
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise NotFoundError(f"no team is called {name_or_id!r}")
+    return _to_team(row)
+
+
+async def change_team(connection: AsyncConnection, team_id: str, **changes: Any) -> Team:
+    """Set columns of a team (`status`, `credit_limit`, `budget_window`, `may_disable_safety`)."""
+    await connection.execute(update(teams).where(teams.c.id == team_id).values(updated_at=now(), **changes))
+    return await find_team(connection, team_id)
+
+
+async def add_member(  # noqa: PLR0913 - one argument a column
+    connection: AsyncConnection,
+    team_id: str,
+    user_name: str,
+    *,
+    role: Role = "MEMBER",
+    credit_limit: int | None = None,
+    budget_window: BudgetWindow = "none",
+    avatar: str | None = None,
+    created_by: str = SYSTEM,
+) -> Member:
+    """Make a user and put them into a team. Their credit limit is the team's unless given.
+
+    Raises:
+        NotFoundError: there is no such team.
+    """
+    team = await find_team(connection, team_id)
+    moment = now()
+    user_id = new_id()
+    await connection.execute(users.insert().values(id=user_id, name=user_name, avatar=avatar, created_at=moment))
+    await connection.execute(
+        members.insert().values(
+            team_id=team.id,
+            user_id=user_id,
+            status="ACTIVE",
+            role=role,
+            credit_limit=team.credit_limit if credit_limit is None else credit_limit,
+            used_credit=0,
+            budget_window=budget_window,
+            window_label="",
+            created_at=moment,
+            created_by=created_by,
+            updated_at=moment,
+            updated_by=created_by,
+        )
+    )
+    return await find_member(connection, team.id, user_id)
+
+
+async def list_members(connection: AsyncConnection, team_id: str | None = None) -> list[Member]:
+    """The members of a team, or of all, oldest first."""
+    query = _member_query().order_by(members.c.created_at)
+    if team_id:
+        query = query.where(members.c.team_id == team_id)
+    return [_to_member(row) for row in await connection.execute(query)]
+
+
+async def find_member(connection: AsyncConnection, team_id: str, user: str | None = None) -> Member:
+    """The member with this user id or name; without one, the team's first.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    query = _member_query().where(members.c.team_id == team_id).order_by(members.c.created_at).limit(1)
+    if user is not None:
+        query = query.where((users.c.id == user) | (users.c.name == user))
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise NotFoundError(f"the team has no member {user!r}" if user else "the team has no members")
+    return _to_member(row)
+
+
+async def change_member(
+    connection: AsyncConnection, team_id: str, user_id: str, *, updated_by: str = SYSTEM, **changes: Any
+) -> Member:
+    """Set columns of a membership (`status`, `role`, `credit_limit`, `budget_window`)."""
+    await connection.execute(
+        update(members)
+        .where(members.c.team_id == team_id, members.c.user_id == user_id)
+        .values(updated_at=now(), updated_by=updated_by, **changes)
+    )
+    return await find_member(connection, team_id, user_id)
+
+
+def active_status(*, active: bool) -> Status:
+    """The status that a switch stands for."""
+    return "ACTIVE" if active else "INACTIVE"
+
+
+def _member_query() -> Select[Any]:
+    return select(members, users.c.name.label("user_name"), users.c.avatar.label("user_avatar")).join(
+        users, users.c.id == members.c.user_id
+    )
+
+
+def _to_team(row: Row[Any]) -> Team:
+    values = {name: getattr(row, name) for name in Team.__dataclass_fields__}
+    return Team(**(values | {"used_credit": effective_use(row)}))
+
+
+def _to_member(row: Row[Any]) -> Member:
+    values = {name: getattr(row, name) for name in Member.__dataclass_fields__}
+    return Member(**(values | {"used_credit": effective_use(row)}))

@@ -1,0 +1,61 @@
+"""What was used, by day, team, user and key."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from sqlalchemy import case, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schnell.database.tables import api_keys, ledger, teams, users
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """One key's use of one day: requests, those that failed (and cost nothing), pictures, credits."""
+
+    day: str
+    team: str
+    user: str
+    key: str
+    requests: int
+    failed: int
+    pictures: int
+    credits: int
+
+
+async def collect_usage(
+    connection: AsyncConnection,
+    *,
+    team_id: str | None = None,
+    user_id: str | None = None,
+    since: date | None = None,
+    until: date | None = None,
+) -> list[UsageRow]:
+    """Usage by day, team, user and key, newest day first; both days are included."""
+    grouping = (ledger.c.day, teams.c.name, users.c.name, api_keys.c.prefix)
+    query = (
+        select(
+            *grouping,
+            func.sum(case((ledger.c.kind == "reserve", 1), else_=0)),
+            func.sum(case((ledger.c.kind == "release", 1), else_=0)),
+            func.sum(ledger.c.pictures),
+            func.sum(ledger.c.amount),
+        )
+        .join_from(ledger, teams, teams.c.id == ledger.c.team_id)
+        .join(users, users.c.id == ledger.c.user_id)
+        .join(api_keys, api_keys.c.id == ledger.c.key_id, isouter=True)
+        .group_by(*grouping)
+        .order_by(ledger.c.day.desc(), teams.c.name, users.c.name, api_keys.c.prefix)
+    )
+    if team_id:
+        query = query.where(ledger.c.team_id == team_id)
+    if user_id:
+        query = query.where(ledger.c.user_id == user_id)
+    if since:
+        query = query.where(ledger.c.day >= since.isoformat())
+    if until:
+        query = query.where(ledger.c.day <= until.isoformat())
+    return [
+        UsageRow(day, team, user, key or "", int(requests), int(failed), int(pictures), int(spent))
+        for day, team, user, key, requests, failed, pictures, spent in await connection.execute(query)
+    ]

@@ -1,0 +1,94 @@
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+from uuid import uuid4
+
+from schnell.assets.links import FILES_PATH, LinkSigner
+from schnell.assets.store import check_key, is_key
+from schnell.errors import AssetError, NotFoundError
+
+_DRAFTS: Final = ".drafts"
+
+
+class LocalAssets:
+    """Pictures as files under `root`; links go to this server's `/files/`, under `public_url`."""
+
+    def __init__(self, root: Path, signer: LinkSigner, public_url: str) -> None:
+        self.root = root
+        self.signer = signer
+        self._public_url = public_url.rstrip("/")
+        self._drafts = root / _DRAFTS / uuid4().hex
+
+    async def put(self, key: str, data: bytes, media_type: str) -> None:  # noqa: ARG002 - the ending says it
+        """Write beside, then rename: a reader sees the whole file or none."""
+        await asyncio.to_thread(self._write, self.path(key), data)
+
+    async def get(self, key: str) -> bytes:
+        """The file's bytes."""
+        try:
+            return await asyncio.to_thread(self.path(key).read_bytes)
+        except FileNotFoundError as cause:
+            raise NotFoundError("this picture is no longer stored") from cause
+        except OSError as cause:
+            raise AssetError(f"the picture cannot be read: {cause.strerror}") from cause
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Remove the files."""
+        await asyncio.to_thread(self._delete, [self.path(key) for key in keys])
+
+    async def list_keys(self) -> list[str]:
+        """Every picture below the root."""
+        return await asyncio.to_thread(self._list)
+
+    def url(self, key: str, seconds: int) -> str:
+        """A signed link below the public URL."""
+        path = FILES_PATH + quote(key)
+        return self._public_url + self.signer.sign(path, int(time.time()) + seconds)
+
+    async def close(self) -> None:
+        """Remove this store's unfinished writes."""
+        await asyncio.to_thread(_remove_folder, self._drafts)
+
+    def sweep_drafts(self) -> None:
+        """Remove what a killed server left half written. Only for a server that is alone on its folder."""
+        for folder in (self.root / _DRAFTS).glob("*"):
+            _remove_folder(folder)
+
+    def path(self, key: str) -> Path:
+        """Where the picture lies. Raises NotFoundError for anything that is no picture's key."""
+        return self.root / check_key(key)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        draft = self._drafts / uuid4().hex
+        try:
+            self._drafts.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(data)
+            draft.replace(path)
+        except OSError as cause:
+            draft.unlink(missing_ok=True)
+            raise AssetError(f"the picture cannot be stored: {cause.strerror}") from cause
+
+    def _delete(self, paths: list[Path]) -> None:
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        except OSError as cause:
+            raise AssetError(f"the picture cannot be removed: {cause.strerror}") from cause
+
+    def _list(self) -> list[str]:
+        found = (Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
+        keys = (file.relative_to(self.root).as_posix() for file in found)
+        return sorted(key for key in keys if is_key(key))
+
+
+def _remove_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    for file in folder.iterdir():
+        file.unlink(missing_ok=True)
+    folder.rmdir()

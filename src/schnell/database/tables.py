@@ -1,0 +1,185 @@
+"""Every table, once. Times are UTC; money-like numbers are whole credits."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Timestamp(TypeDecorator[datetime]):
+    """An aware datetime, kept as UTC in every database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
+        """Turn `value` into UTC."""
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
+        """SQLite keeps no zone: what it holds is UTC."""
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+#: An id that both databases count up: SQLite does so for INTEGER only.
+_Counter = BigInteger().with_variant(Integer, "sqlite")
+_Id = String(36)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("status", String(16), nullable=False),
+    Column("credit_limit", BigInteger, nullable=False),
+    Column("used_credit", BigInteger, nullable=False),
+    Column("budget_window", String(8), nullable=False),
+    Column("window_label", String(10), nullable=False),
+    Column("may_disable_safety", Boolean, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("avatar", Text),
+    Column("created_at", Timestamp, nullable=False),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("team_id", _Id, ForeignKey("teams.id"), primary_key=True),
+    Column("user_id", _Id, ForeignKey("users.id"), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("credit_limit", BigInteger, nullable=False),
+    Column("used_credit", BigInteger, nullable=False),
+    Column("budget_window", String(8), nullable=False),
+    Column("window_label", String(10), nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
+    Column("updated_by", String(200), nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("team_id", _Id, ForeignKey("teams.id"), nullable=False),
+    Column("user_id", _Id, ForeignKey("users.id"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("scopes", String(100), nullable=False),
+    Column("rate_limit", String(100)),
+    Column("created_at", Timestamp, nullable=False),
+    Column("expires_at", Timestamp),
+    Column("revoked_at", Timestamp),
+    Index("ix_api_keys_team", "team_id"),
+)
+
+#: Append-only. The sum of `amount` over a member's (or team's) current window is its `used_credit`.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", _Counter, primary_key=True, autoincrement=True),
+    Column("team_id", _Id, nullable=False),
+    Column("user_id", _Id, nullable=False),
+    Column("key_id", _Id),
+    Column("record_id", _Id, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("team_window", String(10), nullable=False),
+    Column("member_window", String(10), nullable=False),
+    Column("pictures", Integer, nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Index("ix_ledger_team_user", "team_id", "user_id"),
+    Index("ix_ledger_record", "record_id"),
+    Index("ix_ledger_day", "day"),
+)
+
+records = Table(
+    "records",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("team_id", _Id, nullable=False),
+    Column("user_id", _Id, nullable=False),
+    Column("key_id", _Id),
+    Column("instance", String(100), nullable=False),
+    Column("dialect", String(32), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("prompt_object", JSON, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("response_object", JSON, nullable=False),
+    Column("receipts", JSON, nullable=False),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("cost", BigInteger, nullable=False),
+    Column("rating", Integer),
+    Column("feedback", Text),
+    Column("conversation_id", String(200)),
+    Column("metadata", JSON),
+    Column("created_at", Timestamp, nullable=False),
+    Column("started_at", Timestamp),
+    Column("finished_at", Timestamp),
+    Index("ix_records_history", "team_id", "created_at", "id"),
+    Index("ix_records_created", "created_at"),
+    Index("ix_records_status", "status", "instance"),
+)
+
+#: A row is written before its file and removed after it, so no file is ever without one.
+images = Table(
+    "images",
+    metadata,
+    Column("key", String(300), primary_key=True),
+    Column("record_id", _Id, ForeignKey("records.id"), nullable=False),
+    Column("output", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("media_type", String(32), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Index("ix_images_record", "record_id"),
+    Index("ix_images_state", "state", "created_at"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("team_id", _Id, primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_sha256", String(64), nullable=False),
+    Column("record_id", _Id, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Index("ix_idempotency_created", "created_at"),
+)
