@@ -1,0 +1,176 @@
+"""What a LoRA file looks like, and for which model it seems made, judged by key names and shapes alone."""
+
+import re
+from collections import Counter
+from typing import Final
+
+from schnell.adapters.keys import SourceKey
+from schnell.adapters.shape import FLUX_1
+from schnell.adapters.source import SourceFile, SourceModule
+from schnell.adapters.tensors import TensorHeader, shorten
+
+_LAYOUT_NAMES: Final[tuple[tuple[str, str], ...]] = (
+    ("base_model.model.", "PEFT"),
+    ("lora_transformer_", "OneTrainer"),
+    ("lora_unet_", "Kohya"),
+    ("lora_te", "Kohya"),
+    ("lycoris_", "LyCORIS"),
+    ("diffusion_model.", "ComfyUI"),
+    ("model.diffusion_model.", "ComfyUI"),
+    ("text_encoders.", "ComfyUI"),
+    ("transformer.", "diffusers"),
+    ("text_encoder", "diffusers"),
+)
+_FORM_NAMES: Final = {"lora": "LoRA", "dora": "DoRA", "lokr": "LoKr", "loha": "LoHa", "diff": "full difference"}
+
+#: Key patterns that belong to one model alone, most telling first.
+_MODELS: Final[tuple[tuple[str, str], ...]] = (
+    (
+        r"double_stream_modulation|single_stream_modulation|to_qkv_mlp_proj|ff_context[._]linear_in|ff[._]linear_in",
+        "FLUX.2",
+    ),
+    (r"distilled_guidance_layer", "Chroma"),
+    (r"lora_te2_text_model|lora_unet_(input|output)_blocks_|conditioner\.embedders\.1", "SDXL"),
+    (r"joint_blocks|joint_transformer_blocks", "Stable Diffusion 3"),
+    (r"individual_token_refiner|img_attn_qkv|context_refiner", "HunyuanVideo"),
+    (r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)", "Wan"),
+    (r"transformer_blocks[._]\d+[._](img_mlp|txt_mlp|img_mod|txt_mod)", "Qwen-Image"),
+    (r"transformer_blocks[._]\d+[._]attn1[._].*|scale_shift_table", "LTX-Video or PixArt"),
+    (r"(^|[._])layers[._]\d+[._](attention|feed_forward|adaLN)", "Z-Image or Lumina"),
+    (r"model[._]layers[._]\d+[._](self_attn|mlp)", "a language model"),
+)
+_WHOLE_MODEL: Final = re.compile(
+    r"(double_blocks|transformer_blocks|down_blocks|input_blocks)\.\d+\..*\.(weight|bias|scale)$"
+)
+
+
+def describe_layout(source: SourceFile) -> str:
+    """The trainer or library whose naming the file follows, and its forms, as `Kohya LoRA` or `LyCORIS LoKr`."""
+    kinds = Counter(module.kind for module in source.modules if module.kind != "bias")
+    forms = [_FORM_NAMES[kind] for kind, _ in kinds.most_common()]
+    return f"{_naming(source)} {' + '.join(forms) or 'file'}"
+
+
+def _naming(source: SourceFile) -> str:
+    if source.header.metadata.get("format") == "schnell-adapter-1":
+        return "schnell"
+    keys = [(module.prefix, module.name) for module in source.modules]
+    keys += [(key.prefix, key.module) for key in source.unknown if isinstance(key, SourceKey)]
+    if not keys:
+        return "unknown"
+    return Counter(_naming_of(prefix, module) for prefix, module in keys).most_common(1)[0][0]
+
+
+def _naming_of(prefix: str, module: str) -> str:
+    if "processor." in module:
+        return "XLabs"
+    for start, name in _LAYOUT_NAMES:
+        if prefix.startswith(start):
+            return name
+    if prefix:
+        return "unknown"
+    return (
+        "Black Forest Labs"
+        if re.match(r"(double|single)_blocks\.|final_layer|img_in|txt_in", module)
+        else "bare diffusers"
+    )
+
+
+def guess_model(source: SourceFile) -> str:
+    """The model that the file seems made for: `FLUX.1`, `FLUX.2`, `SDXL`, …, or `an unknown model`."""
+    keys = list(source.header.entries)
+    for pattern, model in _MODELS:
+        if any(re.search(pattern, key) for key in keys):
+            return model
+    if unet := _unet_model(source.header):
+        return unet
+    if any(re.search(r"(query_norm|key_norm)\.scale$|lora_B\.bias$", key) for key in keys):
+        return "FLUX.1 Depth or Canny (a control LoRA)"
+    return _flux_model(source)
+
+
+def _unet_model(header: TensorHeader) -> str | None:
+    if not any(re.search(r"(down|up)_blocks[._]\d|mid_block[._]", key) for key in header.entries):
+        return None
+    for key, entry in header.entries.items():
+        if (
+            re.search(r"attn2[._]to_[kv]", key)
+            and re.search(r"lora_down|lora_A|lora\.down", key)
+            and len(entry.shape) > 1
+        ):
+            return {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}.get(
+                entry.shape[1], "a U-Net"
+            )
+    return "Stable Diffusion (a U-Net)"
+
+
+def _flux_model(source: SourceFile) -> str:
+    if not source.modules and not source.guidance:
+        return "an unknown model"
+    width = find_width(source)
+    if width is None:
+        return "FLUX.1's text encoders"
+    if width in {4096, 6144} or any(_is_flux_2_size(module, width) for module in source.modules):
+        return "FLUX.2"
+    return "FLUX.1" if width == FLUX_1.width else f"a FLUX.1 model of width {width}"
+
+
+def _is_flux_2_size(module: SourceModule, width: int) -> bool:
+    feed_forward = module.destination.parts[-1].module.endswith(("ff.net.0.proj", "ff_context.net.0.proj"))
+    fused = module.destination.row_blocks == 7
+    return (feed_forward and module.size.out_features == 6 * width) or (fused and module.size.out_features == 9 * width)
+
+
+def find_width(source: SourceFile) -> int | None:
+    """The hidden width that most of the file's transformer blocks agree on, or None without such blocks."""
+    widths = Counter(
+        width for module in source.modules if module.kind != "bias" and (width := _width_in(module)) is not None
+    )
+    return widths.most_common(1)[0][0] if widths else None
+
+
+def _width_in(module: SourceModule) -> int | None:
+    target = module.destination.parts[0].module
+    if module.destination.component != "transformer":
+        return None
+    if not target.startswith(("transformer_blocks.", "single_transformer_blocks.")):
+        return module.size.in_features if target in {"proj_out", "norm_out.linear"} else module.size.out_features
+    narrowing = target.endswith(("ff.net.2", "ff_context.net.2", ".proj_out"))
+    return module.size.out_features if narrowing else module.size.in_features
+
+
+def describe_unknown(source: SourceFile) -> str:
+    """The sentence that refuses a file with keys that match nothing."""
+    keys = [f"{key.prefix}{key.module}" if isinstance(key, SourceKey) else key for key in source.unknown]
+    total = len(source.header.entries)
+    matched = total - len(keys)
+    guidance = f" ({len(source.guidance)} of the guidance embedder)" if source.guidance else ""
+    prefixes = ", ".join(_common_prefixes(keys))
+    message = (
+        f"{matched} of {total} keys match a layer of FLUX.1{guidance}; unknown: {prefixes}. "
+        f"It looks like a {describe_layout(source)}, made for {guess_model(source)}"
+    )
+    if _is_whole_model(source.header):
+        return f"{message}. It seems to be a whole model, not a LoRA"
+    return message
+
+
+def _common_prefixes(keys: list[str], limit: int = 6) -> list[str]:
+    counted = Counter(_stem(key) for key in keys)
+    shown = [f"{shorten(stem, 60)} ({count})" for stem, count in counted.most_common(limit)]
+    return [*shown, f"and {len(counted) - limit} more"] if len(counted) > limit else shown
+
+
+def _stem(key: str) -> str:
+    head = re.split(r"[._]\d+(?=[._]|$)", key, maxsplit=1)[0]
+    return head if head != key else ".".join(key.split(".")[:2])
+
+
+def _is_whole_model(header: TensorHeader) -> bool:
+    plain = sum(bool(_WHOLE_MODEL.search(key)) and "lora" not in key for key in header.entries)
+    return plain > len(header.entries) // 2
+
+
+def describe_guidance(source: SourceFile) -> str:
+    """The warning for layers that FLUX.1 [dev] has and [schnell] lacks."""
+    return f"{len(source.guidance)} layers of FLUX.1 [dev]'s guidance embedder were left out: this model has none"

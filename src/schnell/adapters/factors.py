@@ -1,0 +1,261 @@
+"""A source module's numbers turned into canonical tensors: scaled, split where fused, made thin where dense."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedReader
+from typing import Final
+
+import ml_dtypes
+import numpy as np
+
+from schnell.adapters.decompose import (
+    MAX_DENSE_ELEMENTS,
+    MAX_RANK,
+    MIN_ENERGY,
+    Decomposition,
+    compress,
+    decompose,
+)
+from schnell.adapters.forms import Floats
+from schnell.adapters.keys import PartName
+from schnell.adapters.names import Component, Part
+from schnell.adapters.provenance import PeftScaling
+from schnell.adapters.source import SourceModule
+from schnell.adapters.tensors import FLOATS, Array, read_tensor, shorten
+from schnell.errors import AdapterError
+
+_COMPACT: Final = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CanonicalModule:
+    """One module's canonical tensors by part, and its rank (0: a Kronecker product of whole factors).
+
+    `energy` is below 1 where an approximation was taken.
+    """
+
+    component: Component
+    module: str
+    tensors: Mapping[str, Array]
+    rank: int
+    energy: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Numbers:
+    """A source module's tensors in memory, in their own types, and the factor of its delta."""
+
+    where: str
+    source: SourceModule
+    tensors: Mapping[PartName, Array]
+    scale: float
+
+    def get(self, part: PartName) -> Floats:
+        return np.asarray(self.tensors[part], np.float32)
+
+
+def convert_module(
+    file: BufferedReader, module: SourceModule, scalings: Mapping[str, PeftScaling]
+) -> Iterator[CanonicalModule]:
+    """Yield the canonical modules that a source module stands for; none where its delta is all zeros.
+
+    Raises:
+        AdapterError: NaN or infinity, a type that is no float, a delta that no rank of at most 128 holds to 99.9%,
+            or a form that cannot run beside untouched weights.
+    """
+    numbers = _read(file, module, scalings)
+    for part in module.destination.parts:
+        match module.kind:
+            case "lora" | "dora":
+                yield from _low_rank(numbers, part)
+            case "lokr":
+                yield from _kronecker(numbers, part)
+            case "loha":
+                yield from _hadamard(numbers, part)
+            case "diff":
+                yield from _dense(numbers, part, numbers.get("diff")[_rows(numbers, part)])
+            case "bias":
+                if np.any(numbers.get("diff_b")):
+                    raise AdapterError(f"{numbers.where}: it changes a bias (diff_b), which cannot run as an adapter")
+
+
+def _read(file: BufferedReader, module: SourceModule, scalings: Mapping[str, PeftScaling]) -> _Numbers:
+    where = shorten(module.prefix + module.name)
+    tensors: dict[PartName, Array] = {}
+    for part, entry in module.tensors.items():
+        if part not in {"lokr_rows", "alpha"} and entry.dtype not in FLOATS:
+            raise AdapterError(f"{where}: {part} is of type {entry.dtype}, not a floating-point type")
+        values = read_tensor(file, entry)
+        if not np.all(np.isfinite(np.asarray(values, np.float32))):
+            raise AdapterError(f"{where}: {part} holds values that are not numbers (NaN or infinity)")
+        tensors[part] = values
+    return _Numbers(where, module, tensors, _scale(module, tensors, scalings))
+
+
+def _scale(module: SourceModule, tensors: Mapping[PartName, Array], scalings: Mapping[str, PeftScaling]) -> float:
+    rank = module.rank
+    if module.kind in {"diff", "bias"} or rank is None:
+        return 1.0
+    if "alpha" in tensors:
+        return float(tensors["alpha"].reshape(-1)[0]) / rank
+    scaling = scalings.get(module.destination.component)
+    return scaling.scale(module.name, rank) if scaling else 1.0
+
+
+def _rows(numbers: _Numbers, part: Part) -> Array:
+    """The row numbers of the fused layer that `part` takes, in order."""
+    out, blocks = numbers.source.size.out_features, numbers.source.destination.row_blocks
+    if out % blocks:
+        raise AdapterError(f"{numbers.where}: {out} outputs cannot be split into {blocks} equal parts")
+    block = out // blocks
+    return np.concatenate([np.arange(start * block, stop * block) for start, stop in part.blocks])
+
+
+def _low_rank(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
+    rows = _rows(numbers, part)
+    up = numbers.get("up")[rows]
+    down = numbers.tensors["down"]
+    used = np.flatnonzero(up.any(axis=0))
+    if "magnitude" in numbers.tensors:
+        yield _decomposed_weight(numbers, part, rows, up, down)
+    elif len(used) and numbers.scale:
+        up, down = np.asarray(up[:, used] * np.float32(numbers.scale), np.float32), down[used]
+        if len(used) > MAX_RANK:
+            kept = compress(up, np.asarray(down, np.float32))
+            yield _thin(numbers, part, kept, f"its rank {len(used)} cannot be brought to {MAX_RANK}")
+        elif np.any(down):
+            yield _module(numbers, part, {"lora_A": _like(down), "lora_B": _compact(numbers, up, "up")}, len(used))
+
+
+def _decomposed_weight(numbers: _Numbers, part: Part, rows: Array, up: Floats, down: Array) -> CanonicalModule:
+    magnitude = numbers.get("magnitude")
+    out = numbers.source.size.out_features
+    if magnitude.size != out or magnitude.shape not in {(out,), (out, 1), (out, 1, 1, 1)}:
+        raise AdapterError(
+            f"{numbers.where}: its DoRA magnitudes have shape {list(magnitude.shape)}, one per input; "
+            f"only one per output, [{out}] or [{out}, 1], can run beside untouched weights"
+        )
+    rank = int(down.shape[0])
+    if rank > MAX_RANK:
+        raise AdapterError(f"{numbers.where}: DoRA of rank {rank}; at most {MAX_RANK} is served")
+    tensors = {
+        "lora_A": _like(down),
+        "lora_B": _compact(numbers, up * np.float32(numbers.scale), "up"),
+        "dora_magnitude": magnitude.reshape(-1)[rows],
+    }
+    return _module(numbers, part, tensors, rank)
+
+
+def _kronecker(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
+    left = _factor(numbers, "lokr_w1", "lokr_w1_a", "lokr_w1_b") * np.float32(numbers.scale)
+    if not left.any():
+        return
+    right_rows = _right_rows(numbers)
+    if len(part.blocks) > 1:
+        full = np.kron(left, _factor(numbers, "lokr_w2", "lokr_w2_a", "lokr_w2_b"))
+        yield from _dense(numbers, part, full[_rows(numbers, part)])
+        return
+    start, stop = _row_window(numbers, part, left.shape[0] * right_rows)
+    first, last = start // right_rows, -(-stop // right_rows)
+    tensors: dict[str, Array] = {"lokr_w1": left[first:last]} | _right(numbers)
+    offset = start - first * right_rows
+    if offset or (last - first) * right_rows != stop - start:
+        tensors["lokr_rows"] = np.array([offset, offset + stop - start], np.int64)
+    rank = tensors["lokr_w2_a"].shape[1] if "lokr_w2_a" in tensors else 0
+    yield _module(numbers, part, tensors, rank)
+
+
+def _row_window(numbers: _Numbers, part: Part, rows: int) -> tuple[int, int]:
+    if "lokr_rows" in numbers.tensors:
+        window = numbers.tensors["lokr_rows"].reshape(-1)
+        if len(window) != 2 or not 0 <= window[0] < window[1] <= rows:
+            raise AdapterError(f"{numbers.where}: lokr_rows is not a start and an end within {rows} rows")
+        return int(window[0]), int(window[1])
+    taken = _rows(numbers, part)
+    return int(taken[0]), int(taken[-1]) + 1
+
+
+def _right_rows(numbers: _Numbers) -> int:
+    part: PartName = "lokr_w2" if "lokr_w2" in numbers.tensors else "lokr_w2_a"
+    return int(numbers.tensors[part].shape[0])
+
+
+def _right(numbers: _Numbers) -> dict[str, Array]:
+    if "lokr_w2" in numbers.tensors:
+        return {"lokr_w2": _like(numbers.tensors["lokr_w2"])}
+    return {name: _like(numbers.tensors[name]) for name in ("lokr_w2_a", "lokr_w2_b")}
+
+
+def _factor(numbers: _Numbers, whole: PartName, left: PartName, right: PartName) -> Floats:
+    return numbers.get(whole) if whole in numbers.tensors else numbers.get(left) @ numbers.get(right)
+
+
+def _hadamard(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
+    rows = _rows(numbers, part)
+    first_up, second_up = numbers.get("hada_w1_a")[rows], numbers.get("hada_w2_a")[rows]
+    first_down, second_down = numbers.get("hada_w1_b"), numbers.get("hada_w2_b")
+    rank = first_down.shape[0]
+    if rank * rank <= MAX_RANK:
+        up = np.einsum("oi,oj->oij", first_up, second_up).reshape(len(rows), -1) * np.float32(numbers.scale)
+        down = np.einsum("in,jn->ijn", first_down, second_down).reshape(rank * rank, -1)
+        if up.any() and down.any():
+            yield _module(numbers, part, {"lora_A": down, "lora_B": _checked(numbers, up)}, rank * rank)
+        return
+    _check_dense(numbers, len(rows))
+    product = first_up @ first_down
+    product *= second_up @ second_down
+    product *= np.float32(numbers.scale)
+    yield from _dense(numbers, part, product)
+
+
+def _dense(numbers: _Numbers, part: Part, delta: Floats) -> Iterator[CanonicalModule]:
+    _check_dense(numbers, delta.shape[0])
+    if not _checked(numbers, delta).any():
+        return
+    reason = f"as a product of rank {MAX_RANK} its full difference cannot be held"
+    yield _thin(numbers, part, decompose(delta), reason)
+
+
+def _check_dense(numbers: _Numbers, rows: int) -> None:
+    if rows * numbers.source.size.in_features > MAX_DENSE_ELEMENTS:
+        raise AdapterError(f"{numbers.where}: a delta of {numbers.source.size} is too large to convert")
+
+
+def _thin(numbers: _Numbers, part: Part, kept: Decomposition, reason: str) -> CanonicalModule:
+    if not kept.sufficient:
+        raise AdapterError(
+            f"{numbers.where}: {reason}: only {kept.energy:.2%} of its energy would remain, {MIN_ENERGY:.1%} is needed"
+        )
+    tensors = {"lora_A": kept.down, "lora_B": _checked(numbers, kept.up)}
+    return _module(numbers, part, tensors, kept.down.shape[0], kept.energy)
+
+
+def _module(
+    numbers: _Numbers, part: Part, tensors: Mapping[str, Array], rank: int, energy: float = 1.0
+) -> CanonicalModule:
+    return CanonicalModule(numbers.source.destination.component, part.module, tensors, rank, energy)
+
+
+def _like(values: Array) -> Array:
+    """The values in their own type, or in the smallest canonical one that holds each exactly."""
+    if values.dtype in _COMPACT or values.dtype == np.float32:
+        return values
+    return values.astype(np.float16 if values.dtype.itemsize == 1 else np.float32)
+
+
+def _compact(numbers: _Numbers, values: Floats, part: PartName) -> Array:
+    """Scaled values in the source's type if that loses nothing, else in fp32."""
+    _checked(numbers, values)
+    dtype = _like(numbers.tensors[part][:0]).dtype
+    if dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        narrow = values.astype(dtype)
+    return narrow if np.array_equal(narrow.astype(np.float32), values) else values
+
+
+def _checked(numbers: _Numbers, values: Floats) -> Floats:
+    if not math.isfinite(numbers.scale) or not np.all(np.isfinite(values)):
+        raise AdapterError(f"{numbers.where}: its values overflow once scaled by alpha / rank")
+    return values

@@ -1,0 +1,118 @@
+"""A key of a LoRA file, taken apart: whose layer it is (prefix), which layer (module), and which piece of it (part)."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from schnell.adapters.names import COMPONENTS, Component, Destination, find_destination
+
+PartName = Literal[
+    "down",
+    "up",
+    "alpha",
+    "magnitude",
+    "lokr_w1",
+    "lokr_w1_a",
+    "lokr_w1_b",
+    "lokr_w2",
+    "lokr_w2_a",
+    "lokr_w2_b",
+    "lokr_rows",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "diff",
+    "diff_b",
+]
+
+#: Prefixes and the component that each stands for. None: bare, found by trying every component.
+_PREFIXES: Final[tuple[tuple[str, Component], ...]] = (
+    ("text_encoders.clip_l.transformer.", "text_encoder"),
+    ("text_encoders.t5xxl.transformer.", "text_encoder_2"),
+    ("model.diffusion_model.", "transformer"),
+    ("diffusion_model.", "transformer"),
+    ("lora_transformer_", "transformer"),
+    ("lora_unet_", "transformer"),
+    ("lycoris_", "transformer"),
+    ("text_encoder_2.", "text_encoder_2"),
+    ("text_encoder.", "text_encoder"),
+    ("transformer.", "transformer"),
+    ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"),
+    ("lora_te3_", "text_encoder_2"),
+    ("lora_te_", "text_encoder"),
+    ("clip_l.", "text_encoder"),
+    ("t5xxl.", "text_encoder_2"),
+)
+_PEFT_WRAPPER: Final = "base_model.model."
+
+_PLAIN_PARTS: Final[tuple[PartName, ...]] = (
+    "lokr_w1_a",
+    "lokr_w1_b",
+    "lokr_w2_a",
+    "lokr_w2_b",
+    "lokr_w1",
+    "lokr_w2",
+    "lokr_rows",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+)
+_NAMED_PARTS: Final[tuple[tuple[str, PartName], ...]] = (
+    (r"\.lora_A(?:\.\w+)??(?:\.weight)?", "down"),
+    (r"\.lora_B(?:\.\w+)??(?:\.weight)?", "up"),
+    (r"\.lora_down\.weight", "down"),
+    (r"\.lora_up\.weight", "up"),
+    (r"\.lora\.down\.weight", "down"),
+    (r"\.lora\.up\.weight", "up"),
+    (r"(?<=_lora)\.down\.weight", "down"),
+    (r"(?<=_lora)\.up\.weight", "up"),
+    (r"(?<=_lora[12])\.down\.weight", "down"),
+    (r"(?<=_lora[12])\.up\.weight", "up"),
+    (r"\.(?:lora_)?alpha", "alpha"),
+    (r"\.dora_scale", "magnitude"),
+    (r"\.dora_magnitude", "magnitude"),
+    (r"\.lora_magnitude_vector(?:\.\w+)??(?:\.weight)?", "magnitude"),
+    (r"\.diff", "diff"),
+    (r"\.diff_b", "diff_b"),
+)
+_SUFFIXES: Final[tuple[tuple[re.Pattern[str], PartName], ...]] = (
+    *((re.compile(pattern + "$"), part) for pattern, part in _NAMED_PARTS),
+    *((re.compile(rf"\.{part}(?:\.\w+)?$"), part) for part in _PLAIN_PARTS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKey:
+    """One key of a LoRA file. `destination` is None where FLUX.1 has no such layer."""
+
+    key: str
+    prefix: str
+    module: str
+    part: PartName
+    destination: Destination | None
+
+
+def split_key(key: str) -> SourceKey | None:
+    """Take a key apart, or None if it ends in nothing that a LoRA file's key ends in."""
+    for pattern, part in _SUFFIXES:
+        if match := pattern.search(key):
+            prefix, module, destination = _place(key[: match.start()])
+            return SourceKey(key, prefix, module, part, destination)
+    return None
+
+
+def _place(stem: str) -> tuple[str, str, Destination | None]:
+    wrapper = _PEFT_WRAPPER if stem.startswith(_PEFT_WRAPPER) else ""
+    bare = stem.removeprefix(wrapper)
+    for prefix, component in _PREFIXES:
+        if bare.startswith(prefix):
+            module = bare.removeprefix(prefix)
+            destination = find_destination(module, component)
+            return wrapper + prefix, module, destination
+    for component in COMPONENTS:
+        if destination := find_destination(bare, component):
+            return wrapper, bare, destination
+    return wrapper, bare, None
