@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from schnell.engine.slot_linear import SlotUse
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
 
@@ -21,7 +22,8 @@ PACKING = 2
 class Drawing:
     """One picture on its way: float32 latents (tokens, channels), the noise levels it passes, and where it stands.
 
-    `sigmas` has one entry more than there are steps, from 1 (noise) down to 0 (picture). `grid` is in tokens.
+    `sigmas` has one entry more than there are steps, from 1 (noise) down to 0 (picture). `grid` is in tokens; `slots`
+    are the LoRAs that act on it.
     """
 
     latents: Tensor
@@ -29,6 +31,7 @@ class Drawing:
     step: int
     grid: Size
     prompt: PromptEmbedding
+    slots: tuple[SlotUse, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -41,10 +44,12 @@ class Drawing:
         return self.step == self.steps
 
 
-def begin_drawing(prompt: PromptEmbedding, seed: int, steps: int, grid: Size) -> Drawing:
+def begin_drawing(
+    prompt: PromptEmbedding, seed: int, steps: int, grid: Size, slots: tuple[SlotUse, ...] = ()
+) -> Drawing:
     """A picture before its first step."""
     noise = initial_noise(seed, grid).to(prompt.states.device)
-    return Drawing(latents=noise, sigmas=noise_levels(steps), step=0, grid=grid, prompt=prompt)
+    return Drawing(latents=noise, sigmas=noise_levels(steps), step=0, grid=grid, prompt=prompt, slots=slots)
 
 
 def initial_noise(seed: int, grid: Size) -> Tensor:

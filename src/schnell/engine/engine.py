@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 import torch
 from PIL import Image
 
+from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.decode import decode_latents, fit_to_size
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
@@ -16,25 +18,69 @@ from schnell.engine.precision import Precision, choose_precision
 from schnell.engine.prompt_cache import PromptCache
 from schnell.engine.receipt import AdapterReceipt, Receipt
 from schnell.engine.safety import SafetyChecker
+from schnell.engine.slot_linear import SlotRouting, SlotUse, install_slots
 from schnell.engine.stopwatch import Stopwatch
 from schnell.engine.text import PromptEmbedding, TextEncoder
 from schnell.engine.version import ENGINE_VERSION
 from schnell.errors import GenerationFailedError
 from schnell.models.fingerprint import weights_sha256
 from schnell.models.folder import ModelFolder
-from schnell.spec import GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
+from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
 
+DEFAULT_ADAPTER_SLOTS: Final = 16
 _PROMPT_CACHE_BYTES: Final = 256 << 20
+_ADAPTER_MEMORY_BYTES: Final = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """A prompt, and the LoRAs in whose presence it is read."""
+
+    prompt: str
+    adapters: tuple[AdapterUse, ...] = ()
+    slots: tuple[SlotUse, ...] = ()
+
+
+class LoadedModel:
+    """A model's networks in one precision, with LoRA slots in all their linear layers."""
+
+    def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int) -> None:
+        self.networks = networks
+        self.routing = SlotRouting(next(networks.transformer.parameters()).device)
+        parts = {"transformer": networks.transformer, "text_encoder": networks.clip, "text_encoder_2": networks.t5}
+        layers = {
+            f"{component}.{path}": layer
+            for component, network in parts.items()
+            for path, layer in install_slots(network, self.routing, slot_count).items()
+        }
+        self.slots = AdapterSlots(layers, slot_count, _ADAPTER_MEMORY_BYTES)
+        self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
+
+    def text_adapters(self, request: PromptRequest) -> tuple[tuple[str, float], ...]:
+        """Hash and scale of the request's LoRAs that change how its prompt is read."""
+        return tuple((used.sha256, used.scale) for used in request.adapters if self.slots.acts_on_text(used.sha256))
+
+    def encode(self, requests: Sequence[PromptRequest]) -> list[PromptEmbedding]:
+        """Both text encoders over a batch of prompts, each with its LoRAs."""
+        with self.routing.using([request.slots for request in requests]):
+            return self._text.encode([request.prompt for request in requests])
 
 
 class Engine:
     """Owns the weights of one model. Networks of a precision are loaded when it is first asked for."""
 
-    def __init__(self, folder: ModelFolder, device: torch.device, safety: SafetyChecker | None = None) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        device: torch.device,
+        safety: SafetyChecker | None = None,
+        adapter_slots: int = DEFAULT_ADAPTER_SLOTS,
+    ) -> None:
         self.folder = folder
         self.device = device
         self._safety = safety
-        self._loaded: dict[Precision, tuple[Networks, TextEncoder]] = {}
+        self._slot_count = adapter_slots + 1  # slot 0 is no LoRA
+        self._loaded: dict[Precision, LoadedModel] = {}
         self._load_lock = threading.Lock()
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
@@ -49,26 +95,42 @@ class Engine:
 
     def load(self, precision: Precision) -> None:
         """Make the networks of a precision ready, so that the first picture does not wait for them."""
-        self._networks(precision)
+        self._part(precision)
 
-    def encode_prompts(self, prompts: Sequence[str], precision: Precision) -> list[PromptEmbedding]:
+    def acquire(self, job: Job, precision: Precision) -> tuple[SlotUse, ...]:
+        """Hold a slot for each of the job's LoRAs until `release`.
+
+        Raises:
+            AdapterError: a file does not fit the model, or every slot is in use.
+        """
+        return self._part(precision).slots.acquire(job.adapters) if job.adapters else ()
+
+    def release(self, job: Job, precision: Precision) -> None:
+        """Let go of what `acquire` held."""
+        self._part(precision).slots.release(job.adapters)
+
+    def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
         """Embeddings of these prompts; those not in the cache go through both text encoders in one batch."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if self._prompts.get((prompt, precision)) is None]
-        fresh = dict(zip(new, self._part(precision)[1].encode(new), strict=True)) if new else {}
-        found = [fresh.get(prompt) or self._prompts.get((prompt, precision)) for prompt in prompts]
-        for prompt, embedding in fresh.items():
-            self._prompts.put((prompt, precision), embedding)
+        part = self._part(precision)
+        keys = [(request.prompt, precision, part.text_adapters(request)) for request in requests]
+        new = {key: request for key, request in zip(keys, requests, strict=True) if self._prompts.get(key) is None}
+        fresh = dict(zip(new, part.encode(list(new.values())), strict=True)) if new else {}
+        found = [fresh.get(key) or self._prompts.get(key) for key in keys]
+        for key, embedding in fresh.items():
+            self._prompts.put(key, embedding)
         return [embedding for embedding in found if embedding is not None]
 
-    def begin(self, job: Job, prompt: PromptEmbedding) -> list[Drawing]:
+    def begin(self, job: Job, prompt: PromptEmbedding, slots: tuple[SlotUse, ...] = ()) -> list[Drawing]:
         """The drawings of a job before their first step, one an output."""
         grid = self.folder.token_grid(job.spec.size)
         seeds = [output_seed(job.seed, index) for index in range(job.spec.num_outputs)]
-        return [begin_drawing(prompt, seed, job.spec.steps, grid) for seed in seeds]
+        return [begin_drawing(prompt, seed, job.spec.steps, grid, slots) for seed in seeds]
 
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
-        """Take drawings of one token grid a step further, whatever their prompts, seeds and timesteps."""
-        return denoise_step(self._networks(precision).transformer, drawings)
+        """Take drawings of one token grid a step further, whatever their prompts, seeds, timesteps and LoRAs."""
+        part = self._part(precision)
+        with part.routing.using([drawing.slots for drawing in drawings]):
+            return denoise_step(part.networks.transformer, drawings)
 
     def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
         """Pictures, at drawn size, of finished drawings of one token grid.
@@ -81,7 +143,7 @@ class Engine:
                 raise GenerationFailedError(
                     "the model's output is not a number; try without go_fast or another LoRA scale"
                 )
-        return decode_latents(self._networks(precision).vae, drawings)
+        return decode_latents(self._part(precision).networks.vae, drawings)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:
         """Resample one drawn picture to its exact size, check it, and write the file. None: it was flagged."""
@@ -123,15 +185,11 @@ class Engine:
             loras=tuple(AdapterReceipt(used.name, used.sha256, used.scale) for used in job.adapters),
         )
 
-    def _networks(self, precision: Precision) -> Networks:
-        return self._part(precision)[0]
-
-    def _part(self, precision: Precision) -> tuple[Networks, TextEncoder]:
+    def _part(self, precision: Precision) -> "LoadedModel":
         with self._load_lock:
             if precision not in self._loaded:
                 networks = load_networks(self.folder.path, precision, self.device)
-                text = TextEncoder(self.folder.path, self.folder.sequence_length, networks.clip, networks.t5)
-                self._loaded[precision] = (networks, text)
+                self._loaded[precision] = LoadedModel(networks, self.folder, self._slot_count)
             return self._loaded[precision]
 
 
@@ -143,8 +201,9 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
         engine.load(precision)
     on_progress(Progress("text"))
     with watch.timing("text"):
-        prompt = engine.encode_prompts([job.spec.prompt], precision)[0]
-    drawings = engine.begin(job, prompt)
+        slots = engine.acquire(job, precision)
+        [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], precision)
+    drawings = engine.begin(job, prompt, slots)
     for step in range(job.spec.steps):
         on_progress(Progress("denoise", step, job.spec.steps))
         with watch.timing("denoise"):
@@ -152,6 +211,7 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     on_progress(Progress("decode", job.spec.steps, job.spec.steps))
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)
+    engine.release(job, precision)
     finished = [engine.finish(job, index, picture, watch) for index, picture in enumerate(pictures)]
     return outcome_of(finished, warnings_for(prompt, engine.folder), watch.seconds)
 

@@ -33,6 +33,7 @@ class ActiveJob:
     drawings: dict[int, Drawing] = field(default_factory=dict)
     finished: dict[int, GeneratedImage | None] = field(default_factory=dict)
     position: int | None = None
+    holds_slots: bool = False
 
     undecoded: int = field(init=False)
 

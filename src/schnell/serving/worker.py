@@ -10,7 +10,7 @@ import structlog
 import torch
 
 from schnell.engine.denoise import Drawing
-from schnell.engine.engine import Engine
+from schnell.engine.engine import Engine, PromptRequest
 from schnell.errors import SchnellError
 from schnell.serving.active_job import ActiveJob, LaneKey, WorkerStatus
 from schnell.serving.batch_size import BatchSizer
@@ -119,7 +119,12 @@ class Worker:
 
     def _forget(self, job_id: str) -> None:
         self._scheduler.remove(job_id)
-        self._active.pop(job_id, None)
+        self._leave(self._active.pop(job_id))
+
+    def _leave(self, active: ActiveJob) -> None:
+        if active.holds_slots:
+            active.holds_slots = False
+            self._engine.release(active.job, active.lane.precision)
 
     def _fail(self, job_id: str, error: Exception) -> None:
         active = self._active[job_id]
@@ -134,15 +139,29 @@ class Worker:
         if not waiting:
             return
         start = perf_counter()
-        prompts = [active.job.spec.prompt for active in waiting]
-        embeddings = self._engine.encode_prompts(prompts, waiting[0].lane.precision)
-        for active, prompt in zip(waiting, embeddings, strict=True):
+        ready = [(active, request) for active in waiting if (request := self._hold_slots(active))]
+        if not ready:
+            return
+        embeddings = self._engine.encode_prompts([request for _, request in ready], ready[0][0].lane.precision)
+        for (active, request), prompt in zip(ready, embeddings, strict=True):
             active.prompt = prompt
-            active.drawings = dict(enumerate(self._engine.begin(active.job, prompt)))
+            active.drawings = dict(enumerate(self._engine.begin(active.job, prompt, request.slots)))
             active.watch.add("text", perf_counter() - start)
+
+    def _hold_slots(self, active: ActiveJob) -> PromptRequest | None:
+        try:
+            slots = self._engine.acquire(active.job, active.lane.precision)
+        except Exception as error:  # noqa: BLE001 - a LoRA that cannot be loaded fails its own job only
+            self._fail(active.job.id, error)
+            return None
+        active.holds_slots = True
+        return PromptRequest(active.job.spec.prompt, active.job.adapters, slots)
 
     def _denoise(self, batch: Batch[LaneKey]) -> tuple[Row[LaneKey], ...]:
         """Step the rows; a batch that fails is tried again in halves, so that only the row at fault fails."""
+        batch = Batch(batch.lane, tuple(row for row in batch.rows if row.key.job_id in self._active))
+        if not batch.rows:
+            return ()
         start = perf_counter()
         try:
             drawings = self._engine.step([self._drawing(row.key) for row in batch.rows], batch.lane.precision)
@@ -162,9 +181,8 @@ class Worker:
             self._fail(batch.rows[0].key.job_id, error)
             return ()
         middle = len(batch.rows) // 2
-        first = self._denoise(Batch(batch.lane, batch.rows[:middle]))
-        rest = tuple(row for row in batch.rows[middle:] if row.key.job_id in self._active)
-        return first + (self._denoise(Batch(batch.lane, rest)) if rest else ())
+        halves = (batch.rows[:middle], batch.rows[middle:])
+        return tuple(row for half in halves for row in self._denoise(Batch(batch.lane, half)))
 
     def _keep(self, rows: Sequence[Row[LaneKey]], drawings: Sequence[Drawing], seconds: float) -> None:
         for row, drawing in zip(rows, drawings, strict=True):
@@ -189,7 +207,7 @@ class Worker:
                 continue
             active.undecoded -= 1
             if active.undecoded == 0:
-                del self._active[key.job_id]
+                self._leave(self._active.pop(key.job_id))
             self._finisher.submit(active, key.index, picture)
 
     def _tell_positions(self) -> None:

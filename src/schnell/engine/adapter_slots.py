@@ -1,0 +1,180 @@
+"""Which LoRA sits in which slot. Files are kept in memory by bytes, slots by use; the longest unused goes first."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_adapter
+from schnell.engine.slot_linear import KroneckerFactors, SlotLinear, SlotUse
+from schnell.errors import AdapterError
+from schnell.spec import AdapterUse
+
+LoadedAdapter = Mapping[str, "LoadedForm"]
+LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
+
+
+class AdapterSlots:
+    """Loads adapters into the slots of a model's layers, and says which slots a job's rows use.
+
+    `layers` are by canonical name, `slot_count` includes slot 0. A slot is held from `acquire` to `release`, and is
+    never given to another adapter in between; after that it stays loaded until its place is needed.
+    """
+
+    def __init__(self, layers: Mapping[str, SlotLinear], slot_count: int, max_bytes: int) -> None:
+        self._layers = layers
+        self._memory = AdapterMemory(layers, max_bytes)
+        self._free = list(range(slot_count - 1, 0, -1))
+        self._slot_of: OrderedDict[str, int] = OrderedDict()
+        self._holders: dict[str, int] = {}
+        self._written: dict[int, tuple[str, ...]] = {}
+
+    def acquire(self, adapters: Sequence[AdapterUse]) -> tuple[SlotUse, ...]:
+        """Hold a slot for each adapter, loading those that are in none.
+
+        Raises:
+            AdapterError: a file is damaged or does not fit, or every slot is held.
+        """
+        held: list[AdapterUse] = []
+        slots: list[int] = []
+        try:
+            for adapter in adapters:
+                slots.append(self._hold(adapter))
+                held.append(adapter)
+        except Exception:
+            self.release(held)
+            raise
+        return tuple(SlotUse(slot, adapter.scale) for slot, adapter in zip(slots, adapters, strict=True))
+
+    def release(self, adapters: Sequence[AdapterUse]) -> None:
+        """Let go of slots that `acquire` held."""
+        for adapter in adapters:
+            self._holders[adapter.sha256] -= 1
+            if not self._holders[adapter.sha256]:
+                del self._holders[adapter.sha256]
+
+    def acts_on_text(self, sha256: str) -> bool:
+        """Whether a resident adapter has side paths in the text encoders."""
+        return any(name.startswith("text_encoder") for name in self._written[self._slot_of[sha256]])
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Hashes of the adapters that are in slots, the longest unused first."""
+        return tuple(self._slot_of)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the adapters kept in memory take, beside the slots."""
+        return self._memory.nbytes
+
+    def _hold(self, adapter: AdapterUse) -> int:
+        slot = self._slot_of.get(adapter.sha256)
+        if slot is None:
+            slot = self._load(adapter)
+        self._slot_of.move_to_end(adapter.sha256)
+        self._holders[adapter.sha256] = self._holders.get(adapter.sha256, 0) + 1
+        return slot
+
+    def _load(self, adapter: AdapterUse) -> int:
+        loaded = self._memory.load(adapter)
+        slot = self._free.pop() if self._free else self._evict()
+        try:
+            self._write(slot, loaded)
+        except Exception:
+            self._empty(slot)
+            self._free.append(slot)
+            raise
+        self._slot_of[adapter.sha256] = slot
+        return slot
+
+    def _evict(self) -> int:
+        unheld = next((sha256 for sha256 in self._slot_of if sha256 not in self._holders), None)
+        if unheld is None:
+            raise AdapterError("every LoRA slot is in use; try again in a moment")
+        slot = self._slot_of.pop(unheld)
+        self._empty(slot)
+        return slot
+
+    def _write(self, slot: int, loaded: LoadedAdapter) -> None:
+        self._written[slot] = tuple(loaded)
+        for name, form in loaded.items():
+            layer = self._layers[name]
+            if isinstance(form, KroneckerFactors):
+                layer.write_kronecker(slot, form)
+            else:
+                layer.write_low_rank(slot, *form)
+
+    def _empty(self, slot: int) -> None:
+        for name in self._written.pop(slot, ()):
+            self._layers[name].clear(slot)
+
+
+class AdapterMemory:
+    """Adapter files as tensors on the layers' device, least recently used out first, within `max_bytes`."""
+
+    def __init__(self, layers: Mapping[str, SlotLinear], max_bytes: int) -> None:
+        self._layers = layers
+        self._max_bytes = max_bytes
+        self._loaded: OrderedDict[str, tuple[LoadedAdapter, int]] = OrderedDict()
+        self.nbytes = 0
+
+    def load(self, adapter: AdapterUse) -> LoadedAdapter:
+        """The adapter's factors, from memory if they are there."""
+        if adapter.sha256 in self._loaded:
+            self._loaded.move_to_end(adapter.sha256)
+            return self._loaded[adapter.sha256][0]
+        canonical = read_adapter(adapter.path)
+        loaded = self._convert(canonical, adapter.name)
+        self._loaded[adapter.sha256] = (loaded, canonical.nbytes)
+        self.nbytes += canonical.nbytes
+        while self.nbytes > self._max_bytes and len(self._loaded) > 1:
+            _, (_, size) = self._loaded.popitem(last=False)
+            self.nbytes -= size
+        return loaded
+
+    def _convert(self, canonical: CanonicalAdapter, name: str) -> LoadedAdapter:
+        unknown = [module for module in canonical.modules if module not in self._layers]
+        if unknown:
+            raise AdapterError(f"{name} does not fit the model: it has no {unknown[0]}")
+        return {module: self._convert_form(form, self._layers[module]) for module, form in canonical.modules.items()}
+
+    def _convert_form(self, form: Form, layer: SlotLinear) -> LoadedForm:
+        size = form.size
+        if (size.out_features, size.in_features) != (layer.out_features, layer.in_features):
+            raise AdapterError(
+                f"a layer of this LoRA is {size}, the model's is {layer.out_features}x{layer.in_features}"
+            )
+        weight = layer.weight
+        if isinstance(form, Lokr):
+            return _kronecker(form, weight)
+        if isinstance(form, LowRank):
+            return _tensor(form.a, weight), _tensor(form.b, weight), None
+        return _dora(form, weight)
+
+
+def _kronecker(form: Lokr, weight: Tensor) -> KroneckerFactors:
+    if form.w2 is not None:
+        right = _tensor(form.w2, weight)
+    else:
+        assert form.w2_a is not None  # noqa: S101 - for the type checker: a right factor is whole or in two parts
+        assert form.w2_b is not None  # noqa: S101
+        right = (_tensor(form.w2_a, weight).float() @ _tensor(form.w2_b, weight).float()).to(weight.dtype)
+    return KroneckerFactors(_tensor(form.w1, weight), right, form.start, form.start + form.out_features)
+
+
+def _dora(form: Dora, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """DoRA at scale 1 is g*(W + BA), g = m / |W + BA|; as a delta: (g - 1)*W + (g*B)A (arXiv:2402.09353)."""
+    exact = torch.zeros((), dtype=torch.float32, device=weight.device)
+    a, b, magnitude = (_tensor(part, exact) for part in (form.a, form.b, form.magnitude))
+    norms = torch.linalg.vector_norm(weight.float() + b @ a, dim=1)
+    g = magnitude / norms
+    return a.to(weight.dtype), (g.unsqueeze(1) * b).to(weight.dtype), (g - 1).to(weight.dtype)
+
+
+def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], like: Tensor) -> Tensor:
+    exact = np.array(
+        array, dtype=np.float32
+    )  # a copy: the file's mapping may go away; numpy has no bfloat16 of torch's
+    return torch.from_numpy(exact).to(device=like.device, dtype=like.dtype)

@@ -1,0 +1,206 @@
+"""Linear layers with a side path per LoRA: many adapters in one batch, over weights that are never touched.
+
+Every layer holds stacks of low-rank factors, one pair a *slot*; each row of a batch names the slots it uses and a scale
+for each. Slot indices and scales are tensors, so a batch of other LoRAs is the same program on other numbers. The form
+follows the grouped side paths of S-LoRA (Sheng et al., arXiv:2311.03285) and Punica (Chen et al., arXiv:2310.18547).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class SlotUse:
+    """A slot that a row uses, and how strongly. Slot 0 is no LoRA."""
+
+    slot: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class KroneckerFactors:
+    """A LoKr delta: rows `start` to `stop` of kron(left, right), with left [a, b] and right [c, d]."""
+
+    left: Tensor
+    right: Tensor
+    start: int
+    stop: int
+
+    def apply(self, x: Tensor) -> Tensor:
+        """kron(left, right) times every vector of `x` (..., b*d), without ever forming the product."""
+        squares = x.reshape(*x.shape[:-1], self.left.shape[1], self.right.shape[1])
+        product = torch.einsum("ab,...bd,cd->...ac", self.left, squares, self.right)
+        return product.flatten(-2)[..., self.start : self.stop]
+
+
+class SlotRouting:
+    """Which slots the rows of the batch at hand use: shared by all layers of a model.
+
+    `slots` and `scales` are (rows, adapters a row); rows that use fewer have slot 0 there. `rows` lists the batch rows
+    that use any LoRA, or is None where all do. With `rows_used` 0 the layers are plain linears.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.rows_used = 0
+        self.rows: Tensor | None = None
+        self.slots = torch.zeros(0, 1, dtype=torch.long, device=device)
+        self.scales = torch.zeros(0, 1, device=device)
+        self.slots_used: frozenset[int] = frozenset()
+        self.is_static = False
+
+    @contextmanager
+    def using(self, uses: Sequence[Sequence[SlotUse]], *, static: bool = False) -> Iterator[None]:
+        """Route a batch for the duration of the block: one sequence of slot uses a row.
+
+        `static` gives every batch of a size tensors of the same shape, rows without LoRA included, so that a compiled
+        model meets no new shape.
+        """
+        self._route([[use for use in row if use.slot and use.scale] for row in uses], static=static)
+        try:
+            yield
+        finally:
+            self.rows_used = 0
+
+    def _route(self, uses: list[list[SlotUse]], *, static: bool) -> None:
+        self.is_static = static
+        chosen = range(len(uses)) if static else [row for row, row_uses in enumerate(uses) if row_uses]
+        self.rows_used = len(chosen)
+        if not self.rows_used:
+            return
+        width = MAX_ADAPTERS_PER_ROW if static else max(len(uses[row]) for row in chosen)
+        padded = [[*uses[row], *[SlotUse(0, 0.0)] * (width - len(uses[row]))] for row in chosen]
+        self.rows = None if len(chosen) == len(uses) else torch.tensor(list(chosen), device=self._device)
+        self.slots = torch.tensor([[use.slot for use in row] for row in padded], device=self._device)
+        self.scales = torch.tensor([[use.scale for use in row] for row in padded], device=self._device)
+        self.slots_used = frozenset(use.slot for row in padded for use in row)
+
+
+MAX_ADAPTERS_PER_ROW = 2
+RANK_BUCKETS = (8, 16, 32, 64, 128)
+
+
+def rank_bucket(rank: int) -> int:
+    """The padded rank that an adapter of this rank is stored at."""
+    return next(bucket for bucket in RANK_BUCKETS if rank <= bucket)
+
+
+class SlotLinear(nn.Module):
+    """`nn.Linear` over the same parameters, plus the side paths of the slots that the batch uses."""
+
+    down: Tensor | None
+    up: Tensor | None
+    gain: Tensor | None
+
+    def __init__(self, base: nn.Linear, routing: SlotRouting, slot_count: int) -> None:
+        super().__init__()
+        self.weight = base.weight
+        self.bias = base.bias
+        self.in_features = base.in_features
+        self.out_features = base.out_features
+        self._routing = routing
+        self._ranks = [0] * slot_count
+        self.register_buffer("down", None, persistent=False)  # [slots, rank, in]
+        self.register_buffer("up", None, persistent=False)  # [slots, rank, out]
+        self.register_buffer("gain", None, persistent=False)  # [slots, out]: DoRA's g - 1
+        self.kronecker: dict[int, KroneckerFactors] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, ..., in) to (rows, ..., out)."""
+        y = F.linear(x, self.weight, self.bias)
+        routing = self._routing
+        if routing.rows_used and (self.down is not None or self.kronecker):
+            return self._add_side_paths(x, y, routing)
+        return y
+
+    def _add_side_paths(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
+        flat_x, flat_y = (
+            x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1),
+            y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1),
+        )
+        if routing.rows is None:
+            return self._side_paths(flat_x, flat_y, routing).view_as(y)
+        chosen = self._side_paths(flat_x[routing.rows], flat_y[routing.rows], routing)
+        return flat_y.index_copy(0, routing.rows, chosen).view_as(y)
+
+    def _side_paths(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
+        """(rows, tokens, features): the base output plus every side path, for rows that use LoRAs."""
+        result = y
+        if self.gain is not None:
+            gain = torch.einsum("ra,rao->ro", routing.scales.to(y.dtype), self.gain[routing.slots])
+            result = result + (y if self.bias is None else y - self.bias) * gain.unsqueeze(1)
+        if self.down is not None and self.up is not None:
+            rank = self.down.shape[1] if routing.is_static else max(self._ranks[slot] for slot in routing.slots_used)
+            if rank:
+                result = _add_low_rank(x, result, routing, self.down[:, :rank], self.up[:, :rank])
+        for slot in routing.slots_used & self.kronecker.keys():
+            scale = ((routing.slots == slot) * routing.scales).sum(1).to(y.dtype)
+            result = result + self.kronecker[slot].apply(x) * scale[:, None, None]
+        return result
+
+    def write_low_rank(self, slot: int, down: Tensor, up: Tensor, gain: Tensor | None = None) -> None:
+        """Put factors `down` [rank, in] and `up` [out, rank] into a slot, and DoRA's `gain` [out] if there is one."""
+        self._reserve(rank_bucket(down.shape[0]))
+        assert self.down is not None  # noqa: S101 - for the type checker: reserved above
+        assert self.up is not None  # noqa: S101
+        self.clear(slot)
+        self.down[slot, : down.shape[0]].copy_(down)
+        self.up[slot, : up.shape[1]].copy_(up.T)
+        self._ranks[slot] = rank_bucket(down.shape[0])
+        if gain is not None:
+            if self.gain is None:
+                self.gain = self.weight.new_zeros(len(self._ranks), self.out_features)
+            self.gain[slot].copy_(gain)
+
+    def write_kronecker(self, slot: int, factors: KroneckerFactors) -> None:
+        """Put a LoKr delta into a slot."""
+        self.clear(slot)
+        self.kronecker[slot] = factors
+
+    def clear(self, slot: int) -> None:
+        """Make a slot act on this layer as no LoRA does."""
+        self.kronecker.pop(slot, None)
+        self._ranks[slot] = 0
+        for stack in (self.down, self.up, self.gain):
+            if stack is not None:
+                stack[slot].zero_()
+
+    def reserve(self, rank: int) -> None:
+        """Make room for adapters of up to `rank` in every slot."""
+        self._reserve(rank_bucket(rank))
+
+    def _reserve(self, rank: int) -> None:
+        if self.down is not None and self.down.shape[1] >= rank:
+            return
+        self.down = self._grown(self.down, rank, self.in_features)
+        self.up = self._grown(self.up, rank, self.out_features)
+
+    def _grown(self, stack: Tensor | None, rank: int, features: int) -> Tensor:
+        grown = self.weight.new_zeros(len(self._ranks), rank, features)
+        if stack is not None:
+            grown[:, : stack.shape[1]].copy_(stack)
+        return grown
+
+
+def _add_low_rank(x: Tensor, y: Tensor, routing: SlotRouting, down: Tensor, up: Tensor) -> Tensor:
+    # the factors of a row's LoRAs, one after the other, are those of one LoRA of their ranks' sum
+    down_rows = down[routing.slots].flatten(1, 2)  # (rows, adapters*rank, in)
+    scales = routing.scales.to(x.dtype).repeat_interleave(down.shape[1], dim=1)
+    up_rows = up[routing.slots].flatten(1, 2)  # (rows, adapters*rank, out)
+    return torch.baddbmm(y, torch.bmm(x, down_rows.transpose(1, 2)), up_rows * scales.unsqueeze(-1))
+
+
+def install_slots(network: nn.Module, routing: SlotRouting, slot_count: int) -> dict[str, SlotLinear]:
+    """Replace every linear layer of a network by a `SlotLinear` over the same weights; gives them by module path."""
+    installed: dict[str, SlotLinear] = {}
+    for path, module in list(network.named_modules()):
+        if type(module) is nn.Linear:
+            installed[path] = SlotLinear(module, routing, slot_count)
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, installed[path])
+    return installed
