@@ -138,10 +138,15 @@ class SlotLinear(nn.Module):
             rank = self.down.shape[1] if routing.is_static else max(self._ranks[slot] for slot in routing.slots_used)
             if rank:
                 result = _add_low_rank(x, result, routing, self.down[:, :rank], self.up[:, :rank])
-        for slot in routing.slots_used & self.kronecker.keys():
-            scale = ((routing.slots == slot) * routing.scales).sum(1).to(y.dtype)
-            result = result + self.kronecker[slot].apply(x) * scale[:, None, None]
+        if self.kronecker:  # asked first: a compiled model without LoKr must not look at which slots are used
+            result = self._add_kronecker(x, result, routing)
         return result
+
+    def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
+        for slot in sorted(routing.slots_used & self.kronecker.keys()):
+            scale = ((routing.slots == slot) * routing.scales).sum(1).to(y.dtype)
+            y = y + self.kronecker[slot].apply(x) * scale[:, None, None]
+        return y
 
     def write_low_rank(self, slot: int, down: Tensor, up: Tensor, gain: Tensor | None = None) -> None:
         """Put factors `down` [rank, in] and `up` [out, rank] into a slot, and DoRA's `gain` [out] if there is one."""

@@ -1,0 +1,152 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from schnell.engine.slot_linear import KroneckerFactors, SlotLinear, SlotRouting, SlotUse
+
+SLOTS, IN, OUT = 5, 12, 20
+
+
+def build(ranks: dict[int, int], *, bias: bool = True) -> tuple[nn.Linear, SlotLinear, SlotRouting, dict[int, Tensor]]:
+    torch.manual_seed(0)
+    base, routing = nn.Linear(IN, OUT, bias=bias), SlotRouting(torch.device("cpu"))
+    layer, deltas = SlotLinear(base, routing, SLOTS), {0: torch.zeros(OUT, IN)}
+    for slot, rank in ranks.items():
+        down, up = torch.randn(rank, IN), torch.randn(OUT, rank)
+        layer.write_low_rank(slot, down, up)
+        deltas[slot] = up @ down
+    return base, layer, routing, deltas
+
+
+def merged(base: nn.Linear, x: Tensor, delta: Tensor) -> Tensor:
+    return torch.nn.functional.linear(x, base.weight + delta, base.bias)
+
+
+def assert_close(ours: Tensor, expected: Tensor) -> None:
+    assert (ours - expected).norm() <= 1e-5 * expected.norm()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    uses=st.lists(
+        st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.0, 0.5, 0.8, 1.0, 3.0, -1.0])), max_size=2),
+        min_size=1,
+        max_size=6,
+    ),
+    static=st.booleans(),
+)
+@torch.inference_mode()
+def test_every_row_gets_its_own_sum_of_deltas(uses: list[list[tuple[int, float]]], static: bool) -> None:
+    base, layer, routing, deltas = build({1: 4, 2: 8, 3: 9, 4: 1})
+    x = torch.randn(len(uses), 7, IN)
+    with routing.using([[SlotUse(*use) for use in row] for row in uses], static=static):
+        ours = layer(x)
+    for row, row_uses in enumerate(uses):
+        delta = sum((scale * deltas[slot] for slot, scale in row_uses), torch.zeros(OUT, IN))
+        assert_close(ours[row], merged(base, x[row], delta))
+
+
+@torch.inference_mode()
+def test_scale_zero_and_slot_zero_are_exactly_the_base_layer() -> None:
+    base, layer, routing, _ = build({1: 4})
+    x = torch.randn(2, 3, IN)
+    with routing.using([[SlotUse(1, 0.0)], [SlotUse(0, 1.0)]]):
+        assert torch.equal(layer(x), base(x))
+
+
+@torch.inference_mode()
+def test_a_row_without_lora_is_exactly_the_base_layer_beside_rows_with_one() -> None:
+    base, layer, routing, _ = build({1: 4})
+    x = torch.randn(3, 3, IN)
+    with routing.using([[], [SlotUse(1, 1.0)], []]):
+        ours = layer(x)
+    assert torch.equal(ours[[0, 2]], base(x)[[0, 2]])
+    assert not torch.equal(ours[1], base(x)[1])
+
+
+@torch.inference_mode()
+def test_layers_that_see_one_vector_a_row_take_loras_too() -> None:
+    base, layer, routing, deltas = build({1: 4, 2: 8})
+    x = torch.randn(3, IN)
+    with routing.using([[SlotUse(1, 1.0)], [], [SlotUse(2, 0.5)]]):
+        ours = layer(x)
+    for row, delta in enumerate([deltas[1], deltas[0], 0.5 * deltas[2]]):
+        assert_close(ours[row], merged(base, x[row], delta))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_dora_is_linear_in_its_scale_and_right_at_one(bias: bool) -> None:
+    base, layer, routing, _ = build({}, bias=bias)
+    down, up, magnitude = torch.randn(4, IN), torch.randn(OUT, 4), torch.rand(OUT) + 0.5
+    moved = base.weight + up @ down
+    g = magnitude / moved.norm(dim=1)
+    layer.write_low_rank(2, down, g[:, None] * up, g - 1)
+    x = torch.randn(2, 3, IN)
+    with routing.using([[SlotUse(2, 1.0)], [SlotUse(2, 0.25)]]):
+        ours = layer(x)
+    delta = g[:, None] * moved - base.weight
+    assert_close(ours[0], merged(base, x[0], delta))
+    assert_close(ours[1], merged(base, x[1], 0.25 * delta))
+
+
+@torch.inference_mode()
+def test_kronecker_factors_equal_their_product() -> None:
+    base, layer, routing, deltas = build({1: 4})
+    left, right = torch.randn(4, 3), torch.randn(5, 4)
+    layer.write_kronecker(3, KroneckerFactors(left, right, 0, OUT))
+    x = torch.randn(2, 3, IN)
+    with routing.using([[SlotUse(3, 0.8)], [SlotUse(1, 1.0), SlotUse(3, 2.0)]]):
+        ours = layer(x)
+    product = torch.kron(left, right)
+    assert_close(ours[0], merged(base, x[0], 0.8 * product))
+    assert_close(ours[1], merged(base, x[1], deltas[1] + 2 * product))
+
+
+@torch.inference_mode()
+def test_a_part_of_a_kronecker_product_is_those_rows_of_it() -> None:
+    left, right = torch.randn(6, 3), torch.randn(5, 4)
+    part = KroneckerFactors(left, right, 7, 7 + OUT)
+    x = torch.randn(2, IN)
+    assert_close(part.apply(x), x @ torch.kron(left, right)[7 : 7 + OUT].T)
+
+
+@torch.inference_mode()
+def test_a_cleared_slot_acts_as_none_and_a_reused_one_forgets_its_larger_rank() -> None:
+    base, layer, routing, _ = build({1: 16})
+    down, up = torch.randn(2, IN), torch.randn(OUT, 2)
+    layer.write_low_rank(1, down, up)
+    x = torch.randn(1, 3, IN)
+    with routing.using([[SlotUse(1, 1.0)]]):
+        assert_close(layer(x)[0], merged(base, x[0], up @ down))
+    layer.clear(1)
+    with routing.using([[SlotUse(1, 1.0)]]):
+        assert torch.equal(layer(x), base(x))
+
+
+def test_fifty_loras_in_random_mixes_recompile_nothing() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    _, layer, routing, _ = build({1: 4, 2: 8, 3: 9, 4: 1})
+    counter = CompileCounter()
+    compiled = torch.compile(layer, backend=counter)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> None:
+        uses = [
+            [SlotUse(int(torch.randint(0, SLOTS, (), generator=generator)), 0.5) for _ in range(row % 3)]
+            for row in range(4)
+        ]
+        with routing.using(uses, static=True), torch.inference_mode():
+            compiled(torch.randn(4, 3, IN))
+
+    draw()
+    seen = counter.frame_count
+    for i in range(50):
+        layer.write_low_rank(1 + i % 4, torch.randn(5 + i % 5, IN), torch.randn(OUT, 5 + i % 5))
+        draw()
+    assert seen == 1
+    assert counter.frame_count == seen
