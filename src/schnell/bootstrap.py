@@ -1,11 +1,21 @@
-"""The only place that builds concrete objects. Imports are inside the functions: each command pays for its own parts."""
+"""The only place that builds concrete objects. Imports are inside the functions: a command pays for its own parts."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastapi import FastAPI
+
+    from schnell.assets.local import LocalAssets
+    from schnell.assets.store import AssetStore
+    from schnell.database.session import Database
     from schnell.engine.engine import Engine
+    from schnell.generations import Runner
     from schnell.serving.in_process import InProcessRunner
     from schnell.serving.scheduler import QueueLimits
+    from schnell.settings import Settings
+    from schnell.web.services import Services
 
 
 def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
@@ -35,3 +45,150 @@ def build_runner(engine: "Engine", limits: "QueueLimits | None" = None) -> "InPr
     worker = Worker(engine, Scheduler(sizer.limit, limits=limits or QueueLimits()), sizer)
     worker.start()
     return InProcessRunner(worker)
+
+
+def read_settings(**overrides: Any) -> "Settings":
+    """The settings of this process; `overrides` (None: not given) come from the command line.
+
+    Raises:
+        ConfigurationError: naming the settings that cannot be used, and why.
+    """
+    from pydantic import ValidationError
+
+    from schnell.errors import ConfigurationError
+    from schnell.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as cause:
+        wrong = (f"SCHNELL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in cause.errors())
+        raise ConfigurationError("; ".join(wrong)) from cause
+    except (OSError, ValueError) as cause:
+        raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
+
+
+def build_server_runner(settings: "Settings") -> "Runner":
+    """The server's runner: the engine with the operator's model and safety classifiers, loaded and started.
+
+    Raises:
+        ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
+    """
+    from schnell.engine.device import choose_device
+    from schnell.engine.engine import Engine
+    from schnell.engine.safety import load_safety_checker
+    from schnell.models.catalogue import find_model
+    from schnell.serving.scheduler import QueueLimits
+
+    safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
+    engine = Engine(find_model(settings.model), choose_device(settings.device), safety)
+    return build_runner(engine, QueueLimits(settings.queue_limit, settings.team_queue_limit))
+
+
+def build_database(settings: "Settings") -> "Database":
+    """The database that the settings name, not opened yet: `schnell.db` in the data folder by default."""
+    from schnell.database.session import Database
+
+    if settings.database_url is None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database_url or f"sqlite:{settings.data_dir / 'schnell.db'}")
+
+
+def build_store(settings: "Settings") -> "AssetStore":
+    """The store of pictures that the settings name: the folder `assets` in the data folder by default.
+
+    Raises:
+        ConfigurationError: `SCHNELL_ASSETS_URL` is neither `file:PATH` nor `s3://BUCKET/PREFIX`.
+    """
+    from pathlib import Path
+    from urllib.parse import urlsplit
+
+    from schnell.errors import ConfigurationError
+
+    url = urlsplit(settings.assets_url or f"file:{settings.data_dir / 'assets'}")
+    if url.scheme == "file" and url.path:
+        return _build_local_store(settings, Path(url.path))
+    if url.scheme != "s3" or not url.netloc:
+        raise ConfigurationError("SCHNELL_ASSETS_URL must be file:PATH or s3://BUCKET/PREFIX")
+    from schnell.assets.s3 import S3Assets
+
+    return S3Assets(
+        url.netloc,
+        url.path,
+        endpoint=settings.s3_endpoint,
+        public_endpoint=settings.s3_public_endpoint,
+        region=settings.s3_region,
+    )
+
+
+def build_services(settings: "Settings", runner: "Runner") -> "Services":
+    """Everything that the routes work with."""
+    from schnell.accounts.pricing import PriceTable
+    from schnell.accounts.rates import RateLimits
+    from schnell.assets.links import load_link_secret
+    from schnell.assets.local import LocalAssets
+    from schnell.assets.store import KeyMint
+    from schnell.generations import Admission, Generations, History, refuse_loras
+    from schnell.web.dialects.onemin_schema import MODEL_IDS
+    from schnell.web.metrics import Metrics
+    from schnell.web.services import ServedModel, Services, WebConfig
+    from schnell.web.session import SessionSigner
+
+    database = build_database(settings)
+    store = build_store(settings)
+    admission = Admission(settings.queue_limit, settings.team_queue_limit)
+    metrics = Metrics(runner.snapshot)
+    prices = PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
+    generations = Generations(
+        database,
+        store,
+        runner,
+        admission=admission,
+        prices=prices,
+        resolve_loras=refuse_loras,
+        keys=KeyMint(settings.environment),
+        instance=settings.instance,
+        on_end=metrics.count_end,
+    )
+    secret = settings.link_secrets[0] if settings.link_secrets else load_link_secret(settings.data_dir / "link.secret")
+    return Services(
+        config=WebConfig(
+            public_url=settings.base_url,
+            link_seconds=settings.link_seconds,
+            max_body_bytes=settings.max_body_bytes,
+            cors_origins=settings.cors_origins,
+            metrics_token=settings.metrics_token,
+        ),
+        database=database,
+        store=store,
+        local_assets=store if isinstance(store, LocalAssets) else None,
+        runner=runner,
+        generations=generations,
+        history=History(database, store, admission),
+        admission=admission,
+        rates=RateLimits(settings.rate_limit),
+        sessions=SessionSigner(secret),
+        metrics=metrics,
+        model=ServedModel(settings.model, MODEL_IDS),
+    )
+
+
+def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
+    """The server's app around `runner`. Its lifespan migrates, recovers, drains and closes."""
+    from schnell.web.app import create_app
+    from schnell.web.lifecycle import Lifecycle
+
+    lifecycle = Lifecycle(
+        instance=settings.instance,
+        bootstrap_key=settings.bootstrap_key,
+        retention_days=settings.retention_days,
+        drain_seconds=settings.drain_seconds,
+    )
+    return create_app(build_services(settings, runner), lifecycle)
+
+
+def _build_local_store(settings: "Settings", folder: "Path") -> "LocalAssets":
+    from schnell.assets.links import signer_from
+    from schnell.assets.local import LocalAssets
+
+    signer = signer_from(settings.link_secrets, settings.data_dir / "link.secret")
+    return LocalAssets(folder, signer, settings.base_url)

@@ -1,0 +1,1 @@
+"""HTTP: dialects, auth, errors, pictures, health."""

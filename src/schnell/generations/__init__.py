@@ -1,0 +1,25 @@
+"""From an accepted request to a finished record."""
+
+from schnell.generations.admission import Admission
+from schnell.generations.history import History
+from schnell.generations.recipe import Generations, Quote
+from schnell.generations.records import Record, RecordPage, StoredImage
+from schnell.generations.request import FEATURE, GenerationRequest, ResolveLoras, refuse_loras
+from schnell.generations.runner import Runner
+from schnell.generations.running import Running
+
+__all__ = [
+    "FEATURE",
+    "Admission",
+    "GenerationRequest",
+    "Generations",
+    "History",
+    "Quote",
+    "Record",
+    "RecordPage",
+    "ResolveLoras",
+    "Runner",
+    "Running",
+    "StoredImage",
+    "refuse_loras",
+]

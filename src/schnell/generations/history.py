@@ -1,0 +1,102 @@
+"""What can be done with a record after it was made: look, wait, cancel, rate, delete."""
+
+import asyncio
+from typing import Final
+
+from schnell.accounts.identity import Caller
+from schnell.assets.store import AssetStore
+from schnell.database.session import Database
+from schnell.errors import (
+    AdapterError,
+    AssetError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InterruptedServerError,
+    SchnellError,
+    UnsafeContentError,
+)
+from schnell.generations.admission import Admission
+from schnell.generations.records import (
+    UNFINISHED,
+    Record,
+    RecordPage,
+    change_record,
+    find_record,
+    hide_record,
+    list_records,
+)
+from schnell.generations.recovery import remove_marked
+
+_POLL_SECONDS: Final = 0.5
+_FAILURES: Final[dict[str, type[SchnellError]]] = {
+    kind.code: kind
+    for kind in (AdapterError, AssetError, GenerationCancelledError, InterruptedServerError, UnsafeContentError)
+}
+
+
+class History:
+    """A team's records. Another team's are as if they did not exist."""
+
+    def __init__(self, database: Database, store: AssetStore, admission: Admission) -> None:
+        self._database = database
+        self._store = store
+        self._admission = admission
+
+    async def find(self, caller: Caller, record_id: str) -> Record:
+        """One record. Raises NotFoundError."""
+        async with self._database.read() as connection:
+            return await find_record(connection, caller.team_id, record_id)
+
+    async def page(self, caller: Caller, limit: int, cursor: str | None) -> RecordPage:
+        """Records, newest first. Raises InvalidFieldError for a cursor that is none."""
+        async with self._database.read() as connection:
+            return await list_records(connection, caller.team_id, limit, cursor)
+
+    async def wait(self, caller: Caller, record_id: str) -> Record:
+        """A record once it has ended, wherever it runs. Raises NotFoundError, or the error of its failure."""
+        running = self._admission.find(record_id)
+        if running is not None:
+            with running.attended():
+                return await running.ended()
+        record = await self.find(caller, record_id)
+        while record.status in UNFINISHED:
+            await asyncio.sleep(_POLL_SECONDS)
+            record = await self.find(caller, record_id)
+        if record.status == "FAILURE":
+            raise failure_of(record)
+        return record
+
+    async def cancel(self, caller: Caller, record_id: str) -> Record:
+        """Stop a generation of this server; one that has ended stays as it is. Raises NotFoundError."""
+        record = await self.find(caller, record_id)
+        running = self._admission.find(record_id)
+        if running is None:
+            return record
+        running.cancel()
+        try:
+            return await running.ended()
+        except SchnellError:
+            return running.record
+
+    async def rate(self, caller: Caller, record_id: str, rating: int | None) -> Record:
+        """Keep a rating. Raises NotFoundError."""
+        async with self._database.write() as connection:
+            return await change_record(connection, caller.team_id, record_id, rating=rating)
+
+    async def comment(self, caller: Caller, record_id: str, feedback: str | None) -> Record:
+        """Keep feedback. Raises NotFoundError."""
+        async with self._database.write() as connection:
+            return await change_record(connection, caller.team_id, record_id, feedback=feedback)
+
+    async def delete(self, caller: Caller, record_id: str) -> None:
+        """Remove a record and its pictures; one under way is cancelled first. Raises NotFoundError, AssetError."""
+        await self.cancel(caller, record_id)
+        async with self._database.write() as connection:
+            await hide_record(connection, record_id)
+        await remove_marked(self._database, self._store)
+
+
+def failure_of(record: Record) -> SchnellError:
+    """The error that a record tells of."""
+    kind = _FAILURES.get(record.error_code or "", GenerationFailedError)
+    return kind(record.error_message or "the generation failed")

@@ -1,0 +1,223 @@
+"""Records of generations and their pictures, in SQL."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from sqlalchemy import Row, Select, and_, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schnell.database.tables import images, records
+from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
+
+RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
+UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")
+_VISIBLE: Final = records.c.status != "DELETED"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A picture's key in the store. `output` is which of the request's pictures it is."""
+
+    key: str
+    output: int
+    media_type: str
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One generation, as it is kept. `cost` is what was charged, or reserved while it runs."""
+
+    id: str
+    team_id: str
+    user_id: str
+    key_id: str | None
+    instance: str
+    dialect: str
+    type: str
+    model: str
+    status: RecordStatus
+    prompt_object: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    cost: int
+    created_at: datetime
+    response_object: Mapping[str, Any] = field(default_factory=dict)
+    receipts: Sequence[Mapping[str, Any]] = ()
+    error_code: str | None = None
+    error_message: str | None = None
+    rating: int | None = None
+    feedback: str | None = None
+    conversation_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    images: tuple[StoredImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Records, newest first, and the cursor of the page after (None: this is the last)."""
+
+    records: tuple[Record, ...]
+    next_cursor: str | None
+
+
+_COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "images")
+
+
+async def insert_record(connection: AsyncConnection, record: Record) -> None:
+    """Write a new record, and its pictures as ALLOCATED: their files do not exist yet."""
+    values = {name: getattr(record, name) for name in _COLUMNS}
+    await connection.execute(records.insert().values(values | {"receipts": list(record.receipts)}))
+    await connection.execute(
+        images.insert(),
+        [
+            {
+                "key": image.key,
+                "record_id": record.id,
+                "output": image.output,
+                "state": "ALLOCATED",
+                "media_type": image.media_type,
+                "bytes": 0,
+                "created_at": record.created_at,
+            }
+            for image in record.images
+        ],
+    )
+
+
+async def mark_started(connection: AsyncConnection, record_id: str, started_at: datetime) -> None:
+    """QUEUED becomes PROCESSING."""
+    await connection.execute(
+        update(records)
+        .where(records.c.id == record_id, records.c.status == "QUEUED")
+        .values(status="PROCESSING", started_at=started_at)
+    )
+
+
+async def finish_record(connection: AsyncConnection, record: Record) -> bool:
+    """Write how a record ended, once: False when it has ended before (then nothing may be settled).
+
+    Pictures that `record` does not name are marked for removal.
+    """
+    names = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
+    values: dict[str, Any] = {name: getattr(record, name) for name in names} | {"receipts": list(record.receipts)}
+    statement = update(records).where(records.c.id == record.id, records.c.status.in_(UNFINISHED)).values(values)
+    if (await connection.execute(statement)).rowcount != 1:
+        return False
+    for image in record.images:
+        stored = {"state": "STORED", "bytes": image.bytes}
+        await connection.execute(update(images).where(images.c.key == image.key).values(stored))
+    if len(record.images) < record.settings["num_outputs"]:
+        unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
+        await connection.execute(update(images).where(unused).values(state="DELETING"))
+    return True
+
+
+async def find_record(connection: AsyncConnection, team_id: str, record_id: str) -> Record:
+    """A team's record.
+
+    Raises:
+        NotFoundError: the team has none with this id.
+    """
+    query = select(records).where(records.c.id == record_id, records.c.team_id == team_id, _VISIBLE)
+    found = await _load(connection, query)
+    if not found:
+        raise NotFoundError("no record has this id")
+    return found[0]
+
+
+async def list_records(connection: AsyncConnection, team_id: str, limit: int, cursor: str | None = None) -> RecordPage:
+    """A page of a team's records, newest first.
+
+    Raises:
+        InvalidFieldError: `cursor` is not one that a page gave.
+    """
+    query = select(records).where(records.c.team_id == team_id, _VISIBLE)
+    if cursor is not None:
+        created_at, record_id = _read_cursor(cursor)
+        same = and_(records.c.created_at == created_at, records.c.id < record_id)
+        query = query.where(or_(records.c.created_at < created_at, same))
+    found = await _load(connection, query.order_by(records.c.created_at.desc(), records.c.id.desc()).limit(limit + 1))
+    page = tuple(found[:limit])
+    return RecordPage(page, _write_cursor(page[-1]) if len(found) > limit else None)
+
+
+async def list_unfinished(connection: AsyncConnection, instance: str) -> list[Record]:
+    """What a server that was killed has left in between."""
+    query = select(records).where(records.c.status.in_(UNFINISHED), records.c.instance == instance)
+    return await _load(connection, query)
+
+
+async def change_record(connection: AsyncConnection, team_id: str, record_id: str, **changes: Any) -> Record:
+    """Set `rating` or `feedback` of a team's record.
+
+    Raises:
+        NotFoundError: the team has none with this id.
+    """
+    whose = (records.c.id == record_id) & (records.c.team_id == team_id)
+    await connection.execute(update(records).where(whose, _VISIBLE).values(changes))
+    return await find_record(connection, team_id, record_id)
+
+
+async def hide_record(connection: AsyncConnection, record_id: str) -> None:
+    """Take a finished record out of sight, and mark its pictures for removal."""
+    await connection.execute(update(records).where(records.c.id == record_id).values(status="DELETED"))
+    await connection.execute(update(images).where(images.c.record_id == record_id).values(state="DELETING"))
+
+
+async def expire_images(connection: AsyncConnection, before: datetime) -> None:
+    """Mark the pictures made before this moment for removal. Their records stay."""
+    old = (images.c.state == "STORED") & (images.c.created_at < before)
+    await connection.execute(update(images).where(old).values(state="DELETING"))
+
+
+async def list_removable(connection: AsyncConnection) -> list[str]:
+    """The keys of pictures that are marked for removal."""
+    return list((await connection.execute(select(images.c.key).where(images.c.state == "DELETING"))).scalars())
+
+
+async def forget_images(connection: AsyncConnection, keys: Sequence[str]) -> None:
+    """Drop the rows of removed files, and the hidden records that have no rows left."""
+    for start in range(0, len(keys), 500):
+        await connection.execute(delete(images).where(images.c.key.in_(keys[start : start + 500])))
+    remaining = select(images.c.record_id).where(images.c.record_id == records.c.id)
+    await connection.execute(delete(records).where(records.c.status == "DELETED", ~remaining.exists()))
+
+
+async def list_image_keys(connection: AsyncConnection) -> set[str]:
+    """Every key that the database knows."""
+    return set((await connection.execute(select(images.c.key))).scalars())
+
+
+async def _load(connection: AsyncConnection, query: Select[Any]) -> list[Record]:
+    rows = (await connection.execute(query)).all()
+    if not rows:
+        return []
+    stored = (
+        select(images)
+        .where(images.c.record_id.in_([row.id for row in rows]), images.c.state != "DELETING")
+        .order_by(images.c.record_id, images.c.output)
+    )
+    pictures: dict[str, list[StoredImage]] = {}
+    for image in await connection.execute(stored):
+        shown = StoredImage(image.key, image.output, image.media_type, image.bytes)
+        pictures.setdefault(image.record_id, []).append(shown)
+    return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
+
+
+def _to_record(row: Row[Any], pictures: tuple[StoredImage, ...]) -> Record:
+    return Record(**{name: getattr(row, name) for name in _COLUMNS}, images=pictures)
+
+
+def _write_cursor(record: Record) -> str:
+    return f"{round(record.created_at.timestamp() * 1000)}.{record.id}"
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    millis, dot, record_id = cursor.partition(".")
+    if not dot or not millis.isascii() or not millis.isdigit() or len(millis) > 14:
+        raise InvalidFieldError(FieldProblem("cursor", "must be the nextCursor of a page before"))
+    return datetime.fromtimestamp(int(millis) / 1000, UTC), record_id

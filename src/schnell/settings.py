@@ -1,0 +1,86 @@
+"""What an operator can set: `SCHNELL_*` in the environment, or `schnell.toml`; docs/settings.md says what each does."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "schnell"
+
+
+def _split(text: Any) -> Any:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else text
+
+
+def _no_slash(text: str | None) -> str | None:
+    return text.rstrip("/") if text else None
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Url = Annotated[str | None, AfterValidator(_no_slash)]
+
+
+class Settings(BaseSettings):
+    """Frozen; read once by the command line. The environment goes before the file."""
+
+    model_config = SettingsConfigDict(env_prefix="SCHNELL_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(default_factory=_data_home)
+    model: str = "schnell-mini"
+    device: str = "auto"
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    public_url: Url = None
+    database_url: str | None = None
+    assets_url: str | None = None
+    s3_endpoint: Url = None
+    s3_public_endpoint: Url = None
+    s3_region: str | None = None
+    environment: str = Field("development", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    instance: str = Field("main", min_length=1, max_length=100)
+    bootstrap_key: str | None = None
+    link_secrets: Names = ()
+    link_seconds: int = Field(604_800, ge=1, le=604_800)
+    retention_days: float | None = Field(None, gt=0)
+    rate_limit: str | None = None
+    queue_limit: int = Field(512, ge=1)
+    team_queue_limit: int = Field(256, ge=1)
+    price_per_picture: int = Field(200, ge=0)
+    price_per_megapixel_step: int = Field(200, ge=0)
+    price_per_lora: int = Field(200, ge=0)
+    safety: Names = ("open-nsfw",)
+    safety_threshold: float = Field(0.8, gt=0, le=1)
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+    cors_origins: Names = ()
+    metrics_token: str | None = None
+    drain_seconds: float = Field(60, ge=0)
+    log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's form
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's form
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What goes before what: arguments, environment, file."""
+        file = Path(os.environ.get("SCHNELL_CONFIG", "schnell.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach this server."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - a name for "everywhere"
+        return self.public_url or f"http://{host}:{self.port}"

@@ -1,0 +1,54 @@
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from schnell.web import files, health, models
+from schnell.web.dialects import onemin
+from schnell.web.errors import DialectErrors, install_error_handlers
+from schnell.web.middleware import IncomingLimits, RequestContext
+from schnell.web.services import Services
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_ROUTERS: Sequence[APIRouter] = (onemin.router, models.router, files.router, health.router)
+_DIALECT_ERRORS: Sequence[DialectErrors] = ()
+
+
+def create_app(services: Services, lifespan: Lifespan | None = None, version: str = "0.1.0") -> FastAPI:
+    """The whole HTTP side over `services`. A new dialect is one router here, and one error shape."""
+    app = FastAPI(
+        title="schnell",
+        version=version,
+        summary="A self-hosted FLUX.1 [schnell] + LoRA image service.",
+        lifespan=lifespan,
+        middleware=_middleware(services),
+        docs_url="/api/docs",
+        redoc_url=None,
+        swagger_ui_parameters={"persistAuthorization": True},
+    )
+    app.state.services = services
+    for router in _ROUTERS:
+        app.include_router(router)
+    install_error_handlers(app, _DIALECT_ERRORS)
+    return app
+
+
+def _middleware(services: Services) -> list[Middleware]:
+    config = services.config
+    layers = [
+        Middleware(RequestContext, count=services.metrics.count_request),
+        Middleware(IncomingLimits, default=config.max_body_bytes, by_prefix=config.body_limits),
+    ]
+    if config.cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["API-KEY", "Authorization", "Content-Type", "Idempotency-Key"],
+            expose_headers=["X-Request-Id", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining"],
+        )
+        layers.insert(1, cors)
+    return layers

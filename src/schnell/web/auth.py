@@ -1,0 +1,92 @@
+"""Who is asking: an API key in any of the forms that clients send it in, or a browser session."""
+
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from schnell.accounts.identity import Caller, Scope
+from schnell.accounts.keys import authenticate, authenticate_id
+from schnell.errors import ForbiddenError, UnauthorizedError
+from schnell.web.services import services_of
+from schnell.web.session import COOKIE
+
+_SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
+_key_header = APIKeyHeader(name="API-KEY", scheme_name="apiKey", auto_error=False)
+_bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
+
+
+def key_in(request: Request) -> str | None:
+    """The API key in a request: `API-KEY`, `x-key`, or `Authorization: Bearer | Token | Key | Basic` (the password)."""
+    for header in ("api-key", "x-key", "x-api-key"):
+        if found := request.headers.get(header, "").strip():
+            return found
+    scheme, _, value = request.headers.get("authorization", "").strip().partition(" ")
+    value = value.strip()
+    if scheme.lower() == "basic":
+        return _password_in(value)
+    return value or None if scheme.lower() in {"bearer", "token", "key"} else None
+
+
+async def identify(request: Request, scope: Scope) -> Caller:
+    """The caller, who must hold `scope`.
+
+    Raises:
+        UnauthorizedError: no key, or none that is good.
+        ForbiddenError: the key lacks the scope, or a session's request comes from another site.
+    """
+    services = services_of(request)
+    if key := key_in(request):
+        async with services.database.read() as connection:
+            caller = await authenticate(connection, key)
+    elif cookie := request.cookies.get(COOKIE):
+        key_id = services.sessions.read(cookie, time.time())
+        if key_id is None:
+            raise UnauthorizedError("The session has ended. Log in again")
+        _refuse_other_sites(request)
+        async with services.database.read() as connection:
+            caller = await authenticate_id(connection, key_id)
+    else:
+        raise UnauthorizedError("API Key is missing. Send it in the API-KEY header")
+    if scope not in caller.scopes:
+        raise ForbiddenError(f"this key lacks the scope {scope!r}; it has {', '.join(caller.scopes)}")
+    return caller
+
+
+def caller_with(scope: Scope) -> Any:
+    """A dependency that gives the caller, who must hold `scope`."""
+
+    async def find(request: Request) -> Caller:
+        return await identify(request, scope)
+
+    finder: Callable[[Request], Awaitable[Caller]] = find
+    return Depends(finder)
+
+
+Generator = Annotated[Caller, caller_with("generate")]
+Reader = Annotated[Caller, caller_with("read")]
+Administrator = Annotated[Caller, caller_with("admin")]
+
+#: For the OpenAPI document: the two forms of a key that we recommend.
+SECURITY: Final = [Security(_key_header), Security(_bearer)]
+
+
+def _password_in(value: str) -> str | None:
+    try:
+        name, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return None
+    return password or name or None
+
+
+def _refuse_other_sites(request: Request) -> None:
+    if request.method in _SAFE_METHODS:
+        return
+    origin = request.headers.get("origin")
+    own = {services_of(request).config.public_url, f"{request.url.scheme}://{request.url.netloc}"}
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin" or (origin and origin not in own):
+        raise ForbiddenError("a session's requests must come from this server's own pages")

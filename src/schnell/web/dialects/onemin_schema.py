@@ -1,0 +1,171 @@
+"""The OpenAPI description of `POST /api/features`."""
+
+from typing import Any, Final
+
+from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_PROMPT_LENGTH, MAX_SEED, MAX_SIDE, MIN_SIDE
+
+#: Every name that the served model answers to; the first is the document's.
+MODEL_IDS: Final = (
+    "black-forest-labs/flux-schnell-lora",
+    "black-forest-labs/flux-schnell",
+    "flux-schnell-lora",
+    "flux-schnell",
+)
+
+
+def _nullable(kind: str, description: str, **more: Any) -> dict[str, Any]:
+    return {"type": [kind, "null"], "description": description, **more}
+
+
+def _choice(description: str, *values: Any, default: Any) -> dict[str, Any]:
+    return {"enum": [*values, None], "description": description, "default": default}
+
+
+def _whole(description: str, low: int, high: int, **more: Any) -> dict[str, Any]:
+    return _nullable("integer", description, minimum=low, maximum=high, **more)
+
+
+_SIDE: Final = {"type": "integer", "minimum": MIN_SIDE, "maximum": MAX_SIDE, "multipleOf": 32}
+_PROMPT_OBJECT: Final = {
+    "type": "object",
+    "required": ["prompt"],
+    "description": "What to draw. Keys that are not listed here are ignored.",
+    "properties": {
+        "prompt": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_PROMPT_LENGTH,
+            "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$",
+            "description": "Text description of the image to generate.",
+        },
+        "aspect_ratio": _choice("The picture's shape.", *ASPECT_RATIOS, CUSTOM_RATIO, default="1:1"),
+        "width": _SIDE | {"description": "Pixels; with aspect_ratio custom, and then with height."},
+        "height": _SIDE | {"description": "Pixels; with aspect_ratio custom, and then with width."},
+        "num_inference_steps": _whole("Denoising steps.", 1, 4, default=4),
+        "seed": _whole("The same seed gives the same picture; random if absent.", 0, MAX_SEED),
+        "output_quality": _whole("Compression quality.", 0, 100, default=80),
+        "disable_safety_checker": _nullable("boolean", "Switch the safety check off.", default=False),
+        "go_fast": _nullable("boolean", "Faster arithmetic where the processor has it.", default=True),
+        "lora_weights": _nullable("string", "A LoRA: owner/name, a URL, or a name from your library."),
+        "lora_scale": _nullable("number", "How strongly the LoRA acts.", minimum=0, maximum=3, default=0.8),
+        "extra_lora": _nullable("string", "A second LoRA."),
+        "extra_lora_scale": _nullable("number", "How strongly it acts.", minimum=0, maximum=3, default=0.8),
+        "megapixels": _choice("Resolution in megapixels.", "0.25", "1", 0.25, 1, default="1"),
+        "num_outputs": _whole("How many pictures.", 1, MAX_OUTPUTS, default=1),
+        "output_format": _choice("The file's format.", "webp", "jpg", "jpeg", "png", default="webp"),
+    },
+    "dependentRequired": {"width": ["height"], "height": ["width"]},
+    "if": {"required": ["aspect_ratio"], "properties": {"aspect_ratio": {"const": CUSTOM_RATIO}}},
+    "then": {"required": ["width", "height"]},
+}
+_EXAMPLE: Final = {
+    "type": "IMAGE_GENERATOR",
+    "model": "black-forest-labs/flux-schnell-lora",
+    "promptObject": {
+        "prompt": "Futuristic cityscape at night, neon lights, cyberpunk style",
+        "aspect_ratio": "1:1",
+        "num_inference_steps": 4,
+        "go_fast": True,
+        "megapixels": "1",
+    },
+}
+_BODY: Final = {
+    "type": "object",
+    "required": ["type", "model", "promptObject"],
+    "properties": {
+        "type": {"const": "IMAGE_GENERATOR", "description": "The feature."},
+        "model": {"enum": list(MODEL_IDS), "description": "The model; all names stand for the one that is served."},
+        "promptObject": _PROMPT_OBJECT,
+        "conversationId": _nullable("string", "Kept with the record.", pattern=r"^[^\x00]*$"),
+        "async": _nullable("boolean", "Answer at once; ask /api/results/{uuid} later.", default=False),
+        "dryRun": _nullable("boolean", "Only say what it would cost, and how long it would take.", default=False),
+    },
+}
+FEATURE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _BODY, "examples": {"the document's own": {"value": _EXAMPLE}}}},
+    },
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "A repeated request with the same key and body is one generation and one charge, for a day.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        }
+    ],
+}
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required or properties)}
+
+
+_TEXT: Final = {"type": "string"}
+_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
+_INTEGER: Final = {"type": "integer"}
+_TEAM_USER: Final = _object(
+    dict.fromkeys(("teamId", "userId", "userName"), _TEXT)
+    | {"userAvatar": _TEXT_OR_NULL, "status": {"enum": ["ACTIVE", "INACTIVE"]}, "role": {"enum": ["ADMIN", "MEMBER"]}}
+    | {"creditLimit": _INTEGER, "usedCredit": _INTEGER}
+    | dict.fromkeys(("createdAt", "createdBy", "updatedAt", "updatedBy"), _TEXT)
+)
+AI_RECORD: Final = _object(
+    dict.fromkeys(("uuid", "userId", "teamId"), _TEXT)
+    | {"teamUser": {"anyOf": [_TEAM_USER, {"type": "null"}]}, "model": _TEXT, "type": _TEXT}
+    | {"metadata": {"type": ["object", "null"]}, "rating": {"type": ["integer", "null"]}, "feedback": _TEXT_OR_NULL}
+    | {"conversationId": _TEXT_OR_NULL, "status": {"enum": ["PROCESSING", "SUCCESS", "FAILURE"]}, "createdAt": _TEXT}
+    | {
+        "aiRecordDetail": _object(
+            {
+                "promptObject": {"type": "object"},
+                "resultObject": {"type": "array", "items": _TEXT},
+                "responseObject": {"type": "object"},
+            }
+        ),
+        "additionalData": {"type": "null"},
+        "temporaryUrl": _TEXT_OR_NULL,
+    }
+)
+ERROR: Final = _object({"errorCode": _TEXT, "message": _TEXT, "details": _TEXT}, "errorCode", "message")
+_QUOTE: Final = _object(
+    dict.fromkeys(("cost", "width", "height", "numOutputs", "queuePosition"), _INTEGER)
+    | {"expectedSeconds": {"type": "number"}}
+)
+
+
+def json_answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a route's `responses`."""
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+_ERRORS: Final = {
+    400: "A field is missing or wrong (MISSING_REQUIRED_FIELDS, INVALID_FIELD, INVALID_BODY, UNSUPPORTED_MODEL), or "
+    "every picture was flagged (NSFW_CONTENT)",
+    401: "No API key, or none that is good (HTTP_EXCEPTION)",
+    402: "Too few credits left (INSUFFICIENT_CREDITS)",
+    403: "The key may not do this (FORBIDDEN)",
+    404: "There is no such thing, or it is another team's (NOT_FOUND)",
+    409: "Another body had this Idempotency-Key (IDEMPOTENCY_CONFLICT), or the generation was cancelled (CANCELLED)",
+    413: "The body is too large (BODY_TOO_LARGE)",
+    429: "Too many requests (RATE_LIMITED), or too many of the team's are waiting (TEAM_QUEUE_FULL)",
+    500: "The picture could not be drawn (GENERATION_FAILED)",
+    503: "The queue is full (QUEUE_FULL), the server stops, or its store is away (STORAGE_FAILED)",
+}
+
+
+def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` entries for these error statuses."""
+    return {status: json_answer(_ERRORS[status], ERROR) for status in statuses}
+
+
+_FEATURE_ANSWER: Final[dict[str, Any]] = {
+    "description": "The record; with isStreaming the events queued, step, done and error",
+    "content": {
+        "application/json": {
+            "schema": {"anyOf": [_object({"aiRecord": AI_RECORD}), _object({"dryRun": _QUOTE})]},
+        },
+        "text/event-stream": {"schema": _TEXT},
+    },
+}
+FEATURE_RESPONSES: Final = error_answers(400, 401, 402, 403, 409, 413, 429, 500, 503) | {200: _FEATURE_ANSWER}

@@ -1,0 +1,156 @@
+"""Typed values out of a JSON object: null is absent, 4.0 is a whole number, everything wrong is told at once."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+
+from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError, UnreadableBodyError
+
+_Value = TypeVar("_Value")
+_Number = TypeVar("_Number", int, float)
+_LARGEST: Final = 2**53
+
+
+async def read_json_object(request: Request) -> dict[str, Any]:
+    """The request's body.
+
+    Raises:
+        UnreadableBodyError: it is no JSON object.
+        BodyTooLargeError: it is larger than this server reads.
+    """
+    body = await request.body()
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+        # an escaped half of a surrogate pair is JSON, but no text
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as cause:
+        raise UnreadableBodyError("the body must be JSON in UTF-8") from cause
+    if not isinstance(value, dict):
+        raise UnreadableBodyError('the body must be a JSON object, such as {"type": "IMAGE_GENERATOR", …}')
+    return value
+
+
+class Fields:
+    """Reads the fields of one object. Each reader returns None for an absent field or a wrong one; `check` tells."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+        self._missing: list[FieldProblem] = []
+        self._wrong: list[FieldProblem] = []
+
+    def text(self, name: str, *, required: bool = False) -> str | None:
+        """A string."""
+        return self._read(name, _as_text, "must be a string", required=required)
+
+    def choice(self, name: str, options: tuple[str, ...], *, required: bool = False) -> str | None:
+        """One of `options`."""
+        found = self.text(name, required=required)
+        if found is None or found in options:
+            return found
+        self.refuse(name, f"must be one of {', '.join(options)}, got {found[:100]!r}")
+        return None
+
+    def whole(self, name: str, low: int, high: int) -> int | None:
+        """A whole number in `low`-`high`, also written as 4.0."""
+        found = self._read(name, _as_whole, f"must be a whole number {low}-{high}")
+        return self._within(name, found, low, high)
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """A number in `low`-`high`."""
+        found = self._read(name, _as_number, f"must be a number {low:g}-{high:g}")
+        return self._within(name, found, low, high)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """True or false."""
+        found = self._read(name, _as_flag, "must be true or false")
+        return default if found is None else found
+
+    def object(self, name: str, *, required: bool = False) -> dict[str, Any] | None:
+        """A JSON object."""
+        return self._read(name, _as_object, "must be an object", required=required)
+
+    def raw(self, name: str) -> Any:
+        """The value as it was sent."""
+        return self._values.get(name)
+
+    def refuse(self, name: str, message: str) -> None:
+        """Note what is wrong with a field."""
+        self._wrong.append(FieldProblem(name, message))
+
+    def require(self, name: str, message: str = "is required") -> None:
+        """Note that a field is missing."""
+        self._missing.append(FieldProblem(name, message))
+
+    def check(self) -> None:
+        """Tell of every problem noted so far.
+
+        Raises:
+            MissingFieldError: a required field is absent.
+            InvalidFieldError: a field's value is wrong.
+        """
+        if self._missing:
+            raise MissingFieldError(*self._missing)
+        if self._wrong:
+            raise InvalidFieldError(*self._wrong)
+
+    def _read(
+        self, name: str, convert: Callable[[Any], _Value], message: str, *, required: bool = False
+    ) -> _Value | None:
+        value = self._values.get(name)
+        if value is None:
+            if required:
+                self.require(name)
+            return None
+        with suppress(TypeError):
+            return convert(value)
+        self.refuse(name, f"{message}, got {_show(value)}")
+        return None
+
+    def _within(self, name: str, found: _Number | None, low: float, high: float) -> _Number | None:
+        if found is None or low <= found <= high:
+            return found
+        self.refuse(name, f"must be {low:.10g}-{high:.10g}, got {found:.15g}")
+        return None
+
+
+def _as_text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError
+    return value
+
+
+def _as_whole(value: Any) -> int:
+    number = _as_number(value)
+    if number != int(number):
+        raise TypeError
+    return int(value)
+
+
+def _as_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+        raise TypeError
+    return value
+
+
+def _as_flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)

@@ -1,0 +1,79 @@
+"""What Prometheus sees."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from schnell.errors import SchnellError
+from schnell.generations import Record
+from schnell.spec import RunnerSnapshot
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """Counts what happens, and asks the runner for the rest when it is scraped."""
+
+    def __init__(self, snapshot: Callable[[], RunnerSnapshot]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_RunnerCollector(snapshot))
+        self._requests = Counter(
+            "schnell_requests", "HTTP requests", ["method", "route", "status"], registry=self._registry
+        )
+        self._generations = Counter(
+            "schnell_generations", "Generations by dialect and outcome", ["dialect", "outcome"], registry=self._registry
+        )
+        self._pictures = Counter("schnell_images", "Pictures delivered", registry=self._registry)
+        self._credits = Counter("schnell_credits", "Credits charged", registry=self._registry)
+        self._flags = Counter(
+            "schnell_safety_flags", "Pictures withheld by the safety checker", registry=self._registry
+        )
+        self._wait = Histogram(
+            "schnell_queue_wait_seconds", "From request to first step", buckets=_BUCKETS, registry=self._registry
+        )
+        self._duration = Histogram(
+            "schnell_generation_seconds", "From request to record", buckets=_BUCKETS, registry=self._registry
+        )
+
+    def count_request(self, method: str, route: str, status: int) -> None:
+        """One HTTP request, by its route's pattern."""
+        self._requests.labels(method, route, str(status)).inc()
+
+    def count_refusal(self, dialect: str, error: SchnellError) -> None:
+        """A generation that was not accepted."""
+        self._generations.labels(dialect, error.code).inc()
+
+    def count_end(self, record: Record, error: SchnellError | None) -> None:
+        """A generation that ended."""
+        self._generations.labels(record.dialect, error.code if error else "SUCCESS").inc()
+        self._pictures.inc(len(record.images))
+        self._credits.inc(record.cost)
+        self._flags.inc(len(record.response_object.get("flagged", ())))
+        if record.started_at:
+            self._wait.observe((record.started_at - record.created_at).total_seconds())
+        if record.finished_at:
+            self._duration.observe((record.finished_at - record.created_at).total_seconds())
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _RunnerCollector(Collector):
+    def __init__(self, snapshot: Callable[[], RunnerSnapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._snapshot()
+        yield GaugeMetricFamily("schnell_queue_depth", "Jobs that wait", value=now.queued)
+        yield GaugeMetricFamily("schnell_active_rows", "Pictures being denoised", value=now.active_rows)
+        steps = SummaryMetricFamily("schnell_step_seconds", "Denoising steps")
+        steps.add_metric([], count_value=now.steps, sum_value=now.step_seconds)
+        yield steps
+        rows = SummaryMetricFamily("schnell_batch_rows", "Pictures in a denoising step")
+        rows.add_metric([], count_value=now.steps, sum_value=now.step_rows)
+        yield rows

@@ -1,0 +1,133 @@
+"""Pure ASGI layers around the app: request ids, limits on what comes in, headers on what goes out.
+
+Starlette's `BaseHTTPMiddleware` is not used: it hides a closed connection from the routes and buffers streams.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from schnell.errors import BodyTooLargeError
+
+_log = logging.getLogger("schnell.access")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MOST_HEADER_BYTES: Final = 32_768
+#: A client that is told "too large" while it still sends would see a broken connection, not the answer.
+_MOST_DISCARDED: Final = 256 * 1024 * 1024
+_DISCARD_SECONDS: Final = 20.0
+_EXTRA_HEADERS: Final = "schnell.headers"
+
+CountRequest = Callable[[str, str, int], None]
+
+
+def add_headers(connection: HTTPConnection, headers: Mapping[str, str]) -> None:
+    """Headers for the answer to this request, however it turns out."""
+    connection.scope.setdefault(_EXTRA_HEADERS, {}).update(headers)
+
+
+class RequestContext:
+    """Gives each request an id, binds it to the log, counts and logs the answer, and adds the headers of routes."""
+
+    def __init__(self, app: ASGIApp, count: CountRequest) -> None:
+        self._app = app
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        started = time.perf_counter()
+        status = 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.update(scope.get(_EXTRA_HEADERS, {}))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, answer)
+            finally:
+                self._report(scope, status, time.perf_counter() - started)
+
+    def _report(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._count(scope["method"], route, status)
+        _log.info(
+            "%s %s %d",
+            scope["method"],
+            route,
+            status,
+            extra={"seconds": round(seconds, 4), "error": scope.get("schnell.error")},
+        )
+
+
+class IncomingLimits:
+    """Refuses bodies larger than their path may send, and absurd headers, before anything is held in memory."""
+
+    def __init__(self, app: ASGIApp, default: int, by_prefix: Mapping[str, int]) -> None:
+        self._app = app
+        self._default = default
+        self._by_prefix = by_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MOST_HEADER_BYTES:
+            await _refuse_headers(send)
+            return
+        limit = self._limit(scope["path"])
+        declared = Headers(scope=scope).get("content-length", "0")
+        too_large = declared.isdigit() and int(declared) > limit
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if (too_large or seen > limit) and message["type"] == "http.request":
+                await _discard(receive, message)
+                raise BodyTooLargeError(f"the body must have at most {limit} bytes")
+            return message
+
+        await self._app(scope, limited, send)
+
+    def _limit(self, path: str) -> int:
+        return next((limit for prefix, limit in self._by_prefix.items() if path.startswith(prefix)), self._default)
+
+
+async def _discard(receive: Receive, message: Message) -> None:
+    discarded = 0
+    try:
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while message.get("more_body") and discarded < _MOST_DISCARDED:
+                message = await receive()
+                discarded += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+async def _refuse_headers(send: Send) -> None:
+    body = b'{"errorCode":"HEADERS_TOO_LARGE","message":"the headers must have at most 32768 bytes"}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,66 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+
+from schnell.accounts.rates import RateLimits
+from schnell.assets.local import LocalAssets
+from schnell.assets.store import AssetStore
+from schnell.database.session import Database
+from schnell.generations import Admission, Generations, History, Runner
+from schnell.web.metrics import Metrics
+from schnell.web.session import SessionSigner
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """What the operator decides about HTTP. `body_limits` gives a path prefix another limit than `max_body_bytes`."""
+
+    public_url: str
+    link_seconds: int = 604_800
+    max_body_bytes: int = 1_048_576
+    body_limits: Mapping[str, int] = field(default_factory=dict)
+    cors_origins: tuple[str, ...] = ()
+    metrics_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model behind every id in `ids`; the first is the one that answers show."""
+
+    name: str
+    ids: tuple[str, ...]
+
+    def find(self, model_id: str) -> str | None:
+        """The id as records keep it, or None for a model that is not served."""
+        return model_id if model_id in self.ids else None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that routes work with, built by `schnell.bootstrap`."""
+
+    config: WebConfig
+    database: Database
+    store: AssetStore
+    local_assets: LocalAssets | None
+    runner: Runner
+    generations: Generations
+    history: History
+    admission: Admission
+    rates: RateLimits
+    sessions: SessionSigner
+    metrics: Metrics
+    model: ServedModel
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """The services of the app that a request came to."""
+    return services_of_app(connection.app)
+
+
+def services_of_app(app: Starlette) -> Services:
+    """The services of an app."""
+    return cast("Services", app.state.services)

@@ -1,0 +1,139 @@
+"""What every dialect does with a request once it is parsed: count it, start it, wait for it or stream it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import Request
+
+from schnell.accounts.identity import Caller
+from schnell.errors import SchnellError
+from schnell.generations import GenerationRequest, Quote, Record, Running
+from schnell.spec import Progress
+from schnell.web.errors import flat_error
+from schnell.web.middleware import add_headers
+from schnell.web.services import services_of
+
+_PING_SECONDS: Final = 15
+
+
+class ClientGoneError(SchnellError):
+    """The client closed the connection; nobody reads this answer."""
+
+    code = "CLIENT_CLOSED_REQUEST"
+    status = 499
+
+
+def idempotency_key_in(request: Request) -> str | None:
+    """The request's `Idempotency-Key`, if any."""
+    return request.headers.get("idempotency-key")
+
+
+async def quote(request: Request, caller: Caller, asked: GenerationRequest) -> Quote:
+    """What the request would cost and meet. Raises SchnellError when it would be refused."""
+    return await services_of(request).generations.quote(caller, asked)
+
+
+async def start(request: Request, caller: Caller, asked: GenerationRequest) -> Running | str:
+    """Accept a generation within the key's rate: it, or the id of the record that answers a repeated request.
+
+    Raises:
+        SchnellError: it is refused, and nothing was charged.
+    """
+    services = services_of(request)
+    try:
+        status = services.rates.count(caller)
+        if status is not None:
+            add_headers(
+                request,
+                {
+                    "X-RateLimit-Limit": str(status.limit),
+                    "X-RateLimit-Remaining": str(status.remaining),
+                    "X-RateLimit-Reset": str(status.reset_after),
+                },
+            )
+        return await services.generations.start(caller, asked)
+    except SchnellError as error:
+        services.metrics.count_refusal(asked.dialect, error)
+        raise
+
+
+async def draw(request: Request, caller: Caller, asked: GenerationRequest) -> Record:
+    """The finished record of a generation. A closed connection cancels it, unless it has an `Idempotency-Key`.
+
+    Raises:
+        SchnellError: it is refused, or it fails; nothing was charged.
+    """
+    started = await start(request, caller, asked)
+    return await _unless_gone(request, _wait(request, caller, started))
+
+
+async def find_started(request: Request, caller: Caller, started: Running | str) -> Record:
+    """The record of an accepted generation as it is now."""
+    if isinstance(started, Running):
+        return started.record
+    return await services_of(request).history.find(caller, started)
+
+
+def stream(
+    request: Request,
+    caller: Caller,
+    started: Running | str,
+    describe: Callable[[Record], Awaitable[dict[str, Any]]],
+) -> EventSourceResponse:
+    """Server-sent events: `queued` (position), `step` (k of n), then `done` (the record) or `error`."""
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        try:
+            if isinstance(started, Running):
+                with started.attended():
+                    async with aclosing(started.follow()) as steps:
+                        async for progress in steps:
+                            yield _progress_event(progress)
+                    record = await started.ended()
+            else:
+                record = await services_of(request).history.wait(caller, started)
+            yield _event("done", await describe(record))
+        except SchnellError as error:
+            yield _event("error", flat_error(error, error.status))
+
+    return EventSourceResponse(events(), ping=_PING_SECONDS, headers={"X-Accel-Buffering": "no"})
+
+
+async def _wait(request: Request, caller: Caller, started: Running | str) -> Record:
+    if isinstance(started, str):
+        return await services_of(request).history.wait(caller, started)
+    with started.attended():
+        return await started.ended()
+
+
+async def _unless_gone(request: Request, waiting: Awaitable[Record]) -> Record:
+    work = asyncio.ensure_future(waiting)
+    gone = asyncio.ensure_future(_closed(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGoneError("the client closed the connection")
+        return work.result()
+    finally:
+        # leaving the wait is what cancels a generation that nobody waits for
+        for task in (work, gone):
+            task.cancel()
+
+
+async def _closed(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _progress_event(progress: Progress) -> ServerSentEvent:
+    if progress.stage == "queued":
+        return _event("queued", {"position": progress.position or 0})
+    return _event("step", {"stage": progress.stage, "step": progress.step, "total": progress.total})
+
+
+def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps(data, ensure_ascii=False), event=name)

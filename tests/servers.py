@@ -1,0 +1,52 @@
+"""Servers that run in the tests' own process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from fakes import FakeRunner
+from schnell.bootstrap import build_app
+from schnell.settings import Settings
+from schnell.web.services import Services, services_of_app
+
+KEY = "test-key-of-the-first-team"
+BODY = {
+    "type": "IMAGE_GENERATOR",
+    "model": "black-forest-labs/flux-schnell-lora",
+    "promptObject": {"prompt": "a red apple", "megapixels": "0.25"},
+}
+
+
+@dataclass
+class Server:
+    """An app that runs in this process, over a real database and real files, with a fake engine."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    runner: FakeRunner
+
+    @property
+    def services(self) -> Services:
+        return services_of_app(self.app)
+
+    async def draw(self, client_headers: dict[str, str] | None = None, **prompt_object: Any) -> httpx.Response:
+        body = BODY | {"promptObject": BODY["promptObject"] | prompt_object}  # type: ignore[operator]
+        return await self.client.post("/api/features", json=body, headers=client_headers or {})
+
+
+@asynccontextmanager
+async def run_server(folder: Path, runner: FakeRunner | None = None, **settings: Any) -> AsyncIterator[Server]:
+    runner = runner or FakeRunner()
+    given = {"data_dir": folder, "bootstrap_key": KEY, "drain_seconds": 5} | settings
+    app = build_app(Settings(**given), runner)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", headers={"API-KEY": KEY}) as client,
+    ):
+        yield Server(app, client, runner)
