@@ -10,8 +10,8 @@ from diffusers.loaders.lora_conversion_utils import (
     _convert_xlabs_flux_lora_to_diffusers,
 )
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
-from lora_layouts import EXACT, LoraFile
 
+from lora_layouts import EXACT, LoraFile
 from schnell.adapters import LowRank, convert_adapter, read_adapter
 from schnell.adapters.names import find_destination
 

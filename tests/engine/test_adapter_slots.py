@@ -1,0 +1,185 @@
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from adapter_files import linear_layers, random_adapter, random_adapters
+from conftest import make_job
+from pictures import psnr
+from schnell.adapters import LowRank, read_adapter
+from schnell.engine.adapter_slots import AdapterSlots
+from schnell.engine.denoise import Drawing
+from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.networks import Networks
+from schnell.engine.precision import FLOAT32
+from schnell.engine.slot_linear import SlotRouting, install_slots
+from schnell.errors import AdapterError
+from schnell.models.folder import ModelFolder, open_model_folder
+from schnell.spec import AdapterUse, Job, Size
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def engine(random_flux: Path) -> Engine:
+    return Engine(open_model_folder(random_flux), CPU, adapter_slots=3)
+
+
+@pytest.fixture
+def adapters(engine: Engine, tmp_path: Path) -> list[AdapterUse]:
+    return random_adapters(tmp_path, networks(engine).transformer, ranks=[4, 8, 9, 16])
+
+
+def networks(engine: Engine) -> Networks:
+    return engine._part(FLOAT32).networks  # the tests look at the weights that requests must not touch
+
+
+def lora_job(*uses: AdapterUse, seed: int = 7, steps: int = 2) -> Job:
+    return replace(make_job("red apple", seed=seed, steps=steps, size=Size(256, 256), go_fast=False), adapters=uses)
+
+
+def begin(engine: Engine, job: Job) -> list[Drawing]:
+    slots = engine.acquire(job, FLOAT32)
+    [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], FLOAT32)
+    return engine.begin(job, prompt, slots)
+
+
+def draw(engine: Engine, *jobs: Job) -> list[Drawing]:
+    drawings = [drawing for job in jobs for drawing in begin(engine, job)]
+    while not drawings[0].is_done:
+        drawings = engine.step(drawings, FLOAT32)
+    for job in jobs:
+        engine.release(job, FLOAT32)
+    return drawings
+
+
+def weights_hash(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in sorted(network.named_parameters()):
+        digest.update(name.encode() + parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def test_a_slot_draws_what_merged_weights_draw(engine: Engine, adapters: list[AdapterUse]) -> None:
+    use = replace(adapters[1], scale=0.8)
+    [ours] = draw(engine, lora_job(use))
+    transformer = networks(engine).transformer
+    for name, layer in linear_layers(transformer).items():
+        form = read_adapter(use.path).modules[f"transformer.{name}"]
+        assert isinstance(form, LowRank)
+        layer.weight += 0.8 * torch.from_numpy(form.dense().copy())
+    [merged] = draw(engine, lora_job())
+    assert (ours.latents - merged.latents).norm() <= 1e-4 * merged.latents.norm()
+
+
+def test_base_weights_are_bit_identical_after_many_loras(engine: Engine, adapters: list[AdapterUse]) -> None:
+    before = weights_hash(networks(engine).transformer)
+    for use in adapters * 2:
+        draw(engine, lora_job(use))
+    assert weights_hash(networks(engine).transformer) == before
+
+
+def test_scale_zero_equals_no_lora(engine: Engine, adapters: list[AdapterUse]) -> None:
+    [zero], [none] = draw(engine, lora_job(replace(adapters[0], scale=0.0))), draw(engine, lora_job())
+    assert torch.equal(zero.latents, none.latents)
+
+
+def test_a_lora_changes_the_picture(engine: Engine, adapters: list[AdapterUse]) -> None:
+    [drawn], [none] = draw(engine, lora_job(adapters[0])), draw(engine, lora_job())
+    assert (drawn.latents - none.latents).norm() > 0.01 * none.latents.norm()
+
+
+def test_two_loras_together_differ_from_either(engine: Engine, adapters: list[AdapterUse]) -> None:
+    [both], [first] = draw(engine, lora_job(adapters[0], adapters[2])), draw(engine, lora_job(adapters[0]))
+    assert not torch.allclose(both.latents, first.latents)
+
+
+def test_a_mixed_batch_draws_what_each_draws_alone(mini: ModelFolder, tmp_path: Path) -> None:
+    engine = Engine(mini, CPU)
+    uses = random_adapters(tmp_path, networks(engine).transformer, ranks=[4, 8, 16, 16])
+    jobs = [lora_job(*[use] * bool(i % 3), seed=i) for i, use in enumerate(uses * 2)]
+    together = draw(engine, *jobs)
+    for job, mixed in zip(jobs, together, strict=True):
+        [alone] = draw(engine, job)
+        [again] = draw(engine, job)
+        assert torch.equal(alone.latents, again.latents)
+        assert psnr(*engine.decode([mixed], FLOAT32), *engine.decode([alone], FLOAT32)) >= 50
+
+
+def test_the_longest_unused_slot_is_given_away(engine: Engine, adapters: list[AdapterUse]) -> None:
+    for use in adapters:
+        draw(engine, lora_job(use))
+    assert engine._part(FLOAT32).slots.resident == tuple(use.sha256 for use in adapters[1:])
+
+
+def test_a_slot_in_use_is_never_given_away(engine: Engine, adapters: list[AdapterUse]) -> None:
+    [held] = begin(engine, lora_job(adapters[0]))
+    for use in adapters[1:] * 2:
+        draw(engine, lora_job(use))
+    [ours] = engine.step(engine.step([held], FLOAT32), FLOAT32)
+    engine.release(lora_job(adapters[0]), FLOAT32)
+    [alone] = draw(engine, lora_job(adapters[0]))
+    assert torch.equal(ours.latents, alone.latents)
+
+
+def test_when_every_slot_is_in_use_the_next_lora_is_refused_and_nothing_leaks(
+    engine: Engine, adapters: list[AdapterUse]
+) -> None:
+    held = [lora_job(use) for use in adapters[:3]]
+    for job in held:
+        engine.acquire(job, FLOAT32)
+    with pytest.raises(AdapterError, match="in use"):
+        engine.acquire(lora_job(adapters[0], adapters[3]), FLOAT32)
+    for job in held:
+        engine.release(job, FLOAT32)
+    draw(engine, lora_job(adapters[3]))
+
+
+def test_a_damaged_file_is_refused_and_its_slot_stays_free(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"not a file of tensors")
+    bad = AdapterUse("bad", "bad", tmp_path / "bad.safetensors", 1.0)
+    for _ in range(5):
+        with pytest.raises(AdapterError):
+            engine.acquire(lora_job(bad), FLOAT32)
+    assert engine._part(FLOAT32).slots.resident == ()
+
+
+def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
+    network, routing = nn.ModuleDict({"a": nn.Linear(64, 64), "b": nn.Linear(64, 64)}), SlotRouting(CPU)
+    uses = random_adapters(tmp_path, network, ranks=[4] * 40)
+    layers = {f"transformer.{name}": layer for name, layer in install_slots(network, routing, 3).items()}
+    slots = AdapterSlots(layers, 3, max_bytes=40_000)
+    for use in uses:
+        slots.acquire([use])
+        slots.release([use])
+        assert slots.memory_bytes <= 40_000
+
+
+def test_text_side_loras_change_the_prompt_and_its_cache_key(engine: Engine, tmp_path: Path) -> None:
+    use = random_adapter(tmp_path / "te.safetensors", networks(engine).t5, component="text_encoder_2", strength=3.0)
+    weak = replace(use, scale=0.5)
+    prompts = []
+    for job in (lora_job(), lora_job(use), lora_job(weak)):
+        [drawing] = begin(engine, job)
+        prompts.append(drawing.prompt.states)
+        engine.release(job, FLOAT32)
+    assert not torch.allclose(prompts[0], prompts[1])
+    assert not torch.allclose(prompts[1], prompts[2])
+
+
+def test_different_loras_prompts_steps_and_seeds_share_one_step(engine: Engine, adapters: list[AdapterUse]) -> None:
+    first = begin(engine, lora_job(adapters[0], seed=1, steps=4))
+    first = engine.step(first, FLOAT32)
+    second = begin(engine, lora_job(adapters[1], seed=2, steps=2))
+    mixed = denoise_steps(engine, [*first, *second])
+    apart = [*denoise_steps(engine, first), *denoise_steps(engine, second)]
+    for ours, alone in zip(mixed, apart, strict=True):
+        assert torch.allclose(ours.latents, alone.latents, rtol=1e-4, atol=1e-5)
+
+
+def denoise_steps(engine: Engine, drawings: list[Drawing]) -> list[Drawing]:
+    return engine.step(drawings, FLOAT32)
