@@ -2,8 +2,8 @@
 
 The truncated SVD is the best product of a given rank (Eckart and Young, 1936). We find it by randomised subspace
 iteration (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithms 4.4, 5.1): a few products with a sketch of 144
-columns instead of a full SVD of 3072 x 12288, which takes minutes. The energy kept is not estimated: with Q orthonormal,
-‖QᵀM‖² is exactly what the product holds of ‖M‖².
+columns instead of a full SVD of 3072 x 12288, which takes minutes. The energy kept is not estimated: with Q
+orthonormal, ‖QᵀM‖² is exactly what the product holds of ‖M‖².
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ _MODELS: Final[tuple[tuple[str, str], ...]] = (
     (r"distilled_guidance_layer", "Chroma"),
     (r"lora_te2_text_model|lora_unet_(input|output)_blocks_|conditioner\.embedders\.1", "SDXL"),
     (r"joint_blocks|joint_transformer_blocks", "Stable Diffusion 3"),
-    (r"individual_token_refiner|img_attn_qkv|context_refiner", "HunyuanVideo"),
+    (r"individual_token_refiner|double_blocks\.\d+\.(img|txt)_attn_qkv|context_refiner", "HunyuanVideo"),
     (r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)", "Wan"),
     (r"transformer_blocks[._]\d+[._](img_mlp|txt_mlp|img_mod|txt_mod)", "Qwen-Image"),
     (r"transformer_blocks[._]\d+[._]attn1[._].*|scale_shift_table", "LTX-Video or PixArt"),

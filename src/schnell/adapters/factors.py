@@ -65,19 +65,24 @@ def convert_module(
             or a form that cannot run beside untouched weights.
     """
     numbers = _read(file, module, scalings)
-    for part in module.destination.parts:
-        match module.kind:
-            case "lora" | "dora":
-                yield from _low_rank(numbers, part)
-            case "lokr":
-                yield from _kronecker(numbers, part)
-            case "loha":
-                yield from _hadamard(numbers, part)
-            case "diff":
-                yield from _dense(numbers, part, numbers.get("diff")[_rows(numbers, part)])
-            case "bias":
-                if np.any(numbers.get("diff_b")):
-                    raise AdapterError(f"{numbers.where}: it changes a bias (diff_b), which cannot run as an adapter")
+    with np.errstate(over="ignore"):  # what overflows is refused by name below, not warned of
+        for part in module.destination.parts:
+            yield from _convert_part(numbers, part)
+
+
+def _convert_part(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
+    match numbers.source.kind:
+        case "lora" | "dora":
+            yield from _low_rank(numbers, part)
+        case "lokr":
+            yield from _kronecker(numbers, part)
+        case "loha":
+            yield from _hadamard(numbers, part)
+        case "diff":
+            yield from _dense(numbers, part, numbers.get("diff")[_rows(numbers, part)])
+        case "bias":
+            if np.any(numbers.get("diff_b")):
+                raise AdapterError(f"{numbers.where}: it changes a bias (diff_b), which cannot run as an adapter")
 
 
 def _read(file: BufferedReader, module: SourceModule, scalings: Mapping[str, PeftScaling]) -> _Numbers:
@@ -103,12 +108,16 @@ def _scale(module: SourceModule, tensors: Mapping[PartName, Array], scalings: Ma
     return scaling.scale(module.name, rank) if scaling else 1.0
 
 
-def _rows(numbers: _Numbers, part: Part) -> Array:
-    """The row numbers of the fused layer that `part` takes, in order."""
+def _block_rows(numbers: _Numbers) -> int:
     out, blocks = numbers.source.size.out_features, numbers.source.destination.row_blocks
     if out % blocks:
         raise AdapterError(f"{numbers.where}: {out} outputs cannot be split into {blocks} equal parts")
-    block = out // blocks
+    return out // blocks
+
+
+def _rows(numbers: _Numbers, part: Part) -> Array:
+    """The row numbers of the fused layer that `part` takes, in order."""
+    block = _block_rows(numbers)
     return np.concatenate([np.arange(start * block, stop * block) for start, stop in part.blocks])
 
 
@@ -148,37 +157,32 @@ def _decomposed_weight(numbers: _Numbers, part: Part, rows: Array, up: Floats, d
 
 
 def _kronecker(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
-    left = _factor(numbers, "lokr_w1", "lokr_w1_a", "lokr_w1_b") * np.float32(numbers.scale)
+    left = _checked(numbers, _factor(numbers, "lokr_w1", "lokr_w1_a", "lokr_w1_b") * np.float32(numbers.scale))
     if not left.any():
         return
-    right_rows = _right_rows(numbers)
-    if len(part.blocks) > 1:
+    right = _right(numbers)
+    height = next(iter(right.values())).shape[0]
+    windows = _row_windows(numbers, part, left.shape[0] * height)
+    if len(windows) > 1 and any(edge % height for window in windows for edge in window):
         full = np.kron(left, _factor(numbers, "lokr_w2", "lokr_w2_a", "lokr_w2_b"))
         yield from _dense(numbers, part, full[_rows(numbers, part)])
         return
-    start, stop = _row_window(numbers, part, left.shape[0] * right_rows)
-    first, last = start // right_rows, -(-stop // right_rows)
-    tensors: dict[str, Array] = {"lokr_w1": left[first:last]} | _right(numbers)
-    offset = start - first * right_rows
-    if offset or (last - first) * right_rows != stop - start:
-        tensors["lokr_rows"] = np.array([offset, offset + stop - start], np.int64)
-    rank = tensors["lokr_w2_a"].shape[1] if "lokr_w2_a" in tensors else 0
-    yield _module(numbers, part, tensors, rank)
+    pieces = [left[start // height : -(-stop // height)] for start, stop in windows]
+    tensors: dict[str, Array] = {"lokr_w1": np.concatenate(pieces)} | right
+    offset, length = windows[0][0] % height, sum(stop - start for start, stop in windows)
+    if offset or length != tensors["lokr_w1"].shape[0] * height:
+        tensors["lokr_rows"] = np.array([offset, offset + length], np.int64)
+    yield _module(numbers, part, tensors, right["lokr_w2_a"].shape[1] if "lokr_w2_a" in right else 0)
 
 
-def _row_window(numbers: _Numbers, part: Part, rows: int) -> tuple[int, int]:
-    if "lokr_rows" in numbers.tensors:
-        window = numbers.tensors["lokr_rows"].reshape(-1)
-        if len(window) != 2 or not 0 <= window[0] < window[1] <= rows:
-            raise AdapterError(f"{numbers.where}: lokr_rows is not a start and an end within {rows} rows")
-        return int(window[0]), int(window[1])
-    taken = _rows(numbers, part)
-    return int(taken[0]), int(taken[-1]) + 1
-
-
-def _right_rows(numbers: _Numbers) -> int:
-    part: PartName = "lokr_w2" if "lokr_w2" in numbers.tensors else "lokr_w2_a"
-    return int(numbers.tensors[part].shape[0])
+def _row_windows(numbers: _Numbers, part: Part, rows: int) -> tuple[tuple[int, int], ...]:
+    if "lokr_rows" not in numbers.tensors:
+        block = _block_rows(numbers)
+        return tuple((start * block, stop * block) for start, stop in part.blocks)
+    window = numbers.tensors["lokr_rows"].reshape(-1)
+    if len(window) != 2 or not 0 <= window[0] < window[1] <= rows:
+        raise AdapterError(f"{numbers.where}: lokr_rows is not a start and an end within {rows} rows")
+    return ((int(window[0]), int(window[1])),)
 
 
 def _right(numbers: _Numbers) -> dict[str, Array]:
@@ -250,8 +254,7 @@ def _compact(numbers: _Numbers, values: Floats, part: PartName) -> Array:
     dtype = _like(numbers.tensors[part][:0]).dtype
     if dtype == np.float32:
         return values
-    with np.errstate(over="ignore"):
-        narrow = values.astype(dtype)
+    narrow = values.astype(dtype)
     return narrow if np.array_equal(narrow.astype(np.float32), values) else values
 
 

@@ -60,9 +60,11 @@ _PLAIN_PARTS: Final[tuple[PartName, ...]] = (
     "hada_w2_a",
     "hada_w2_b",
 )
+#: PEFT puts the adapter's name, often `default`, between a part and `.weight`.
+_ADAPTER: Final = r"(?:\.(?!(?:weight|bias)$)\w+)?"
 _NAMED_PARTS: Final[tuple[tuple[str, PartName], ...]] = (
-    (r"\.lora_A(?:\.\w+)??(?:\.weight)?", "down"),
-    (r"\.lora_B(?:\.\w+)??(?:\.weight)?", "up"),
+    (rf"\.lora_A{_ADAPTER}(?:\.weight)?", "down"),
+    (rf"\.lora_B{_ADAPTER}(?:\.weight)?", "up"),
     (r"\.lora_down\.weight", "down"),
     (r"\.lora_up\.weight", "up"),
     (r"\.lora\.down\.weight", "down"),
@@ -74,7 +76,7 @@ _NAMED_PARTS: Final[tuple[tuple[str, PartName], ...]] = (
     (r"\.(?:lora_)?alpha", "alpha"),
     (r"\.dora_scale", "magnitude"),
     (r"\.dora_magnitude", "magnitude"),
-    (r"\.lora_magnitude_vector(?:\.\w+)??(?:\.weight)?", "magnitude"),
+    (rf"\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?", "magnitude"),
     (r"\.diff", "diff"),
     (r"\.diff_b", "diff_b"),
 )

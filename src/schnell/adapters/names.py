@@ -1,9 +1,10 @@
 """Module names of FLUX.1's linear layers in every naming that trainers use, and where each lies in diffusers.
 
-Names are compared with dots and underscores made equal, so `double_blocks.0.img_attn.qkv` (Black Forest Labs) and
-`double_blocks_0_img_attn_qkv` (Kohya) are one entry. Fused layers list the parts that they are split into; a part's
-`blocks` are the equal row blocks of the fused layer that it takes, in order. The final layer's modulation holds
-(shift, scale) at Black Forest Labs and (scale, shift) in diffusers, so its two halves change places.
+A name is known with its dots, `double_blocks.0.img_attn.qkv` (Black Forest Labs), and with underscores throughout,
+`double_blocks_0_img_attn_qkv` (Kohya), but not half and half: `double_blocks.0.img_attn_qkv` is HunyuanVideo's.
+Fused layers list the parts that they are split into; a part's `blocks` are the equal row blocks of the fused layer that
+it takes, in order. The final layer's modulation holds (shift, scale) at Black Forest Labs and (scale, shift) in
+diffusers, so its two halves change places.
 """
 
 import re
@@ -118,22 +119,20 @@ _T5: Final = (
     "layer.1.DenseReluDense.wi_1",
     "layer.1.DenseReluDense.wo",
 )
-_INDEX: Final = re.compile(
-    r"^(double_blocks|single_blocks|single_transformer_blocks|transformer_blocks"
-    r"|text_model_encoder_layers|encoder_layers|encoder_block)_(\d{1,4})_(.+)$"
+_DOTTED: Final = re.compile(
+    r"^((?:double_blocks|single_blocks|single_transformer_blocks|transformer_blocks"
+    r"|(?:text_model\.)?encoder\.layers|encoder\.block)\.)(\d{1,4})(\..+)$"
+)
+_FLAT: Final = re.compile(
+    r"^((?:double_blocks|single_blocks|single_transformer_blocks|transformer_blocks"
+    r"|(?:text_model_)?encoder_layers|encoder_block)_)(\d{1,4})(_.+)$"
 )
 
 
-def flatten_name(name: str) -> str:
-    """The name with every dot an underscore, the form in which names are compared."""
-    return name.replace(".", "_")
-
-
 def find_destination(module: str, component: Component) -> Destination | None:
-    """Where a source module named `module` (dots or underscores, no prefix) goes; None if FLUX.1 has no such layer."""
-    flat = flatten_name(module)
-    match = _INDEX.match(flat)
-    template = f"{match[1]}_#_{match[3]}" if match else flat
+    """Where a source module named `module` (without prefix) goes; None if FLUX.1 has no such layer."""
+    match = (_DOTTED if "." in module else _FLAT).match(module)
+    template = f"{match[1]}#{match[3]}" if match else module
     found = _TABLES[component].get(template)
     if found is None or match is None:
         return found
@@ -197,8 +196,12 @@ def _fused(parent: str, pieces: tuple[tuple[str, int], ...]) -> Destination:
     return Destination("transformer", parts, row_blocks=len(pieces))
 
 
+def _both_spellings(table: dict[str, Destination]) -> dict[str, Destination]:
+    return table | {name.replace(".", "_"): destination for name, destination in table.items()}
+
+
 _TABLES: Final[dict[Component, dict[str, Destination]]] = {
-    "transformer": {flatten_name(name): to for name, to in _transformer_table().items()},
-    "text_encoder": {flatten_name(name): to for name, to in _clip_table().items()},
-    "text_encoder_2": {flatten_name(name): to for name, to in _t5_table().items()},
+    "transformer": _both_spellings(_transformer_table()),
+    "text_encoder": _both_spellings(_clip_table()),
+    "text_encoder_2": _both_spellings(_t5_table()),
 }
