@@ -8,12 +8,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from schnell.adapters import CanonicalInfo
+from schnell.engine.slot_linear import SlotLinear
 from schnell.spec import AdapterUse
 
 
-def linear_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Every layer with a weight matrix that a LoRA may target, by path."""
-    return {path: m for path, m in network.named_modules() if hasattr(m, "in_features") and hasattr(m, "weight")}
+def linear_layers(network: nn.Module) -> dict[str, nn.Linear | SlotLinear]:
+    """Every layer that a LoRA may target, by path."""
+    return {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Linear | SlotLinear)}
 
 
 def write_canonical(path: Path, tensors: dict[str, Tensor], *, rank: int, width: int | None = None) -> AdapterUse:

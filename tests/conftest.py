@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,5 +24,5 @@ def random_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_flux_folder(tmp_path_factory.mktemp("models") / "random-flux")
 
 
-def make_job(prompt: str = "red apple", seed: int = 7, **spec: object) -> Job:
-    return Job(id="job", team_id="team", spec=GenerationSpec(prompt=prompt, **spec), seed=seed)  # type: ignore[arg-type]
+def make_job(prompt: str = "red apple", seed: int = 7, **spec: Any) -> Job:
+    return Job(id="job", team_id="team", spec=GenerationSpec(prompt=prompt, **spec), seed=seed)

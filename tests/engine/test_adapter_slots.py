@@ -71,7 +71,7 @@ def test_a_slot_draws_what_merged_weights_draw(engine: Engine, adapters: list[Ad
     for name, layer in linear_layers(transformer).items():
         form = read_adapter(use.path).modules[f"transformer.{name}"]
         assert isinstance(form, LowRank)
-        layer.weight += 0.8 * torch.from_numpy(form.dense().copy())
+        layer.weight.data += 0.8 * torch.from_numpy(form.dense().copy())
     [merged] = draw(engine, lora_job())
     assert (ours.latents - merged.latents).norm() <= 1e-4 * merged.latents.norm()
 

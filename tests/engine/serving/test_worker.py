@@ -3,6 +3,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ def engine(mini: ModelFolder) -> Engine:
     return Engine(mini, torch.device("cpu"))
 
 
-def build_worker(engine: Engine, limits: QueueLimits = QueueLimits()) -> Worker:
+def build_worker(engine: Engine, limits: QueueLimits | None = None) -> Worker:
     sizer = BatchSizer()  # type: ignore[var-annotated]
-    return Worker(engine, Scheduler(sizer.limit, limits=limits), sizer)
+    return Worker(engine, Scheduler(sizer.limit, limits=limits or QueueLimits()), sizer)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def worker(engine: Engine) -> Iterator[Worker]:
     worker.stop()
 
 
-def small_job(job_id: str, prompt: str = "red apple", **spec: object) -> Job:
+def small_job(job_id: str, prompt: str = "red apple", **spec: Any) -> Job:
     return replace(make_job(prompt, **({"size": SMALL} | spec)), id=job_id)
 
 
