@@ -2,8 +2,16 @@ import sys
 
 import typer
 
+from schnell.cli.assets import assets_app
+from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
+from schnell.cli.keys import keys_app
+from schnell.cli.loras import loras_app
 from schnell.cli.models import models_app
+from schnell.cli.serve import serve_command
+from schnell.cli.teams import teams_app
+from schnell.cli.usage import usage_command
+from schnell.cli.users import users_app
 from schnell.errors import FieldError, SchnellError
 
 _USAGE_ERROR = 2
@@ -19,8 +27,16 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.command("serve")(serve_command)
     app.command("generate")(generate_command)
+    app.command("doctor")(doctor_command)
+    app.command("usage")(usage_command)
+    app.add_typer(loras_app, name="loras")
     app.add_typer(models_app, name="models")
+    app.add_typer(teams_app, name="teams")
+    app.add_typer(users_app, name="users")
+    app.add_typer(keys_app, name="keys")
+    app.add_typer(assets_app, name="assets")
     return app
 
 

@@ -72,3 +72,11 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="header"), TensorWriter(tmp_path / "out.safetensors", 8) as writer:
         writer.finish({"format": "longer than the room"})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480])
+def test_a_header_length_that_looks_like_a_pickle_is_still_read(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    text = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    path.write_bytes(length.to_bytes(8, "little") + text + b"\0" * 4)
+    assert set(read_header(path).entries) == {"a"}
