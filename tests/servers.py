@@ -42,7 +42,7 @@ class Server:
 @asynccontextmanager
 async def run_server(folder: Path, runner: FakeRunner | None = None, **settings: Any) -> AsyncIterator[Server]:
     runner = runner or FakeRunner()
-    given = {"data_dir": folder, "bootstrap_key": KEY, "drain_seconds": 5} | settings
+    given: dict[str, Any] = {"data_dir": folder, "bootstrap_key": KEY, "drain_seconds": 5} | settings
     app = build_app(Settings(**given), runner)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

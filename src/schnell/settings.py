@@ -33,7 +33,7 @@ Url = Annotated[str | None, AfterValidator(_no_slash)]
 class Settings(BaseSettings):
     """Frozen; read once by the command line. The environment goes before the file."""
 
-    model_config = SettingsConfigDict(env_prefix="SCHNELL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SCHNELL_", frozen=True, extra="forbid")
 
     data_dir: Path = Field(default_factory=_data_home)
     model: str = "schnell-mini"
@@ -76,7 +76,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's form
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What goes before what: arguments, environment, file."""
-        file = Path(os.environ.get("SCHNELL_CONFIG", "schnell.toml"))
+        named = os.environ.get("SCHNELL_CONFIG")
+        if named and not Path(named).is_file():
+            raise ValueError(f"SCHNELL_CONFIG names a file that is not there: {named}")
+        file = Path(named or "schnell.toml")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
 
     @property

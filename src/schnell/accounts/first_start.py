@@ -1,3 +1,5 @@
+from typing import Final
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -7,11 +9,12 @@ from schnell.accounts.teams import create_team, find_member, list_teams
 from schnell.database.tables import api_keys
 from schnell.errors import ConfigurationError
 
-_SHORTEST_PRESET = 16
+_SHORTEST_PRESET: Final = 16
+_TEAM: Final = "Default team"
 
 
 async def prepare_first_start(connection: AsyncConnection, preset: str | None = None) -> str | None:
-    """Make the first team and its key when there is no team yet; make `preset` a key when it is none.
+    """Make the first team and its admin key when there is no admin key yet; make `preset` a key when it is none.
 
     Returns the key that was made at random, to be shown once; None when there is nothing to show.
 
@@ -20,15 +23,15 @@ async def prepare_first_start(connection: AsyncConnection, preset: str | None = 
     """
     if preset is not None and len(preset) < _SHORTEST_PRESET:
         raise ConfigurationError(f"SCHNELL_BOOTSTRAP_KEY must have at least {_SHORTEST_PRESET} characters")
-    teams = await list_teams(connection)
-    if teams and (preset is None or await _is_known(connection, preset)):
+    if await _has_key(connection, preset):
         return None
-    team = teams[0] if teams else await create_team(connection, "Default team", owner="Administrator")
+    team = next((team for team in await list_teams(connection) if team.name == _TEAM), None)
+    team = team or await create_team(connection, _TEAM, owner="Administrator")
     owner = await find_member(connection, team.id)
     made = await create_key(connection, team.id, owner.user_id, name="first key", scopes=SCOPES, secret=preset)
     return None if preset else made.secret
 
 
-async def _is_known(connection: AsyncConnection, secret: str) -> bool:
-    query = select(api_keys.c.id).where(api_keys.c.digest == digest_key(secret))
-    return (await connection.execute(query)).first() is not None
+async def _has_key(connection: AsyncConnection, preset: str | None) -> bool:
+    wanted = api_keys.c.digest == digest_key(preset) if preset else api_keys.c.scopes.contains("admin")
+    return (await connection.execute(select(api_keys.c.id).where(wanted))).first() is not None

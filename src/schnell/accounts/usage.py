@@ -1,7 +1,10 @@
 """What was used, by day, team, user and key."""
 
-from dataclasses import dataclass
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
 from datetime import date
+from typing import Any
 
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -59,3 +62,16 @@ async def collect_usage(
         UsageRow(day, team, user, key or "", int(requests), int(failed), int(pictures), int(spent))
         for day, team, user, key, requests, failed, pictures, spent in await connection.execute(query)
     ]
+
+
+def write_csv(rows: list[UsageRow]) -> str:
+    """Usage as CSV with a header line. Names cannot become formulas in a spreadsheet."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(field.name for field in fields(UsageRow))
+    writer.writerows([_harmless(value) for value in asdict(row).values()] for row in rows)
+    return file.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value

@@ -1,5 +1,6 @@
 """Records of generations and their pictures, in SQL."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")
+_CURSOR: Final = re.compile(r"[0-9]{1,14}\.[0-9a-f-]{36}")
 _VISIBLE: Final = records.c.status != "DELETED"
 
 
@@ -217,7 +219,7 @@ def _write_cursor(record: Record) -> str:
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    millis, dot, record_id = cursor.partition(".")
-    if not dot or not millis.isascii() or not millis.isdigit() or len(millis) > 14:
+    if not _CURSOR.fullmatch(cursor):
         raise InvalidFieldError(FieldProblem("cursor", "must be the nextCursor of a page before"))
+    millis, _, record_id = cursor.partition(".")
     return datetime.fromtimestamp(int(millis) / 1000, UTC), record_id

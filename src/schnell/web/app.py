@@ -5,7 +5,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from schnell.web import files, health, models
+from schnell.web import account, admin, files, health, models, results
 from schnell.web.dialects import onemin
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import IncomingLimits, RequestContext
@@ -13,7 +13,15 @@ from schnell.web.services import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_ROUTERS: Sequence[APIRouter] = (onemin.router, models.router, files.router, health.router)
+_ROUTERS: Sequence[APIRouter] = (
+    onemin.router,
+    results.router,
+    models.router,
+    account.router,
+    admin.router,
+    files.router,
+    health.router,
+)
 _DIALECT_ERRORS: Sequence[DialectErrors] = ()
 
 

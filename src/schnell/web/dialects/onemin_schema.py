@@ -169,3 +169,12 @@ _FEATURE_ANSWER: Final[dict[str, Any]] = {
     },
 }
 FEATURE_RESPONSES: Final = error_answers(400, 401, 402, 403, 409, 413, 429, 500, 503) | {200: _FEATURE_ANSWER}
+RECORD_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer("The record", _object({"aiRecord": AI_RECORD}))
+}
+RECORD_PAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer(
+        "Records, and the cursor of the next page",
+        _object({"aiRecords": {"type": "array", "items": AI_RECORD}, "nextCursor": _TEXT_OR_NULL}),
+    )
+}

@@ -1,0 +1,44 @@
+import asyncio
+from typing import Annotated
+
+import typer
+
+from schnell.cli.database import AsJson, DataDir
+from schnell.cli.tables import print_value
+
+assets_app = typer.Typer(help="Stored pictures.", no_args_is_help=True)
+
+
+@assets_app.command("prune")
+def prune(
+    older_than: Annotated[
+        float | None, typer.Option(min=0, help="Days; SCHNELL_RETENTION_DAYS if absent, else none by age.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove pictures older than some days, and files that no record knows. Records stay."""
+    from schnell.bootstrap import build_database, build_store, read_settings
+    from schnell.database.migration import migrate
+    from schnell.generations.recovery import apply_retention, find_orphans
+
+    settings = read_settings(data_dir=data_dir)
+    days = settings.retention_days if older_than is None else older_than
+
+    async def run() -> dict[str, int]:
+        database, store = build_database(settings), build_store(settings)
+        try:
+            await migrate(database)
+            removed = await apply_retention(database, store, days)
+            orphans = await find_orphans(database, store)
+            await store.delete(orphans)
+            return {"removed": removed, "orphans": len(orphans)}
+        finally:
+            await store.close()
+            await database.close()
+
+    counts = asyncio.run(run())
+    if as_json:
+        print_value(counts)
+    else:
+        typer.echo(f"removed {counts['removed']} old pictures and {counts['orphans']} files that no record knew")

@@ -1,0 +1,181 @@
+import asyncio
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from schnell.cli.database import AsJson, DataDir
+from schnell.cli.tables import print_values
+from schnell.errors import SchnellError
+
+if TYPE_CHECKING:
+    from schnell.assets.store import AssetStore
+    from schnell.database.session import Database
+    from schnell.settings import Settings
+
+_MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `advice` says what to do about a warning or a problem."""
+
+    subject: str
+    state: Literal["ok", "warning", "problem"]
+    found: str
+    advice: str = ""
+
+
+def doctor_command(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """What is here, what is missing, and what to do about it. Exits 1 when the server could not work."""
+    from schnell.bootstrap import read_settings
+
+    findings = list(examine(read_settings(data_dir=data_dir)))
+    if as_json:
+        print_values(findings, (), as_json=True)
+    else:
+        for each in findings:
+            typer.echo(f"{_MARKS[each.state]}  {each.subject}: {each.found}")
+            if each.advice:
+                typer.echo(f"         → {each.advice}")
+    sys.exit(any(each.state == "problem" for each in findings))
+
+
+def examine(settings: "Settings") -> Iterator[Finding]:
+    """Look at everything that a server with these settings needs."""
+    yield _python()
+    yield _torch()
+    yield _model(settings)
+    yield _safety(settings)
+    yield _space(settings)
+    yield from asyncio.run(_database_and_store(settings))
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", "ok", version)
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+    except ImportError as cause:
+        return Finding("torch", "problem", str(cause), "install it again: make setup")
+    if torch.cuda.is_available():
+        return Finding("torch", "ok", f"{torch.__version__} on {torch.cuda.get_device_name()}")
+    return Finding("torch", "ok", f"{torch.__version__} on the CPU, {torch.get_num_threads()} threads")
+
+
+def _model(settings: "Settings") -> Finding:
+    from schnell.models.catalogue import find_model
+
+    try:
+        return Finding("model", "ok", f"{settings.model} at {find_model(settings.model).path}")
+    except SchnellError as error:
+        return Finding("model", "problem", error.message, f"schnell models pull {settings.model}")
+
+
+def _safety(settings: "Settings") -> Finding:
+    from schnell.engine.safety import load_safety_checker
+
+    if not settings.safety:
+        advice = "unset SCHNELL_SAFETY to use open-nsfw"
+        return Finding("safety", "warning", "off: pictures are not checked at all", advice)
+    try:
+        load_safety_checker(settings.safety, settings.safety_threshold)
+    except SchnellError as error:
+        return Finding("safety", "problem", error.message, "install it again: make setup")
+    return Finding("safety", "ok", f"{', '.join(settings.safety)}, threshold {settings.safety_threshold}")
+
+
+def _space(settings: "Settings") -> Finding:
+    folder = next(each for each in (settings.data_dir, *settings.data_dir.parents) if each.exists())
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < 1:
+        return Finding(
+            "disk", "warning", f"{free:.1f} GiB free in {folder}", "make room, or set SCHNELL_RETENTION_DAYS"
+        )
+    return Finding("disk", "ok", f"{free:.0f} GiB free in {folder}")
+
+
+async def _database_and_store(settings: "Settings") -> list[Finding]:
+    from schnell.bootstrap import build_database, build_store
+
+    try:
+        database = build_database(settings)
+    except SchnellError as error:
+        return [Finding("database", "problem", error.message)]
+    findings = []
+    try:
+        findings.append(await _database(database))
+        store = build_store(settings)
+        findings.extend(await _store(store))
+        if findings[0].state == "ok":
+            findings.extend(await _books(database, store))
+        await store.close()
+    except SchnellError as error:
+        findings.append(Finding("pictures", "problem", error.message))
+    finally:
+        await database.close()
+    return findings
+
+
+async def _database(database: "Database") -> Finding:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from schnell.database.migration import schema_is_current
+
+    try:
+        async with database.read() as connection:
+            current = await schema_is_current(connection)
+    except (SQLAlchemyError, OSError) as cause:
+        reason = str(cause).splitlines()[0]
+        return Finding("database", "problem", f"{database.location}: {reason}", "check SCHNELL_DATABASE_URL")
+    if not current:
+        return Finding("database", "warning", f"{database.location}: not migrated", "`schnell serve` migrates it")
+    return Finding("database", "ok", database.location)
+
+
+async def _store(store: "AssetStore") -> list[Finding]:
+    from schnell.assets.s3 import S3Assets
+
+    if not isinstance(store, S3Assets):
+        return [Finding("pictures", "ok", "local files")]
+    try:
+        await store.check()
+    except SchnellError as error:
+        advice = "check SCHNELL_ASSETS_URL, SCHNELL_S3_ENDPOINT and AWS_ACCESS_KEY_ID"
+        return [Finding("pictures", "problem", error.message, advice)]
+    if store.has_session_credentials():
+        return [
+            Finding(
+                "pictures",
+                "warning",
+                "the S3 credentials are temporary: links signed with them die with their session",
+                "use the keys of an IAM user, or a shorter SCHNELL_LINK_SECONDS",
+            )
+        ]
+    return [Finding("pictures", "ok", "the bucket answers")]
+
+
+async def _books(database: "Database", store: "AssetStore") -> list[Finding]:
+    from schnell.accounts.credits import audit
+    from schnell.generations.recovery import find_orphans
+
+    async with database.read() as connection:
+        wrong = await audit(connection)
+    orphans = await find_orphans(database, store)
+    ledger = (
+        Finding("credits", "problem", f"{len(wrong)} counters differ from the ledger: {wrong[:3]}", "restore a backup")
+        if wrong
+        else Finding("credits", "ok", "every counter is the sum of its ledger")
+    )
+    files = (
+        Finding("orphans", "warning", f"{len(orphans)} files that no record knows", "schnell assets prune")
+        if orphans
+        else Finding("orphans", "ok", "every stored file has its record")
+    )
+    return [ledger, files]

@@ -1,0 +1,105 @@
+"""uvicorn around the app. Imported by `schnell serve` alone: other commands start faster without it."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import typer
+import uvicorn
+
+from schnell.bootstrap import build_app
+from schnell.errors import ConfigurationError
+from schnell.generations import Runner
+from schnell.settings import Settings
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        ConfigurationError: the server could not start; the log says why.
+    """
+    app = build_app(settings, runner)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+    )
+    server = _Server(config, lambda: _greet(settings, app.state.first_key))
+    server.run(sockets=[listener])
+    if not server.started:
+        raise ConfigurationError("the server could not start; the lines above say why")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at this address (port 0: any free one).
+
+    Raises:
+        ConfigurationError: the address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as cause:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {cause.strerror}; choose another --port") from cause
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal that was obeyed is no reason to die of it again: the exit code is 0."""
+
+    def __init__(self, config: uvicorn.Config, greet: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._greet = greet
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._greet()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                with suppress(ValueError):
+                    loop.remove_signal_handler(number)
+
+
+def _greet(settings: Settings, first_key: str | None) -> None:
+    url = settings.base_url
+    typer.echo(f"schnell serves {settings.model} at {url}")
+    if first_key:
+        typer.echo(f"\nYour API key, shown this once:\n\n  {first_key}\n")
+    key = first_key or "$SCHNELL_API_KEY"
+    typer.echo(f"""Draw a picture:
+
+curl --location '{url}/api/features' \\
+--header "API-KEY: {key}" \\
+--header 'Content-Type: application/json' \\
+--data '{{
+"type": "IMAGE_GENERATOR",
+"model": "black-forest-labs/flux-schnell-lora",
+"promptObject": {{
+"prompt": "a red apple on a blue background",
+"aspect_ratio": "1:1",
+"num_inference_steps": 4,
+"go_fast": true,
+"megapixels": "1"
+}}
+}}'
+""")

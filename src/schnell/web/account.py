@@ -1,0 +1,101 @@
+"""The caller's own account: browser sessions, and usage."""
+
+import time
+from dataclasses import asdict
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, status
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
+
+from schnell.accounts.keys import authenticate
+from schnell.accounts.teams import find_member, find_team
+from schnell.accounts.usage import UsageRow, collect_usage, write_csv
+from schnell.web.auth import SECURITY, Reader
+from schnell.web.dialects.onemin_schema import error_answers
+from schnell.web.services import services_of
+from schnell.web.session import COOKIE, LIFETIME_SECONDS
+
+router = APIRouter(tags=["account"])
+
+Since = Annotated[date | None, Query(description="First day, such as 2026-11-01 (UTC).")]
+Until = Annotated[date | None, Query(description="Last day (UTC).")]
+
+
+class Login(BaseModel):
+    """An API key, to be traded for a session cookie."""
+
+    model_config = ConfigDict(strict=True)
+    key: Annotated[str, Field(min_length=1, max_length=512)]
+
+
+@router.post(
+    "/api/session", summary="Log in", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(400, 401)
+)
+async def log_in(request: Request, body: Login) -> Response:
+    """Set a session cookie for pages in a browser. It names the key by its id, and dies with it."""
+    services = services_of(request)
+    async with services.database.read() as connection:
+        caller = await authenticate(connection, body.key.strip())
+    response = Response(status_code=status.HTTP_204_NO_CONTENT)
+    response.set_cookie(
+        COOKIE,
+        services.sessions.make(caller.key_id, int(time.time()) + LIFETIME_SECONDS),
+        max_age=LIFETIME_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=services.config.public_url.startswith("https:"),
+    )
+    return response
+
+
+@router.delete("/api/session", summary="Log out", status_code=status.HTTP_204_NO_CONTENT)
+async def log_out() -> Response:
+    """Forget the session cookie."""
+    response = Response(status_code=status.HTTP_204_NO_CONTENT)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/api/session", summary="Who am I", responses=error_answers(401, 403), dependencies=SECURITY)
+async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
+    """The caller's team, name, scopes and credits."""
+    async with services_of(request).database.read() as connection:
+        member = await find_member(connection, caller.team_id, caller.user_id)
+        team = await find_team(connection, caller.team_id)
+    return {
+        "teamId": team.id,
+        "teamName": team.name,
+        "userId": member.user_id,
+        "userName": member.user_name,
+        "role": member.role,
+        "scopes": list(caller.scopes),
+        "creditLimit": member.credit_limit,
+        "usedCredit": member.used_credit,
+        "teamCreditLimit": team.credit_limit,
+        "teamUsedCredit": team.used_credit,
+    }
+
+
+@router.get("/api/usage", summary="Usage", responses=error_answers(400, 401, 403), dependencies=SECURITY)
+async def usage(
+    request: Request,
+    caller: Reader,
+    since: Since = None,
+    until: Until = None,
+    format: Annotated[Literal["json", "csv"], Query(description="json or csv.")] = "json",  # noqa: A002 - its public name
+) -> Response:
+    """Requests, pictures and credits by day, user and key. Members see their own, a team's ADMIN sees all of it."""
+    own = None if caller.role == "ADMIN" else caller.user_id
+    async with services_of(request).database.read() as connection:
+        rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since, until=until)
+    return usage_response(rows, format)
+
+
+def usage_response(rows: list[UsageRow], form: str) -> Response:
+    """Usage as JSON, or as a CSV file."""
+    if form == "json":
+        return JSONResponse({"usage": [asdict(row) for row in rows]})
+    disposition = {"Content-Disposition": 'attachment; filename="usage.csv"'}
+    return Response(write_csv(rows), media_type="text/csv; charset=utf-8", headers=disposition)
