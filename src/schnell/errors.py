@@ -219,6 +219,13 @@ class AdapterError(SchnellError):
     status = 400
 
 
+class TrainingError(SchnellError):
+    """A training cannot start or go on: its pictures, options or saved state are not usable."""
+
+    code = "TRAINING_FAILED"
+    status = 400
+
+
 class ImageMetadataError(SchnellError):
     """A picture carries no receipt that this version can repeat."""
 

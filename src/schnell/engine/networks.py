@@ -35,27 +35,31 @@ def load_networks(folder: Path, precision: Precision, device: torch.device) -> N
     Raises:
         ModelFolderError: a weight file is missing or does not fit its configuration.
     """
-    flux_transformer, autoencoder, clip, t5 = _network_classes()
+    return Networks(
+        clip=load_network(folder, "text_encoder", precision, device),
+        t5=load_network(folder, "text_encoder_2", precision, device),
+        transformer=load_network(folder, "transformer", precision, device),
+        vae=load_network(folder, "vae", precision, device),
+        precision=precision,
+    )
+
+
+def load_network(folder: Path, part: str, precision: Precision, device: torch.device) -> nn.Module:
+    """Read one network of a diffusers folder: `transformer`, `vae`, `text_encoder` (CLIP) or `text_encoder_2` (T5).
+
+    Raises:
+        ModelFolderError: a weight file is missing or does not fit its configuration.
+    """
     # diffusers and transformers both take `dtype`; the one or the other warns about anything else
     options: dict[str, Any] = {"dtype": precision.dtype, "local_files_only": True, "low_cpu_mem_usage": True}
-
-    def load(network: Any, part: str) -> nn.Module:
-        loaded: nn.Module = network.from_pretrained(folder / part, **options)
-        return loaded.to(device).eval().requires_grad_(requires_grad=False)
-
     try:
-        return Networks(
-            clip=load(clip, "text_encoder"),
-            t5=load(t5, "text_encoder_2"),
-            transformer=load(flux_transformer, "transformer"),
-            vae=load(autoencoder, "vae"),
-            precision=precision,
-        )
+        loaded: nn.Module = _network_classes()[part].from_pretrained(folder / part, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
+    return loaded.to(device).eval().requires_grad_(requires_grad=False)
 
 
-def _network_classes() -> tuple[Any, Any, Any, Any]:
+def _network_classes() -> dict[str, Any]:
     import diffusers.utils
 
     with _without_peft(diffusers.utils.import_utils), _bare_packages(_SIBLING_PACKAGES):
@@ -67,7 +71,12 @@ def _network_classes() -> tuple[Any, Any, Any, Any]:
 
     logging.disable_progress_bar()  # the commands show their own
 
-    return FluxTransformer2DModel, AutoencoderKL, CLIPTextModel, T5EncoderModel
+    return {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+        "transformer": FluxTransformer2DModel,
+        "vae": AutoencoderKL,
+    }
 
 
 @contextmanager

@@ -1,0 +1,97 @@
+"""Trainable low-rank factors beside the frozen linear layers of a FLUX transformer.
+
+Source: LoRA, Hu et al., arXiv:2106.09685.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from schnell.errors import TrainingError
+
+#: Every attention and feed-forward linear of double and single blocks, by its path in diffusers.
+TARGETS: Final = re.compile(
+    r"(transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+    r"|transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)"
+    r"|single_transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v)|proj_mlp|proj_out))"
+)
+
+
+class LowRankLinear(nn.Module):
+    """A frozen linear layer plus `scale * B(A(x))`, with A [rank, in] and B [out, rank] in float32.
+
+    B starts at zero: a fresh layer changes nothing. The delta is B @ A at scale 1 (alpha equals rank).
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        start = torch.empty(rank, base.in_features)
+        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+        device = base.weight.device
+        self.base = base
+        self.a = nn.Parameter(start.to(device))
+        self.b = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+        self.scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out), in the dtype of `x`."""
+        y: Tensor = self.base(x)
+        if not self.scale:
+            return y
+        return y + self.scale * F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
+
+
+LowRankLayers = Mapping[str, LowRankLinear]
+
+
+def install_low_rank(transformer: nn.Module, rank: int, seed: int) -> dict[str, LowRankLinear]:
+    """Put a `LowRankLinear` in the place of every target layer; gives them by module path.
+
+    Raises:
+        TrainingError: the transformer has no such layers, or they are narrower than `rank`.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    installed: dict[str, LowRankLinear] = {}
+    for path, module in list(transformer.named_modules()):
+        if type(module) is nn.Linear and TARGETS.fullmatch(path):
+            _check_rank(rank, module)
+            installed[path] = LowRankLinear(module, rank, generator)
+            parent, _, name = path.rpartition(".")
+            setattr(transformer.get_submodule(parent), name, installed[path])
+    if not installed:
+        raise TrainingError("this model's transformer has none of FLUX's attention and feed-forward layers")
+    return installed
+
+
+def _check_rank(rank: int, layer: nn.Linear) -> None:
+    narrowest = min(layer.in_features, layer.out_features)
+    if not 1 <= rank <= narrowest:
+        raise TrainingError(f"--rank must be 1-{narrowest} for this model, got {rank}")
+
+
+def set_scale(layers: LowRankLayers, scale: float) -> None:
+    """Make every layer act with this strength; 0 is exactly the base model."""
+    for layer in layers.values():
+        layer.scale = scale
+
+
+def read_factors(layers: LowRankLayers) -> dict[str, Tensor]:
+    """The factors as they stand, on the CPU, named as diffusers and PEFT name them in a file."""
+    return {
+        f"transformer.{path}.{name}.weight": factor.detach().float().cpu().clone()
+        for path, layer in layers.items()
+        for name, factor in (("lora_A", layer.a), ("lora_B", layer.b))
+    }
+
+
+def write_factors(layers: LowRankLayers, factors: Mapping[str, Tensor]) -> None:
+    """Put factors read by `read_factors` back."""
+    with torch.no_grad():
+        for path, layer in layers.items():
+            layer.a.copy_(factors[f"transformer.{path}.lora_A.weight"])
+            layer.b.copy_(factors[f"transformer.{path}.lora_B.weight"])

@@ -1,0 +1,63 @@
+"""A folder of pictures with captions beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageOps
+
+from schnell.errors import TrainingError
+
+ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedPicture:
+    """A picture file and the captions that are trained with it, one drawn at random each time."""
+
+    path: Path
+    captions: tuple[str, ...]
+
+
+def find_pictures(folder: Path, trigger: str) -> tuple[CaptionedPicture, ...]:
+    """Every picture of the folder, in the order of names.
+
+    `name.txt` beside `name.png` holds captions, one a line; the trigger word is put in front of those that lack it.
+    Without such a file, the trigger word is the caption.
+
+    Raises:
+        TrainingError: no folder, no pictures, an empty trigger word, or a caption file that is not UTF-8 text.
+    """
+    if not trigger.strip():
+        raise TrainingError("--trigger must be a word, such as `mystyle`")
+    if not folder.is_dir():
+        raise TrainingError(f"IMAGES must be a folder of pictures: {folder} is none")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise TrainingError(f"{folder} holds no pictures: put .png, .jpg, .webp or .bmp files into it")
+    return tuple(CaptionedPicture(path, _captions(path.with_suffix(".txt"), trigger.strip())) for path in files)
+
+
+def _captions(file: Path, trigger: str) -> tuple[str, ...]:
+    if not file.exists():
+        return (trigger,)
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{file} cannot be read as UTF-8 text: {error}") from error
+    captions = [line if trigger.lower() in line.lower() else f"{trigger}, {line}" for line in lines if line]
+    return tuple(captions) or (trigger,)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture as RGB, upright as its EXIF says, on white where it is transparent.
+
+    Raises:
+        TrainingError: the file is not a whole picture that Pillow reads.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise TrainingError(f"{path} cannot be read: {error}; remove it or save it again") from error
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

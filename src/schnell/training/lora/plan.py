@@ -1,0 +1,62 @@
+"""What to train, for how long, and how far it is."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+WARM_UP_STEPS = 10
+_FINAL_RATE = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When training is done: after `minutes`, or after exactly `steps` if they are given."""
+
+    minutes: float = 10.0
+    steps: int | None = None
+
+    def spent(self, step: int, seconds: float) -> float:
+        """The part of the budget that is used up, 0 to 1."""
+        part = step / max(1, self.steps) if self.steps is not None else seconds / max(1e-9, 60 * self.minutes)
+        return min(1.0, part)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """How one LoRA is trained.
+
+    `megapixels` are the areas that pictures are asked for at (`0.25`, `1`; the model's `draw_scale` divides their
+    sides), each with its share of the steps. `learning_rate` None means 0.3 / width of the transformer: 1e-4 for
+    FLUX.1's 3072. `checkpointing` saves memory by computing activations twice.
+    """
+
+    trigger: str
+    rank: int = 16
+    budget: Budget = Budget()
+    megapixels: tuple[tuple[str, float], ...] = (("0.25", 0.75), ("1", 0.25))
+    batch_size: int = 4
+    learning_rate: float | None = None
+    seed: int = 0
+    checkpointing: bool = False
+
+    def rate_for(self, width: int) -> float:
+        """The highest learning rate for a transformer of this width."""
+        return 0.3 / width if self.learning_rate is None else self.learning_rate
+
+
+def rate_factor(step: int, spent: float) -> float:
+    """The part of the highest learning rate at this moment: a short warm-up, then half a cosine down to 3%."""
+    cosine = 0.5 * (1 + math.cos(math.pi * spent))
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """How far a training is: its stage, the part of that stage that is done (0 to 1), and what there is to tell."""
+
+    stage: str
+    done: float
+    message: str = ""
+
+
+ProgressReport = Callable[[TrainingProgress], None]

@@ -1,0 +1,60 @@
+"""Sample pictures that show what a LoRA has learned so far."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from torch import nn
+
+from schnell.engine.decode import decode_latents, fit_to_size
+from schnell.engine.denoise import begin_drawing, denoise_step
+from schnell.engine.text import PromptEmbedding
+from schnell.models.folder import ModelFolder
+from schnell.spec import Size, resolve_size
+from schnell.training.lora.base_model import BaseModel
+from schnell.training.lora.examples import embed_prompts, move_prompt
+
+_STEPS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Draws the same prompts with the same seeds each time, in four steps, at one size."""
+
+    prompts: tuple[PromptEmbedding, ...]
+    vae: Any
+    folder: ModelFolder
+    size: Size
+
+    def draw(self, transformer: nn.Module) -> list[Image.Image]:
+        """One picture a prompt; picture i has seed i. The transformer draws as it stands, LoRA layers included."""
+        grid = self.folder.token_grid(self.size)
+        drawings = [begin_drawing(prompt, seed, _STEPS, grid) for seed, prompt in enumerate(self.prompts)]
+        pictures = [self._finish(transformer, [drawing]) for drawing in drawings]
+        return [fit_to_size(picture, self.size, self.folder.draw_scale) for picture in pictures]
+
+    def _finish(self, transformer: nn.Module, drawings: list[Any]) -> Image.Image:
+        for _ in range(_STEPS):
+            drawings = denoise_step(transformer, drawings)
+        return decode_latents(self.vae, drawings)[0]
+
+
+def build_sampler(prompts: Sequence[str], base: BaseModel, megapixels: str = "0.25") -> Sampler:
+    """A sampler for these prompts, on squares of `megapixels`."""
+    embedded = tuple(move_prompt(prompt, base.device) for prompt in embed_prompts(prompts, base))
+    return Sampler(embedded, base.load("vae"), base.folder, resolve_size("1:1", megapixels))
+
+
+def write_sheet(pictures: Sequence[Image.Image], path: Path, columns: int = 4) -> None:
+    """Pictures of one size side by side in one file, WebP or whatever the ending says."""
+    width, height = pictures[0].size
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number % columns * width, number // columns * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)

@@ -1,0 +1,214 @@
+"""The training loop: from a folder of pictures to a LoRA file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from schnell.engine.networks import load_network
+from schnell.engine.precision import Precision, choose_precision
+from schnell.errors import TrainingError
+from schnell.models.fingerprint import weights_sha256
+from schnell.models.folder import ModelFolder
+from schnell.training.lora.examples import TrainingData, prepare_data
+from schnell.training.lora.lora_file import LoraOrigin, write_lora
+from schnell.training.lora.low_rank import LowRankLayers, install_low_rank, read_factors, write_factors
+from schnell.training.lora.noise import flow_loss
+from schnell.training.lora.pictures import CaptionedPicture, find_pictures
+from schnell.training.lora.plan import ProgressReport, TrainingPlan, TrainingProgress, rate_factor
+from schnell.training.lora.samples import Sampler, build_sampler, write_sheet
+from schnell.training.lora.state import Identity, SavedTraining, load_training, save_training, state_path
+
+#: B learns faster than A (LoRA+, Hayou et al., arXiv:2402.12354).
+B_RATE: Final = 4.0
+_SECONDS_BETWEEN_SAVES: Final = 60.0
+_SAMPLE_PROMPTS: Final = 8
+_SAMPLE_TIMES: Final = 5
+_SMOOTHING: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedLora:
+    """What a training leaves: the file, steps taken, seconds spent, the loss at its end (smoothed), and warnings."""
+
+    path: Path
+    steps: int
+    seconds: float
+    loss: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """Everything that one training needs: pictures, model, where to, and whether to go on with what lies there."""
+
+    images: Path
+    out: Path
+    plan: TrainingPlan
+    folder: ModelFolder
+    device: torch.device
+    resume: bool = False
+    samples: Path | None = None
+
+
+def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
+    """Train a LoRA and write it to `request.out`; interrupted, it leaves a state to resume from.
+
+    Raises:
+        TrainingError: pictures, captions, rank, or the state to resume from cannot be used.
+        ModelFolderError: the model cannot be loaded.
+    """
+    plan, folder = request.plan, request.folder
+    if request.out.suffix != ".safetensors":
+        raise TrainingError(f"--out must end in .safetensors, got {request.out}")
+    pictures = find_pictures(request.images, plan.trigger)
+    identity = Identity(weights_sha256(folder.path), plan.trigger, plan.rank)
+    saved = load_training(state_path(request.out), identity) if request.resume else None
+    precision = choose_precision(request.device, go_fast=True)
+    data = prepare_data(pictures, folder, plan, precision, request.device, report)
+    sampler = _sampler(request, pictures, precision)
+    run = _start(request, data, precision, identity, saved)
+    with _saved_at_the_end(run):
+        _train(run, sampler, request.samples, report)
+    origin = LoraOrigin(plan.trigger, folder.name, identity.base_model_sha256, plan.rank, run.step)
+    write_lora(request.out, read_factors(run.layers), origin)
+    return TrainedLora(request.out, run.step, run.seconds, run.loss, _warnings(request, data, saved))
+
+
+@dataclass(slots=True)
+class _Run:
+    """A training under way."""
+
+    plan: TrainingPlan
+    data: TrainingData
+    transformer: nn.Module
+    layers: LowRankLayers
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    identity: Identity
+    device: torch.device
+    state: Path
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = float("nan")
+
+    @property
+    def spent(self) -> float:
+        return self.plan.budget.spent(self.step, self.seconds)
+
+    def save(self) -> None:
+        saved = SavedTraining(
+            identity=self.identity,
+            step=self.step,
+            seconds=self.seconds,
+            factors=read_factors(self.layers),
+            optimizer=self.optimizer.state_dict(),
+            generator=self.generator.get_state(),
+        )
+        save_training(self.state, saved)
+
+
+def _start(
+    request: TrainingRequest, data: TrainingData, precision: Precision, identity: Identity, saved: SavedTraining | None
+) -> _Run:
+    plan = request.plan
+    transformer: Any = load_network(request.folder.path, "transformer", precision, request.device)
+    layers = install_low_rank(transformer, plan.rank, plan.seed)
+    if plan.checkpointing:
+        transformer.enable_gradient_checkpointing()
+    run = _Run(
+        plan=plan,
+        data=data,
+        transformer=transformer,
+        layers=layers,
+        optimizer=_build_optimizer(layers, plan.rate_for(int(transformer.inner_dim))),
+        generator=torch.Generator("cpu").manual_seed(plan.seed),
+        identity=identity,
+        device=request.device,
+        state=state_path(request.out),
+    )
+    if saved is not None:
+        _continue(run, saved)
+    return run
+
+
+def _build_optimizer(layers: LowRankLayers, rate: float) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [layer.a for layer in layers.values()], "lr": rate, "highest": rate},
+        {"params": [layer.b for layer in layers.values()], "lr": rate * B_RATE, "highest": rate * B_RATE},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
+
+
+def _continue(run: _Run, saved: SavedTraining) -> None:
+    write_factors(run.layers, saved.factors)
+    run.optimizer.load_state_dict(dict(saved.optimizer))
+    run.generator.set_state(saved.generator)
+    run.step, run.seconds = saved.step, saved.seconds
+
+
+@contextmanager
+def _saved_at_the_end(run: _Run) -> Iterator[None]:
+    try:
+        yield
+    except TrainingError:
+        raise  # the factors are not worth keeping
+    except BaseException:
+        run.save()
+        raise
+    run.save()
+
+
+def _train(run: _Run, sampler: Sampler | None, samples: Path | None, report: ProgressReport) -> None:
+    last_save, next_sample = monotonic(), 0.0
+    while run.spent < 1.0:
+        if sampler is not None and samples is not None and run.spent >= next_sample:
+            write_sheet(sampler.draw(run.transformer), samples / f"step-{run.step:06d}.webp")
+            next_sample = run.spent + 1 / _SAMPLE_TIMES
+        _take_step(run)
+        report(TrainingProgress("training", run.spent, f"step {run.step}, loss {run.loss:.4f}"))
+        if monotonic() - last_save > _SECONDS_BETWEEN_SAVES:
+            run.save()
+            last_save = monotonic()
+    if sampler is not None and samples is not None:
+        write_sheet(sampler.draw(run.transformer), samples / f"step-{run.step:06d}.webp")
+
+
+def _take_step(run: _Run) -> None:
+    start = monotonic()
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["highest"] * rate_factor(run.step, run.spent)
+    batch = run.data.draw(run.plan.batch_size, run.generator, run.device)
+    loss = flow_loss(run.transformer, batch.latents, batch.prompts, batch.grid, run.generator)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    value = loss.item()
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is not a number at step {run.step}: train with a lower --learning-rate")
+    torch.nn.utils.clip_grad_norm_([p for group in run.optimizer.param_groups for p in group["params"]], 1.0)
+    run.optimizer.step()
+    run.step += 1
+    run.seconds += monotonic() - start
+    run.loss = value if run.step == 1 or run.loss != run.loss else _SMOOTHING * run.loss + (1 - _SMOOTHING) * value
+
+
+def _sampler(request: TrainingRequest, pictures: tuple[CaptionedPicture, ...], precision: Precision) -> Sampler | None:
+    if request.samples is None:
+        return None
+    spread = pictures[:: max(1, len(pictures) // _SAMPLE_PROMPTS)][:_SAMPLE_PROMPTS]
+    return build_sampler([picture.captions[0] for picture in spread], request.folder, precision, request.device)
+
+
+def _warnings(request: TrainingRequest, data: TrainingData, saved: SavedTraining | None) -> tuple[str, ...]:
+    found = []
+    if data.truncated_captions:
+        limit = request.folder.sequence_length
+        found.append(f"{data.truncated_captions} captions are longer than {limit} tokens: their ends were not read")
+    if request.resume and saved is None:
+        found.append(f"there was no {state_path(request.out)} to resume from: this training began anew")
+    return tuple(found)
