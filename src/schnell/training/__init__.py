@@ -1,0 +1,1 @@
+"""How models are taught: the embedded model's recipe and the LoRA trainer."""

@@ -1,0 +1,1 @@
+"""The recipe of `schnell-mini`, from icon pictures to a diffusers folder."""

@@ -1,0 +1,107 @@
+"""What people may type for an icon: names, keywords, styles, colours and small scenes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "white": (1.0, 1.0, 1.0),
+    "black": (0.03, 0.03, 0.03),
+    "gray": (0.6, 0.6, 0.6),
+    "red": (0.85, 0.15, 0.15),
+    "orange": (1.0, 0.6, 0.2),
+    "yellow": (1.0, 0.9, 0.4),
+    "green": (0.3, 0.75, 0.35),
+    "teal": (0.1, 0.55, 0.55),
+    "blue": (0.25, 0.45, 0.9),
+    "sky blue": (0.6, 0.85, 1.0),
+    "purple": (0.55, 0.3, 0.8),
+    "pink": (1.0, 0.7, 0.8),
+    "brown": (0.5, 0.33, 0.2),
+    "beige": (0.96, 0.9, 0.8),
+}
+SPELLINGS = {
+    "gray": ("gray", "grey"),
+    "black": ("black", "dark"),
+    "sky blue": ("sky blue", "light blue"),
+    "purple": ("purple", "violet"),
+}
+STARTS = (
+    "a {}", "an {}", "the {}", "one {}", "my {}", "a photo of a {}", "a picture of a {}", "a 3d icon of {}",
+    "an icon of {}", "a cute {}", "an illustration of a {}", "3d render of {}", "drawing of a {}", "big {}",
+    "little {}", "{} emoji", "{} icon", "{}, 3d render", "{}, high quality", "{}, highly detailed", "{}, glossy",
+    "{}, studio light", "{}, digital art", "beautiful {}", "a close up of {}", "{}, cartoon style", "{} please",
+    "painting of {}", "draw a {}", "a portrait of {}", "{}, 4k", "{}, isometric", "{}, soft light", "{}, minimal",
+)  # fmt: skip
+BACKGROUNDS = (
+    "{} on a {} background", "{} on a {} background", "{}, {} background", "{} with a {} background",
+    "{} on {}", "{} against a {} background", "{}, on a plain {} background", "{}, {} backdrop", "{} over {}",
+)  # fmt: skip
+SCENES = (
+    "{a} at night", "{a} in the morning", "{a} by the sea", "{a} in the forest", "{a} in the city", "{a} in space",
+    "{a} in winter", "{a}, neon lights", "{a} in the style of a toy", "{a}, cyberpunk style", "{a} in the rain",
+    "a happy {a}", "a {a} made of plastic", "{a} under the sun", "{a} on the table", "{a} at home", "old {a}",
+    "{a} in a garden", "fantasy {a}", "{a} for my birthday", "i want a {a}", "{a} near the river", "shiny {a}",
+)  # fmt: skip
+ADJECTIVES = ("red", "blue", "green", "small", "golden", "tiny", "old", "new", "modern", "colorful", "nice", "funny")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An icon's name and keywords; `extra` are looser words, used more rarely; `key` its code points."""
+
+    label: str
+    tags: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    key: str = ""
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The keywords other than the name."""
+        return tuple(tag for tag in self.tags if tag != self.label)
+
+
+def pick_words(rng: Random, words: Sequence[str], low: int, high: int) -> list[str]:
+    """Between `low` and `high` of the words, in random order."""
+    return rng.sample(list(words), min(len(words), rng.randint(low, high)))
+
+
+def describe(rng: Random, entry: Entry) -> str:
+    """The object alone: its name, some keywords, both, or a looser word."""
+    tags, chance = entry.keywords, rng.random()
+    if entry.extra and rng.random() < 0.15:
+        return rng.choice(entry.extra)
+    if chance < 0.45 or not tags:
+        return entry.label
+    if chance < 0.75:
+        half = max(1, (len(tags) + 1) // 2)
+        return rng.choice((", ", " ")).join(pick_words(rng, tags, min(2, half), max(2, half)))
+    if chance < 0.88:
+        return rng.choice((", ", " ")).join([entry.label, *pick_words(rng, tags, 1, 3)])
+    words = f"{entry.label} {' '.join(tags)}".split()
+    return " ".join(pick_words(rng, words, 2, 6))
+
+
+def decorate(rng: Random, text: str) -> str:
+    """The same object with an article, a style or a little scene around it."""
+    chance = rng.random()
+    if chance < 0.55:
+        return text
+    if chance < 0.85:
+        return rng.choice(STARTS).format(text)
+    if chance < 0.92:
+        return f"{rng.choice(ADJECTIVES)} {text}"
+    return rng.choice(SCENES).format(a=text)
+
+
+def on_background(rng: Random, text: str, colour: str) -> str:
+    """The text with its background named; white may stay unsaid."""
+    if colour == "white" and rng.random() < 0.6:
+        return text
+    word = rng.choice(SPELLINGS.get(colour, (colour,)))
+    return rng.choice(BACKGROUNDS).format(text, word)
+
+
+def caption(rng: Random, entry: Entry, colour: str) -> str:
+    """A whole prompt for the icon on the coloured background."""
+    return on_background(rng, decorate(rng, describe(rng, entry)), colour)

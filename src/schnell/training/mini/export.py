@@ -1,0 +1,33 @@
+"""A finished model as a stock diffusers folder in half precision."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+from schnell.training.mini.sampling import Painter
+from schnell.training.mini.tokens import LENGTH
+
+DRAW_SCALE = 4
+
+
+def export_model(painter: Painter, folder: Path) -> None:
+    """Write the folder beside `folder` first, then put it in its place."""
+    fresh = folder.with_name(folder.name + ".part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    clip_tokenizer, t5_tokenizer = painter.text.tokenizers
+    FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        vae=painter.vae,
+        text_encoder=painter.text.clip,
+        tokenizer=clip_tokenizer,
+        text_encoder_2=painter.text.t5,
+        tokenizer_2=t5_tokenizer,
+        transformer=painter.transformer,
+    ).to(torch.float16).save_pretrained(fresh)
+    convention = {"draw_scale": DRAW_SCALE, "sequence_length": LENGTH}
+    (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)

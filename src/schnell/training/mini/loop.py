@@ -1,0 +1,125 @@
+"""The loop that every stage shares: run for some minutes, save every few, go on where it stopped."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+SAVE_EVERY = 120.0
+REPORT_EVERY = 20
+
+Show = Callable[[str, float, str], None]
+
+
+class Learner(Protocol):
+    """A stage of training: one update at a time, with a state that can be written and read."""
+
+    name: str
+
+    def update(self, progress: float) -> float:
+        """One optimizer step at `progress` in 0..1 of the stage; the loss."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage runs, in seconds; `updates` ends it earlier."""
+
+    seconds: float
+    updates: int | None = None
+
+    def progress(self, elapsed: float, done: int) -> float:
+        """How far the stage is, in 0..1."""
+        shares = [elapsed / max(self.seconds, 1e-9)]
+        if self.updates is not None:
+            shares.append(done / self.updates)
+        return min(1.0, max(shares))
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Write a state in one move, so that a broken-off run leaves the last good one."""
+    fresh = path.with_suffix(".part")
+    torch.save(state, fresh)
+    os.replace(fresh, path)  # noqa: PTH105
+
+
+def run_learner(learner: Learner, budget: Budget, path: Path, show: Show) -> None:
+    """Update until the budget is spent. A state at `path` is resumed; a finished stage returns at once."""
+    elapsed, done = 0.0, 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        learner.restore(state["learner"])
+        elapsed, done = state["elapsed"], state["done"]
+        if state["finished"]:
+            return
+    mean, saved, last = 0.0, time.monotonic(), time.monotonic()
+
+    def save(*, finished: bool) -> None:
+        write_state({"learner": learner.state(), "elapsed": elapsed, "done": done, "finished": finished}, path)
+
+    while (progress := budget.progress(elapsed, done)) < 1:
+        loss = learner.update(progress)
+        done += 1
+        mean = loss if mean == 0 else 0.98 * mean + 0.02 * loss
+        elapsed, last = elapsed + time.monotonic() - last, time.monotonic()
+        if done % REPORT_EVERY == 0:
+            show(learner.name, progress, f"loss {mean:.4f}, {done} updates")
+        if time.monotonic() - saved > SAVE_EVERY:
+            save(finished=False)
+            saved = time.monotonic()
+    save(finished=True)
+    show(learner.name, 1.0, f"loss {mean:.4f}, {done} updates")
+
+
+def rate(progress: float, done: int, warm: int = 100, hold: float = 0.6, end: float = 0.03) -> float:
+    """The learning rate's factor: a short warm-up, a plateau, then linear down to `end`."""
+    falling = 1.0 if progress < hold else end + (1 - end) * (1 - progress) / (1 - hold)
+    return min(1.0, (done + 1) / warm) * falling
+
+
+def precision(device: torch.device) -> AbstractContextManager[object]:
+    """bf16 where the processor multiplies it fast: CUDA, or a CPU with AMX."""
+    if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported()):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+class Average:
+    """A moving average of parameters, quick at first."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.values = {name: value.detach().clone() for name, value in network.named_parameters()}
+
+    def add(self, network: nn.Module) -> None:
+        """Take in the network's present weights."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, value in network.named_parameters():
+            self.values[name].lerp_(value.detach(), 1 - decay)
+
+    def copy_to(self, network: nn.Module) -> None:
+        """Write the average into the network."""
+        for name, value in network.named_parameters():
+            value.data.copy_(self.values[name])
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor, network: nn.Module, factor: float) -> None:
+    """One clipped optimizer step at `factor` of each group's own rate (`base`)."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * factor
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()

@@ -1,0 +1,236 @@
+"""The whole recipe: data, autoencoder, text encoders, flow transformer, export. Each stage goes on where it stopped."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+
+import torch
+from diffusers import AutoencoderKL
+from tokenizers import Tokenizer
+
+from schnell.training.errors import TrainingDataError, TrainingError
+from schnell.training.mini.captions import Entry
+from schnell.training.mini.export import export_model
+from schnell.training.mini.finish import DecoderLearner
+from schnell.training.mini.flow import PARTS, WHOLE, Course, Dealer, FlowLearner, TextModels
+from schnell.training.mini.latents import VIEWS, Encoded, encode_view, load_encoded, save_encoded
+from schnell.training.mini.loop import Budget, Learner, Show, run_learner, write_state
+from schnell.training.mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
+from schnell.training.mini.pictures import Icons, read_icons
+from schnell.training.mini.sampling import Painter, load_painter
+from schnell.training.mini.sources import DICTIONARY, KEYWORDS, NAMES, PICTURES, SENTENCE_ENCODER, fetch
+from schnell.training.mini.text import (
+    ClipReader,
+    Lessons,
+    T5Reader,
+    TextLearner,
+    adopt_words,
+    draw_batch,
+    measure_looks,
+)
+from schnell.training.mini.tokens import REGISTERS, train_vocabulary, wrap
+from schnell.training.mini.vae import VaeLearner
+from schnell.training.mini.words import dictionary_words, icon_similarity, nearby_words, read_keywords
+
+SHARES = {"vae": 0.25, "clip": 0.12, "t5": 0.13, "parts": 0.32, "whole": 0.13, "decoder": 0.05}
+VOCABULARY_BATCHES = 25
+VOCABULARY_BATCH = 2000
+STATISTICS = 256
+
+
+@dataclass(frozen=True)
+class Data:
+    """Icons with their words, and dictionary words with the icon each means."""
+
+    icons: Icons
+    pairs: tuple[tuple[str, int], ...]
+
+    def nearby(self) -> dict[int, list[str]]:
+        """Dictionary words by icon."""
+        words: dict[int, list[str]] = {}
+        for word, icon in self.pairs:
+            words.setdefault(icon, []).append(word)
+        return words
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where to work, for how long, how large, on what, and which folder to start from."""
+
+    work: Path
+    minutes: float
+    device: torch.device
+    show: Show
+    shape: Shape = field(default_factory=Shape)
+    start: Path | None = None
+    updates: int | None = None
+    courses: tuple[Course, Course] = (PARTS, WHOLE)
+
+    def budget(self, stage: str) -> Budget:
+        """A stage's part of the minutes."""
+        return Budget(SHARES[stage] * self.minutes * 60, self.updates)
+
+    def state(self, stage: str) -> Path:
+        """Weights, optimizer and count of updates."""
+        return self.work / "state" / f"{stage}.pt"
+
+    def run(self, stage: str, learner: Learner) -> None:
+        """Run a stage to its end, resuming it."""
+        run_learner(learner, self.budget(stage), self.state(stage), self.show)
+
+
+def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: bool) -> Path:
+    """Run every stage that is not finished and return the exported folder.
+
+    Raises:
+        TrainingError: the work folder holds another run and `resume` is off.
+        TrainingDataError: the data cannot be fetched or is not what was pinned.
+    """
+    states = plan.work / "state"
+    if states.exists() and not resume:
+        raise TrainingError(f"{plan.work} holds an earlier run: add --resume to go on, or choose another --work")
+    states.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    data = prepare(plan.work, plan.show)
+    vae = teach_vae(plan, data.icons)
+    views = encode_views(plan, vae, data.icons)
+    text = teach_text(plan, data)
+    painter = teach_flow(plan, data, text, vae, views)
+    finish_decoder(plan, painter, data.icons, views)
+    folder = plan.work / "schnell-mini"
+    export_model(painter, folder)
+    plan.show("export", 1.0, str(folder))
+    return folder
+
+
+def prepare_data(work: Path, show: Show) -> Data:
+    """Fetch the pinned packages, read the pictures and collect the words; kept in the work folder."""
+    kept = work / "data.pt"
+    if kept.exists():
+        return read_data(kept)
+    show("data", 0.0, "pictures and names")
+    packages = work / "packages"
+    icons = read_icons(fetch(PICTURES, packages), fetch(NAMES, packages))
+    keywords = read_keywords(fetch(KEYWORDS, packages))
+    icons = replace(icons, entries=tuple(add_keywords(e, keywords) for e in icons.entries))
+    known = {word for entry in icons.entries for word in (entry.label, *entry.tags)}
+    words = [w for w in dictionary_words(fetch(DICTIONARY, packages)) if w not in known]
+    show("data", 0.3, f"{len(words)} dictionary words")
+    pairs = nearby_words(icon_similarity(fetch(SENTENCE_ENCODER, packages), icons.entries, words), words)
+    data = Data(icons, tuple(pairs))
+    write_data(data, kept)
+    show("data", 1.0, f"{len(icons)} icons, {len(pairs)} more words")
+    return data
+
+
+def add_keywords(entry: Entry, keywords: dict[str, tuple[str, ...]]) -> Entry:
+    """An entry with the other list's words as looser ones."""
+    extra = (word for word in keywords.get(entry.key, ()) if word != entry.label and word not in entry.tags)
+    return replace(entry, extra=tuple(extra))
+
+
+def write_data(data: Data, path: Path) -> None:
+    """Keep the data in one file."""
+    rows = [(e.label, e.tags, e.extra, e.key) for e in data.icons.entries]
+    write_state({"pictures": data.icons.pictures, "entries": rows, "pairs": data.pairs}, path)
+
+
+def read_data(path: Path) -> Data:
+    """Raises TrainingDataError when the file is not one of ours."""
+    try:
+        kept = torch.load(path, weights_only=True)
+        entries = tuple(Entry(*row) for row in kept["entries"])
+        return Data(Icons(kept["pictures"], entries), tuple(kept["pairs"]))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise TrainingDataError(f"{path} cannot be read; delete it to fetch the data again") from error
+
+
+def teach_vae(plan: Plan, icons: Icons) -> AutoencoderKL:
+    """The autoencoder, from nothing or taken from the starting folder, with its latents' mean and spread."""
+    if plan.start is not None:
+        return AutoencoderKL.from_pretrained(plan.start / "vae").float().to(plan.device).eval()
+    learner = VaeLearner(build_vae(plan.shape), icons, plan.device)
+    plan.run("vae", learner)
+    vae = learner.vae.eval()
+    vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)
+    count = min(STATISTICS, len(icons))
+    sample = encode_view(
+        vae, replace(icons, pictures=icons.pictures[:count], entries=icons.entries[:count]), VIEWS[0], 0
+    )
+    values = sample.latents.float()
+    vae.register_to_config(shift_factor=float(values.mean()), scaling_factor=float(1 / values.std()))
+    return vae
+
+
+def encode_views(plan: Plan, vae: AutoencoderKL, icons: Icons) -> dict[str, Encoded]:
+    """Latents of every view, kept in the work folder."""
+    folder = plan.work / "latents"
+    folder.mkdir(exist_ok=True)
+    views = {}
+    for number, view in enumerate(VIEWS):
+        path = folder / f"{view.name}.pt"
+        if not path.exists():
+            plan.show("latents", number / len(VIEWS), view.name)
+            save_encoded(encode_view(vae, icons, view, number), path)
+        views[view.name] = load_encoded(path)
+    return views
+
+
+def teach_text(plan: Plan, data: Data) -> TextModels:
+    """CLIP first, then T5 from CLIP's words."""
+    vocabulary = make_vocabulary(plan, data)
+    tokenizers = (wrap(vocabulary), wrap(vocabulary, REGISTERS))
+    looks = measure_looks(data.icons.pictures)
+    lessons = [Lessons(data.icons.entries, data.pairs, looks, tokenizer) for tokenizer in tokenizers]
+    size, width, count = len(tokenizers[0]), plan.shape.width, len(data.icons)
+    clip = ClipReader(build_clip(plan.shape, size), width, count)
+    plan.run("clip", TextLearner("clip", clip, lessons[0], plan.device))
+    t5 = T5Reader(build_t5(plan.shape, size), width, count)
+    adopt_words(t5.encoder, clip.encoder)
+    plan.run("t5", TextLearner("t5", t5, lessons[1], plan.device))
+    return TextModels(clip.encoder.eval(), t5.encoder.eval(), tokenizers)
+
+
+def make_vocabulary(plan: Plan, data: Data) -> Tokenizer:
+    """The word pieces of many captions, kept in the work folder."""
+    path = plan.work / "vocabulary.json"
+    if not path.exists():
+        rng = Random(0)
+        batches = (draw_batch(rng, data.icons.entries, data.pairs, VOCABULARY_BATCH) for _ in range(VOCABULARY_BATCHES))
+        texts = (text for batch in batches for text in batch.texts)
+        train_vocabulary(texts, plan.shape.vocabulary).save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def teach_flow(plan: Plan, data: Data, text: TextModels, vae: AutoencoderKL, views: dict[str, Encoded]) -> Painter:
+    """The transformer: parts of pictures first, whole ones last."""
+    transformer = build_transformer(plan.shape)
+    if plan.start is not None:
+        transformer = load_painter(plan.start).transformer
+    dealer = Dealer(views, data.icons.entries, data.nearby(), Random(0), torch.Generator().manual_seed(0))
+    for stage, course in zip(("parts", "whole"), plan.courses, strict=True):
+        learner = FlowLearner(transformer, text, dealer, course, plan.device)
+        plan.run(stage, learner)
+        transformer = learner.finish()
+    return Painter(text, transformer, vae)
+
+
+def finish_decoder(plan: Plan, painter: Painter, icons: Icons, views: dict[str, Encoded]) -> None:
+    """Polish the decoder on what the model draws."""
+    learner = DecoderLearner(painter, icons, views, plan.device)
+    plan.run("decoder", learner)
+    learner.finish()
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        TrainingError: the device is not known or not here.
+    """
+    if name not in {"auto", "cpu", "cuda"}:
+        raise TrainingError(f"device: {name!r} is not auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device: there is no CUDA device here; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
