@@ -226,8 +226,29 @@ class TrainingError(SchnellError):
     status = 400
 
 
+class LoraSourceError(SchnellError):
+    """A LoRA's source is not one that this server may fetch from: a refused host or address, or offline mode."""
+
+    code = "LORA_SOURCE_REFUSED"
+    status = 400
+
+
+class LoraDownloadError(SchnellError):
+    """A LoRA could not be fetched from where it lies."""
+
+    code = "LORA_DOWNLOAD_FAILED"
+    status = 502
+    retry_helps = True
+
+
 class ImageMetadataError(SchnellError):
     """A picture carries no receipt that this version can repeat."""
 
     code = "NO_RECEIPT"
     status = 400
+
+
+class BenchmarkError(SchnellError):
+    """A benchmark's peer could not be run."""
+
+    code = "BENCHMARK_FAILED"

@@ -1,0 +1,170 @@
+"""From a reference to a file that can be fetched: asks Hugging Face, Civitai or Replicate where it lies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Final
+from urllib.parse import quote
+
+from schnell.errors import LoraDownloadError
+from schnell.loras.download import Downloader, RemoteFile
+from schnell.loras.references import CivitaiModel, DirectUrl, HubFile, Reference, ReplicateModel
+
+#: Names that trainers give to the one LoRA of a repository, the likeliest first.
+_USUAL_FILES: Final = (
+    "pytorch_lora_weights.safetensors",
+    "lora.safetensors",
+    "adapter_model.safetensors",
+    "flux-lora.safetensors",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSites:
+    """Where the sites are, and the tokens that they know this server by."""
+
+    hub: str = "https://huggingface.co"
+    civitai: str = "https://civitai.com"
+    replicate: str = "https://replicate.com"
+    hub_token: str | None = field(default=None, repr=False)
+    civitai_token: str | None = field(default=None, repr=False)
+    replicate_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSource:
+    """A file to fetch, and what its site says of it.
+
+    `peft_config` is PEFT's configuration beside the file; `note` stands before the message if fetching fails.
+    """
+
+    file: RemoteFile
+    name: str
+    trigger_words: tuple[str, ...] = ()
+    licence: str | None = None
+    base_model: tuple[str, ...] = ()
+    peft_config: RemoteFile | None = None
+    note: str = ""
+
+
+async def find_source(reference: Reference, sites: SourceSites, downloader: Downloader) -> FoundSource:
+    """Where the file behind a reference lies.
+
+    `owner/name` is looked for on Hugging Face, then among the models trained on Replicate.
+
+    Raises:
+        LoraSourceError, LoraDownloadError: the site may not be asked, or has no such LoRA, or several.
+    """
+    match reference:
+        case HubFile():
+            return await _find_on_hub(reference, sites, downloader)
+        case CivitaiModel():
+            return await _find_on_civitai(reference, sites, downloader)
+        case ReplicateModel():
+            return _find_on_replicate(reference, sites)
+        case DirectUrl():
+            return _find_direct(reference, sites)
+        case _:
+            raise LoraDownloadError(f"no LoRA of this library is called {reference.name!r}")
+
+
+async def _find_on_hub(reference: HubFile, sites: SourceSites, downloader: Downloader) -> FoundSource:
+    revision = f"/revision/{quote(reference.revision, safe='')}" if reference.revision else ""
+    listing = RemoteFile(f"{sites.hub}/api/models/{reference.repository}{revision}?blobs=true", token=sites.hub_token)
+    found = await downloader.fetch_json(listing)
+    if not isinstance(found, Mapping):
+        if reference.file is None and reference.revision is None:
+            elsewhere = _find_on_replicate(ReplicateModel(reference.repository), sites)
+            return replace(elsewhere, note=f"Hugging Face shows no {reference.repository}, and ")
+        raise LoraDownloadError(
+            f"the hub has no {reference.repository}, or it is private: check the name, or set a token"
+        )
+    files = {str(each.get("rfilename")): each for each in _objects(found.get("siblings"))}
+    name = reference.file or _choose_file(reference.repository, tuple(files))
+    base = f"{sites.hub}/{reference.repository}/resolve/{quote(reference.revision or 'main', safe='')}/"
+    config = str(PurePosixPath(name).with_name("adapter_config.json"))
+    has_config = PurePosixPath(name).name == "adapter_model.safetensors" and config in files
+    card = found.get("cardData")
+    return FoundSource(
+        RemoteFile(base + quote(name), _hub_hash(files.get(name)), sites.hub_token),
+        name=reference.repository.partition("/")[2],
+        trigger_words=_texts(card, "instance_prompt", "trigger"),
+        licence=next(iter(_texts(card, "license")), None),
+        base_model=_texts(card, "base_model"),
+        peft_config=RemoteFile(base + quote(config), token=sites.hub_token) if has_config else None,
+    )
+
+
+def _choose_file(repository: str, files: tuple[str, ...]) -> str:
+    loras = [name for name in files if name.endswith(".safetensors")]
+    for usual in _USUAL_FILES:
+        if usual in loras:
+            return usual
+    if len(loras) == 1:
+        return loras[0]
+    if not loras:
+        raise LoraDownloadError(f"{repository} on the hub holds no .safetensors file")
+    names = ", ".join(sorted(loras)[:8])
+    raise LoraDownloadError(
+        f"{repository} on the hub holds {len(loras)} .safetensors files ({names}); "
+        f"name one as huggingface.co/{repository}/FILE.safetensors"
+    )
+
+
+def _hub_hash(file: Mapping[str, Any] | None) -> str | None:
+    lfs = file.get("lfs") if file else None
+    value = lfs.get("sha256") if isinstance(lfs, Mapping) else None
+    return value if isinstance(value, str) and len(value) == 64 else None
+
+
+async def _find_on_civitai(reference: CivitaiModel, sites: SourceSites, downloader: Downloader) -> FoundSource:
+    address = f"{sites.civitai}/api/v1/models/{reference.model}"
+    found = await downloader.fetch_json(RemoteFile(address, token=sites.civitai_token))
+    versions = _objects(found.get("modelVersions")) if isinstance(found, Mapping) else []
+    chosen = [each for each in versions if reference.version in {None, each.get("id")}]
+    if not chosen:
+        raise LoraDownloadError(f"Civitai has no model {reference.model}, or not this version of it")
+    files = [file for file in _objects(chosen[0].get("files")) if str(file.get("name")).endswith(".safetensors")]
+    url = next((str(file["downloadUrl"]) for file in files if isinstance(file.get("downloadUrl"), str)), None)
+    if url is None:
+        raise LoraDownloadError(f"model {reference.model} on Civitai holds no .safetensors file")
+    hashes = files[0].get("hashes")
+    digest = hashes.get("SHA256") if isinstance(hashes, Mapping) else None
+    return FoundSource(
+        RemoteFile(url, digest if isinstance(digest, str) else None, sites.civitai_token),
+        name=str(found.get("name", reference.model)),
+        trigger_words=_texts(chosen[0], "trainedWords"),
+        base_model=_texts(chosen[0], "baseModel"),
+    )
+
+
+def _find_on_replicate(reference: ReplicateModel, sites: SourceSites) -> FoundSource:
+    version = f"/versions/{reference.version}" if reference.version else ""
+    file = RemoteFile(f"{sites.replicate}/{reference.model}{version}/_weights", token=sites.replicate_token)
+    return FoundSource(file, name=reference.model.partition("/")[2])
+
+
+def _find_direct(reference: DirectUrl, sites: SourceSites) -> FoundSource:
+    tokens = (
+        (sites.hub, sites.hub_token),
+        (sites.civitai, sites.civitai_token),
+        (sites.replicate, sites.replicate_token),
+    )
+    token = next((token for site, token in tokens if reference.url.startswith(f"{site}/")), None)
+    stem = PurePosixPath(reference.url.partition("?")[0]).stem
+    return FoundSource(RemoteFile(reference.url, token=token), name=stem)
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def _texts(card: object, *names: str) -> tuple[str, ...]:
+    if not isinstance(card, Mapping):
+        return ()
+    values = [value for name in names for value in _as_list(card.get(name))]
+    return tuple(value.strip()[:200] for value in values if isinstance(value, str) and value.strip())[:16]
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
