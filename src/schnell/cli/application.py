@@ -3,6 +3,7 @@ import sys
 import typer
 
 from schnell.cli.assets import assets_app
+from schnell.cli.bench import bench_command
 from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
 from schnell.cli.keys import keys_app
@@ -28,6 +29,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.command("serve")(serve_command)
+    app.command("bench")(bench_command)
     app.command("generate")(generate_command)
     app.command("doctor")(doctor_command)
     app.command("usage")(usage_command)

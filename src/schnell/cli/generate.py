@@ -7,8 +7,10 @@ import typer
 
 from schnell.cli.output import print_json, say
 from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.models.folder import ModelFolder
 from schnell.spec import (
     CUSTOM_RATIO,
+    AdapterUse,
     GeneratedImage,
     GenerationSpec,
     Job,
@@ -82,11 +84,23 @@ def _parse_lora(text: str) -> LoraRef:
 def _draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
     from schnell.bootstrap import build_engine
 
-    if spec.loras:
-        raise InvalidFieldError(FieldProblem("lora", "LoRAs are not served yet"))
     engine = build_engine(model, device=device, safety=spec.safety_checker)
-    job = Job(id="cli", team_id="cli", spec=spec, seed=random_seed() if spec.seed is None else spec.seed)
+    adapters = tuple(_resolve_lora(lora, engine.folder) for lora in spec.loras)
+    seed = random_seed() if spec.seed is None else spec.seed
+    job = Job(id="cli", team_id="cli", spec=spec, seed=seed, adapters=adapters)
     return _with_progress(lambda listen: _generate(engine, job, listen), spec.steps)
+
+
+def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
+    from schnell.adapters import convert_adapter, read_model_shape
+    from schnell.models.locations import cache_home, embedded_home
+
+    bundled = embedded_home() / "loras" / f"{lora.reference}.safetensors"
+    file = bundled if bundled.is_file() else Path(lora.reference)
+    if not file.is_file():
+        raise InvalidFieldError(FieldProblem("lora", f"{lora.reference} is neither a file nor a bundled LoRA"))
+    converted = convert_adapter(file, cache_home() / "adapters", shape=read_model_shape(model.path))
+    return AdapterUse(name=lora.reference, sha256=converted.sha256, path=converted.path, scale=lora.scale)
 
 
 def _generate(engine: Any, job: Job, listen: Callable[[Any], None]) -> JobOutcome:

@@ -8,13 +8,14 @@ from typing import Final
 
 import torch
 from PIL import Image
+from torch import nn
 
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.decode import decode_latents, fit_to_size
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
 from schnell.engine.networks import Networks, load_networks
-from schnell.engine.precision import Precision, choose_precision
+from schnell.engine.precision import FLOAT32, Precision, choose_precision
 from schnell.engine.prompt_cache import PromptCache
 from schnell.engine.receipt import AdapterReceipt, Receipt
 from schnell.engine.safety import SafetyChecker
@@ -45,8 +46,12 @@ class LoadedModel:
     """A model's networks in one precision, with LoRA slots in all their linear layers."""
 
     def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int) -> None:
+        device = next(networks.transformer.parameters()).device
+        if device.type == "cpu" and networks.precision == FLOAT32:
+            # oneDNN's float32 convolutions take channels-last tensors as they are: a third off the decoder's time
+            networks.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types leave it out
         self.networks = networks
-        self.routing = SlotRouting(next(networks.transformer.parameters()).device)
+        self.routing = SlotRouting(device)
         parts = {"transformer": networks.transformer, "text_encoder": networks.clip, "text_encoder_2": networks.t5}
         layers = {
             f"{component}.{path}": layer
@@ -96,6 +101,11 @@ class Engine:
     def load(self, precision: Precision) -> None:
         """Make the networks of a precision ready, so that the first picture does not wait for them."""
         self._part(precision)
+
+    def network(self, name: str, precision: Precision) -> nn.Module:
+        """One of the model's networks: `transformer`, `vae`, `clip` or `t5`."""
+        network: nn.Module = getattr(self._part(precision).networks, name)
+        return network
 
     def acquire(self, job: Job, precision: Precision) -> tuple[SlotUse, ...]:
         """Hold a slot for each of the job's LoRAs until `release`.

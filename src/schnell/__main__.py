@@ -1,0 +1,3 @@
+from schnell.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""How fast schnell is, each figure beside what a user would pick instead, measured in one run."""

@@ -1,0 +1,79 @@
+"""What a user would pick instead: diffusers' own pipeline, used as its documentation shows."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from schnell.errors import BenchmarkError
+from schnell.models.folder import ModelFolder
+from schnell.spec import GenerationSpec
+
+STOCK_SCRIPT: Final = """
+import sys, torch
+from diffusers import FluxPipeline
+folder, prompt, output = sys.argv[1:4]
+pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+picture = pipe(prompt, width=256, height=256, num_inference_steps=4, guidance_scale=0.0, max_sequence_length=32,
+               generator=torch.Generator("cpu").manual_seed(7)).images[0]
+picture.resize((1024, 1024), 1).save(output, quality=80, method=2)
+"""
+
+
+def stock_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
+    """diffusers' FluxPipeline over a model folder, quiet."""
+    from diffusers import FluxPipeline
+
+    pipeline = FluxPipeline.from_pretrained(folder.path, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_peft_adapters(pipeline: Any, files: Sequence[Path]) -> None:
+    """Preload LoRA files into a pipeline, each under its file's name.
+
+    Raises:
+        BenchmarkError: peft, which the peer needs, is not installed.
+    """
+    try:
+        import peft  # noqa: F401  # asked for its presence
+    except ImportError as error:
+        raise BenchmarkError("the peer of this benchmark needs peft: pip install peft") from error
+    for file in files:
+        pipeline.load_lora_weights(str(file), adapter_name=file.stem)
+
+
+@torch.inference_mode()
+def draw_with_pipeline(pipeline: Any, folder: ModelFolder, spec: GenerationSpec, seed: int) -> Image.Image:
+    """One picture, at drawn size, by the stock pipeline."""
+    grid = folder.token_grid(spec.size)
+    picture: Image.Image = pipeline(
+        spec.prompt,
+        width=grid.width * folder.pixels_per_token,
+        height=grid.height * folder.pixels_per_token,
+        num_inference_steps=spec.steps,
+        guidance_scale=0.0,
+        max_sequence_length=folder.sequence_length,
+        generator=torch.Generator("cpu").manual_seed(seed),
+    ).images[0]
+    return picture
+
+
+def run_quietly(command: Sequence[str]) -> None:
+    """Run a process to its end.
+
+    Raises:
+        BenchmarkError: it failed; with the end of what it said.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own commands
+    if done.returncode:
+        raise BenchmarkError(f"{command[0]} failed: {done.stderr[-500:]}")
+
+
+def run_stock_script(folder: ModelFolder, prompt: str, output: Path) -> None:
+    """The stock script in a process of its own."""
+    run_quietly([sys.executable, "-c", STOCK_SCRIPT, str(folder.path), prompt, str(output)])
