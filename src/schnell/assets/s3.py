@@ -81,7 +81,10 @@ class S3Assets:
 
     async def check(self) -> None:
         """Ask for the bucket. Raises AssetError when it cannot be reached or is not there."""
-        await self._call(lambda: self._client.head_bucket(Bucket=self._bucket))
+        try:
+            await self._call(lambda: self._client.head_bucket(Bucket=self._bucket))
+        except NotFoundError as cause:
+            raise AssetError(f"there is no bucket {self._bucket!r}") from cause
 
     def has_session_credentials(self) -> bool:
         """Whether links die with a session: they were signed with temporary credentials."""

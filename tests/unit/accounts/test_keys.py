@@ -1,0 +1,87 @@
+from datetime import timedelta
+from hashlib import sha256
+
+import pytest
+from sqlalchemy import select
+
+from schnell.accounts.identity import now
+from schnell.accounts.keys import NewKey, authenticate, create_key, list_keys, revoke_key
+from schnell.accounts.teams import change_member, change_team, create_team, find_member
+from schnell.database.session import Database
+from schnell.database.tables import api_keys
+from schnell.errors import InvalidFieldError, NotFoundError, UnauthorizedError
+
+
+async def make_key(database: Database, **options: object) -> NewKey:
+    async with database.write() as connection:
+        team = await create_team(connection, "acme", owner="Ann")
+        member = await find_member(connection, team.id)
+        return await create_key(connection, team.id, member.user_id, **options)  # type: ignore[arg-type]
+
+
+async def caller_of(database: Database, secret: str) -> str:
+    async with database.read() as connection:
+        return (await authenticate(connection, secret)).user_name
+
+
+async def test_a_key_opens_its_owners_account(database: Database) -> None:
+    made = await make_key(database)
+    assert await caller_of(database, made.secret) == "Ann"
+
+
+async def test_only_a_hash_of_256_random_bits_is_kept(database: Database) -> None:
+    made = await make_key(database)
+    assert len(made.secret) >= len("schnell_") + 43
+    async with database.read() as connection:
+        row = (await connection.execute(select(api_keys))).one()
+    assert row.digest == sha256(made.secret.encode()).hexdigest()
+    assert made.secret not in map(str, row)
+    assert made.secret.startswith(row.prefix)
+    assert len(row.prefix) < 20
+
+
+async def test_an_unknown_key_is_refused(database: Database) -> None:
+    await make_key(database)
+    with pytest.raises(UnauthorizedError, match="not valid"):
+        await caller_of(database, "schnell_wrong")
+
+
+async def test_a_revoked_key_is_refused_by_name(database: Database) -> None:
+    made = await make_key(database)
+    async with database.write() as connection:
+        await revoke_key(connection, made.key.prefix)
+    with pytest.raises(UnauthorizedError, match="API Key has been deleted"):
+        await caller_of(database, made.secret)
+
+
+async def test_an_expired_key_is_refused(database: Database) -> None:
+    made = await make_key(database, expires_at=now() - timedelta(seconds=1))
+    with pytest.raises(UnauthorizedError, match="expired"):
+        await caller_of(database, made.secret)
+
+
+@pytest.mark.parametrize("who", ["team", "member"])
+async def test_an_inactive_team_or_member_locks_its_keys(database: Database, who: str) -> None:
+    made = await make_key(database)
+    async with database.write() as connection:
+        if who == "team":
+            await change_team(connection, made.key.team_id, status="INACTIVE")
+        else:
+            await change_member(connection, made.key.team_id, made.key.user_id, status="INACTIVE")
+    with pytest.raises(UnauthorizedError, match=r"API Key is not active\. Please contact your team administrator"):
+        await caller_of(database, made.secret)
+
+
+@pytest.mark.parametrize("options", [{"scopes": ["fly"]}, {"scopes": []}, {"rate_limit": "often"}])
+async def test_unknown_scopes_and_rates_are_refused(database: Database, options: dict[str, object]) -> None:
+    with pytest.raises(InvalidFieldError):
+        await make_key(database, **options)
+
+
+async def test_revoking_needs_one_match(database: Database) -> None:
+    await make_key(database)
+    async with database.write() as connection:
+        for wrong in ("schnell_", "nobody", ""):
+            with pytest.raises(NotFoundError):
+                await revoke_key(connection, wrong)
+        assert [key.revoked_at for key in await list_keys(connection)] == [None]
