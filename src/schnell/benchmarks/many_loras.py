@@ -156,7 +156,7 @@ def _write_lora(layers: dict[str, SlotLinear], folder: Path, index: int) -> Lora
 
 def _job(index: int, use: AdapterUse, megapixels: str) -> Job:
     names = ("red apple", "green tree", "blue car", "yellow sun", "white cat", "pink flower", "brown bear", "black hat")
-    job = make_job(names[index % len(names)], index, megapixels=megapixels, go_fast=False)
+    job = make_job(f"{names[index % len(names)]} number {index}", index, megapixels=megapixels, go_fast=False)
     return replace(job, adapters=(use,))
 
 

@@ -4,13 +4,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import torch
 from PIL import Image
 from torch import nn
 
 from schnell.engine.adapter_slots import AdapterSlots
+from schnell.engine.attention import ComplexRotaryAttention
 from schnell.engine.decode import decode_latents, fit_to_size
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
@@ -50,6 +51,8 @@ class LoadedModel:
         if device.type == "cpu" and networks.precision == FLOAT32:
             # oneDNN's float32 convolutions take channels-last tensors as they are: a third off the decoder's time
             networks.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types leave it out
+            set_processor: Any = networks.transformer.set_attn_processor
+            set_processor(ComplexRotaryAttention())
         self.networks = networks
         self.routing = SlotRouting(device)
         parts = {"transformer": networks.transformer, "text_encoder": networks.clip, "text_encoder_2": networks.t5}
