@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from schnell.database.session import Database
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
+    from schnell.loras.download import Downloader
+    from schnell.loras.library import LoraLibrary
+    from schnell.loras.sources import SourceSites
     from schnell.serving.in_process import InProcessRunner
     from schnell.serving.scheduler import QueueLimits
     from schnell.settings import Settings
@@ -120,6 +123,32 @@ def build_store(settings: "Settings") -> "AssetStore":
     )
 
 
+def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
+    """The LoRA library of the served model; its files lie in the folder `loras` of the data folder.
+
+    Raises:
+        ConfigurationError: a network or a certificate file of the settings cannot be read.
+        ModelFolderError: the model is not here.
+    """
+    from schnell.adapters import read_model_shape
+    from schnell.loras.bundled import read_bundled
+    from schnell.loras.files import AdapterFiles
+    from schnell.loras.library import LibraryLimits, LoraLibrary
+    from schnell.models.catalogue import find_model
+    from schnell.models.locations import embedded_home
+
+    model = find_model(settings.model).path
+    folder = settings.data_dir / "loras"
+    return LoraLibrary(
+        database,
+        AdapterFiles(folder / "adapters", read_model_shape(model), settings.lora_max_bytes),
+        _build_downloader(settings, folder / "downloads"),
+        sites=_build_sites(settings),
+        bundled=read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else (),
+        limits=LibraryLimits(settings.loras_per_team, settings.lora_cache_bytes),
+    )
+
+
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
     from schnell.accounts.pricing import PriceTable
@@ -127,7 +156,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import load_link_secret
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.generations import Admission, Generations, History, refuse_loras
+    from schnell.generations import Admission, Generations, History
     from schnell.web.dialects.onemin_schema import MODEL_IDS
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
@@ -135,6 +164,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
 
     database = build_database(settings)
     store = build_store(settings)
+    loras = build_loras(settings, database)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     metrics = Metrics(runner.snapshot)
     prices = PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
@@ -144,7 +174,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         runner,
         admission=admission,
         prices=prices,
-        resolve_loras=refuse_loras,
+        resolve_loras=loras.resolve,
         keys=KeyMint(settings.environment),
         instance=settings.instance,
         on_end=metrics.count_end,
@@ -155,6 +185,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
             public_url=settings.base_url,
             link_seconds=settings.link_seconds,
             max_body_bytes=settings.max_body_bytes,
+            body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
             cors_origins=settings.cors_origins,
             metrics_token=settings.metrics_token,
         ),
@@ -169,6 +200,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         sessions=SessionSigner(secret),
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),
+        loras=loras,
     )
 
 
@@ -192,3 +224,36 @@ def _build_local_store(settings: "Settings", folder: "Path") -> "LocalAssets":
 
     signer = signer_from(settings.link_secrets, settings.data_dir / "link.secret")
     return LocalAssets(folder, signer, settings.base_url)
+
+
+def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
+    import ssl
+
+    from schnell.errors import ConfigurationError
+    from schnell.loras.addresses import AddressPolicy
+    from schnell.loras.download import Downloader, DownloadLimits
+
+    try:
+        authorities = ssl.create_default_context(cafile=settings.lora_ca_file) if settings.lora_ca_file else None
+        policy = AddressPolicy(
+            settings.lora_allow_hosts, settings.lora_deny_hosts, tuple(map(str, settings.lora_private_networks))
+        )
+    except (OSError, ValueError) as cause:
+        raise ConfigurationError(f"the settings of LoRA downloads cannot be used: {cause}") from cause
+    limits = DownloadLimits(settings.lora_max_bytes, settings.lora_seconds)
+    return Downloader(folder, policy, limits, offline=settings.offline, authorities=authorities)
+
+
+def _build_sites(settings: "Settings") -> "SourceSites":
+    from schnell.loras.sources import SourceSites
+
+    tokens = (settings.hub_token, settings.civitai_token, settings.replicate_token)
+    hub, civitai, replicate = (token.get_secret_value() if token else None for token in tokens)
+    return SourceSites(
+        hub=settings.hub_url or "https://huggingface.co",
+        civitai=settings.civitai_url or "https://civitai.com",
+        replicate=settings.replicate_url or "https://replicate.com",
+        hub_token=hub,
+        civitai_token=civitai,
+        replicate_token=replicate,
+    )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -60,6 +60,21 @@ class Settings(BaseSettings):
     price_per_lora: int = Field(200, ge=0)
     safety: Names = ("open-nsfw",)
     safety_threshold: float = Field(0.8, gt=0, le=1)
+    offline: bool = False
+    loras_per_team: int = Field(200, ge=0)
+    lora_max_bytes: int = Field(4 * 2**30, ge=1024)
+    lora_cache_bytes: int = Field(20 * 2**30, ge=0)
+    lora_seconds: float = Field(600, gt=0)
+    lora_allow_hosts: Names = ()
+    lora_deny_hosts: Names = ()
+    lora_private_networks: Names = ()
+    lora_ca_file: Path | None = None
+    hub_url: Url = "https://huggingface.co"
+    hub_token: SecretStr | None = None
+    civitai_url: Url = "https://civitai.com"
+    civitai_token: SecretStr | None = None
+    replicate_url: Url = "https://replicate.com"
+    replicate_token: SecretStr | None = None
     max_body_bytes: int = Field(1_048_576, ge=1024)
     cors_origins: Names = ()
     metrics_token: str | None = None

@@ -50,30 +50,35 @@ class OpenedFile:
 
 
 def convert_adapter(
-    source: Path, folder: Path, *, shape: ModelShape | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    source: Path,
+    folder: Path,
+    *,
+    shape: ModelShape | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    peft_config: Mapping[str, Any] | None = None,
 ) -> ConvertedAdapter:
     """Convert the LoRA at `source` to `folder/<sha256 of source>.safetensors`, or find it there already.
 
-    `source` is a .safetensors file in any layout that docs/lora-files.md lists, or Replicate's weights tar. Where
-    PEFT's `adapter_config.json` lies beside a file named `adapter_model.safetensors`, it sets the scale and enters
-    the hash.
+    `source` is a .safetensors file in any layout that docs/lora-files.md lists, or Replicate's weights tar. PEFT's
+    `adapter_config.json`, given as `peft_config` or lying beside a file named `adapter_model.safetensors`, sets the
+    scale and enters the hash.
     With `shape`, the file must fit that model. Memory holds one layer at a time; a failure leaves nothing in `folder`.
 
     Raises:
         AdapterError: the file is not understood in whole, changes nothing, is hostile or damaged, or does not fit.
     """
-    sha256 = hash_source(source, max_bytes)
+    sha256 = hash_source(source, max_bytes, peft_config)
     path = folder / f"{sha256}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with open_source(source, max_bytes, folder) as opened:
+        with open_source(source, max_bytes, folder, peft_config) as opened:
             _convert(opened, path, sha256, shape)
     if shape is not None:
         check_fits(read_adapter(path), shape)
     return ConvertedAdapter(path, sha256, read_info(path))
 
 
-def hash_source(source: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> str:
+def hash_source(source: Path, max_bytes: int = DEFAULT_MAX_BYTES, peft_config: Mapping[str, Any] | None = None) -> str:
     """The sha256 that a source file is filed under. Raises AdapterError where it is missing or too large."""
     try:
         size = source.stat().st_size
@@ -87,21 +92,23 @@ def hash_source(source: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> str:
                 digest.update(piece)
     except OSError as error:
         raise AdapterError(f"the file cannot be read: {error.strerror or error}") from error
-    config = _config_beside(source)
+    config = peft_config or _config_beside(source)
     if config is not None:
         digest.update(b"\0adapter_config.json\0" + json.dumps(config, sort_keys=True).encode())
     return digest.hexdigest()
 
 
 @contextmanager
-def open_source(source: Path, max_bytes: int, scratch: Path | None = None) -> Iterator[OpenedFile]:
+def open_source(
+    source: Path, max_bytes: int, scratch: Path | None = None, peft_config: Mapping[str, Any] | None = None
+) -> Iterator[OpenedFile]:
     """Make a LoRA file readable: an archive's LoRA is unpacked into a folder under `scratch` that is removed after.
 
     Raises:
         AdapterError: the archive is hostile or damaged, or PEFT's configuration is not JSON.
     """
     if not is_archive(source):
-        yield OpenedFile(source, _config_beside(source), None)
+        yield OpenedFile(source, peft_config or _config_beside(source), None)
         return
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=scratch) as unpacked:
         target = Path(unpacked) / "lora.safetensors"

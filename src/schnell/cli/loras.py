@@ -1,19 +1,111 @@
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from schnell.cli.output import print_json
+from schnell.cli.database import AsJson, DataDir
+from schnell.cli.output import print_json, say
+from schnell.cli.tables import print_value, print_values
+
+if TYPE_CHECKING:
+    from schnell.database.session import Database
+    from schnell.loras.library import LoraLibrary
 
 loras_app = typer.Typer(help="LoRA files and the library of them.", no_args_is_help=True)
+_Answer = TypeVar("_Answer")
+_COLUMNS: Final = ("name", "rank", "layout", "trigger_words", "licence", "source")
+Team = Annotated[str | None, typer.Option(help="A team's name or id; without it, the LoRAs that every team sees.")]
+Model = Annotated[str | None, typer.Option(help="The model to serve them with [SCHNELL_MODEL].")]
+
+
+@loras_app.command("add")
+def add(
+    source: Annotated[str, typer.Argument(help="A file, owner/name, or a URL.")],
+    name: Annotated[str | None, typer.Option(help="Its name in the library.")] = None,
+    team: Team = None,
+    model: Model = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a LoRA and put it into the library."""
+    path = Path(source)
+    if path.is_file():
+        added = _with_library(
+            data_dir,
+            model,
+            team,
+            lambda library, owner: library.add_path(path, owner=owner, name=name, created_by="cli"),
+        )
+    else:
+        added = _with_progress(
+            lambda listen: _with_library(
+                data_dir,
+                model,
+                team,
+                lambda library, owner: library.add(
+                    source, owner=owner, name=name, created_by="cli", on_progress=listen
+                ),
+            )
+        )
+    if as_json:
+        print_value(asdict(added))
+        return
+    for warning in added.warnings:
+        say(f"warning: {warning}")
+    say(f"added {added.name} ({added.layout}, rank {added.rank})")
+    typer.echo(added.name)
+
+
+@loras_app.command("list")
+def show_all(team: Team = None, model: Model = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Every LoRA of the library; with a team, those that it may name."""
+    found = _with_library(data_dir, model, team, lambda library, owner: library.list(owner or None))
+    print_values(found, _COLUMNS, as_json=as_json)
+
+
+@loras_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A LoRA's name or id.")],
+    team: Team = None,
+    model: Model = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """One LoRA of the library."""
+    found = _with_library(data_dir, model, team, lambda library, owner: library.show(name, owner))
+    if as_json:
+        print_value(asdict(found))
+        return
+    for field, value in asdict(found).items():
+        shown = ", ".join(value) if isinstance(value, tuple) else value
+        if shown not in {None, ""}:
+            typer.echo(f"{field:14} {shown}")
+
+
+@loras_app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="A LoRA's name or id.")],
+    team: Team = None,
+    model: Model = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a LoRA out of the library."""
+    removed = _with_library(data_dir, model, team, lambda library, owner: library.remove(name, owner))
+    if as_json:
+        print_value(asdict(removed))
+    else:
+        say(f"removed {removed.name}")
 
 
 @loras_app.command("inspect")
 def inspect_file(
     file: Annotated[Path, typer.Argument(help="A .safetensors file, or Replicate's weights tar.")],
     model: Annotated[str | None, typer.Option(help="Also say whether it fits this model.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What a LoRA file is: layout, model, layers, rank, alpha, trigger words; or what is wrong with it.
 
@@ -30,6 +122,48 @@ def inspect_file(
         _print_report(report)
     if report["problem"]:
         raise typer.Exit(1)
+
+
+def _with_library(
+    data_dir: Path | None,
+    model: str | None,
+    team: str | None,
+    action: "Callable[[LoraLibrary, str], Awaitable[_Answer]]",
+) -> _Answer:
+    """Run `action` on the library, with the id of the team named (empty: no team)."""
+    from schnell.bootstrap import build_database, build_loras, read_settings
+    from schnell.database.migration import migrate
+
+    async def run() -> _Answer:
+        settings = read_settings(data_dir=data_dir, model=model)
+        database = build_database(settings)
+        try:
+            await migrate(database)
+            return await action(build_loras(settings, database), await _team_id(database, team))
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+async def _team_id(database: "Database", team: str | None) -> str:
+    from schnell.accounts.teams import find_team
+
+    if team is None:
+        return ""
+    async with database.read() as connection:
+        return (await find_team(connection, team)).id
+
+
+def _with_progress(fetch: Callable[[Callable[[int, int | None], None]], _Answer]) -> _Answer:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    with Progress(
+        BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("fetching", total=None)
+        return fetch(lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
 )
 
 metadata = MetaData(
@@ -171,6 +172,42 @@ images = Table(
     Column("created_at", Timestamp, nullable=False),
     Index("ix_images_record", "record_id"),
     Index("ix_images_state", "state", "created_at"),
+)
+
+#: The LoRA library. `owner` is a team's id, or empty for LoRAs that every team sees.
+loras = Table(
+    "loras",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("owner", _Id, nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("source", String(600), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("layout", String(100), nullable=False),
+    Column("made_for", String(100), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("width", Integer),
+    Column("bytes", BigInteger, nullable=False),
+    Column("trigger_words", JSON, nullable=False),
+    Column("base_model", JSON, nullable=False),
+    Column("licence", String(200)),
+    Column("warnings", JSON, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    UniqueConstraint("owner", "name"),
+    Index("ix_loras_sha256", "sha256"),
+)
+
+#: Which converted file an outside reference led to, and when it was last used.
+lora_downloads = Table(
+    "lora_downloads",
+    metadata,
+    Column("reference", String(600), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("fetched_at", Timestamp, nullable=False),
+    Column("used_at", Timestamp, nullable=False),
+    Index("ix_lora_downloads_sha256", "sha256"),
 )
 
 idempotency_keys = Table(

@@ -21,11 +21,18 @@ class AddressPolicy:
     """Hosts that may be fetched from. `allow` (empty: all) and `deny` hold host names, each with its subdomains.
 
     `private_networks` are address ranges, as `10.1.0.0/16`, that may be reached although they are not public.
+
+    Raises:
+        ValueError: a network that is none.
     """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     private_networks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for network in self.private_networks:
+            ip_network(network, strict=False)
 
     def check_host(self, host: str) -> None:
         """Raises LoraSourceError for a host that the operator's lists refuse."""

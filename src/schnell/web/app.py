@@ -5,7 +5,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from schnell.web import account, admin, files, health, models, results
+from schnell.web import account, admin, files, health, loras, models, results
 from schnell.web.dialects import onemin
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import IncomingLimits, RequestContext
@@ -17,6 +17,7 @@ _ROUTERS: Sequence[APIRouter] = (
     onemin.router,
     results.router,
     models.router,
+    loras.router,
     account.router,
     admin.router,
     files.router,

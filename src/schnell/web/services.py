@@ -10,6 +10,7 @@ from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.generations import Admission, Generations, History, Runner
+from schnell.loras.library import LoraLibrary
 from schnell.web.metrics import Metrics
 from schnell.web.session import SessionSigner
 
@@ -54,6 +55,7 @@ class Services:
     sessions: SessionSigner
     metrics: Metrics
     model: ServedModel
+    loras: LoraLibrary
 
 
 def services_of(connection: HTTPConnection) -> Services:

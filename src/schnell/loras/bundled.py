@@ -1,0 +1,52 @@
+"""The LoRAs that come with the embedded model: a file and a JSON card each, seen by every team."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schnell.errors import AdapterError
+
+
+@dataclass(frozen=True, slots=True)
+class BundledLora:
+    """A bundled LoRA and its card: `aliases` are other references that it answers to."""
+
+    name: str
+    path: Path
+    description: str = ""
+    trigger_words: tuple[str, ...] = ()
+    licence: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    def answers_to(self, reference: str) -> bool:
+        """Whether a caller who writes this means this LoRA."""
+        return reference.lower() in {self.name, *(alias.lower() for alias in self.aliases)}
+
+
+def read_bundled(folder: Path) -> tuple[BundledLora, ...]:
+    """The LoRAs in `folder`, by name: each `NAME.safetensors` with a card `NAME.json`, whose keys are the fields
+    of `BundledLora` (all optional). None where there is no folder.
+
+    Raises:
+        AdapterError: a card cannot be read.
+    """
+    if not folder.is_dir():
+        return ()
+    return tuple(_read(path) for path in sorted(folder.glob("*.safetensors")) if path.with_suffix(".json").exists())
+
+
+def _read(path: Path) -> BundledLora:
+    card_path = path.with_suffix(".json")
+    try:
+        card: Any = json.loads(card_path.read_text("utf-8"))
+        return BundledLora(
+            name=path.stem.lower(),
+            path=path,
+            description=str(card.get("description", "")),
+            trigger_words=tuple(map(str, card.get("trigger_words", ()))),
+            licence=card.get("licence"),
+            aliases=tuple(map(str, card.get("aliases", ()))),
+        )
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise AdapterError(f"{card_path.name} is not a LoRA's card: {error}") from error

@@ -1,0 +1,350 @@
+"""What a LoRA's name means, and the files behind it: the team's own, public ones, bundled ones, then the outside."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter, inspect_adapter
+from schnell.database.session import Database
+from schnell.errors import (
+    AdapterError,
+    FieldProblem,
+    InvalidFieldError,
+    LoraDownloadError,
+    LoraSourceError,
+    NotFoundError,
+)
+from schnell.loras.bundled import BundledLora
+from schnell.loras.download import Downloader, DownloadListener
+from schnell.loras.entries import (
+    PUBLIC,
+    LibraryLora,
+    count_loras,
+    delete_lora,
+    draft_lora,
+    find_download,
+    forget_downloads,
+    insert_lora,
+    is_in_library,
+    keep_download,
+    list_downloads,
+    list_loras,
+    look_up_lora,
+    touch_download,
+    wants_touch,
+)
+from schnell.loras.files import AdapterFiles
+from schnell.loras.references import LibraryName, Reference, is_library_name, parse_reference
+from schnell.loras.sources import FoundSource, SourceSites, find_source
+from schnell.spec import AdapterUse, LoraRef
+
+_FIELDS: Final = ("lora_weights", "extra_lora")
+_MOST_REFUSALS: Final = 1000
+_REFUSAL_SECONDS: Final = 300
+_Fetched = tuple[ConvertedAdapter, FoundSource]
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryLimits:
+    """How many LoRAs one team may keep, and how many bytes fetched ones may take before the oldest go."""
+
+    per_team: int = 200
+    cache_bytes: int = 20 * 2**30
+
+
+class LoraLibrary:
+    """Resolves, adds, lists and removes LoRAs for the served model."""
+
+    def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
+        self,
+        database: Database,
+        files: AdapterFiles,
+        downloader: Downloader,
+        *,
+        sites: SourceSites | None = None,
+        bundled: Sequence[BundledLora] = (),
+        limits: LibraryLimits | None = None,
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._downloader = downloader
+        self._sites = sites or SourceSites()
+        self._bundled = tuple(bundled)
+        self._limits = limits or LibraryLimits()
+        self._under_way: dict[Reference, asyncio.Task[_Fetched]] = {}
+        self._refused: dict[Reference, tuple[float, str]] = {}
+        self._converted: dict[str, ConvertedAdapter] = {}
+
+    async def resolve(self, refs: Sequence[LoraRef], team_id: str) -> tuple[AdapterUse, ...]:
+        """The file behind each LoRA that a team names.
+
+        A name is looked for in the team's library, among the public LoRAs, among the bundled ones; what else looks
+        like an outside reference is fetched, or found as it was fetched before.
+
+        Raises:
+            InvalidFieldError: nothing has this name, or it is no reference at all.
+            AdapterError: the file is not understood, or does not fit the model.
+            LoraSourceError, LoraDownloadError: it may not, or could not, be fetched.
+        """
+        fields = [*_FIELDS, *("loras",) * len(refs)]
+        return tuple([await self._resolve(ref, team_id, fields[index]) for index, ref in enumerate(refs)])
+
+    async def add(
+        self,
+        source: str,
+        *,
+        owner: str,
+        name: str | None = None,
+        created_by: str,
+        on_progress: DownloadListener | None = None,
+    ) -> LibraryLora:
+        """Fetch a LoRA anew and put it into a library.
+
+        Raises:
+            InvalidFieldError: a wrong reference or name.
+            ConflictError: the name is taken.
+            SchnellError: it could not be fetched, or is not understood.
+        """
+        reference = parse_reference(source, "source")
+        if isinstance(reference, LibraryName):
+            raise InvalidFieldError(FieldProblem("source", f"{source[:80]!r} is a name, not a place to fetch from"))
+        await self._check_room(owner)
+        converted, found = await self._fetch(reference, on_progress)
+        return await self._enter(converted, owner, name or found.name, source, created_by, found)
+
+    async def add_file(
+        self, source: BinaryIO, *, owner: str, name: str, file_name: str, created_by: str
+    ) -> LibraryLora:
+        """Put an uploaded file into a library. Raises as `add`."""
+        await self._check_room(owner)
+        uploaded = await self._files.receive(source)
+        try:
+            converted = await self._files.convert(uploaded)
+        finally:
+            await asyncio.to_thread(uploaded.unlink)
+        return await self._enter(converted, owner, name, file_name, created_by)
+
+    async def add_path(self, path: Path, *, owner: str, name: str | None, created_by: str) -> LibraryLora:
+        """Put a file of this machine into a library. Raises as `add`."""
+        await self._check_room(owner)
+        converted = await self._files.convert(path)
+        return await self._enter(converted, owner, name or path.stem, path.name, created_by)
+
+    async def list(self, team_id: str | None = None) -> tuple[LibraryLora, ...]:
+        """What a team may name: its own, the public and the bundled LoRAs. Without a team, everybody's."""
+        async with self._database.read() as connection:
+            found = await list_loras(connection, team_id)
+        return (*found, *[await self._show_bundled(lora) for lora in self._bundled])
+
+    async def show(self, name_or_id: str, team_id: str) -> LibraryLora:
+        """One of them. Raises NotFoundError where there is none."""
+        async with self._database.read() as connection:
+            found = await look_up_lora(connection, team_id, name_or_id)
+        if found is not None:
+            return found
+        for lora in self._bundled:
+            if lora.answers_to(name_or_id):
+                return await self._show_bundled(lora)
+        raise NotFoundError(f"no LoRA is called {name_or_id[:100]!r}")
+
+    async def remove(self, name_or_id: str, owner: str) -> LibraryLora:
+        """Take a LoRA out of its owner's library, and its file away if nothing else uses it. Raises NotFoundError."""
+        async with self._database.write() as connection:
+            removed = await delete_lora(connection, owner, name_or_id)
+            used = await is_in_library(connection, removed.sha256)
+            if not used:
+                await forget_downloads(connection, removed.sha256)
+        if not used:
+            await asyncio.to_thread(self._files.remove, removed.sha256)
+        return removed
+
+    async def inspect(self, source: BinaryIO) -> AdapterReport:
+        """What an uploaded file is, without keeping it."""
+        uploaded = await self._files.receive(source)
+        try:
+            return await asyncio.to_thread(inspect_adapter, uploaded, max_bytes=self._files.max_bytes)
+        finally:
+            await asyncio.to_thread(uploaded.unlink)
+
+    async def _resolve(self, ref: LoraRef, team_id: str, field: str) -> AdapterUse:
+        text = ref.reference.strip()
+        try:
+            sha256, path = await self._find_named(text, team_id) or await self._find_outside(text, team_id, field)
+        except (AdapterError, LoraSourceError, LoraDownloadError) as error:
+            raise type(error)(f"{field} {text[:100]!r}: {error.message}") from error
+        return AdapterUse(name=text, sha256=sha256, path=path, scale=ref.scale)
+
+    async def _find_named(self, text: str, team_id: str) -> tuple[str, Path] | None:
+        if is_library_name(text.lower()):
+            async with self._database.read() as connection:
+                found = await look_up_lora(connection, team_id, text)
+            if found is not None:
+                path = await self._files.find(found.sha256)
+                if path is None:
+                    raise AdapterError("its file is gone from this server; add it again")
+                return found.sha256, path
+        for lora in self._bundled:
+            if lora.answers_to(text):
+                converted = await self._convert_bundled(lora)
+                return converted.sha256, converted.path
+        return None
+
+    async def _find_outside(self, text: str, team_id: str, field: str) -> tuple[str, Path]:
+        reference = parse_reference(text, field)
+        if isinstance(reference, LibraryName):
+            raise InvalidFieldError(FieldProblem(field, await self._describe_unknown(reference.name, team_id)))
+        key = reference_key(reference)
+        async with self._database.read() as connection:
+            known = await find_download(connection, key)
+        if known is not None and (path := await self._files.find(known.sha256)):
+            if wants_touch(known):
+                async with self._database.write() as connection:
+                    await touch_download(connection, key)
+            return known.sha256, path
+        until, message = self._refused.get(reference, (0.0, ""))
+        if time.monotonic() < until:
+            raise AdapterError(message)
+        converted, _ = await self._fetch(reference)
+        return converted.sha256, converted.path
+
+    async def _describe_unknown(self, name: str, team_id: str) -> str:
+        names = [lora.name for lora in await self.list(team_id)]
+        known = f"there are {', '.join(names[:20])}" if names else "the library is empty"
+        return f"no LoRA is called {name!r}: {known}. A LoRA of the hub is written owner/name"
+
+    async def _fetch(self, reference: Reference, on_progress: DownloadListener | None = None) -> _Fetched:
+        """Fetch, convert and note a reference; those who ask for it meanwhile share the work."""
+        task = self._under_way.get(reference)
+        if task is None:
+            task = asyncio.create_task(self._fetch_now(reference, on_progress))
+            self._under_way[reference] = task
+            task.add_done_callback(lambda done: self._forget(reference, done))
+        return await asyncio.shield(task)
+
+    def _forget(self, reference: Reference, task: "asyncio.Task[_Fetched]") -> None:
+        self._under_way.pop(reference, None)
+        if not task.cancelled():
+            task.exception()
+
+    async def _fetch_now(self, reference: Reference, on_progress: DownloadListener | None) -> _Fetched:
+        found = await find_source(reference, self._sites, self._downloader)
+        config = await self._downloader.fetch_json(found.peft_config) if found.peft_config else None
+        try:
+            fetched = await self._downloader.fetch(found.file, on_progress)
+        except LoraDownloadError as error:
+            raise LoraDownloadError(found.note + error.message) from error
+        try:
+            converted = await self._files.convert(fetched, config if isinstance(config, dict) else None)
+        except AdapterError as error:
+            self._remember_refusal(reference, error.message)
+            raise
+        finally:
+            await asyncio.to_thread(fetched.unlink)
+        size = (await asyncio.to_thread(converted.path.stat)).st_size
+        async with self._database.write() as connection:
+            await keep_download(connection, reference_key(reference), converted.sha256, size)
+        await self._make_room()
+        return converted, found
+
+    def _remember_refusal(self, reference: Reference, message: str) -> None:
+        """A file that was refused is not fetched again at once, however often it is asked for."""
+        if len(self._refused) >= _MOST_REFUSALS:
+            self._refused.clear()
+        self._refused[reference] = (time.monotonic() + _REFUSAL_SECONDS, message)
+
+    async def _make_room(self) -> None:
+        """Remove the longest unused fetched files beyond the limit; the library's own stay."""
+        async with self._database.read() as connection:
+            downloads = await list_downloads(connection)
+            sizes = {each.sha256: each.bytes for each in downloads}
+            kept = {sha256 for sha256 in sizes if await is_in_library(connection, sha256)}
+        excess = sum(size for sha256, size in sizes.items() if sha256 not in kept) - self._limits.cache_bytes
+        latest = {each.sha256: each.used_at.timestamp() for each in downloads}
+        for sha256 in sorted(sizes.keys() - kept, key=lambda each: latest[each]):
+            if excess <= 0 or not self._files.is_settled(latest[sha256]):
+                return
+            async with self._database.write() as connection:
+                await forget_downloads(connection, sha256)
+            await asyncio.to_thread(self._files.remove, sha256)
+            excess -= sizes[sha256]
+
+    async def _check_room(self, owner: str) -> None:
+        async with self._database.read() as connection:
+            count = await count_loras(connection, owner)
+        if owner != PUBLIC and count >= self._limits.per_team:
+            raise InvalidFieldError(
+                FieldProblem("name", f"the team has {count} LoRAs, the most it may have; remove one")
+            )
+
+    async def _enter(  # noqa: PLR0913, PLR0917 - who adds what, under which name
+        self,
+        converted: ConvertedAdapter,
+        owner: str,
+        name: str,
+        source: str,
+        created_by: str,
+        found: FoundSource | None = None,
+    ) -> LibraryLora:
+        info = _merge(converted.info, found)
+        size = (await asyncio.to_thread(converted.path.stat)).st_size
+        lora = draft_lora(
+            info,
+            converted.sha256,
+            size,
+            owner=owner,
+            name=check_name(name),
+            source=source[:600],
+            created_by=created_by,
+        )
+        async with self._database.write() as connection:
+            await insert_lora(connection, lora)
+        return lora
+
+    async def _convert_bundled(self, lora: BundledLora) -> ConvertedAdapter:
+        known = self._converted.get(lora.name)
+        if known is None or await self._files.find(known.sha256) is None:
+            known = self._converted[lora.name] = await self._files.convert(lora.path)
+        return known
+
+    async def _show_bundled(self, lora: BundledLora) -> LibraryLora:
+        converted = await self._convert_bundled(lora)
+        info = replace(converted.info, trigger_words=lora.trigger_words, licence=lora.licence)
+        size = (await asyncio.to_thread(converted.path.stat)).st_size
+        shown = draft_lora(
+            info, converted.sha256, size, owner=PUBLIC, name=lora.name, source="bundled", created_by="schnell"
+        )
+        return replace(shown, id=lora.name)
+
+
+def reference_key(reference: Reference) -> str:
+    """The text under which a download is noted; the same for every way of writing one reference."""
+    return repr(reference)[:600]
+
+
+def check_name(name: str) -> str:
+    """The name in the form that the library keeps: lower case, spaces as dashes.
+
+    Raises:
+        InvalidFieldError: it holds other characters than letters, digits, `.`, `_` and `-`, or more than 100.
+    """
+    tidy = "-".join(name.lower().split())
+    if not is_library_name(tidy):
+        raise InvalidFieldError(
+            FieldProblem("name", "must be 1-100 letters, digits, '.', '_' or '-', and begin with a letter or a digit")
+        )
+    return tidy
+
+
+def _merge(info: CanonicalInfo, found: FoundSource | None) -> CanonicalInfo:
+    """What the file says, completed by what the site says."""
+    if found is None:
+        return info
+    return replace(
+        info,
+        trigger_words=info.trigger_words or found.trigger_words,
+        licence=info.licence or found.licence,
+        base_model=tuple(dict.fromkeys((*info.base_model, *found.base_model))),
+    )

@@ -1,0 +1,129 @@
+"""The LoRA library over HTTP: list, show, add by source or by upload, inspect, remove."""
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import JSONResponse, Response
+
+from schnell.errors import FieldProblem, MissingFieldError, UnreadableBodyError
+from schnell.loras.entries import LibraryLora
+from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.fields import Fields, read_json_object
+from schnell.web.services import services_of
+
+router = APIRouter(prefix="/api/loras", tags=["LoRAs"], dependencies=SECURITY)
+
+_ADD_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["source"],
+                    "properties": {
+                        "source": {"type": "string", "description": "Where to fetch from: owner/name, or a URL."},
+                        "name": {"type": "string", "description": "Its name in the library."},
+                    },
+                }
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "The LoRA file."},
+                        "name": {"type": "string", "description": "Its name in the library."},
+                    },
+                }
+            },
+        },
+    }
+}
+_INSPECT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": _ADD_BODY["requestBody"]["content"]["multipart/form-data"]},
+    }
+}
+
+
+@router.get("", summary="The LoRAs that you may name")
+async def list_all(request: Request, caller: Reader) -> dict[str, Any]:
+    """The team's own LoRAs, the public ones, and those that come with the model."""
+    found = await services_of(request).loras.list(caller.team_id)
+    return {"loras": [_show(lora) for lora in found], "total": len(found)}
+
+
+@router.post("", summary="Add a LoRA", status_code=201, openapi_extra=_ADD_BODY)
+async def add(request: Request, caller: Generator) -> JSONResponse:
+    """Fetch a LoRA from its source, or take an uploaded file, check it, and put it into the team's library."""
+    library = services_of(request).loras
+    if _is_form(request):
+        async with request.form(max_files=1, max_fields=4) as form:
+            file = _file_in(form)
+            file_name = file.filename or "lora"
+            lora = await library.add_file(
+                file.file,
+                owner=caller.team_id,
+                name=_text_in(form, "name") or file_name.rpartition("/")[2].rpartition(".")[0] or file_name,
+                file_name=file_name[:200],
+                created_by=caller.user_name,
+            )
+    else:
+        fields = Fields(await read_json_object(request))
+        source, name = fields.text("source", required=True), fields.text("name")
+        fields.check()
+        lora = await library.add(str(source), owner=caller.team_id, name=name or None, created_by=caller.user_name)
+    return JSONResponse({"lora": _show(lora)}, status_code=201)
+
+
+@router.post("/inspect", summary="What a LoRA file is", openapi_extra=_INSPECT_BODY)
+async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noqa: ARG001 - asked for its check
+    """Layout, model, layers, rank, alpha and trigger words of an uploaded file, or what is wrong with it."""
+    if not _is_form(request):
+        raise UnreadableBodyError("the body must be multipart/form-data with a field `file`")
+    async with request.form(max_files=1, max_fields=4) as form:
+        report = await services_of(request).loras.inspect(_file_in(form).file)
+    return {"report": {_camel(name): value for name, value in asdict(report).items()}}
+
+
+@router.get("/{name}", summary="One LoRA")
+async def show(request: Request, name: str, caller: Reader) -> dict[str, Any]:
+    """A LoRA by its name or id."""
+    return {"lora": _show(await services_of(request).loras.show(name, caller.team_id))}
+
+
+@router.delete("/{name}", summary="Remove a LoRA", status_code=204)
+async def remove(request: Request, name: str, caller: Generator) -> Response:
+    """Take one of the team's own LoRAs out of its library. Records of pictures that used it stay."""
+    await services_of(request).loras.remove(name, caller.team_id)
+    return Response(status_code=204)
+
+
+def _show(lora: LibraryLora) -> dict[str, Any]:
+    shown = {_camel(name): value for name, value in asdict(lora).items() if name != "owner"}
+    return shown | {"public": not lora.owner, "createdAt": lora.created_at.isoformat().replace("+00:00", "Z")}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def _file_in(form: FormData) -> UploadFile:
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise MissingFieldError(FieldProblem("file", "is required: the LoRA file"))
+    return file
+
+
+def _text_in(form: FormData, name: str) -> str | None:
+    value = form.get(name)
+    return value if isinstance(value, str) and value else None
