@@ -69,7 +69,7 @@ def mixed_loras(megapixels: str) -> BenchmarkResult:
     return BenchmarkResult(
         ours=REQUESTS / ours,
         unit="images/s",
-        ours_is=f"{CLIENTS} clients, {LORAS} LoRAs of rank {RANK} on attention and feed-forward linears, {megapixels} MP",
+        ours_is=f"{CLIENTS} clients, {LORAS} LoRAs of rank {RANK} on all attention and MLP linears, {megapixels} MP",
         peer=REQUESTS / peer,
         peer_is="FluxPipeline with all adapters preloaded, set_adapters per request, inference_mode",
         ratio=peer / ours,

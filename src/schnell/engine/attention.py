@@ -23,9 +23,9 @@ class ComplexRotaryAttention:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """(rows, tokens, width) of the image, and of the text in double blocks, to the same."""
-        query = attn.norm_q(attn.to_q(hidden_states).unflatten(-1, (-1, attn.head_dim)))
-        key = attn.norm_k(attn.to_k(hidden_states).unflatten(-1, (-1, attn.head_dim)))
-        value = attn.to_v(hidden_states).unflatten(-1, (-1, attn.head_dim))
+        query = attn.norm_q(_split_heads(attn.to_q(hidden_states), attn.head_dim))
+        key = attn.norm_k(_split_heads(attn.to_k(hidden_states), attn.head_dim))
+        value = _split_heads(attn.to_v(hidden_states), attn.head_dim)
         if encoder_hidden_states is not None:
             text_query, text_key, text_value = _project_text(attn, encoder_hidden_states)
             query = torch.cat([text_query, query], dim=1)
@@ -37,21 +37,26 @@ class ComplexRotaryAttention:
         mixed = _attend(query, key, value, attention_mask)
         if encoder_hidden_states is None:
             return mixed
-        text, image = mixed.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        length = encoder_hidden_states.shape[1]
+        text, image = mixed[:, :length], mixed[:, length:]
         # the projections are over contiguous rows: a strided input would be copied there all the same
         return attn.to_out[0](image.contiguous()), attn.to_add_out(text.contiguous())
 
 
 def _project_text(attn: Any, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    query = attn.norm_added_q(attn.add_q_proj(text).unflatten(-1, (-1, attn.head_dim)))
-    key = attn.norm_added_k(attn.add_k_proj(text).unflatten(-1, (-1, attn.head_dim)))
-    return query, key, attn.add_v_proj(text).unflatten(-1, (-1, attn.head_dim))
+    query = attn.norm_added_q(_split_heads(attn.add_q_proj(text), attn.head_dim))
+    key = attn.norm_added_k(_split_heads(attn.add_k_proj(text), attn.head_dim))
+    return query, key, _split_heads(attn.add_v_proj(text), attn.head_dim)
+
+
+def _split_heads(x: Tensor, width: int) -> Tensor:
+    return x.reshape(*x.shape[:-1], -1, width)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """(rows, tokens, heads, head width) each, to (rows, tokens, width)."""
-    heads_first = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2).flatten(2, 3)
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2, 3)
 
 
 def _rotation(cosines: Tensor, sines: Tensor) -> Tensor:
@@ -60,5 +65,5 @@ def _rotation(cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(_split_heads(x, 2))
     return torch.view_as_real(pairs * rotation).flatten(-2)

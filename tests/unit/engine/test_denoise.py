@@ -1,0 +1,44 @@
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schnell.engine.denoise import initial_noise, noise_levels, pack_latents, position_ids, unpack_latents
+from schnell.spec import Size
+
+grids = st.builds(Size, st.integers(1, 8), st.integers(1, 8))
+
+
+@given(grids)
+def test_unpacking_is_the_inverse_of_packing(grid: Size) -> None:
+    latents = torch.randn(16, 2 * grid.height, 2 * grid.width)
+    assert torch.equal(unpack_latents(pack_latents(latents), grid), latents)
+
+
+@given(grids)
+def test_packing_is_diffusers_packing(grid: Size) -> None:
+    latents = torch.randn(1, 16, 2 * grid.height, 2 * grid.width)
+    theirs = FluxPipeline._pack_latents(latents, 1, 16, 2 * grid.height, 2 * grid.width)
+    assert torch.equal(pack_latents(latents[0]), theirs[0])
+
+
+@given(grids)
+def test_positions_are_diffusers_positions(grid: Size) -> None:
+    theirs = FluxPipeline._prepare_latent_image_ids(1, grid.height, grid.width, torch.device("cpu"), torch.float32)
+    assert torch.equal(position_ids(grid, torch.device("cpu")), theirs)
+
+
+@given(st.integers(1, 4))
+def test_noise_levels_are_diffusers_sigmas(steps: int) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
+    scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
+    assert torch.allclose(torch.tensor(noise_levels(steps)), scheduler.sigmas, atol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_noise_is_decided_by_the_seed_alone(seed: int) -> None:
+    assert torch.equal(initial_noise(seed, Size(2, 3)), initial_noise(seed, Size(2, 3)))
+
+
+def test_different_seeds_give_different_noise() -> None:
+    assert not torch.equal(initial_noise(0, Size(2, 3)), initial_noise(1, Size(2, 3)))
