@@ -11,6 +11,7 @@ from schnell.cli.loras import loras_app
 from schnell.cli.models import models_app
 from schnell.cli.serve import serve_command
 from schnell.cli.teams import teams_app
+from schnell.cli.train import train_app
 from schnell.cli.usage import usage_command
 from schnell.cli.users import users_app
 from schnell.errors import FieldError, SchnellError
@@ -35,6 +36,7 @@ def build_app() -> typer.Typer:
     app.command("usage")(usage_command)
     app.add_typer(loras_app, name="loras")
     app.add_typer(models_app, name="models")
+    app.add_typer(train_app, name="train")
     app.add_typer(teams_app, name="teams")
     app.add_typer(users_app, name="users")
     app.add_typer(keys_app, name="keys")

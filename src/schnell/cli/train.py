@@ -5,8 +5,10 @@ from typing import Annotated
 import typer
 
 from schnell.cli.output import print_json
+from schnell.cli.train_lora import add_lora_commands
 
-train_app = typer.Typer(help="Train the embedded model.", no_args_is_help=True)
+train_app = typer.Typer(help="Train LoRAs and the embedded model.", no_args_is_help=True)
+add_lora_commands(train_app)
 
 
 @train_app.callback()

@@ -6,13 +6,15 @@ Source: LoRA, Hu et al., arXiv:2106.09685.
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.errors import TrainingError
+from schnell.training.errors import TrainingError
 
 #: Every attention and feed-forward linear of double and single blocks, by its path in diffusers.
 TARGETS: Final = re.compile(
@@ -87,6 +89,11 @@ def read_factors(layers: LowRankLayers) -> dict[str, Tensor]:
         for path, layer in layers.items()
         for name, factor in (("lora_A", layer.a), ("lora_B", layer.b))
     }
+
+
+def read_lora_file(path: Path) -> dict[str, Tensor]:
+    """The factors of a file that `schnell train lora` has written."""
+    return load_file(path)
 
 
 def write_factors(layers: LowRankLayers, factors: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from PIL import Image
 from torch import nn
 
@@ -48,13 +47,18 @@ def build_sampler(prompts: Sequence[str], base: BaseModel, megapixels: str = "0.
     return Sampler(embedded, base.load("vae"), base.folder, resolve_size("1:1", megapixels))
 
 
-def write_sheet(pictures: Sequence[Image.Image], path: Path, columns: int = 4) -> None:
-    """Pictures of one size side by side in one file, WebP or whatever the ending says."""
+def make_sheet(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
+    """Pictures of one size side by side."""
     width, height = pictures[0].size
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (number % columns * width, number // columns * height))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    return sheet
+
+
+def write_samples(sampler: Sampler, transformer: nn.Module, folder: Path, step: int) -> None:
+    """Draw the sample prompts and write them as one sheet, `step-000123.webp`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_sheet(sampler.draw(transformer)).save(folder / f"step-{step:06d}.webp")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schnell.errors import TrainingError
+from schnell.training.errors import TrainingError
 from schnell.training.lora.lora_file import replace_file
 
 

@@ -5,23 +5,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
 
-from schnell.engine.networks import load_network
-from schnell.engine.precision import Precision, choose_precision
-from schnell.errors import TrainingError
-from schnell.models.fingerprint import weights_sha256
-from schnell.models.folder import ModelFolder
+from schnell.training.errors import TrainingError
+from schnell.training.lora.base_model import BaseModel
 from schnell.training.lora.examples import TrainingData, prepare_data
 from schnell.training.lora.lora_file import LoraOrigin, write_lora
 from schnell.training.lora.low_rank import LowRankLayers, install_low_rank, read_factors, write_factors
 from schnell.training.lora.noise import flow_loss
 from schnell.training.lora.pictures import CaptionedPicture, find_pictures
 from schnell.training.lora.plan import ProgressReport, TrainingPlan, TrainingProgress, rate_factor
-from schnell.training.lora.samples import Sampler, build_sampler, write_sheet
+from schnell.training.lora.samples import Sampler, build_sampler, write_samples
 from schnell.training.lora.state import Identity, SavedTraining, load_training, save_training, state_path
 
 #: B learns faster than A (LoRA+, Hayou et al., arXiv:2402.12354).
@@ -50,8 +47,7 @@ class TrainingRequest:
     images: Path
     out: Path
     plan: TrainingPlan
-    folder: ModelFolder
-    device: torch.device
+    base: BaseModel
     resume: bool = False
     samples: Path | None = None
 
@@ -63,19 +59,18 @@ def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
         TrainingError: pictures, captions, rank, or the state to resume from cannot be used.
         ModelFolderError: the model cannot be loaded.
     """
-    plan, folder = request.plan, request.folder
+    plan, base = request.plan, request.base
     if request.out.suffix != ".safetensors":
         raise TrainingError(f"--out must end in .safetensors, got {request.out}")
     pictures = find_pictures(request.images, plan.trigger)
-    identity = Identity(weights_sha256(folder.path), plan.trigger, plan.rank)
+    identity = Identity(base.sha256, plan.trigger, plan.rank)
     saved = load_training(state_path(request.out), identity) if request.resume else None
-    precision = choose_precision(request.device, go_fast=True)
-    data = prepare_data(pictures, folder, plan, precision, request.device, report)
-    sampler = _sampler(request, pictures, precision)
-    run = _start(request, data, precision, identity, saved)
+    data = prepare_data(pictures, base, plan, report)
+    sampler = _sampler(request, pictures)
+    run = _start(request, data, identity, saved)
     with _saved_at_the_end(run):
         _train(run, sampler, request.samples, report)
-    origin = LoraOrigin(plan.trigger, folder.name, identity.base_model_sha256, plan.rank, run.step)
+    origin = LoraOrigin(plan.trigger, base.folder.name, identity.base_model_sha256, plan.rank, run.step)
     write_lora(request.out, read_factors(run.layers), origin)
     return TrainedLora(request.out, run.step, run.seconds, run.loss, _warnings(request, data, saved))
 
@@ -113,11 +108,9 @@ class _Run:
         save_training(self.state, saved)
 
 
-def _start(
-    request: TrainingRequest, data: TrainingData, precision: Precision, identity: Identity, saved: SavedTraining | None
-) -> _Run:
+def _start(request: TrainingRequest, data: TrainingData, identity: Identity, saved: SavedTraining | None) -> _Run:
     plan = request.plan
-    transformer: Any = load_network(request.folder.path, "transformer", precision, request.device)
+    transformer = request.base.load("transformer")
     layers = install_low_rank(transformer, plan.rank, plan.seed)
     if plan.checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -129,7 +122,7 @@ def _start(
         optimizer=_build_optimizer(layers, plan.rate_for(int(transformer.inner_dim))),
         generator=torch.Generator("cpu").manual_seed(plan.seed),
         identity=identity,
-        device=request.device,
+        device=request.base.device,
         state=state_path(request.out),
     )
     if saved is not None:
@@ -168,7 +161,7 @@ def _train(run: _Run, sampler: Sampler | None, samples: Path | None, report: Pro
     last_save, next_sample = monotonic(), 0.0
     while run.spent < 1.0:
         if sampler is not None and samples is not None and run.spent >= next_sample:
-            write_sheet(sampler.draw(run.transformer), samples / f"step-{run.step:06d}.webp")
+            write_samples(sampler, run.transformer, samples, run.step)
             next_sample = run.spent + 1 / _SAMPLE_TIMES
         _take_step(run)
         report(TrainingProgress("training", run.spent, f"step {run.step}, loss {run.loss:.4f}"))
@@ -176,7 +169,7 @@ def _train(run: _Run, sampler: Sampler | None, samples: Path | None, report: Pro
             run.save()
             last_save = monotonic()
     if sampler is not None and samples is not None:
-        write_sheet(sampler.draw(run.transformer), samples / f"step-{run.step:06d}.webp")
+        write_samples(sampler, run.transformer, samples, run.step)
 
 
 def _take_step(run: _Run) -> None:
@@ -197,17 +190,17 @@ def _take_step(run: _Run) -> None:
     run.loss = value if run.step == 1 or run.loss != run.loss else _SMOOTHING * run.loss + (1 - _SMOOTHING) * value
 
 
-def _sampler(request: TrainingRequest, pictures: tuple[CaptionedPicture, ...], precision: Precision) -> Sampler | None:
+def _sampler(request: TrainingRequest, pictures: tuple[CaptionedPicture, ...]) -> Sampler | None:
     if request.samples is None:
         return None
     spread = pictures[:: max(1, len(pictures) // _SAMPLE_PROMPTS)][:_SAMPLE_PROMPTS]
-    return build_sampler([picture.captions[0] for picture in spread], request.folder, precision, request.device)
+    return build_sampler([picture.captions[0] for picture in spread], request.base)
 
 
 def _warnings(request: TrainingRequest, data: TrainingData, saved: SavedTraining | None) -> tuple[str, ...]:
     found = []
     if data.truncated_captions:
-        limit = request.folder.sequence_length
+        limit = request.base.folder.sequence_length
         found.append(f"{data.truncated_captions} captions are longer than {limit} tokens: their ends were not read")
     if request.resume and saved is None:
         found.append(f"there was no {state_path(request.out)} to resume from: this training began anew")

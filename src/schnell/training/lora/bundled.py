@@ -1,0 +1,122 @@
+"""The LoRAs that come with `schnell-mini`: what each looks like, and the pictures that it is trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from schnell.training.lora.icons import Drawing, Icon, read_icons
+from schnell.training.lora.plan import ProgressReport, TrainingProgress
+from schnell.training.lora.styles import (
+    Style,
+    paint_black_light,
+    paint_blueprint,
+    paint_flat,
+    paint_pixels,
+    paint_plain,
+)
+from schnell.training.mini.captions import COLOURS, Entry, on_background, pick_words
+
+_MINT: Final = (0.55, 0.83, 0.76)
+_WHITE: Final = (1.0, 1.0, 1.0)
+_NAMED_BACKGROUNDS: Final = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class BundledLora:
+    """One look: its trigger word, the drawing it starts from, how it is painted, and on what when nothing is said.
+
+    `obeys_background` tells whether a background that the prompt names is painted; looks that have their own do not.
+    """
+
+    name: str
+    trigger: str
+    drawing: Drawing
+    paint: Style
+    description: str
+    background: tuple[float, float, float] = _WHITE
+    obeys_background: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+BUNDLED: Final = (
+    BundledLora(
+        name="black-light",
+        trigger="black light",
+        drawing="3d",
+        paint=paint_black_light,
+        description="Glowing neon edges and colours in a dark room.",
+        aliases=("fofr/flux-black-light",),
+    ),
+    BundledLora(
+        name="flat",
+        trigger="flat style",
+        drawing="flat",
+        paint=paint_flat,
+        description="Flat colours with a long shadow, on mint unless the prompt names another background.",
+        background=_MINT,
+        obeys_background=True,
+    ),
+    BundledLora(
+        name="line",
+        trigger="line art",
+        drawing="line",
+        paint=paint_plain,
+        description="Bold black lines, like a stencil.",
+        obeys_background=True,
+    ),
+    BundledLora(
+        name="pixel",
+        trigger="pixel art",
+        drawing="flat",
+        paint=paint_pixels,
+        description="Big square pixels in sixteen colours, as on an old game console.",
+    ),
+    BundledLora(
+        name="blueprint",
+        trigger="blueprint",
+        drawing="flat",
+        paint=paint_blueprint,
+        description="White outlines on blue squared paper.",
+    ),
+)
+
+
+def write_style_pictures(style: BundledLora, count: int, packages: Path, folder: Path, report: ProgressReport) -> None:
+    """Paint `count` icons in this look into `folder`, each with a text file of captions beside it.
+
+    Raises:
+        TrainingDataError: the icons cannot be fetched.
+        TrainingError: the library that draws SVG is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = Random(style.name)  # noqa: S311 - a choice of pictures, the same each time
+    icons = choose_icons(read_icons(style.drawing, packages), count, rng)
+    for number, icon in enumerate(icons):
+        report(TrainingProgress("painting", number / len(icons), style.name))
+        background = _choose_background(style, rng)
+        colour = style.background if background is None else COLOURS[background]
+        style.paint(icon.draw(), colour).save(folder / f"{icon.code}.png")
+        captions = write_captions(style.trigger, icon.entry, background, rng)
+        (folder / f"{icon.code}.txt").write_text("\n".join(captions) + "\n", "utf-8")
+
+
+def choose_icons(icons: Sequence[Icon], count: int, rng: Random) -> list[Icon]:
+    """A random part of the icons, at most all of them, in the order of their codes."""
+    chosen = rng.sample(list(icons), min(count, len(icons)))
+    return sorted(chosen, key=lambda icon: icon.code)
+
+
+def _choose_background(style: BundledLora, rng: Random) -> str | None:
+    if not style.obeys_background or rng.random() >= _NAMED_BACKGROUNDS:
+        return None
+    return rng.choice([name for name in COLOURS if name != "black"])  # black lines would drown in it
+
+
+def write_captions(trigger: str, entry: Entry, background: str | None, rng: Random) -> list[str]:
+    """Four ways of asking for the icon: its name before and after the trigger, and keywords."""
+    words = [entry.label, entry.label, entry.label]
+    words.append(", ".join(pick_words(rng, entry.keywords, 1, 3)) if entry.keywords else entry.label)
+    texts = [on_background(rng, text, background) if background else text for text in words]
+    return [f"{text}, {trigger}" if number % 2 else f"{trigger}, {text}" for number, text in enumerate(texts)]

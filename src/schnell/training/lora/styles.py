@@ -1,0 +1,149 @@
+"""The looks of the bundled LoRAs, as image processing: an icon with transparency in, a styled picture out.
+
+All pictures are 256 x 256. Arrays are float32 in 0...1, (height, width, channels).
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from schnell.training.lora.icons import SIDE
+
+Array = npt.NDArray[np.float32]
+Colour = tuple[float, float, float]
+Style = Callable[[Image.Image, Colour], Image.Image]
+
+#: The part of the canvas that an icon fills, as in the embedded model's own training.
+FILL: Final = 0.8125
+_INK: Final = np.array([0.02, 0.005, 0.07], dtype=np.float32)
+_UNDYED_GLOW: Final = np.array([0.35, 0.85, 1.0], dtype=np.float32)
+_PAPER: Final = np.array([0.07, 0.25, 0.6], dtype=np.float32)
+_RULING: Final = np.array([0.22, 0.42, 0.78], dtype=np.float32)
+_CHALK: Final = np.array([0.95, 0.98, 1.0], dtype=np.float32)
+_GRID: Final = 16
+_CELL: Final = 16
+_SHRINK: Final = Image.Resampling.BOX
+#: After GrafxKid's "Sweetie 16", with a brown, white, and stronger reds and yellows.
+_PALETTE: Final = (
+    "1a1c2c 5d275d e0323c ff8f2e ffd54a a7f070 38b764 257179 7a4a2e 3b5dc9 41a6f6 ffc9a3 ffffff 94b0c2 566c86 333c57"
+)
+_SHADOW: Final = 0.84
+
+
+def paint_plain(icon: Image.Image, background: Colour) -> Image.Image:
+    """The drawing as it is, on a plain background."""
+    return _image(_composite(_rgba(_placed(icon)), _colour(background)))
+
+
+def paint_flat(icon: Image.Image, background: Colour) -> Image.Image:
+    """The drawing on a plain background, with a long shadow towards the lower right."""
+    drawn = _rgba(_placed(icon))
+    shaded = _colour(background) * (1 - (1 - _SHADOW) * _long_shadow(drawn[..., 3:]))
+    return _image(_composite(drawn, shaded))
+
+
+def paint_black_light(icon: Image.Image, _background: Colour) -> Image.Image:
+    """Edges and colours glow like neon in a dark room."""
+    drawn = _rgba(_placed(icon))
+    alpha = drawn[..., 3:]
+    dye = _neon(drawn[..., :3])
+    shade = drawn[..., :3].mean(axis=2, keepdims=True)
+    edges = np.clip(2.2 * (_slopes(shade * alpha) + _slopes(alpha)), 0, 1)
+    light = dye * edges * alpha
+    glow = 1.1 * light + 1.3 * _blurred(light, 4) + 2.2 * _blurred(light, 14)
+    return _image(_INK + dye * alpha * (0.08 + 0.3 * shade**2) + glow)
+
+
+def paint_blueprint(icon: Image.Image, _background: Colour) -> Image.Image:
+    """White outlines on blue squared paper."""
+    drawn = _rgba(_placed(icon))
+    seen = _composite(drawn, np.ones(3, dtype=np.float32))
+    slopes = np.concatenate([_slopes(seen[..., channel : channel + 1]) for channel in range(3)], axis=2)
+    lines = np.clip(3 * _blurred(np.clip(slopes.sum(axis=2, keepdims=True) + _slopes(drawn[..., 3:]), 0, 1), 1), 0, 1)
+    return _image(_over(_squared_paper(), _CHALK, lines))
+
+
+def paint_pixels(icon: Image.Image, background: Colour) -> Image.Image:
+    """Big square pixels in sixteen colours."""
+    cells = SIDE // _CELL
+    small = _image(_composite(_rgba(_placed(icon, 0.9375)), _colour(background))).resize((cells, cells), _SHRINK)
+    indexed = small.quantize(palette=_palette_image(), dither=Image.Dither.NONE)
+    return indexed.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+def _placed(icon: Image.Image, fill: float = FILL) -> Image.Image:
+    side = round(SIDE * fill)
+    canvas = Image.new("RGBa", (SIDE, SIDE))
+    # premultiplied while it shrinks, or hidden colours would bleed into the edges
+    canvas.paste(icon.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS), ((SIDE - side) // 2,) * 2)
+    return canvas.convert("RGBA")
+
+
+def _colour(background: Colour) -> Array:
+    return np.array(background, dtype=np.float32)
+
+
+def _long_shadow(alpha: Array) -> Array:
+    """Where a shape shades what lies to its lower right: its mask, moved along the diagonal by ever longer steps."""
+    shadow, step = alpha, 1
+    while step < SIDE:
+        moved = np.zeros_like(shadow)
+        moved[step:, step:] = shadow[:-step, :-step]
+        shadow, step = np.maximum(shadow, moved), 2 * step
+    return shadow
+
+
+def _rgba(picture: Image.Image) -> Array:
+    return np.asarray(picture, dtype=np.float32) / np.float32(255)
+
+
+def _image(values: npt.NDArray[Any]) -> Image.Image:
+    return Image.fromarray((np.clip(values, 0, 1) * 255).round().astype(np.uint8))
+
+
+def _composite(drawn: Array, background: Array) -> Array:
+    return _over(background, drawn[..., :3], drawn[..., 3:])
+
+
+def _over(below: Array, above: Array, alpha: Array) -> Array:
+    return np.asarray(above * alpha + below * (1 - alpha), dtype=np.float32)
+
+
+def _neon(colours: Array) -> Array:
+    """Colours at full brightness and saturation; greys take a cold light."""
+    brightest = colours.max(axis=2, keepdims=True)
+    dullest = colours.min(axis=2, keepdims=True)
+    saturation = (brightest - dullest) / np.maximum(brightest, 1e-3)
+    pure = (colours - dullest) / np.maximum(brightest - dullest, 1e-3)
+    weight = np.clip(3 * saturation - 0.4, 0, 1)
+    return _over(_UNDYED_GLOW, np.asarray(pure, dtype=np.float32), weight)
+
+
+def _slopes(plane: Array) -> Array:
+    """How steep a plane (height, width, 1) is at every pixel, over a distance of two."""
+    padded = np.pad(plane, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    down = padded[2:, 1:-1] - padded[:-2, 1:-1]
+    right = padded[1:-1, 2:] - padded[1:-1, :-2]
+    return np.asarray(np.hypot(down, right), dtype=np.float32)
+
+
+def _blurred(values: Array, radius: float) -> Array:
+    picture = Image.fromarray((np.clip(values.squeeze(), 0, 1) * 255).astype(np.uint8))
+    blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
+    return np.asarray(blurred.reshape(values.shape), dtype=np.float32)
+
+
+def _squared_paper() -> Array:
+    paper = np.broadcast_to(_PAPER, (SIDE, SIDE, 3)).copy()
+    for line in range(0, SIDE, _GRID):
+        paper[line : line + 2] = paper[:, line : line + 2] = _RULING
+    return paper
+
+
+def _palette_image() -> Image.Image:
+    image = Image.new("P", (1, 1))
+    image.putpalette(bytes.fromhex(_PALETTE.replace(" ", "")) * 16)
+    return image
