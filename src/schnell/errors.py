@@ -219,6 +219,28 @@ class AdapterError(SchnellError):
     status = 400
 
 
+class TrainingError(SchnellError):
+    """A training cannot start or go on: its pictures, options or saved state are not usable."""
+
+    code = "TRAINING_FAILED"
+    status = 400
+
+
+class LoraSourceError(SchnellError):
+    """A LoRA's source is not one that this server may fetch from: a refused host or address, or offline mode."""
+
+    code = "LORA_SOURCE_REFUSED"
+    status = 400
+
+
+class LoraDownloadError(SchnellError):
+    """A LoRA could not be fetched from where it lies."""
+
+    code = "LORA_DOWNLOAD_FAILED"
+    status = 502
+    retry_helps = True
+
+
 class ImageMetadataError(SchnellError):
     """A picture carries no receipt that this version can repeat."""
 
