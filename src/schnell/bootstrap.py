@@ -45,7 +45,7 @@ def build_runner(engine: "Engine", limits: "QueueLimits | None" = None) -> "InPr
     from schnell.serving.worker import Worker
 
     sizer: BatchSizer[LaneKey] = BatchSizer()
-    worker = Worker(engine, Scheduler(sizer.limit, limits=limits or QueueLimits()), sizer)
+    worker = Worker(engine, Scheduler(sizer.limit, engine.adapter_slots, limits or QueueLimits()), sizer)
     worker.start()
     return InProcessRunner(worker)
 
@@ -84,7 +84,10 @@ def build_server_runner(settings: "Settings") -> "Runner":
 
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     engine = Engine(find_model(settings.model), choose_device(settings.device), safety)
-    return build_runner(engine, QueueLimits(settings.queue_limit, settings.team_queue_limit))
+    # one place more than admission grants, for the picture that warms the engine up
+    runner = build_runner(engine, QueueLimits(settings.queue_limit + 1, settings.team_queue_limit))
+    runner.warm_up()
+    return runner
 
 
 def build_database(settings: "Settings") -> "Database":
@@ -161,6 +164,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
     from schnell.web.session import SessionSigner
+    from schnell.web.webhooks import WebhookSender
 
     database = build_database(settings)
     store = build_store(settings)
@@ -198,6 +202,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         rates=RateLimits(settings.rate_limit),
         sessions=SessionSigner(secret),
+        webhooks=WebhookSender(secret, private=settings.webhook_private),
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),
         loras=loras,

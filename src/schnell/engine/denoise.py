@@ -23,7 +23,7 @@ class Drawing:
     """One picture on its way: float32 latents (tokens, channels), the noise levels it passes, and where it stands.
 
     `sigmas` has one entry more than there are steps, from 1 (noise) down to 0 (picture). `grid` is in tokens; `slots`
-    are the LoRAs that act on it.
+    are the LoRAs that act on it; `estimate` is where the last step saw the finished latents.
     """
 
     latents: Tensor
@@ -32,6 +32,7 @@ class Drawing:
     grid: Size
     prompt: PromptEmbedding
     slots: tuple[SlotUse, ...] = ()
+    estimate: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -113,4 +114,9 @@ def predict_velocity(transformer: nn.Module, drawings: Sequence[Drawing]) -> Ten
 
 def _euler_step(drawing: Drawing, velocity: Tensor) -> Drawing:
     now, after = drawing.sigmas[drawing.step], drawing.sigmas[drawing.step + 1]
-    return replace(drawing, latents=drawing.latents + (after - now) * velocity, step=drawing.step + 1)
+    return replace(
+        drawing,
+        latents=drawing.latents + (after - now) * velocity,
+        estimate=drawing.latents - now * velocity,
+        step=drawing.step + 1,
+    )

@@ -87,7 +87,7 @@ class Engine:
         self.folder = folder
         self.device = device
         self._safety = safety
-        self._slot_count = adapter_slots + 1  # slot 0 is no LoRA
+        self.adapter_slots = adapter_slots
         self._loaded: dict[Precision, LoadedModel] = {}
         self._load_lock = threading.Lock()
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
@@ -202,7 +202,9 @@ class Engine:
         with self._load_lock:
             if precision not in self._loaded:
                 networks = load_networks(self.folder.path, precision, self.device)
-                self._loaded[precision] = LoadedModel(networks, self.folder, self._slot_count)
+                self._loaded[precision] = LoadedModel(
+                    networks, self.folder, self.adapter_slots + 1
+                )  # slot 0 is no LoRA
             return self._loaded[precision]
 
 

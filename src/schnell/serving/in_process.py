@@ -12,6 +12,11 @@ class InProcessRunner:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
+    def warm_up(self) -> None:
+        """Draw a picture that nobody sees: it loads the weights and teaches the cost of a step and the previews."""
+        spec = GenerationSpec("warming up", safety_checker=False)
+        self._worker.submit(Job(id="warm-up", team_id="warm-up", spec=spec, seed=0), lambda _: None).result()
+
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         """Draw a job's pictures. Cancelling this call takes the job out at the next step.
 

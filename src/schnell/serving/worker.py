@@ -11,6 +11,7 @@ import torch
 
 from schnell.engine.denoise import Drawing
 from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.preview import PreviewFit
 from schnell.errors import SchnellError
 from schnell.serving.active_job import ActiveJob, LaneKey, WorkerStatus
 from schnell.serving.batch_size import BatchSizer
@@ -29,6 +30,7 @@ class Worker:
         self._scheduler = scheduler
         self._sizer = sizer
         self._finisher = Finisher(engine)
+        self._previews = PreviewFit()
         self._inbox: SimpleQueue[ActiveJob | None] = SimpleQueue()
         self._active: dict[str, ActiveJob] = {}
         self._stopping = threading.Event()
@@ -205,6 +207,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
                 self._fail(key.job_id, error)
                 continue
+            self._previews.learn(self._drawing(key), picture)
             active.undecoded -= 1
             if active.undecoded == 0:
                 self._leave(self._active.pop(key.job_id))
@@ -222,7 +225,14 @@ class Worker:
             active = self._active.get(job_id)
             if active is not None:
                 step = min(drawing.step for drawing in active.drawings.values())
-                active.listener(Progress("denoise", step, active.job.spec.steps))
+                previews = self._paint_previews(active) if active.job.wants_previews else ()
+                active.listener(Progress("denoise", step, active.job.spec.steps, previews=previews))
+
+    def _paint_previews(self, active: ActiveJob) -> tuple[bytes, ...]:
+        if not self._previews.is_ready:
+            return ()
+        drawings = [active.drawings[index] for index in sorted(active.drawings)]
+        return tuple(self._previews.paint(drawing, active.job.spec.size) for drawing in drawings)
 
     def _count_step(self, rows: int, seconds: float) -> None:
         seen = self._steps

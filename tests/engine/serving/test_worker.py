@@ -155,3 +155,13 @@ async def test_the_outlook_knows_the_cost_of_a_step_after_the_first_picture(work
     assert runner.outlook(job.spec, "team").expected_seconds > 0
     large = replace(job.spec, size=Size(1024, 1024))
     assert runner.outlook(large, "team").expected_seconds > runner.outlook(job.spec, "team").expected_seconds
+
+
+def test_previews_come_with_every_step_for_those_who_ask(worker: Worker) -> None:
+    worker.submit(small_job("teaches"), ignore).result(60)
+    seen: list[Progress] = []
+    job = replace(small_job("previewed", steps=3, num_outputs=2), wants_previews=True)
+    worker.submit(job, seen.append).result(60)
+    steps = [progress for progress in seen if progress.stage == "denoise"]
+    assert len(steps) >= 2
+    assert all(len(progress.previews) == 2 and progress.previews[0].startswith(b"\x89PNG") for progress in steps)
