@@ -15,7 +15,7 @@ from schnell.settings import Settings
 from schnell.web.services import Services, services_of_app
 
 KEY = "test-key-of-the-first-team"
-BODY = {
+BODY: dict[str, Any] = {
     "type": "IMAGE_GENERATOR",
     "model": "black-forest-labs/flux-schnell-lora",
     "promptObject": {"prompt": "a red apple", "megapixels": "0.25"},
@@ -34,9 +34,12 @@ class Server:
     def services(self) -> Services:
         return services_of_app(self.app)
 
-    async def draw(self, client_headers: dict[str, str] | None = None, **prompt_object: Any) -> httpx.Response:
-        body = BODY | {"promptObject": BODY["promptObject"] | prompt_object}  # type: ignore[operator]
-        return await self.client.post("/api/features", json=body, headers=client_headers or {})
+    async def draw(self, **prompt_object: Any) -> httpx.Response:
+        return await self.client.post("/api/features", json=body_with(**prompt_object))
+
+
+def body_with(**prompt_object: Any) -> dict[str, Any]:
+    return BODY | {"promptObject": BODY["promptObject"] | prompt_object}
 
 
 @asynccontextmanager

@@ -193,7 +193,7 @@ class Generations:
             cost=0,
             error_code=error.code,
             error_message=error.message,
-            response_object={"error": {"errorCode": error.code, "message": error.message}},
+            response_object=_describe_failure(record, error),
             finished_at=now(),
         )
         try:
@@ -274,6 +274,12 @@ def _describe(job: Job, outcome: JobOutcome) -> Mapping[str, Any]:
         "warnings": list(outcome.warnings),
         "flagged": list(outcome.flagged),
     }
+
+
+def _describe_failure(record: Record, error: SchnellError) -> Mapping[str, Any]:
+    told = {"error": {"errorCode": error.code, "message": error.message}}
+    flagged = list(range(record.settings["num_outputs"])) if isinstance(error, UnsafeContentError) else []
+    return told | ({"flagged": flagged} if flagged else {})
 
 
 def _as_failure(cause: Exception, job: Job) -> SchnellError:

@@ -1,0 +1,173 @@
+import json
+from typing import Any
+
+import pytest
+
+from servers import BODY, KEY, Server
+
+PROMPT = {"prompt": "a red apple"}
+
+
+async def post(server: Server, body: Any) -> Any:
+    return await server.client.post("/api/features", json=body)
+
+
+async def assert_nothing_happened(server: Server) -> None:
+    assert server.runner.jobs == []
+    assert (await server.client.get("/api/features")).json()["aiRecords"] == []
+    assert (await server.client.get("/api/session")).json()["usedCredit"] == 0
+    assert await server.services.store.list_keys() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("prompt", {"prompt": "x" * 100_000}),
+        ("prompt", {"prompt": 7}),
+        ("prompt", {"prompt": "a\0b"}),
+        ("seed", {"seed": -1}),
+        ("seed", {"seed": 4294967296}),
+        ("seed", {"seed": 1.5}),
+        ("seed", {"seed": "7"}),
+        ("seed", {"seed": True}),
+        ("seed", {"seed": 1e300}),
+        ("num_inference_steps", {"num_inference_steps": 0}),
+        ("num_inference_steps", {"num_inference_steps": 5}),
+        ("output_quality", {"output_quality": 101}),
+        ("output_quality", {"output_quality": -1}),
+        ("aspect_ratio", {"aspect_ratio": "7:3"}),
+        ("aspect_ratio", {"aspect_ratio": 1}),
+        ("width", {"aspect_ratio": "custom", "width": 255, "height": 512}),
+        ("width", {"aspect_ratio": "custom", "width": 1441, "height": 512}),
+        ("width", {"aspect_ratio": "custom", "width": 300.5, "height": 512}),
+        ("height", {"aspect_ratio": "custom", "width": 512, "height": 300}),
+        ("megapixels", {"megapixels": "2"}),
+        ("megapixels", {"megapixels": 0.5}),
+        ("megapixels", {"megapixels": True}),
+        ("num_outputs", {"num_outputs": 5}),
+        ("n", {"n": 0}),
+        ("output_format", {"output_format": "gif"}),
+        ("go_fast", {"go_fast": "yes"}),
+        ("disable_safety_checker", {"disable_safety_checker": 1}),
+        ("lora_scale", {"lora_scale": 3.1}),
+        ("lora_scale", {"lora_scale": "1"}),
+        ("lora_weights", {"lora_weights": ["a"]}),
+    ],
+)
+async def test_a_wrong_value_is_refused_by_its_name(server: Server, field: str, values: dict[str, Any]) -> None:
+    answer = await post(server, BODY | {"promptObject": PROMPT | values})
+    assert answer.status_code == 400
+    error = answer.json()
+    assert list(error) == ["errorCode", "message", "details"]
+    assert error["errorCode"] == "INVALID_FIELD"
+    assert [each["field"] for each in json.loads(error["details"])] == [field]
+    await assert_nothing_happened(server)
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        (["type", "model", "promptObject"], {}),
+        (["type"], {"model": BODY["model"], "promptObject": PROMPT}),
+        (["prompt"], BODY | {"promptObject": {}}),
+        (["prompt"], BODY | {"promptObject": {"prompt": None}}),
+        (["prompt"], BODY | {"promptObject": {"prompt": ""}}),
+        (["prompt"], BODY | {"promptObject": {"prompt": " \n\t"}}),
+        (["width", "height"], BODY | {"promptObject": PROMPT | {"aspect_ratio": "custom"}}),
+        (["height"], BODY | {"promptObject": PROMPT | {"aspect_ratio": "custom", "width": 512}}),
+    ],
+)
+async def test_a_missing_field_is_asked_for_by_its_name(server: Server, fields: list[str], body: Any) -> None:
+    answer = await post(server, body)
+    assert answer.status_code == 400
+    assert answer.json()["errorCode"] == "MISSING_REQUIRED_FIELDS"
+    assert [each["field"] for each in json.loads(answer.json()["details"])] == fields
+    await assert_nothing_happened(server)
+
+
+async def test_every_wrong_field_is_told_at_once(server: Server) -> None:
+    answer = await post(server, BODY | {"promptObject": PROMPT | {"seed": -1, "go_fast": "x", "megapixels": "9"}})
+    assert {each["field"] for each in json.loads(answer.json()["details"])} == {"seed", "go_fast", "megapixels"}
+
+
+async def test_another_model_is_refused_in_the_known_words(server: Server) -> None:
+    answer = await post(server, BODY | {"model": "dall-e-3"})
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "errorCode": "UNSUPPORTED_MODEL",
+        "message": "Model dall-e-3 is not supported for feature IMAGE_GENERATOR",
+    }
+
+
+async def test_another_feature_is_refused_in_the_known_words(server: Server) -> None:
+    answer = await post(server, BODY | {"type": "CHAT"})
+    assert (answer.status_code, answer.json()["message"]) == (400, "Unsupported feature type: CHAT")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"[1, 2]",
+        b'"text"',
+        b"null",
+        b"7",
+        b"\xff\xfe",
+        b'{"type": NaN}',
+        b'{"a": "\\ud800"}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"n": ' + b"9" * 10_000 + b"}",
+    ],
+)
+async def test_what_is_no_json_object_is_refused(server: Server, content: bytes) -> None:
+    answer = await server.client.post("/api/features", content=content)
+    assert answer.status_code == 400
+    assert answer.json()["errorCode"] == "INVALID_BODY"
+    await assert_nothing_happened(server)
+
+
+async def test_a_body_of_50_megabytes_is_refused_without_being_held(server: Server) -> None:
+    async def chunks() -> Any:
+        for _ in range(50):
+            yield b" " * 1_000_000
+
+    for content in (b" " * 50_000_000, chunks()):
+        answer = await server.client.post("/api/features", content=content)
+        assert answer.status_code == 413
+        assert answer.json()["errorCode"] == "BODY_TOO_LARGE"
+    await assert_nothing_happened(server)
+
+
+async def test_absurd_headers_are_refused(server: Server) -> None:
+    answer = await server.client.get("/healthz", headers={"x-long": "x" * 40_000})
+    assert answer.status_code == 431
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"API-KEY": "wrong"},
+        {"API-KEY": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic ???"},
+        {"Authorization": KEY},
+    ],
+)
+async def test_a_wrong_or_missing_key_is_401(server: Server, headers: dict[str, str]) -> None:
+    del server.client.headers["API-KEY"]
+    answer = await server.client.post("/api/features", json=BODY, headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["errorCode"] == "HTTP_EXCEPTION"
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert server.runner.jobs == []
+
+
+async def test_unknown_paths_and_methods_have_flat_errors(server: Server) -> None:
+    missing, wrong = await server.client.get("/nowhere"), await server.client.put("/api/features")
+    assert (missing.status_code, missing.json()["errorCode"]) == (404, "NOT_FOUND")
+    assert (wrong.status_code, wrong.json()["errorCode"]) == (405, "METHOD_NOT_ALLOWED")
+    assert wrong.headers["allow"]

@@ -1,0 +1,100 @@
+"""Kill a real server at random moments under load, start it again, and audit its books, records and files."""
+
+import asyncio
+import io
+import random
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from sqlalchemy import func, select
+
+from counts import repeats
+from databases import database_url
+from schnell.accounts.credits import audit
+from schnell.database.session import Database
+from schnell.database.tables import images, ledger, records, teams
+from server_process import ServerProcess, start_server
+from servers import body_with
+
+__all__ = ["database_url"]
+CLIENTS = 8
+
+
+@pytest.mark.timeout(3600)
+async def test_kill_9_leaves_nothing_in_between(tmp_path: Path, database_url: str) -> None:
+    chance = random.Random(11)
+    drawn = 0
+    for _ in range(repeats(50)):
+        server = await asyncio.to_thread(start_server, tmp_path, 0.01, database_url=database_url)
+        drawn = await check_books(tmp_path, database_url)
+        load = [asyncio.create_task(keep_drawing(server, chance)) for _ in range(CLIENTS)]
+        await asyncio.sleep(chance.uniform(0.1, 1.5))
+        server.kill()
+        await asyncio.gather(*load)
+        close_pipe(server)
+    last = await asyncio.to_thread(start_server, tmp_path, 0.01, database_url=database_url)
+    drawn = await check_books(tmp_path, database_url)
+    assert await asyncio.to_thread(last.stop) == 0
+    close_pipe(last)
+    assert drawn > 0
+
+
+async def keep_drawing(server: ServerProcess, chance: random.Random) -> None:
+    async with server.client() as client:
+        try:
+            while True:
+                await one_request(client, chance)
+        except httpx.HTTPError:
+            return  # killed
+
+
+async def one_request(client: httpx.AsyncClient, chance: random.Random) -> None:
+    body = body_with(aspect_ratio="custom", width=256, height=256, num_outputs=chance.randint(1, 4))
+    kind = chance.randrange(4)
+    if kind == 0:
+        await client.post("/api/features", json=body | {"async": True})
+    elif kind == 1:
+        await client.post("/api/features", json=body, headers={"Idempotency-Key": f"key {chance.randrange(50)}"})
+    else:
+        record = (await client.post("/api/features", json=body)).json().get("aiRecord")
+        if record and kind == 2:
+            await client.delete(f"/api/results/{record['uuid']}")
+
+
+async def check_books(folder: Path, database_url: str) -> int:
+    """No credit off, no record in between, every row with its readable file, every file with its row."""
+    database = Database(database_url)
+    async with database.read() as connection:
+        assert await audit(connection) == []
+        assert (await connection.execute(select(records.c.status).distinct())).scalars().all() in (
+            [],
+            ["SUCCESS"],
+            ["FAILURE"],
+            ["FAILURE", "SUCCESS"],
+            ["SUCCESS", "FAILURE"],
+        )
+        charged = (await connection.execute(select(func.coalesce(func.sum(teams.c.used_credit), 0)))).scalar_one()
+        booked = (await connection.execute(select(func.coalesce(func.sum(ledger.c.amount), 0)))).scalar_one()
+        assert charged == booked
+        open_reservations = select(func.count()).where(ledger.c.kind == "reserve").scalar_subquery()
+        closed = select(func.count()).where(ledger.c.kind != "reserve").scalar_subquery()
+        assert (await connection.execute(select(open_reservations - closed))).scalar_one() == 0
+        cost = select(func.coalesce(func.sum(records.c.cost), 0)).where(records.c.status == "FAILURE")
+        assert (await connection.execute(cost)).scalar_one() == 0
+        found = (await connection.execute(select(images.c.key, images.c.state))).all()
+        rows = {row.key: row.state for row in found}
+    await database.close()
+    root = folder / "assets"
+    files = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
+    assert set(rows) == files
+    assert set(rows.values()) <= {"STORED"}
+    for key in files:
+        Image.open(io.BytesIO((root / key).read_bytes())).load()
+    return len(files)
+
+
+def close_pipe(server: ServerProcess) -> None:
+    if server.process.stdout:
+        server.process.stdout.close()
