@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +26,9 @@ from schnell.errors import AdapterError
 
 DEFAULT_MAX_BYTES: Final = 4 * 2**30
 _HASH_PIECE: Final = 2**20
-_HEADER_BYTES_PER_TENSOR: Final = 512
-_METADATA_ROOM: Final = 64 * 2**10
+_HEADER_BYTES_PER_TENSOR: Final = 220
+_METADATA_ROOM: Final = 4096
+_MAX_CONFIG_BYTES: Final = 64 * 2**10
 _FORM_NAMES: Final[dict[type[Form], str]] = {LowRank: "LoRA", Dora: "DoRA", Lokr: "LoKr"}
 
 
@@ -143,8 +144,7 @@ def find_problem(source: SourceFile, shape: ModelShape | None) -> str | None:
 def _convert(opened: OpenedFile, path: Path, sha256: str, shape: ModelShape | None) -> None:
     source = understand(opened, shape)
     scalings = read_peft_scaling(source.header.metadata, opened.peft_config)
-    room = sum(len(name) + _HEADER_BYTES_PER_TENSOR for name in source.header.entries) * 4 + _METADATA_ROOM
-    with TensorWriter(path, room) as writer:
+    with TensorWriter(path, _header_room(source)) as writer:
         written = tuple(_write_modules(opened.path, source, scalings, writer))
         if not written:
             raise AdapterError("this LoRA changes nothing: all its deltas are zero")
@@ -152,6 +152,13 @@ def _convert(opened: OpenedFile, path: Path, sha256: str, shape: ModelShape | No
         if problem := find_misfit(targets, shape, find_width(source), guess_model(source)):
             raise AdapterError(f"this LoRA does not fit the model: {problem}")
         writer.finish(_describe(source, opened, sha256, written).to_metadata())
+
+
+def _header_room(source: SourceFile) -> int:
+    """Bytes that the header will need at most: its entries, and the metadata that come from the source's."""
+    entries = sum(len(module.destination.parts) * (len(module.tensors) + 1) for module in source.modules)
+    told = json.dumps(json.dumps(asdict(read_provenance(source.header.metadata))))
+    return entries * _HEADER_BYTES_PER_TENSOR + len(told) + _METADATA_ROOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +220,6 @@ def _config_beside(source: Path) -> dict[str, Any] | None:
     config = source.with_name("adapter_config.json")
     if source.name != "adapter_model.safetensors" or not config.is_file():
         return None
-    if config.stat().st_size > _METADATA_ROOM:
+    if config.stat().st_size > _MAX_CONFIG_BYTES:
         raise AdapterError("adapter_config.json is larger than 64 KiB")
     return parse_peft_config(config.read_bytes())

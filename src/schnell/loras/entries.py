@@ -85,9 +85,12 @@ async def insert_lora(connection: AsyncConnection, lora: LibraryLora) -> None:
     try:
         await connection.execute(loras.insert().values(values | {name: list(values[name]) for name in _LISTS}))
     except IntegrityError as cause:
-        raise ConflictError(
-            f"there is a LoRA called {lora.name!r} already; remove it first, or choose a name"
-        ) from cause
+        raise name_taken(lora.name) from cause
+
+
+def name_taken(name: str) -> ConflictError:
+    """The error for a name that its owner has given already."""
+    return ConflictError(f"there is a LoRA called {name!r} already; remove it first, or choose another name")
 
 
 async def list_loras(connection: AsyncConnection, team_id: str | None = None) -> list[LibraryLora]:
@@ -128,6 +131,12 @@ async def delete_lora(connection: AsyncConnection, owner: str, name_or_id: str) 
 async def is_in_library(connection: AsyncConnection, sha256: str) -> bool:
     """Whether any entry uses this file."""
     query = select(loras.c.id).where(loras.c.sha256 == sha256).limit(1)
+    return (await connection.execute(query)).first() is not None
+
+
+async def is_downloaded(connection: AsyncConnection, sha256: str) -> bool:
+    """Whether any reference led to this file."""
+    query = select(lora_downloads.c.reference).where(lora_downloads.c.sha256 == sha256).limit(1)
     return (await connection.execute(query)).first() is not None
 
 

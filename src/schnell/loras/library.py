@@ -11,6 +11,7 @@ from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter, ins
 from schnell.database.session import Database
 from schnell.errors import (
     AdapterError,
+    ConflictError,
     FieldProblem,
     InvalidFieldError,
     LoraDownloadError,
@@ -28,11 +29,13 @@ from schnell.loras.entries import (
     find_download,
     forget_downloads,
     insert_lora,
+    is_downloaded,
     is_in_library,
     keep_download,
     list_downloads,
     list_loras,
     look_up_lora,
+    name_taken,
     touch_download,
     wants_touch,
 )
@@ -111,7 +114,7 @@ class LoraLibrary:
         reference = parse_reference(source, "source")
         if isinstance(reference, LibraryName):
             raise InvalidFieldError(FieldProblem("source", f"{source[:80]!r} is a name, not a place to fetch from"))
-        await self._check_room(owner)
+        await self._check_room(owner, name)
         converted, found = await self._fetch(reference, on_progress)
         return await self._enter(converted, owner, name or found.name, source, created_by, found)
 
@@ -119,7 +122,7 @@ class LoraLibrary:
         self, source: BinaryIO, *, owner: str, name: str, file_name: str, created_by: str
     ) -> LibraryLora:
         """Put an uploaded file into a library. Raises as `add`."""
-        await self._check_room(owner)
+        await self._check_room(owner, name)
         uploaded = await self._files.receive(source)
         try:
             converted = await self._files.convert(uploaded)
@@ -129,9 +132,10 @@ class LoraLibrary:
 
     async def add_path(self, path: Path, *, owner: str, name: str | None, created_by: str) -> LibraryLora:
         """Put a file of this machine into a library. Raises as `add`."""
-        await self._check_room(owner)
+        name = name or path.stem
+        await self._check_room(owner, name)
         converted = await self._files.convert(path)
-        return await self._enter(converted, owner, name or path.stem, path.name, created_by)
+        return await self._enter(converted, owner, name, path.name, created_by)
 
     async def list(self, team_id: str | None = None) -> tuple[LibraryLora, ...]:
         """What a team may name: its own, the public and the bundled LoRAs. Without a team, everybody's."""
@@ -271,13 +275,17 @@ class LoraLibrary:
             await asyncio.to_thread(self._files.remove, sha256)
             excess -= sizes[sha256]
 
-    async def _check_room(self, owner: str) -> None:
+    async def _check_room(self, owner: str, name: str | None) -> None:
+        tidy = check_name(name) if name else ""
         async with self._database.read() as connection:
             count = await count_loras(connection, owner)
+            taken = await look_up_lora(connection, owner, tidy) if tidy else None
         if owner != PUBLIC and count >= self._limits.per_team:
             raise InvalidFieldError(
                 FieldProblem("name", f"the team has {count} LoRAs, the most it may have; remove one")
             )
+        if taken is not None and taken.owner == owner:
+            raise name_taken(tidy)
 
     async def _enter(  # noqa: PLR0913, PLR0917 - who adds what, under which name
         self,
@@ -299,9 +307,19 @@ class LoraLibrary:
             source=source[:600],
             created_by=created_by,
         )
-        async with self._database.write() as connection:
-            await insert_lora(connection, lora)
+        try:
+            async with self._database.write() as connection:
+                await insert_lora(connection, lora)
+        except ConflictError:
+            await self._drop_unused(lora.sha256)
+            raise
         return lora
+
+    async def _drop_unused(self, sha256: str) -> None:
+        async with self._database.read() as connection:
+            used = await is_in_library(connection, sha256) or await is_downloaded(connection, sha256)
+        if not used:
+            await asyncio.to_thread(self._files.remove, sha256)
 
     async def _convert_bundled(self, lora: BundledLora) -> ConvertedAdapter:
         known = self._converted.get(lora.name)
