@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_048_576, ge=1024)
     cors_origins: Names = ()
     metrics_token: str | None = None
+    webhook_private: bool = False
     drain_seconds: float = Field(60, ge=0)
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
 

@@ -7,7 +7,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from schnell.web import account, admin, files, health, loras, models, results
 from schnell.web.dialects import onemin
-from schnell.web.errors import DialectErrors, install_error_handlers
+from schnell.web.dialects.registered import DIALECT_ERRORS, DIALECT_ROUTERS
+from schnell.web.errors import install_error_handlers
 from schnell.web.middleware import IncomingLimits, RequestContext
 from schnell.web.services import Services
 
@@ -21,9 +22,9 @@ _ROUTERS: Sequence[APIRouter] = (
     account.router,
     admin.router,
     files.router,
+    *DIALECT_ROUTERS,
     health.router,
 )
-_DIALECT_ERRORS: Sequence[DialectErrors] = ()
 
 
 def create_app(services: Services, lifespan: Lifespan | None = None, version: str = "0.1.0") -> FastAPI:
@@ -41,7 +42,7 @@ def create_app(services: Services, lifespan: Lifespan | None = None, version: st
     app.state.services = services
     for router in _ROUTERS:
         app.include_router(router)
-    install_error_handlers(app, _DIALECT_ERRORS)
+    install_error_handlers(app, DIALECT_ERRORS)
     return app
 
 

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from schnell.errors import (
     RateLimitedError,
     SchnellError,
 )
+from schnell.web.rate_headers import rate_headers
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +30,22 @@ ErrorShape = Callable[[SchnellError, int], Any]
 
 @dataclass(frozen=True, slots=True)
 class DialectErrors:
-    """A dialect's error shape, for every path below `prefix`."""
+    """A dialect's error shape, for every path below `prefix`.
+
+    `statuses` holds the errors that it answers with another status than the native API; `challenge` is what a
+    request without a key is asked for.
+    """
 
     prefix: str
     shape: ErrorShape
     media_type: str = "application/json"
+    dialect: str = "onemin"
+    statuses: Mapping[type[SchnellError], int] = field(default_factory=dict)
+    challenge: str = 'Bearer realm="schnell"'
+
+    def status_of(self, error: SchnellError) -> int:
+        """The status for an error: that of the nearest class in `statuses`, or its own."""
+        return next((self.statuses[kind] for kind in type(error).__mro__ if kind in self.statuses), error.status)
 
 
 class RoutingError(SchnellError):
@@ -75,10 +87,11 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
         path = request.url.path
         dialect = next((each for each in shapes if path.startswith(each.prefix)), _FLAT)
         request.scope["schnell.error"] = error.code
+        status = dialect.status_of(error)
         return JSONResponse(
-            dialect.shape(error, error.status),
-            status_code=error.status,
-            headers=error_headers(error) | headers,
+            dialect.shape(error, status),
+            status_code=status,
+            headers=error_headers(error, dialect) | headers,
             media_type=dialect.media_type,
         )
 
@@ -109,20 +122,16 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
     app.add_exception_handler(Exception, unexpected)
 
 
-def error_headers(error: SchnellError) -> dict[str, str]:
-    """What a client needs to know before it asks again."""
+def error_headers(error: SchnellError, dialect: DialectErrors = _FLAT) -> dict[str, str]:
+    """What a client needs to know before it asks again, under the names that its dialect gives it."""
     headers = {"x-should-retry": "true" if error.retry_helps else "false"}
     wait = getattr(error, "retry_after", None)
     if wait is not None:
         headers["Retry-After"] = str(max(1, ceil(wait)))
     if isinstance(error, RateLimitedError):
-        headers |= {
-            "X-RateLimit-Limit": str(error.limit),
-            "X-RateLimit-Remaining": "0",
-            "X-RateLimit-Reset": headers["Retry-After"],
-        }
+        headers |= rate_headers(dialect.dialect).write(error.limit, 0, int(headers["Retry-After"]))
     if error.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="schnell"'
+        headers["WWW-Authenticate"] = dialect.challenge
     return headers
 
 

@@ -49,6 +49,7 @@ class Lifecycle:
             with suppress(asyncio.CancelledError):
                 await keeping
             await services.generations.drain(self.drain_seconds)
+            await services.webhooks.close()
             await services.runner.close()
             await services.store.close()
             await services.database.close()

@@ -13,6 +13,7 @@ from schnell.generations import Admission, Generations, History, Runner
 from schnell.loras.library import LoraLibrary
 from schnell.web.metrics import Metrics
 from schnell.web.session import SessionSigner
+from schnell.web.webhooks import WebhookSender
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,14 @@ class ServedModel:
     name: str
     ids: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """The model's name for a response header: a folder's last part, in ASCII."""
+        return self.name.rstrip("/").rpartition("/")[2].encode("ascii", "replace").decode()
+
     def find(self, model_id: str) -> str | None:
         """The id as records keep it, or None for a model that is not served."""
-        return model_id if model_id in self.ids else None
+        return model_id if model_id in {*self.ids, self.label} else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Services:
     metrics: Metrics
     model: ServedModel
     loras: LoraLibrary
+    webhooks: WebhookSender
 
 
 def services_of(connection: HTTPConnection) -> Services:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from schnell.generations import GenerationRequest, Quote, Record, Running
 from schnell.spec import Progress
 from schnell.web.errors import flat_error
 from schnell.web.middleware import add_headers
+from schnell.web.rate_headers import rate_headers
 from schnell.web.services import services_of
 
 _PING_SECONDS: Final = 15
@@ -47,14 +48,9 @@ async def start(request: Request, caller: Caller, asked: GenerationRequest) -> R
     try:
         status = services.rates.count(caller)
         if status is not None:
-            add_headers(
-                request,
-                {
-                    "X-RateLimit-Limit": str(status.limit),
-                    "X-RateLimit-Remaining": str(status.remaining),
-                    "X-RateLimit-Reset": str(status.reset_after),
-                },
-            )
+            names = rate_headers(asked.dialect)
+            add_headers(request, names.write(status.limit, status.remaining, status.reset_after))
+        add_headers(request, {"X-Schnell-Model": services.model.label})
         return await services.generations.start(caller, asked)
     except SchnellError as error:
         services.metrics.count_refusal(asked.dialect, error)
@@ -78,6 +74,22 @@ async def find_started(request: Request, caller: Caller, started: Running | str)
     return await services_of(request).history.find(caller, started)
 
 
+async def follow(request: Request, caller: Caller, started: Running | str) -> AsyncGenerator[Progress | Record, None]:
+    """Every progress of an accepted generation, and at the end its record. Leaving early cancels it, unless detached.
+
+    Raises:
+        SchnellError: it failed.
+    """
+    if isinstance(started, str):
+        yield await services_of(request).history.wait(caller, started)
+        return
+    with started.attended():
+        async with aclosing(started.follow()) as steps:
+            async for progress in steps:
+                yield progress
+        yield await started.ended()
+
+
 def stream(
     request: Request,
     caller: Caller,
@@ -88,15 +100,9 @@ def stream(
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         try:
-            if isinstance(started, Running):
-                with started.attended():
-                    async with aclosing(started.follow()) as steps:
-                        async for progress in steps:
-                            yield _progress_event(progress)
-                    record = await started.ended()
-            else:
-                record = await services_of(request).history.wait(caller, started)
-            yield _event("done", await describe(record))
+            async with aclosing(follow(request, caller, started)) as steps:
+                async for found in steps:
+                    yield _event("done", await describe(found)) if isinstance(found, Record) else _progress_event(found)
         except SchnellError as error:
             yield _event("error", flat_error(error, error.status))
 

@@ -92,7 +92,7 @@ def parse_request(request: Request, body: Fields, *, detached: bool) -> Generati
     )
 
 
-def parse_prompt_object(fields: Fields) -> GenerationSpec:
+def parse_prompt_object(fields: Fields, lowest_scale: float = 0) -> GenerationSpec:
     """What to draw. Unknown keys are not looked at. Raises MissingFieldError, InvalidFieldError."""
     prompt = fields.text("prompt", required=True)
     ratio = fields.choice("aspect_ratio", _RATIOS)
@@ -105,7 +105,7 @@ def parse_prompt_object(fields: Fields) -> GenerationSpec:
     file_format = fields.choice("output_format", _FORMATS)
     go_fast = fields.flag("go_fast", default=True)
     unchecked = fields.flag("disable_safety_checker", default=False)
-    loras = _read_loras(fields)
+    loras = _read_loras(fields, lowest_scale)
     _require_both(fields, size)
     fields.check()
     if ratio is None:
@@ -137,11 +137,11 @@ def _read_megapixels(fields: Fields) -> str:
     return fields.choice("megapixels", MEGAPIXELS) or "1"
 
 
-def _read_loras(fields: Fields) -> tuple[LoraRef, ...]:
+def _read_loras(fields: Fields, lowest_scale: float) -> tuple[LoraRef, ...]:
     found = []
     for name, scale_name in (("lora_weights", "lora_scale"), ("extra_lora", "extra_lora_scale")):
         reference = fields.text(name)
-        scale = fields.number(scale_name, 0, 3)
+        scale = fields.number(scale_name, lowest_scale, 3)
         if reference and reference.strip():
             found.append(LoraRef(reference.strip(), 0.8 if scale is None else float(scale)))
     return tuple(found)

@@ -10,6 +10,8 @@ MODEL_IDS: Final = (
     "black-forest-labs/flux-schnell",
     "flux-schnell-lora",
     "flux-schnell",
+    "black-forest-labs/FLUX.1-schnell",
+    "FLUX.1-schnell",
 )
 
 

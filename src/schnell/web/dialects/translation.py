@@ -1,0 +1,70 @@
+"""What the dialects beside the native one share: their values become a native `promptObject`, and its checks hold."""
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from schnell.errors import FieldError, FieldProblem, UnsupportedModelError
+from schnell.generations import GenerationRequest, Record
+from schnell.spec import MIN_LORA_SCALE
+from schnell.web import submission
+from schnell.web.dialects.onemin import parse_prompt_object
+from schnell.web.fields import Fields
+from schnell.web.records import KNOWN_KEYS
+from schnell.web.services import Services, services_of
+
+Rename = Callable[[str], str]
+
+
+def find_model(request: Request, name: str | None) -> str:
+    """The model as records keep it; without a name, the one that is served.
+
+    Raises:
+        UnsupportedModelError: it is not served.
+    """
+    model = services_of(request).model
+    if name is None:
+        return model.ids[0]
+    found = model.find(name)
+    if found is None:
+        raise UnsupportedModelError(f"the model {name[:100]!r} is not served here; {', '.join(model.ids[:4])} are")
+    return found
+
+
+def build_request(
+    request: Request,
+    dialect: str,
+    model: str,
+    prompt_object: Mapping[str, Any],
+    *,
+    rename: Rename = str,
+) -> GenerationRequest:
+    """A generation from a native `promptObject`.
+
+    Raises:
+        FieldError: a value is missing or wrong; the field has the name that `rename` gives it.
+    """
+    try:
+        spec = parse_prompt_object(Fields(prompt_object), MIN_LORA_SCALE)
+    except FieldError as error:
+        raise type(error)(*(FieldProblem(rename(each.field), each.message) for each in error.problems)) from None
+    return GenerationRequest(
+        spec=spec,
+        model=model,
+        dialect=dialect,
+        prompt_object={name: prompt_object[name] for name in KNOWN_KEYS if prompt_object.get(name) is not None},
+        idempotency_key=submission.idempotency_key_in(request),
+    )
+
+
+async def read_base64(services: Services, record: Record) -> list[str]:
+    """The pictures of a finished record, in base64."""
+    return [base64.b64encode(await services.store.get(image.key)).decode() for image in record.images]
+
+
+def shown_seeds(record: Record) -> list[int]:
+    """The seed of each picture that a finished record kept."""
+    seeds = record.response_object.get("seeds", [])
+    return [seeds[image.output] for image in record.images]
