@@ -2,9 +2,8 @@
 
 Rectified flow (Liu et al. 2022, arXiv:2209.03003; Esser et al. 2024, arXiv:2403.03206) with what little
 compute wants: most samples sit at t = 1 and on the times that few-step sampling visits, and only a random part
-of a picture's tokens is shown (Zheng et al. 2023, arXiv:2306.09305). Where an icon lies is a function
-of the noise (a coupling in the sense of Tong et al. 2023, arXiv:2302.00482): the noise is normal as ever, but
-from noise and text the picture follows, so that one step need not average over placements.
+of a picture's tokens is shown (Zheng et al. 2023, arXiv:2306.09305). An icon lies
+in the middle of every canvas, so that one step need not average over placements.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +38,7 @@ class Canvas:
     weight: float
 
 
-SQUARE = (Canvas("white", 32, 32, 3.0), Canvas("colour", 32, 32, 2.0), Canvas("colour_again", 32, 32, 2.0))
+SQUARE = (Canvas("white", 32, 32, 3.0), Canvas("colour", 32, 32, 2.0))
 SMALL = (Canvas("small", 16, 16, 1.0),)
 RATIOS = tuple(Canvas("wide", h, w, 0.25) for h, w in WIDE) + tuple(Canvas("tiny", h, w, 0.08) for h, w in TINY)
 CANVASES = SQUARE + SMALL + RATIOS

@@ -28,13 +28,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class View:
-    """What to encode: a square canvas in pixels, a tilt, a relative size, and how many stay white."""
+    """What to encode: a square canvas in pixels, and how many icons stay on white."""
 
     name: str
     canvas: int
     white: float
-    relative: float = 1.0
-    tilt: float = 0.0
 
 
 VIEWS = (
@@ -43,9 +41,6 @@ VIEWS = (
     View("colour", 256, 0.0),
     View("wide", 192, 0.5),
     View("tiny", 96, 0.5),
-    View("left", 256, 0.2, 0.92, -10.0),
-    View("right", 256, 0.2, 0.92, 10.0),
-    View("colour_again", 256, 0.0),
 )
 
 
@@ -65,7 +60,7 @@ def draw_colours(rng: Random, count: int, white: float) -> Tensor:
 def encode_view(vae: AutoencoderKL, icons: Icons, view: View, seed: int, batch: int = 16) -> Encoded:
     """Encode one view of all icons with the VAE's mean, shifted and scaled as FLUX does."""
     colours = draw_colours(Random(seed), len(icons), view.white)
-    pose = Pose(2 * round(view.canvas * FILL * view.relative / 2), view.tilt)
+    pose = Pose(2 * round(view.canvas * FILL / 2))
     rgb, parts = palette(), []
     shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     for start in range(0, len(icons), batch):
@@ -96,6 +91,8 @@ def place(latents: Tensor, height: int, width: int, down: int = 0, right: int = 
     The plain rim around the object is stretched, the outermost rows and columns stay at the edge.
     """
     side = latents.shape[-1]
+    if (height, width, down, right) == (side, side, 0, 0):
+        return latents
     inner = latents[..., 2:-2, 2:-2]
     top, left = (height - side) // 2 + down, (width - side) // 2 + right
     pads = (left + 1, width - side - left + 1, top + 1, height - side - top + 1)
