@@ -74,12 +74,16 @@ class TlsServer:
         self.routes[path] = lambda _: Reply(302, b"", {"Location": to})
 
 
+def _missing(_: Asked) -> Reply:
+    return Reply(404)
+
+
 def _handler(server: TlsServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked = Asked(self.path, {name.lower(): value for name, value in self.headers.items()})
             server.asked.append(asked)
-            route = server.routes.get(self.path.partition("?")[0], lambda _: Reply(404))
+            route = server.routes.get(self.path.partition("?")[0], _missing)
             reply = route(asked)
             self.send_response(reply.status)
             if reply.length:

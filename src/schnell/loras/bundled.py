@@ -10,7 +10,7 @@ from schnell.errors import AdapterError
 
 @dataclass(frozen=True, slots=True)
 class BundledLora:
-    """A bundled LoRA and its card: `aliases` are other references that it answers to."""
+    """A bundled LoRA and its card: `aliases` are other references that it answers to, `preview` a WebP picture."""
 
     name: str
     path: Path
@@ -18,6 +18,7 @@ class BundledLora:
     trigger_words: tuple[str, ...] = ()
     licence: str | None = None
     aliases: tuple[str, ...] = ()
+    preview: Path | None = None
 
     def answers_to(self, reference: str) -> bool:
         """Whether a caller who writes this means this LoRA."""
@@ -25,8 +26,9 @@ class BundledLora:
 
 
 def read_bundled(folder: Path) -> tuple[BundledLora, ...]:
-    """The LoRAs in `folder`, by name: each `NAME.safetensors` with a card `NAME.json`, whose keys are the fields
-    of `BundledLora` (all optional). None where there is no folder.
+    """The LoRAs in `folder`, by name: each `NAME.safetensors` with a card `NAME.json` (keys
+    `description`, `trigger_words`, `licence`, `aliases`, all optional) and perhaps a picture `NAME.webp`.
+    None where there is no folder.
 
     Raises:
         AdapterError: a card cannot be read.
@@ -47,6 +49,7 @@ def _read(path: Path) -> BundledLora:
             trigger_words=tuple(map(str, card.get("trigger_words", ()))),
             licence=card.get("licence"),
             aliases=tuple(map(str, card.get("aliases", ()))),
+            preview=preview if (preview := path.with_suffix(".webp")).is_file() else None,
         )
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise AdapterError(f"{card_path.name} is not a LoRA's card: {error}") from error

@@ -62,10 +62,15 @@ class AdapterFiles:
         """Where the file with this hash lies, if it does."""
         return self.folder / f"{sha256}.safetensors"
 
+    def preview_path(self, sha256: str) -> Path:
+        """Where the preview picture of the file with this hash lies, if it has one."""
+        return self.folder / f"{sha256}.webp"
+
     def remove(self, sha256: str) -> None:
-        """Remove a file, if it is here."""
+        """Remove a file and its preview, if they are here."""
         self._fitting.discard(sha256)
         self.path(sha256).unlink(missing_ok=True)
+        self.preview_path(sha256).unlink(missing_ok=True)
 
     def is_settled(self, used_at: float) -> bool:
         """Whether a file last used at this time (in seconds) may be removed."""

@@ -154,6 +154,19 @@ class LoraLibrary:
                 return await self._show_bundled(lora)
         raise NotFoundError(f"no LoRA is called {name_or_id[:100]!r}")
 
+    async def find_preview(self, name_or_id: str, team_id: str) -> Path:
+        """The WebP picture that shows a LoRA. Raises NotFoundError where there is no LoRA or no picture."""
+        lora = await self.show(name_or_id, team_id)
+        bundled = next((each.preview for each in self._bundled if lora.id == each.name), None)
+        path = bundled or self._files.preview_path(lora.sha256)
+        if not await asyncio.to_thread(path.is_file):
+            raise NotFoundError(f"the LoRA {lora.name!r} has no preview picture")
+        return path
+
+    async def keep_preview(self, lora: LibraryLora, picture: bytes) -> None:
+        """Keep a WebP picture that shows this LoRA."""
+        await asyncio.to_thread(self._files.preview_path(lora.sha256).write_bytes, picture)
+
     async def remove(self, name_or_id: str, owner: str) -> LibraryLora:
         """Take a LoRA out of its owner's library, and its file away if nothing else uses it. Raises NotFoundError."""
         async with self._database.write() as connection:

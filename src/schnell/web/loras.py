@@ -4,13 +4,15 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
+from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from schnell.errors import FieldProblem, MissingFieldError, UnreadableBodyError
 from schnell.loras.entries import LibraryLora
 from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
+from schnell.web.lora_previews import draw_preview
 from schnell.web.services import services_of
 
 router = APIRouter(prefix="/api/loras", tags=["LoRAs"], dependencies=SECURITY)
@@ -77,7 +79,8 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
         source, name = fields.text("source", required=True), fields.text("name")
         fields.check()
         lora = await library.add(str(source), owner=caller.team_id, name=name or None, created_by=caller.user_name)
-    return JSONResponse({"lora": _show(lora)}, status_code=201)
+    drawing = BackgroundTask(draw_preview, services_of(request), lora, caller.team_id)
+    return JSONResponse({"lora": _show(lora)}, status_code=201, background=drawing)
 
 
 @router.post("/inspect", summary="What a LoRA file is", openapi_extra=_INSPECT_BODY)
@@ -94,6 +97,13 @@ async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noq
 async def show(request: Request, name: str, caller: Reader) -> dict[str, Any]:
     """A LoRA by its name or id."""
     return {"lora": _show(await services_of(request).loras.show(name, caller.team_id))}
+
+
+@router.get("/{name}/preview", summary="A LoRA's preview picture", response_class=FileResponse)
+async def preview(request: Request, name: str, caller: Reader) -> FileResponse:
+    """A WebP picture drawn with the LoRA when it was added; there is none until it is drawn."""
+    path = await services_of(request).loras.find_preview(name, caller.team_id)
+    return FileResponse(path, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
 
 @router.delete("/{name}", summary="Remove a LoRA", status_code=204)
