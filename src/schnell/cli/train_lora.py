@@ -41,9 +41,9 @@ def train_lora_command(
     megapixels: Annotated[
         list[str] | None, typer.Option(help="0.25 or 1: the size of pictures to train at; may be given twice.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step, of the smallest size.")] = 4,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0.0, help="The highest learning rate; 0.3 / model width if not given.")
+        float | None, typer.Option(min=0.0, help="The highest learning rate; 0.5 / model width if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the factors' start, and of the order of pictures.")] = 0,
     checkpointing: Annotated[

@@ -20,6 +20,8 @@ from schnell.training.lora.samples import build_sampler, make_sheet
 from schnell.training.lora.trainer import TrainedLora, TrainingRequest, train_lora
 
 RANK: Final = 8
+LEARNING_RATE: Final = 0.003
+AREAS: Final = (("0.25", 0.6), ("1", 0.4))
 MAX_BYTES: Final = 1_000_000
 MAX_PREVIEW_BYTES: Final = 30_000
 PREVIEW_PROMPTS: Final = ("red apple", "rocket", "cat face", "house")
@@ -65,7 +67,14 @@ def train_bundled(lora: BundledLora, base: BaseModel, plan: BundlePlan, report: 
     request = TrainingRequest(
         images=pictures,
         out=plan.work / "trained" / f"{lora.name}.safetensors",
-        plan=TrainingPlan(trigger=lora.trigger, rank=RANK, budget=plan.budget, batch_size=8),
+        plan=TrainingPlan(
+            trigger=lora.trigger,
+            rank=RANK,
+            budget=plan.budget,
+            megapixels=AREAS,
+            batch_size=8,
+            learning_rate=LEARNING_RATE,
+        ),
         base=base,
         resume=plan.resume,
     )

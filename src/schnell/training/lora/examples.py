@@ -49,10 +49,15 @@ class TrainingData:
     truncated_captions: int
 
     def draw(self, size: int, generator: torch.Generator, device: torch.device) -> Batch:
-        """Random pictures of a random bucket, each with one of its captions."""
+        """Random pictures of a random bucket, each with one of its captions.
+
+        `size` counts pictures of the smallest token grid; of larger ones there are fewer, for steps of equal cost.
+        """
         shares = torch.tensor([bucket.share for bucket in self.buckets])
         bucket = self.buckets[int(torch.multinomial(shares, 1, generator=generator))]
-        chosen = torch.randint(len(bucket.latents), (size,), generator=generator)
+        smallest = min(other.latents.shape[1] for other in self.buckets)
+        count = max(1, round(size * smallest / bucket.latents.shape[1]))
+        chosen = torch.randint(len(bucket.latents), (count,), generator=generator)
         prompts = [self._pick_prompt(bucket.captions[index], generator) for index in chosen.tolist()]
         return Batch(
             latents=bucket.latents[chosen].to(device),

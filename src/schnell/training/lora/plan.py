@@ -29,8 +29,9 @@ class TrainingPlan:
     """How one LoRA is trained.
 
     `megapixels` are the areas that pictures are asked for at (`0.25`, `1`; the model's `draw_scale` divides their
-    sides), each with its share of the steps. `learning_rate` None means 0.3 / width of the transformer: 1e-4 for
-    FLUX.1's 3072. `checkpointing` saves memory by computing activations twice.
+    sides), each with its share of the steps. `batch_size` counts pictures of the smallest size trained.
+    `learning_rate` None means 0.5 / width of the transformer: 1.6e-4 for FLUX.1's 3072. `checkpointing` saves memory by
+    computing activations twice.
     """
 
     trigger: str
@@ -44,7 +45,7 @@ class TrainingPlan:
 
     def rate_for(self, width: int) -> float:
         """The highest learning rate for a transformer of this width."""
-        return 0.3 / width if self.learning_rate is None else self.learning_rate
+        return 0.5 / width if self.learning_rate is None else self.learning_rate
 
 
 def rate_factor(step: int, spent: float) -> float:
