@@ -11,6 +11,7 @@ def test_every_command_and_option_is_documented_as_it_is() -> None:
 
 
 def test_every_option_says_what_it_means() -> None:
-    rows = [line for line in (ROOT / "docs" / "command-line.md").read_text("utf-8").splitlines() if line.startswith("| `")]
+    page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert rows
     assert not [row for row in rows if row.split("|")[2].strip() == ""]
