@@ -199,7 +199,7 @@ def _only(layers: Mapping[str, Layer], *names: str) -> dict[str, Layer]:
     return {name: layers[name] for name in names}
 
 
-def _plain(prefix: str, layers: Mapping[str, Layer], **options: Any) -> LoraFile:
+def plain(prefix: str, layers: Mapping[str, Layer], **options: Any) -> LoraFile:
     options = {"down": ".lora_A.weight", "up": ".lora_B.weight"} | options
     return add_low_rank(LoraFile(), layers, name=lambda name: prefix + name, **options)
 
@@ -226,7 +226,7 @@ _XLABS = {"down": ".down.weight", "up": ".up.weight"}
 
 
 def _nearly_low_rank() -> LoraFile:
-    file = _plain("transformer.", _only(DIFFUSERS, "transformer_blocks.0.attn.to_q"), rank=200)
+    file = plain("transformer.", _only(DIFFUSERS, "transformer_blocks.0.attn.to_q"), rank=200)
     down, up = (file.tensors[f"transformer.transformer_blocks.0.attn.to_q.lora_{part}.weight"] for part in "AB")
     down[100:] *= 0.01
     file.deltas["transformer.transformer_blocks.0.attn.to_q"] = lambda: up @ down
@@ -235,43 +235,43 @@ def _nearly_low_rank() -> LoraFile:
 
 #: Layouts whose conversion is exact, by name.
 EXACT: dict[str, Callable[[], LoraFile]] = {
-    "diffusers": lambda: _plain("transformer.", DIFFUSERS),
-    "diffusers, alpha tensors": lambda: _plain("transformer.", DIFFUSERS, alpha=ALPHA),
+    "diffusers": lambda: plain("transformer.", DIFFUSERS),
+    "diffusers, alpha tensors": lambda: plain("transformer.", DIFFUSERS, alpha=ALPHA),
     "diffusers, alpha in PEFT metadata": lambda: _with_metadata(
-        _plain("transformer.", _ONE, scale=ALPHA / RANK), _peft_metadata(r=RANK, lora_alpha=ALPHA)
+        plain("transformer.", _ONE, scale=ALPHA / RANK), _peft_metadata(r=RANK, lora_alpha=ALPHA)
     ),
     "diffusers, rank-stabilised": lambda: _with_metadata(
-        _plain("transformer.", _ONE, scale=ALPHA / RANK**0.5), _peft_metadata(lora_alpha=ALPHA, use_rslora=True)
+        plain("transformer.", _ONE, scale=ALPHA / RANK**0.5), _peft_metadata(lora_alpha=ALPHA, use_rslora=True)
     ),
     "diffusers, alpha by pattern": lambda: _with_metadata(
-        _plain("transformer.", _only(DIFFUSERS, "transformer_blocks.0.attn.to_q"), scale=8.0 / RANK),
+        plain("transformer.", _only(DIFFUSERS, "transformer_blocks.0.attn.to_q"), scale=8.0 / RANK),
         _peft_metadata(lora_alpha=ALPHA, alpha_pattern={"attn.to_q": 8}),
     ),
-    "diffusers .lora.down": lambda: _plain("transformer.", DIFFUSERS, **_UPDOWN),
-    "diffusers bf16": lambda: _plain("transformer.", _ONE, alpha=ALPHA, dtype=ml_dtypes.bfloat16),
-    "diffusers fp16": lambda: _plain("transformer.", _ONE, alpha=1.0, dtype=np.float16),
-    "diffusers fp64": lambda: _plain("transformer.", _ONE, dtype=np.float64),
-    "PEFT DoRA": lambda: _plain("transformer.", _ONE, magnitude=".lora_magnitude_vector"),
-    "PEFT DoRA, default adapter": lambda: _plain(
+    "diffusers .lora.down": lambda: plain("transformer.", DIFFUSERS, **_UPDOWN),
+    "diffusers bf16": lambda: plain("transformer.", _ONE, alpha=ALPHA, dtype=ml_dtypes.bfloat16),
+    "diffusers fp16": lambda: plain("transformer.", _ONE, alpha=1.0, dtype=np.float16),
+    "diffusers fp64": lambda: plain("transformer.", _ONE, dtype=np.float64),
+    "PEFT DoRA": lambda: plain("transformer.", _ONE, magnitude=".lora_magnitude_vector"),
+    "PEFT DoRA, default adapter": lambda: plain(
         "transformer.", _ONE, down=".lora_A.default.weight", up=".lora_B.default.weight",
         magnitude=".lora_magnitude_vector.default.weight",
     ),
-    "unprefixed diffusers": lambda: _plain("", DIFFUSERS),
-    "base_model.model diffusers": lambda: _plain("base_model.model.", DIFFUSERS),
-    "base_model.model BFL": lambda: _plain("base_model.model.", BFL),
+    "unprefixed diffusers": lambda: plain("", DIFFUSERS),
+    "base_model.model diffusers": lambda: plain("base_model.model.", DIFFUSERS),
+    "base_model.model BFL": lambda: plain("base_model.model.", BFL),
     "Kohya": lambda: _kohya("lora_unet_", BFL, alpha=ALPHA),
     "Kohya without alpha": lambda: _kohya("lora_unet_", BFL),
     "Kohya + lora_te1": lambda: _kohya("lora_te1_", CLIP, _kohya("lora_unet_", _SMALL_BFL, alpha=ALPHA), alpha=ALPHA),
     "Kohya + lora_te3": lambda: _kohya("lora_te3_", T5, _kohya("lora_unet_", _SMALL_BFL, alpha=ALPHA), alpha=ALPHA),
     "Kohya DoRA": lambda: _kohya("lora_unet_", BFL, alpha=ALPHA, magnitude=".dora_scale"),
-    "XLabs": lambda: _plain("", XLABS, **_XLABS),
-    "XLabs under diffusion_model": lambda: _plain("diffusion_model.", XLABS, **_XLABS),
-    "diffusion_model lora_down": lambda: _plain("diffusion_model.", BFL, alpha=ALPHA, **_COMFY),
-    "diffusion_model lora_A": lambda: _plain("diffusion_model.", BFL),
-    "diffusion_model diffusers names": lambda: _plain("diffusion_model.", _ONE),
-    "bare double_blocks lora_A": lambda: _plain("", BFL),
+    "XLabs": lambda: plain("", XLABS, **_XLABS),
+    "XLabs under diffusion_model": lambda: plain("diffusion_model.", XLABS, **_XLABS),
+    "diffusion_model lora_down": lambda: plain("diffusion_model.", BFL, alpha=ALPHA, **_COMFY),
+    "diffusion_model lora_A": lambda: plain("diffusion_model.", BFL),
+    "diffusion_model diffusers names": lambda: plain("diffusion_model.", _ONE),
+    "bare double_blocks lora_A": lambda: plain("", BFL),
     "ComfyUI text encoders": lambda: add_low_rank(
-        _plain("text_encoders.clip_l.transformer.", CLIP), T5,
+        plain("text_encoders.clip_l.transformer.", CLIP), T5,
         name=lambda name: f"text_encoders.t5xxl.transformer.{name}", down=".lora_A.weight", up=".lora_B.weight",
     ),
     "OneTrainer": lambda: _kohya("lora_transformer_", DIFFUSERS, alpha=ALPHA),

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import httpx
 
@@ -64,6 +65,8 @@ class Downloader:
         self._limits = limits or DownloadLimits()
         self._offline = offline
         self._authorities = authorities or httpx.create_ssl_context()
+        # two downloads of one address would write into one part
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def fetch(self, file: RemoteFile, on_progress: DownloadListener | None = None) -> Path:
         """The file on this machine, complete and checked. The caller removes it when it is done with it.
@@ -72,15 +75,17 @@ class Downloader:
             LoraSourceError: offline mode, or an address that is refused.
             LoraDownloadError: it could not be fetched whole, is too large, took too long, or has another hash.
         """
-        partial = await asyncio.to_thread(_prepare, self._folder, file)
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                await self._complete(file, partial, on_progress)
-        except TimeoutError:
-            raise LoraDownloadError(
-                f"{_host(file.url)} did not deliver within {self._limits.seconds:g} s; asking again resumes"
-            ) from None
-        return await asyncio.to_thread(_finish, partial, file)
+        turn = self._turns.setdefault(file.url, asyncio.Lock())
+        async with turn:
+            partial = await asyncio.to_thread(_prepare, self._folder, file)
+            try:
+                async with asyncio.timeout(self._limits.seconds):
+                    await self._complete(file, partial, on_progress)
+            except TimeoutError:
+                raise LoraDownloadError(
+                    f"{_host(file.url)} did not deliver within {self._limits.seconds:g} s; asking again resumes"
+                ) from None
+            return await asyncio.to_thread(_finish, partial, file)
 
     async def fetch_json(self, file: RemoteFile) -> Any:
         """A small JSON document (at most 4 MiB), or None where we get none (401, 403, 404). Raises as `fetch`."""

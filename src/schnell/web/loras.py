@@ -7,16 +7,24 @@ from fastapi import APIRouter, Request
 from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import Message
 
-from schnell.errors import FieldProblem, MissingFieldError, UnreadableBodyError
+from schnell.errors import BodyTooLargeError, FieldProblem, MissingFieldError, UnreadableBodyError
 from schnell.loras.entries import LibraryLora
 from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.dialects.onemin_schema import error_answers
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.lora_previews import draw_preview
 from schnell.web.services import services_of
 
-router = APIRouter(prefix="/api/loras", tags=["LoRAs"], dependencies=SECURITY)
+router = APIRouter(
+    prefix="/api/loras",
+    tags=["LoRAs"],
+    dependencies=SECURITY,
+    responses=error_answers(400, 401, 403, 404, 409, 413, 503),
+)
 
+_MOST_JSON_BYTES: Final = 65_536
 _ADD_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -75,7 +83,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
                 created_by=caller.user_name,
             )
     else:
-        fields = Fields(await read_json_object(request))
+        fields = Fields(await read_json_object(_limited(request)))
         source, name = fields.text("source", required=True), fields.text("name")
         fields.check()
         lora = await library.add(str(source), owner=caller.team_id, name=name or None, created_by=caller.user_name)
@@ -121,6 +129,21 @@ def _show(lora: LibraryLora) -> dict[str, Any]:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
+
+
+def _limited(request: Request) -> Request:
+    """The same request, but its body must be small: uploads alone may be large here."""
+    seen = 0
+
+    async def receive() -> Message:
+        nonlocal seen
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        if seen > _MOST_JSON_BYTES:
+            raise BodyTooLargeError(f"a JSON body must have at most {_MOST_JSON_BYTES} bytes; send a file as a form")
+        return message
+
+    return Request(request.scope, receive)
 
 
 def _is_form(request: Request) -> bool:

@@ -40,6 +40,15 @@ async def test_a_file_arrives_whole_and_checked(site: TlsServer, tmp_path: Path)
     assert left_in(tmp_path) == [path.name]
 
 
+async def test_two_downloads_of_one_address_do_not_mix(site: TlsServer, tmp_path: Path) -> None:
+    site.serve("/lora.safetensors", DATA)
+    fetching = downloader(site, tmp_path)
+    files = [RemoteFile(site.url("/lora.safetensors"), token=token) for token in ("a", "b", "c")]
+    paths = await asyncio.gather(*map(fetching.fetch, files))
+    assert len(set(paths)) == 3
+    assert all(content(path) == DATA for path in paths)
+
+
 async def test_a_broken_download_resumes_where_it_broke_off(site: TlsServer, tmp_path: Path) -> None:
     site.serve("/lora.safetensors", DATA)
     whole = site.routes["/lora.safetensors"]

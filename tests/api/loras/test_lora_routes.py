@@ -135,6 +135,11 @@ async def test_an_upload_above_the_limit_is_refused(serve: Callable[..., Any]) -
         assert (refused.status_code, refused.json()["errorCode"]) == (413, "BODY_TOO_LARGE")
 
 
+async def test_a_large_json_body_is_refused_although_uploads_may_be_large(server: Server) -> None:
+    refused = await server.client.post("/api/loras", json={"source": "x" * 100_000})
+    assert (refused.status_code, refused.json()["errorCode"]) == (413, "BODY_TOO_LARGE")
+
+
 async def test_an_outside_lora_is_fetched_for_the_first_picture_and_kept_for_the_next(
     serve: Callable[..., Any], tmp_path: Path
 ) -> None:
