@@ -1,17 +1,34 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
+from schnell.benchmarks.joining import joining
 from schnell.benchmarks.many_loras import lora_switch, mixed_loras, slots_installed
 from schnell.benchmarks.result import BenchmarkResult
 from schnell.benchmarks.single import arithmetic_share, cold_start, go_fast, single_picture
+from schnell.benchmarks.wide_block import wide_block
 
-BENCHMARKS: dict[str, Callable[[], BenchmarkResult]] = {
-    "cold_start": cold_start,
-    "single_picture": single_picture,
-    "go_fast": go_fast,
-    "arithmetic_share": arithmetic_share,
-    "mixed_loras_quarter_mp": partial(mixed_loras, "0.25"),
-    "mixed_loras_one_mp": partial(mixed_loras, "1"),
-    "lora_switch": lora_switch,
-    "slots_installed": slots_installed,
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A benchmark, and in a line what it measures."""
+
+    summary: str
+    run: Callable[[], BenchmarkResult]
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "cold_start": Benchmark("process start to file, against a script over FluxPipeline", cold_start),
+    "single_picture": Benchmark("1024x1024 in 4 steps with go_fast, everything loaded", single_picture),
+    "go_fast": Benchmark("a denoising step of 8 rows, go_fast against float32", go_fast),
+    "arithmetic_share": Benchmark("a denoising step's arithmetic against large matrix products", arithmetic_share),
+    "mixed_loras_quarter_mp": Benchmark(
+        "64 requests, 16 clients, 16 LoRAs at 0.25 MP, against set_adapters and FluxPipeline",
+        partial(mixed_loras, "0.25"),
+    ),
+    "mixed_loras_one_mp": Benchmark("the same at 1 MP", partial(mixed_loras, "1")),
+    "wide_block": Benchmark("blocks of FLUX.1's width with a LoRA a row, against without", wide_block),
+    "lora_switch": Benchmark("alternating two LoRAs against repeating one", lora_switch),
+    "slots_installed": Benchmark("a step without LoRA, with slots in every layer against none", slots_installed),
+    "joining": Benchmark("p95 latency at 70% load, joining at steps against whole batches", joining),
 }

@@ -26,9 +26,13 @@ picture.resize((1024, 1024), 1).save(output, quality=80, method=2)
 
 def stock_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
     """diffusers' FluxPipeline over a model folder, quiet."""
-    from diffusers import FluxPipeline
+    import diffusers
+    import transformers
 
-    pipeline = FluxPipeline.from_pretrained(folder.path, dtype=dtype)
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    pipeline = diffusers.FluxPipeline.from_pretrained(folder.path, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

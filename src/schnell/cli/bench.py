@@ -18,8 +18,8 @@ def bench_command(
         raise InvalidFieldError(FieldProblem("only", f"must be one of {', '.join(BENCHMARKS)}, got {unknown[0]!r}"))
     results: dict[str, Any] = {}
     for name in only or BENCHMARKS:
-        say(f"{name}: {(BENCHMARKS[name].__doc__ or '').strip()}")
-        result = BENCHMARKS[name]()
+        say(f"{name}: {BENCHMARKS[name].summary}")
+        result = BENCHMARKS[name].run()
         results[name] = result.to_json(name)
         peer = "" if result.peer is None else f"   peer {result.peer:.4g}   ratio {result.ratio or 0:.3g}"
         say(f"  ours {result.ours:.4g} {result.unit}{peer}   {dict(result.details) or ''}")

@@ -31,7 +31,7 @@ from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, 
 
 DEFAULT_ADAPTER_SLOTS: Final = 16
 _PROMPT_CACHE_BYTES: Final = 256 << 20
-_ADAPTER_MEMORY_BYTES: Final = 2 << 30
+DEFAULT_ADAPTER_BYTES: Final = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class PromptRequest:
 class LoadedModel:
     """A model's networks in one precision, with LoRA slots in all their linear layers."""
 
-    def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int) -> None:
+    def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int, adapter_bytes: int) -> None:
         device = next(networks.transformer.parameters()).device
         if device.type == "cpu" and networks.precision == FLOAT32:
             # oneDNN's float32 convolutions take channels-last tensors as they are: a third off the decoder's time
@@ -61,7 +61,7 @@ class LoadedModel:
             for component, network in parts.items()
             for path, layer in install_slots(network, self.routing, slot_count).items()
         }
-        self.slots = AdapterSlots(layers, slot_count, _ADAPTER_MEMORY_BYTES)
+        self.slots = AdapterSlots(layers, slot_count, adapter_bytes)
         self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
 
     def text_adapters(self, request: PromptRequest) -> tuple[tuple[str, float], ...]:
@@ -83,11 +83,13 @@ class Engine:
         device: torch.device,
         safety: SafetyChecker | None = None,
         adapter_slots: int = DEFAULT_ADAPTER_SLOTS,
+        adapter_bytes: int = DEFAULT_ADAPTER_BYTES,
     ) -> None:
         self.folder = folder
         self.device = device
         self._safety = safety
         self.adapter_slots = adapter_slots
+        self._adapter_bytes = adapter_bytes
         self._loaded: dict[Precision, LoadedModel] = {}
         self._load_lock = threading.Lock()
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
@@ -96,6 +98,11 @@ class Engine:
     def model_sha256(self) -> str:
         """The hash of the transformer's weights."""
         return weights_sha256(self.folder.path)
+
+    @property
+    def adapter_memory_bytes(self) -> int:
+        """What loaded LoRAs take beside the slots, in all precisions."""
+        return sum(model.slots.memory_bytes for model in self._loaded.values())
 
     def precision_for(self, *, go_fast: bool) -> Precision:
         """The precision in which a request with this switch runs."""
@@ -202,9 +209,8 @@ class Engine:
         with self._load_lock:
             if precision not in self._loaded:
                 networks = load_networks(self.folder.path, precision, self.device)
-                self._loaded[precision] = LoadedModel(
-                    networks, self.folder, self.adapter_slots + 1
-                )  # slot 0 is no LoRA
+                slots = self.adapter_slots + 1  # slot 0 is no LoRA
+                self._loaded[precision] = LoadedModel(networks, self.folder, slots, self._adapter_bytes)
             return self._loaded[precision]
 
 

@@ -53,10 +53,15 @@ def load_network(folder: Path, part: str, precision: Precision, device: torch.de
     # diffusers and transformers both take `dtype`; the one or the other warns about anything else
     options: dict[str, Any] = {"dtype": precision.dtype, "local_files_only": True, "low_cpu_mem_usage": True}
     try:
-        loaded: nn.Module = _network_classes()[part].from_pretrained(folder / part, **options)
+        loaded: nn.Module = network_class(part).from_pretrained(folder / part, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
     return loaded.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def network_class(part: str) -> Any:
+    """The class of one network: `transformer`, `vae`, `text_encoder` or `text_encoder_2`."""
+    return _network_classes()[part]
 
 
 def _network_classes() -> dict[str, Any]:
