@@ -93,14 +93,24 @@ def _draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
 
 def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
     from schnell.adapters import convert_adapter, read_model_shape
-    from schnell.models.locations import cache_home, embedded_home
+    from schnell.models.locations import cache_home
 
-    bundled = embedded_home() / "loras" / f"{lora.reference}.safetensors"
-    file = bundled if bundled.is_file() else Path(lora.reference)
-    if not file.is_file():
-        raise InvalidFieldError(FieldProblem("lora", f"{lora.reference} is neither a file nor a bundled LoRA"))
+    file = _lora_file(lora.reference, model)
     converted = convert_adapter(file, cache_home() / "adapters", shape=read_model_shape(model.path))
     return AdapterUse(name=lora.reference, sha256=converted.sha256, path=converted.path, scale=lora.scale)
+
+
+def _lora_file(reference: str, model: ModelFolder) -> Path:
+    from schnell.loras.bundled import read_bundled
+    from schnell.models.locations import embedded_home
+
+    bundled = read_bundled(embedded_home() / "loras") if model.path.is_relative_to(embedded_home()) else ()
+    path = next((each.path for each in bundled if each.answers_to(reference)), Path(reference))
+    if not path.is_file():
+        names = ", ".join(each.name for each in bundled) or "there are none for this model"
+        problem = f"{reference} is neither a file nor a bundled LoRA ({names}); others: schnell loras add, then serve"
+        raise InvalidFieldError(FieldProblem("lora", problem))
+    return path
 
 
 def _generate(engine: Any, job: Job, listen: Callable[[Any], None]) -> JobOutcome:
