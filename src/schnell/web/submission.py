@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -96,7 +97,7 @@ def stream(
     started: Running | str,
     describe: Callable[[Record], Awaitable[dict[str, Any]]],
 ) -> EventSourceResponse:
-    """Server-sent events: `queued` (position), `step` (k of n), then `done` (the record) or `error`."""
+    """Server-sent events: `queued` (position), `step` (k of n, and previews), then `done` (the record) or `error`."""
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         try:
@@ -138,7 +139,9 @@ async def _closed(request: Request) -> None:
 def _progress_event(progress: Progress) -> ServerSentEvent:
     if progress.stage == "queued":
         return _event("queued", {"position": progress.position or 0})
-    return _event("step", {"stage": progress.stage, "step": progress.step, "total": progress.total})
+    told = {"stage": progress.stage, "step": progress.step, "total": progress.total}
+    previews = [f"data:image/png;base64,{b64encode(preview).decode('ascii')}" for preview in progress.previews]
+    return _event("step", told | ({"previews": previews} if previews else {}))
 
 
 def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:

@@ -1,5 +1,6 @@
 """The native API: `POST /api/features` of the reference document, and the results and history beside it."""
 
+from dataclasses import replace
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
@@ -51,7 +52,7 @@ async def create(
     body = Fields(await read_json_object(request))
     wants_async = body.flag("async", default=False)
     dry_run = body.flag("dryRun", default=False)
-    asked = parse_request(request, body, detached=wants_async)
+    asked = replace(parse_request(request, body, detached=wants_async), wants_previews=is_streaming)
     if dry_run:
         return JSONResponse({"dryRun": describe_quote(await submission.quote(request, caller, asked))})
     if is_streaming:
