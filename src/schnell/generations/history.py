@@ -20,10 +20,12 @@ from schnell.generations.records import (
     UNFINISHED,
     Record,
     RecordPage,
+    RecordSearch,
     change_record,
     find_record,
     hide_record,
     list_records,
+    list_used_loras,
 )
 from schnell.generations.recovery import remove_marked
 
@@ -47,10 +49,17 @@ class History:
         async with self._database.read() as connection:
             return await find_record(connection, caller.team_id, record_id)
 
-    async def page(self, caller: Caller, limit: int, cursor: str | None) -> RecordPage:
+    async def page(
+        self, caller: Caller, limit: int, cursor: str | None, search: RecordSearch | None = None
+    ) -> RecordPage:
         """Records, newest first. Raises InvalidFieldError for a cursor that is none."""
         async with self._database.read() as connection:
-            return await list_records(connection, caller.team_id, limit, cursor)
+            return await list_records(connection, caller.team_id, limit, cursor, search)
+
+    async def used_loras(self, caller: Caller) -> list[str]:
+        """The names of the LoRAs that the team's pictures were made with."""
+        async with self._database.read() as connection:
+            return await list_used_loras(connection, caller.team_id)
 
     async def wait(self, caller: Caller, record_id: str) -> Record:
         """A record once it has ended, wherever it runs. Raises NotFoundError, or the error of its failure."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Row, Select, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.database.tables import images, records
@@ -56,6 +56,26 @@ class Record:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     images: tuple[StoredImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSearch:
+    """Which records to list: words of the prompt in any case, one LoRA, one status."""
+
+    prompt: str = ""
+    lora: str = ""
+    status: RecordStatus | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The same in SQL."""
+        found = [
+            records.c.settings["prompt"].as_string().icontains(word, autoescape=True) for word in self.prompt.split()
+        ]
+        if self.lora:
+            found.append(or_(*(_lora_at(place) == self.lora for place in (0, 1))))
+        if self.status:
+            found.append(records.c.status == self.status)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +151,20 @@ async def find_record(connection: AsyncConnection, team_id: str, record_id: str)
     return found[0]
 
 
-async def list_records(connection: AsyncConnection, team_id: str, limit: int, cursor: str | None = None) -> RecordPage:
+async def list_records(
+    connection: AsyncConnection,
+    team_id: str,
+    limit: int,
+    cursor: str | None = None,
+    search: RecordSearch | None = None,
+) -> RecordPage:
     """A page of a team's records, newest first.
 
     Raises:
         InvalidFieldError: `cursor` is not one that a page gave.
     """
-    query = select(records).where(records.c.team_id == team_id, _VISIBLE)
+    wanted = search.conditions() if search else []
+    query = select(records).where(records.c.team_id == team_id, _VISIBLE, *wanted)
     if cursor is not None:
         created_at, record_id = _read_cursor(cursor)
         same = and_(records.c.created_at == created_at, records.c.id < record_id)
@@ -145,6 +172,13 @@ async def list_records(connection: AsyncConnection, team_id: str, limit: int, cu
     found = await _load(connection, query.order_by(records.c.created_at.desc(), records.c.id.desc()).limit(limit + 1))
     page = tuple(found[:limit])
     return RecordPage(page, _write_cursor(page[-1]) if len(found) > limit else None)
+
+
+async def list_used_loras(connection: AsyncConnection, team_id: str) -> list[str]:
+    """The names of the LoRAs that a team's pictures were made with."""
+    made = (records.c.team_id == team_id, records.c.status == "SUCCESS")
+    names = [select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in (0, 1)]
+    return sorted((await connection.execute(union(*names))).scalars())
 
 
 async def list_unfinished(connection: AsyncConnection, instance: str) -> list[Record]:
@@ -208,6 +242,10 @@ async def _load(connection: AsyncConnection, query: Select[Any]) -> list[Record]
         shown = StoredImage(image.key, image.output, image.media_type, image.bytes)
         pictures.setdefault(image.record_id, []).append(shown)
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
+
+
+def _lora_at(place: int) -> ColumnElement[str]:
+    return records.c.settings[("loras", place, "reference")].as_string()
 
 
 def _to_record(row: Row[Any], pictures: tuple[StoredImage, ...]) -> Record:

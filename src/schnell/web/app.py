@@ -2,10 +2,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from schnell.web import account, admin, files, health, loras, models, results
+from schnell.web import account, admin, files, health, loras, models, pages, results
 from schnell.web.dialects import onemin
 from schnell.web.dialects.registered import DIALECT_ERRORS, DIALECT_ROUTERS
 from schnell.web.errors import install_error_handlers
@@ -35,13 +36,13 @@ def create_app(services: Services, lifespan: Lifespan | None = None, version: st
         summary="A self-hosted FLUX.1 [schnell] + LoRA image service.",
         lifespan=lifespan,
         middleware=_middleware(services),
-        docs_url="/api/docs",
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_parameters={"persistAuthorization": True},
     )
     app.state.services = services
     for router in _ROUTERS:
         app.include_router(router)
+    pages.install(app, {route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)})
     install_error_handlers(app, DIALECT_ERRORS)
     return app
 

@@ -1,0 +1,152 @@
+"""The documentation: Markdown files, read once, rendered to HTML that a strict policy allows."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+
+import schnell
+
+#: The pages in reading order, under their headings. Those that are not there are left out.
+CONTENTS: Final = (
+    ("Start", ("index", "quickstart", "tips", "use-cases")),
+    ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "cli")),
+    ("LoRAs", ("loras", "lora-files", "training")),
+    ("Engine", ("speed", "engine", "embedded-model", "models", "benchmarks")),
+    ("Operation", ("self-hosting", "settings", "scaling", "safety", "licences")),
+    ("Inside", ("architecture",)),
+)
+_ALIGNMENT: Final = re.compile(r"text-align:(left|right|center)")
+_GENERATED: Final = re.compile(r"<!-- generated: ([a-z-]+) -->")
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading below a page's title: where the page can be entered."""
+
+    level: int
+    text: str
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One page, as Markdown."""
+
+    slug: str
+    section: str
+    title: str
+    summary: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A page's HTML, without its title, and its headings."""
+
+    html: str
+    headings: tuple[Heading, ...]
+
+
+def find_documents() -> Path:
+    """The folder of the documentation: inside an installed package, or in the checkout that this is run from."""
+    package = Path(schnell.__file__).parent
+    installed = package / "docs"
+    return installed if installed.is_dir() else package.parents[1] / "docs"
+
+
+def load_documents(folder: Path) -> dict[str, Document]:
+    """The pages of `CONTENTS` that are in `folder`, by slug, in reading order."""
+    found = {}
+    for section, slugs in CONTENTS:
+        for slug in slugs:
+            path = folder / f"{slug}.md"
+            if path.is_file():
+                found[slug] = _read(slug, section, path.read_text(encoding="utf-8"))
+    return found
+
+
+def fill_in(text: str, generated: Mapping[str, str]) -> str:
+    """`text` with each `<!-- generated: NAME -->` replaced.
+
+    Raises:
+        KeyError: nothing generates NAME.
+    """
+    return _GENERATED.sub(lambda match: generated[match[1]], text)
+
+
+def render_markdown(text: str) -> Rendered:
+    """Markdown to HTML: headings with anchors, links to other pages, no inline styles, no raw HTML."""
+    parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
+    tokens = parser.parse(text)
+    headings = _anchor_headings(tokens)
+    for token in _every(tokens):
+        _adapt(token)
+    return Rendered(parser.renderer.render(tokens, parser.options, {}), headings)
+
+
+class _Renderer(RendererHTML):
+    """Wide tables scroll within themselves; code blocks can be copied."""
+
+    def table_open(self, *_: Any) -> str:
+        return '<div class="table-frame" tabindex="0" role="group" aria-label="Table"><table>\n'
+
+    def table_close(self, *_: Any) -> str:
+        return "</table></div>\n"
+
+    def fence(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
+        code = escape(tokens[idx].content.rstrip("\n"))
+        return f'<div class="code-frame" data-copyable><pre tabindex="0"><code>{code}</code></pre></div>\n'
+
+    code_block = fence
+
+
+def _read(slug: str, section: str, text: str) -> Document:
+    first, _, rest = text.lstrip().partition("\n")
+    summary = next((line for line in rest.split("\n\n") if line.strip()[:1].isalnum()), "")
+    summary = re.sub(r"\[([^]]*)\]\([^)]*\)|`", r"\1", " ".join(summary.split()))
+    return Document(slug, section, first.lstrip("# ").replace("`", ""), summary.split(". ")[0].rstrip(".") + ".", text)
+
+
+def _anchor_headings(tokens: Sequence[Token]) -> tuple[Heading, ...]:
+    headings: list[Heading] = []
+    taken: set[str] = set()
+    for token, inline in pairwise(tokens):
+        if token.type != "heading_open":
+            continue
+        text = "".join(child.content for child in inline.children or ())
+        anchor = base = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+        count = 1
+        while anchor in taken:
+            count += 1
+            anchor = f"{base}-{count}"
+        taken.add(anchor)
+        token.attrSet("id", anchor)
+        if token.tag in {"h2", "h3"}:
+            headings.append(Heading(int(token.tag[1]), text, anchor))
+    return tuple(headings)
+
+
+def _every(tokens: Sequence[Token]) -> list[Token]:
+    return [each for token in tokens for each in (token, *(token.children or ()))]
+
+
+def _adapt(token: Token) -> None:
+    if match := _ALIGNMENT.fullmatch(str(token.attrs.pop("style", ""))):
+        token.attrSet("class", f"align-{match[1]}")
+    target = token.attrGet("href")
+    if isinstance(target, str) and not re.match(r"[a-z]+:|[/#]", target):
+        name, mark, anchor = target.partition("#")
+        inside = name.endswith(".md") and "/" not in name
+        token.attrSet("href", f"/docs/{name.removesuffix('.md')}{mark}{anchor}" if inside else f"/docs/{target}")
+    picture = token.attrGet("src")
+    if isinstance(picture, str) and not re.match(r"[a-z]+:|/", picture):
+        token.attrSet("src", f"/docs/{picture}")
+        token.attrSet("loading", "lazy")

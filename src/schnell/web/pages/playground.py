@@ -1,0 +1,74 @@
+"""The playground: the reference document's page with its example filled in, and the sign-in that it needs."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from schnell.spec import ASPECT_RATIOS, MAX_SEED, MAX_SIDE, MIN_SIDE, SIDE_STEP
+from schnell.web.dialects.onemin_schema import FEATURE_BODY
+from schnell.web.pages.site import find_caller, page, site_of
+from schnell.web.services import services_of
+
+router = APIRouter()
+_PROMPT_OBJECT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]["schema"]["properties"][
+    "promptObject"
+]
+#: The reference document's example, key by key.
+_EXAMPLE: Final = {
+    "prompt": "Futuristic cityscape at night, neon lights, cyberpunk style",
+    "aspect_ratio": "1:1",
+    "num_inference_steps": 4,
+    "go_fast": True,
+    "lora_weights": "fofr/flux-black-light",
+    "lora_scale": 0.8,
+    "megapixels": "1",
+}
+#: Snippets beside those of the native API, and the route that each needs.
+_CLIENTS: Final = {"openai": "/v1/images/generations", "replicate": "/v1/predictions"}
+
+
+@router.get("/")
+async def playground(request: Request) -> Response:
+    """Write a prompt, choose settings, watch the picture come, take the code along."""
+    caller = await find_caller(request)
+    return page(request, "playground.html", caller, config=_config(request), ratios=_ratios(), max_seed=MAX_SEED)
+
+
+@router.get("/sign-in")
+async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002 - its public name
+    """Trade an API key for a session. The link that the first start prints carries the key behind `#`."""
+    # a path of this site only: `//host` and `/\host` lead elsewhere
+    safe = next if next.startswith("/") and not next.startswith(("//", "/\\")) else "/"
+    return page(request, "sign_in.html", await find_caller(request), next=safe)
+
+
+def _config(request: Request) -> dict[str, Any]:
+    services = services_of(request)
+    serves = site_of(request).serves
+    loras = serves("/api/loras")
+    return {
+        "endpoint": f"{services.config.public_url}/api/features",
+        "publicUrl": services.config.public_url,
+        "model": services.model.ids[0],
+        "served": services.model.name,
+        "example": {name: value for name, value in _EXAMPLE.items() if loras or not name.startswith("lora_")},
+        "defaults": {
+            name: schema["default"] for name, schema in _PROMPT_OBJECT["properties"].items() if "default" in schema
+        },
+        "ratios": {name: list(size) for name, size in ASPECT_RATIOS.items()},
+        "side": {"min": MIN_SIDE, "max": MAX_SIDE, "step": SIDE_STEP},
+        "maxSeed": MAX_SEED,
+        "loras": loras,
+        "clients": [name for name, path in _CLIENTS.items() if serves(path)],
+    }
+
+
+def _ratios() -> list[dict[str, Any]]:
+    """Each ratio as a little shape of 22 units at its longer side."""
+    shapes = []
+    for name, size in ASPECT_RATIOS.items():
+        longer = max(size)
+        width, height = (round(22 * side / longer, 1) for side in size)
+        shapes.append({"name": name, "width": width, "height": height, "x": (24 - width) / 2, "y": (24 - height) / 2})
+    return shapes

@@ -1,0 +1,111 @@
+"""How a page is put together: templates, the content security policy, and who is looking."""
+
+import gzip
+from collections.abc import Collection, Mapping
+from typing import Any, Final, cast
+from urllib.parse import urlencode, urlsplit
+
+from fastapi import Request
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from schnell.accounts.identity import Caller
+from schnell.errors import ForbiddenError, UnauthorizedError
+from schnell.web.auth import identify
+from schnell.web.pages.documents import Document
+from schnell.web.pages.static import StaticFiles
+from schnell.web.services import Services, services_of
+
+_SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
+_WORTH_COMPRESSING: Final = 1024
+
+
+class Site:
+    """Everything that pages are made of."""
+
+    def __init__(self, static: StaticFiles, documents: Mapping[str, Document], api_paths: Collection[str]) -> None:
+        self.static = static
+        self.documents = documents
+        self._api_paths = api_paths
+        self._templates = Environment(
+            loader=PackageLoader("schnell.web.pages"),
+            autoescape=select_autoescape(),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals["static"] = static.url
+        self._templates.filters["thousands"] = lambda number: f"{number:,}"
+
+    def serves(self, path: str) -> bool:
+        """Whether the API has this path: a page shows a part only where it is served."""
+        return path in self._api_paths
+
+    def render(self, template: str, context: Mapping[str, Any]) -> str:
+        """A template's text."""
+        return self._templates.get_template(template).render(context)
+
+
+def site_of(request: Request) -> Site:
+    """The site of the app that a request came to."""
+    return cast("Site", request.app.state.site)
+
+
+def page(request: Request, template: str, caller: Caller | None, **context: Any) -> Response:
+    """A whole page, with its policy."""
+    shown = {
+        "path": request.url.path,
+        "caller": caller,
+        "has_loras": site_of(request).serves("/api/loras"),
+        "model": services_of(request).model.name,
+    }
+    return respond(request, site_of(request).render(template, shown | context))
+
+
+def respond(request: Request, html: str, status: int = 200) -> Response:
+    """HTML, compressed where that helps."""
+    headers = {
+        "Content-Security-Policy": content_security_policy(services_of(request)),
+        "Referrer-Policy": "same-origin",
+        "X-Frame-Options": "DENY",
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept-Encoding, Cookie",
+    }
+    body = html.encode()
+    if len(body) > _WORTH_COMPRESSING and "gzip" in request.headers.get("accept-encoding", ""):
+        body = gzip.compress(body, 4)
+        headers["Content-Encoding"] = "gzip"
+    return HTMLResponse(body, status, headers=headers)
+
+
+def content_security_policy(services: Services) -> str:
+    """Own scripts and styles only; pictures also from where they are stored."""
+    stored = urlsplit(services.store.url(_SAMPLE_KEY, 1))
+    origin = f"{stored.scheme}://{stored.netloc}"
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "font-src 'self'",
+            f"img-src 'self' blob: data: {origin}",
+            f"connect-src 'self' {origin}",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+async def find_caller(request: Request) -> Caller | None:
+    """Who is looking, if they have signed in."""
+    try:
+        return await identify(request, "read")
+    except (UnauthorizedError, ForbiddenError):
+        return None
+
+
+def sign_in_first(request: Request) -> RedirectResponse:
+    """The way to the sign-in page, and back."""
+    target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"/sign-in?{urlencode({'next': target})}", 303)

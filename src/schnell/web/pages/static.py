@@ -1,0 +1,82 @@
+"""Scripts, styles and fonts, all inside the package. Their address holds a digest, so browsers keep them for good."""
+
+import gzip
+import mimetypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from schnell.errors import NotFoundError
+
+router = APIRouter()
+_FOLDER: Final = Path(__file__).with_name("static")
+_COMPRESSED: Final = {".js", ".css", ".svg"}
+_FOR_GOOD: Final = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """One file, and its gzip form when that is worth sending."""
+
+    data: bytes
+    media_type: str
+    compressed: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFiles:
+    """Every file by its path; `digest` changes when any of them does."""
+
+    files: Mapping[str, StaticFile]
+    digest: str
+
+    def url(self, name: str) -> str:
+        """The address of a file.
+
+        Raises:
+            KeyError: there is no such file (a template has a wrong name).
+        """
+        self.files[name]
+        return f"/static/{self.digest}/{name}"
+
+
+def load_static_files() -> StaticFiles:
+    """Read and compress what the package ships."""
+    paths = sorted(path for path in _FOLDER.rglob("*") if path.is_file())
+    files = {path.relative_to(_FOLDER).as_posix(): _load(path) for path in paths}
+    digest = sha256(b"".join(file.data for file in files.values())).hexdigest()[:12]
+    return StaticFiles(files, digest)
+
+
+@router.api_route("/static/{digest}/{name:path}", methods=["GET", "HEAD"])
+async def static_file(request: Request, digest: str, name: str) -> Response:
+    """One file; compressed for browsers that can read that."""
+    known: StaticFiles = request.app.state.site.static
+    file = known.files.get(name)
+    if file is None:
+        raise NotFoundError("this server has no such file")
+    headers = {"Cache-Control": _FOR_GOOD if digest == known.digest else "no-cache", "Vary": "Accept-Encoding"}
+    if file.compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        return Response(file.compressed, media_type=file.media_type, headers=headers)
+    return Response(file.data, media_type=file.media_type, headers=headers)
+
+
+@router.get("/favicon.ico")
+async def favicon(request: Request) -> Response:
+    """The icon, for browsers that ask without being told."""
+    file = request.app.state.site.static.files["icon.svg"]
+    return Response(file.data, media_type=file.media_type, headers={"Cache-Control": "public, max-age=86400"})
+
+
+def _load(path: Path) -> StaticFile:
+    data = path.read_bytes()
+    media_type = {".js": "text/javascript", ".woff2": "font/woff2"}.get(path.suffix)
+    media_type = media_type or mimetypes.guess_type(path.name)[0] or "text/plain"
+    compressed = gzip.compress(data, 6, mtime=0) if path.suffix in _COMPRESSED else None
+    return StaticFile(data, media_type, compressed)

@@ -1,0 +1,10 @@
+addEventListener("DOMContentLoaded", () => {
+  SwaggerUIBundle({
+    url: "/openapi.json",
+    dom_id: "#openapi",
+    deepLinking: true,
+    defaultModelsExpandDepth: 0,
+    docExpansion: "list",
+    validatorUrl: null,
+  });
+});

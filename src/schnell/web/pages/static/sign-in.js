@@ -1,0 +1,34 @@
+import { call, rememberKey } from "./app.js";
+
+const form = document.getElementById("sign-in");
+const input = document.getElementById("key");
+const problem = document.getElementById("key-problem");
+
+async function signIn(key) {
+  problem.textContent = "";
+  form.classList.add("busy");
+  try {
+    await call("POST", "/api/session", { key });
+    rememberKey(key);
+    location.replace(form.dataset.next);
+  } catch (error) {
+    form.classList.remove("busy");
+    problem.textContent = error.message;
+    input.setAttribute("aria-invalid", "true");
+    input.focus();
+  }
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const key = input.value.trim();
+  if (key) signIn(key);
+  else problem.textContent = "Enter an API key.";
+});
+
+// what stands behind `#` never leaves the browser, so the printed link shows its key to nobody else
+const printed = new URLSearchParams(location.hash.slice(1)).get("key");
+if (printed) {
+  history.replaceState(null, "", location.pathname + location.search);
+  signIn(printed);
+}
