@@ -234,10 +234,10 @@ class LoraSourceError(SchnellError):
 
 
 class LoraDownloadError(SchnellError):
-    """A LoRA could not be fetched from where it lies."""
+    """A LoRA could not be fetched from where it lies: its address is wrong, or out of reach."""
 
     code = "LORA_DOWNLOAD_FAILED"
-    status = 502
+    status = 400
     retry_helps = True
 
 

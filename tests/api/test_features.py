@@ -212,10 +212,11 @@ async def test_models_of_the_feature_are_listed(server: Server) -> None:
     assert (await server.client.get("/models?feature=CHAT")).json()["models"] == []
 
 
-async def test_a_lora_is_refused_until_there_is_a_library_and_never_ignored(server: Server) -> None:
-    answer = await server.draw(lora_weights="fofr/flux-black-light")
-    assert answer.status_code == 400
-    assert "lora_weights" in answer.json()["details"]
+@pytest.mark.parametrize("reference", ["nobody/nothing", "no-such-lora", "https://127.0.0.1/x.safetensors", "../x"])
+async def test_a_lora_that_cannot_be_had_is_refused_and_never_ignored(server: Server, reference: str) -> None:
+    answer = await server.draw(lora_weights=reference)
+    assert answer.status_code in {400, 404}
+    assert "lora_weights" in answer.text
     assert server.runner.jobs == []
 
 
