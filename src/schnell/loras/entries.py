@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schnell.adapters import CanonicalInfo
 from schnell.database.tables import lora_downloads, loras
 from schnell.errors import ConflictError, NotFoundError
+from schnell.loras.references import is_library_name
 
 #: The owner of LoRAs that every team sees.
 PUBLIC: Final = ""
@@ -109,6 +110,8 @@ async def count_loras(connection: AsyncConnection, owner: str) -> int:
 
 async def look_up_lora(connection: AsyncConnection, team_id: str, name_or_id: str) -> LibraryLora | None:
     """The team's LoRA of this name or id, else the public one, else None."""
+    if not is_library_name(name_or_id.lower()):
+        return None
     query = (
         select(loras)
         .where(loras.c.owner.in_((team_id, PUBLIC)), (loras.c.name == name_or_id.lower()) | (loras.c.id == name_or_id))

@@ -40,7 +40,7 @@ from schnell.loras.entries import (
     wants_touch,
 )
 from schnell.loras.files import AdapterFiles
-from schnell.loras.references import LibraryName, Reference, is_library_name, parse_reference
+from schnell.loras.references import LibraryName, Reference, is_library_name, parse_reference, suggest_name
 from schnell.loras.sources import FoundSource, SourceSites, find_source
 from schnell.spec import AdapterUse, LoraRef
 
@@ -116,12 +116,13 @@ class LoraLibrary:
             raise InvalidFieldError(FieldProblem("source", f"{source[:80]!r} is a name, not a place to fetch from"))
         await self._check_room(owner, name)
         converted, found = await self._fetch(reference, on_progress)
-        return await self._enter(converted, owner, name or found.name, source, created_by, found)
+        return await self._enter(converted, owner, name or suggest_name(found.name), source, created_by, found)
 
     async def add_file(
-        self, source: BinaryIO, *, owner: str, name: str, file_name: str, created_by: str
+        self, source: BinaryIO, *, owner: str, name: str | None, file_name: str, created_by: str
     ) -> LibraryLora:
         """Put an uploaded file into a library. Raises as `add`."""
+        name = name or suggest_name(file_name.rpartition("/")[2].rpartition(".")[0])
         await self._check_room(owner, name)
         uploaded = await self._files.receive(source)
         try:
@@ -132,7 +133,7 @@ class LoraLibrary:
 
     async def add_path(self, path: Path, *, owner: str, name: str | None, created_by: str) -> LibraryLora:
         """Put a file of this machine into a library. Raises as `add`."""
-        name = name or path.stem
+        name = name or suggest_name(path.stem)
         await self._check_room(owner, name)
         converted = await self._files.convert(path)
         return await self._enter(converted, owner, name, path.name, created_by)
@@ -317,7 +318,7 @@ class LoraLibrary:
             size,
             owner=owner,
             name=check_name(name),
-            source=source[:600],
+            source="".join(filter(str.isprintable, source))[:600],
             created_by=created_by,
         )
         try:

@@ -1,6 +1,7 @@
 """What a caller writes to name a LoRA, read without touching the network."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -153,6 +154,12 @@ def _is_number(text: str) -> bool:
 
 def _refuse(field: str, message: str) -> InvalidFieldError:
     return InvalidFieldError(FieldProblem(field, message))
+
+
+def suggest_name(text: str) -> str:
+    """A library name made from a file's or model's: what it may not hold becomes a dash."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-._")[:100] or "lora"
 
 
 def is_library_name(text: str) -> bool:

@@ -163,7 +163,12 @@ def _texts(card: object, *names: str) -> tuple[str, ...]:
     if not isinstance(card, Mapping):
         return ()
     values = [value for name in names for value in _as_list(card.get(name))]
-    return tuple(value.strip()[:200] for value in values if isinstance(value, str) and value.strip())[:16]
+    lines = [_one_line(value) for value in values if isinstance(value, str)]
+    return tuple(line for line in lines if line)[:16]
+
+
+def _one_line(text: str) -> str:
+    return "".join(character for character in text if character.isprintable()).strip()[:200]
 
 
 def _as_list(value: object) -> list[object]:

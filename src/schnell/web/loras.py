@@ -78,7 +78,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
             lora = await library.add_file(
                 file.file,
                 owner=caller.team_id,
-                name=_text_in(form, "name") or file_name.rpartition("/")[2].rpartition(".")[0] or file_name,
+                name=_text_in(form, "name"),
                 file_name=file_name[:200],
                 created_by=caller.user_name,
             )

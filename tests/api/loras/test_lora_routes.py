@@ -135,6 +135,19 @@ async def test_an_upload_above_the_limit_is_refused(serve: Callable[..., Any]) -
         assert (refused.status_code, refused.json()["errorCode"]) == (413, "BODY_TOO_LARGE")
 
 
+@pytest.mark.parametrize("name", ["%00", "a%00b", "..%2F..%2Fetc", "%20", "x" * 300, "%F0%9F%8D%8E"])
+async def test_a_name_that_no_lora_can_have_is_not_found(server: Server, name: str) -> None:
+    for method in ("GET", "DELETE"):
+        answer = await server.client.request(method, f"/api/loras/{name}")
+        assert (answer.status_code, answer.json()["errorCode"]) == (404, "NOT_FOUND")
+
+
+async def test_an_upload_without_a_name_is_called_after_its_file(server: Server) -> None:
+    added = await upload(server, lora_bytes(1), file_name="../Ünïcode & Style (v2).safetensors")
+    assert added.status_code == 201
+    assert added.json()["lora"]["name"] == "unicode-style-v2"
+
+
 async def test_a_large_json_body_is_refused_although_uploads_may_be_large(server: Server) -> None:
     refused = await server.client.post("/api/loras", json={"source": "x" * 100_000})
     assert (refused.status_code, refused.json()["errorCode"]) == (413, "BODY_TOO_LARGE")

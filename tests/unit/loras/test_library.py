@@ -174,8 +174,8 @@ async def test_civitai_tells_file_hash_trigger_words_and_base_model(make: Make, 
     data = lora_bytes(6)
     digest = hashlib.sha256(data).hexdigest()
     file = {"name": "x.safetensors", "downloadUrl": site.url("/civitai/get/7"), "hashes": {"SHA256": digest.upper()}}
-    version = {"id": 7, "trainedWords": ["xyz"], "baseModel": "Flux.1 S", "files": [file]}
-    site.serve_json("/civitai/api/v1/models/12", json.dumps({"name": "My Style", "modelVersions": [version]}))
+    version = {"id": 7, "trainedWords": ["xyz\u0000", "\n"], "baseModel": "Flux.1 S", "files": [file]}
+    site.serve_json("/civitai/api/v1/models/12", json.dumps({"name": "My Style! \u0000", "modelVersions": [version]}))
     site.serve("/civitai/get/7", data)
     added = await make().add("civitai.com/models/12", owner=TEAM, created_by="me")
     assert (added.name, added.trigger_words, added.base_model) == ("my-style", ("xyz",), ("Flux.1 S",))
