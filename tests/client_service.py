@@ -1,0 +1,150 @@
+"""The whole server as a process, with the embedded model, for the SDKs that people use."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from mini_loras import lora_bytes
+from s3_servers import free_port
+from servers import KEY
+
+#: A prompt of the embedded model, at its smallest sizes, so that real pictures take well under a second.
+PROMPT = "red apple"
+MODEL = "black-forest-labs/flux-schnell-lora"
+LORA = "test-style"
+
+
+@dataclass
+class Service:
+    """A running server, and the key to it."""
+
+    url: str
+    key: str = KEY
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"API-KEY": self.key}, timeout=120)
+
+    def make_key(self, *, team: dict[str, object] | None = None, **options: object) -> str:
+        """A key of a new team."""
+        with self.client() as client:
+            made = client.post("/api/admin/teams", json={"name": f"team {uuid4().hex}"} | (team or {}))
+            assert made.status_code == 201, made.text
+            key = client.post(f"/api/admin/teams/{made.json()['id']}/keys", json={"name": "key"} | options)
+            assert key.status_code == 201, key.text
+            return str(key.json()["key"])
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    found = Service(f"http://127.0.0.1:{free_port()}")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
+    environment |= {
+        "SCHNELL_DATA_DIR": str(folder),
+        "SCHNELL_PORT": found.url.rpartition(":")[2],
+        "SCHNELL_BOOTSTRAP_KEY": KEY,
+        "SCHNELL_WEBHOOK_PRIVATE": "true",
+        "SCHNELL_LOG_LEVEL": "warning",
+    }
+    errors = folder / "stderr.txt"
+    with errors.open("w") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "schnell", "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=sink
+        )
+    try:
+        _await_ready(found, process, errors)
+        _add_lora(found)
+        yield found
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert "Traceback" not in errors.read_text()
+
+
+def _await_ready(service: Service, process: "subprocess.Popen[bytes]", errors: Path) -> None:
+    for _ in range(1200):
+        if process.poll() is not None:
+            raise RuntimeError(errors.read_text())
+        try:
+            if httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError(errors.read_text())
+
+
+def _add_lora(service: Service) -> None:
+    with service.client() as client:
+        files = {"file": ("style.safetensors", lora_bytes(3))}
+        added = client.post("/api/loras", files=files, data={"name": LORA})
+        assert added.status_code == 201, added.text
+
+
+@dataclass
+class Delivery:
+    """A webhook as it came."""
+
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that keeps what is posted to it; `refusals` answers that many with 503 first."""
+
+    url: str
+    deliveries: list[Delivery] = field(default_factory=list)
+    refusals: int = 0
+
+    def wait_for(self, count: int) -> list[Delivery]:
+        for _ in range(300):
+            if len(self.deliveries) >= count:
+                return self.deliveries
+            time.sleep(0.1)
+        raise TimeoutError(f"{len(self.deliveries)} of {count} webhooks came")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            refused = found.refusals > 0
+            found.refusals -= refused
+            if not refused:
+                found.deliveries.append(Delivery({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(503 if refused else 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with closing(_server(Handler)) as server:
+        found.url = f"http://127.0.0.1:{server.server_port}/hook"
+        yield found
+
+
+class _Closing(ThreadingHTTPServer):
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+def _server(handler: type[BaseHTTPRequestHandler]) -> _Closing:
+    server = _Closing(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

@@ -1,0 +1,3 @@
+from client_service import receiver, service
+
+__all__ = ["receiver", "service"]
