@@ -213,6 +213,7 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     """The server's app around `runner`. Its lifespan migrates, recovers, drains and closes."""
     from schnell.web.app import create_app
     from schnell.web.lifecycle import Lifecycle
+    from schnell.web.openapi import keep_openapi_true
 
     lifecycle = Lifecycle(
         instance=settings.instance,
@@ -220,7 +221,9 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
         retention_days=settings.retention_days,
         drain_seconds=settings.drain_seconds,
     )
-    return create_app(build_services(settings, runner), lifecycle)
+    app = create_app(build_services(settings, runner), lifecycle)
+    keep_openapi_true(app)
+    return app
 
 
 def _build_local_store(settings: "Settings", folder: "Path") -> "LocalAssets":

@@ -1,12 +1,13 @@
 """The caller's own account: browser sessions, and usage."""
 
+import re
 import time
 from dataclasses import asdict
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.keys import authenticate
@@ -18,9 +19,24 @@ from schnell.web.services import services_of
 from schnell.web.session import COOKIE, LIFETIME_SECONDS
 
 router = APIRouter(tags=["account"])
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
-Since = Annotated[date | None, Query(description="First day, such as 2026-11-01 (UTC).")]
-Until = Annotated[date | None, Query(description="Last day (UTC).")]
+
+def _read_day(value: Any) -> Any:
+    """pydantic would take 0 for a day in 1970."""
+    if isinstance(value, str) and not _DAY.fullmatch(value):
+        raise ValueError("must be a day such as 2026-11-01")
+    return value
+
+
+Since = Annotated[date | None, BeforeValidator(_read_day), Query(description="First day, such as 2026-11-01 (UTC).")]
+Until = Annotated[date | None, BeforeValidator(_read_day), Query(description="Last day (UTC).")]
+USAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Usage",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/csv": {"schema": {"type": "string"}}},
+    }
+}
 
 
 class Login(BaseModel):
@@ -78,7 +94,7 @@ async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
     }
 
 
-@router.get("/api/usage", summary="Usage", responses=error_answers(400, 401, 403), dependencies=SECURITY)
+@router.get("/api/usage", summary="Usage", responses=USAGE_ANSWER | error_answers(400, 401, 403), dependencies=SECURITY)
 async def usage(
     request: Request,
     caller: Reader,

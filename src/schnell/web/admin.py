@@ -5,16 +5,17 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, status
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
 from schnell.accounts import keys, teams
 from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, DEFAULT_SCOPES, BudgetWindow, Role, Scope, Status
 from schnell.accounts.usage import collect_usage
-from schnell.web.account import Since, Until, usage_response
+from schnell.web.account import USAGE_ANSWER, Since, Until, usage_response
 from schnell.web.auth import SECURITY, Administrator
 from schnell.web.dialects.onemin_schema import error_answers
+from schnell.web.fields import whole_number
 from schnell.web.services import services_of
 
 router = APIRouter(
@@ -24,7 +25,7 @@ _MOST_CREDITS: Final = 10**15
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")
 ]
-Credits = Annotated[int, Field(ge=0, le=_MOST_CREDITS)]
+Credits = Annotated[int, Field(ge=0, le=_MOST_CREDITS), BeforeValidator(whole_number)]
 
 
 class _Body(BaseModel):
@@ -218,7 +219,7 @@ async def revoke_key(request: Request, _caller: Administrator, key_id: UUID) -> 
         return ShownKey.model_validate(await keys.revoke_key(connection, str(key_id)))
 
 
-@router.get("/usage", summary="Usage of all teams")
+@router.get("/usage", summary="Usage of all teams", responses=USAGE_ANSWER)
 async def usage(
     request: Request,
     _caller: Administrator,

@@ -19,7 +19,9 @@ from schnell.errors import (
     MissingFieldError,
     RateLimitedError,
     SchnellError,
+    UnreadableBodyError,
 )
+from schnell.web.openapi import allowed_methods
 from schnell.web.rate_headers import rate_headers
 
 _log = logging.getLogger(__name__)
@@ -106,10 +108,13 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
     async def routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - as above
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            named = (error.headers or {}).get("Allow", "").replace(" ", "").split(",")
+            allowed = ", ".join(sorted({*named, *allowed_methods(app, request.url.path)} - {""}))
             return answer(request, MethodError(f"this path answers {allowed} only"), Allow=allowed)
         if error.status_code == 404:
             return answer(request, RoutingError("there is nothing here; /docs lists what there is"))
+        if error.status_code < 500:
+            return answer(request, UnreadableBodyError(str(error.detail)))
         return answer(request, UnexpectedError(str(error.detail)))
 
     async def unexpected(request: Request, error: Exception) -> Response:

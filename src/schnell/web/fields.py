@@ -14,6 +14,11 @@ _Number = TypeVar("_Number", int, float)
 _LARGEST: Final = 2**53
 
 
+def whole_number(value: Any) -> Any:
+    """4.0 is a whole number for JSON: make it one for pydantic, and leave everything else alone."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 async def read_json_object(request: Request) -> dict[str, Any]:
     """The request's body.
 

@@ -4,14 +4,16 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects.onemin_schema import RECORD_ANSWER, RECORD_PAGE_ANSWER, error_answers
+from schnell.web.fields import whole_number
 from schnell.web.records import describe_record, describe_records
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["records"], dependencies=SECURITY)
+CURSOR = r"^[0-9]{1,14}\.[0-9a-f-]{36}$"
 _ANSWERS = RECORD_ANSWER | error_answers(400, 401, 403, 404)
 
 
@@ -19,7 +21,7 @@ class Rating(BaseModel):
     """1 to 5, or null for none."""
 
     model_config = ConfigDict(strict=True)
-    rating: Annotated[int | None, Field(ge=1, le=5, examples=[5])]
+    rating: Annotated[int | None, Field(ge=1, le=5, examples=[5]), BeforeValidator(whole_number)]
 
 
 class Feedback(BaseModel):
@@ -34,7 +36,7 @@ async def list_history(
     request: Request,
     caller: Reader,
     limit: Annotated[int, Query(ge=1, le=100, description="How many.")] = 20,
-    cursor: Annotated[str | None, Query(max_length=64, description="The nextCursor of the page before.")] = None,
+    cursor: Annotated[str | None, Query(pattern=CURSOR, description="The nextCursor of the page before.")] = None,
 ) -> dict[str, Any]:
     """The team's records, newest first."""
     page = await services_of(request).history.page(caller, limit, cursor)

@@ -167,7 +167,9 @@ _FEATURE_ANSWER: Final[dict[str, Any]] = {
         "application/json": {
             "schema": {"anyOf": [_object({"aiRecord": AI_RECORD}), _object({"dryRun": _QUOTE})]},
         },
-        "text/event-stream": {"schema": _TEXT},
+        "text/event-stream": {
+            "schema": _object({"event": {"enum": ["queued", "step", "done", "error"]}, "data": _TEXT})
+        },
     },
 }
 FEATURE_RESPONSES: Final = error_answers(400, 401, 402, 403, 409, 413, 429, 500, 503) | {200: _FEATURE_ANSWER}

@@ -1,0 +1,101 @@
+"""The OpenAPI document is true, and no body, however strange, makes the server fail."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from counts import repeats
+from fakes import FakeRunner
+from server_process import serving
+from servers import BODY, KEY, Server, run_server
+
+ODD_VALUES: list[Any] = [  # fmt: skip
+    None, True, False, 0, -1, 1, 4.0, 1.5, 1e300, -1e300, 2**31, 2**32, 2**63, 2**64, "", " ", "1", "7", "1:1", "custom",
+    "0.25", "\0", "\ud83d\ude00", "x" * 5000, "../../etc/passwd", "'; DROP TABLE records; --", "{{7*7}}", "\u202e", [],
+    [1], ["a"], {}, {"a": 1}, [[[[]]]], "webp", "jpg", "16:9", "fofr/flux-black-light",
+]  # fmt: skip
+KEYS = ["prompt", "aspect_ratio", "num_inference_steps", "seed", "output_quality", "disable_safety_checker", "go_fast", "lora_weights", "lora_scale", "megapixels", "num_outputs", "n", "output_format", "width", "height", "extra_lora"]
+
+
+@pytest.mark.timeout(3600)
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        command = [
+            str(Path(sys.executable).parent / "st"),
+            "run",
+            f"{server.url}/openapi.json",
+            *("--header", f"API-KEY: {KEY}"),
+            *("--checks", "all"),
+            *("--max-examples", str(repeats(100))),
+            *("--phases", "examples,coverage,fuzzing"),
+            *("--exclude-path-regex", "^/api/loras"),
+            *("--suppress-health-check", "all"),
+            *("--seed", "7"),
+            "--no-color",
+        ]
+        ended = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}
+        )
+        assert "Server error" not in ended.stdout, ended.stdout[-8000:]
+        assert ended.returncode == 0, ended.stdout[-8000:]
+
+
+@pytest.mark.timeout(3600)
+async def test_no_body_makes_the_server_fail(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    async with run_server(tmp_path, FakeRunner()) as server:
+        for _ in range(repeats(10_000)):
+            answer = await _post_something(server, chance)
+            assert answer.status_code in {200, 400, 413}, (answer.status_code, answer.text)
+            if answer.status_code != 200:
+                assert set(answer.json()) <= {"errorCode", "message", "details"}
+
+
+async def _post_something(server: Server, chance: random.Random) -> Any:
+    if chance.random() < 0.3:
+        return await server.client.post("/api/features", content=_broken_text(chance))
+    body: dict[str, Any] = dict(BODY) | {"dryRun": True}
+    prompt: dict[str, Any] = {"prompt": "x", "megapixels": "0.25"}
+    for _ in range(chance.randint(1, 4)):
+        prompt[chance.choice(KEYS)] = chance.choice(ODD_VALUES)
+    body["promptObject"] = prompt
+    if chance.random() < 0.3:
+        body[chance.choice(["type", "model", "promptObject", "async", "dryRun", "conversationId"])] = chance.choice(
+            ODD_VALUES
+        )
+    return await server.client.post("/api/features", content=json.dumps(body))
+
+
+def _broken_text(chance: random.Random) -> bytes:
+    text = bytearray(
+        b'{"type": "IMAGE_GENERATOR", "model": "flux-schnell", "promptObject": {"prompt": "x", "seed": 7}}'
+    )
+    for _ in range(chance.randint(1, 12)):
+        place = chance.randrange(len(text))
+        if chance.random() < 0.5:
+            text[place] = chance.randrange(256)
+        else:
+            del text[place : place + chance.randint(1, 20)]
+            text = text or bytearray(b"x")
+    return re.sub(rb"\s+$", b"", bytes(text))
+
+
+async def test_the_document_has_no_status_that_the_api_never_sends(server: Server) -> None:
+    document = (await server.client.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert "422" not in operation["responses"], path
+
+
+async def test_the_documents_own_example_is_accepted(server: Server) -> None:
+    document = (await server.client.get("/openapi.json")).json()
+    content = document["paths"]["/api/features"]["post"]["requestBody"]["content"]["application/json"]
+    for example in content["examples"].values():
+        assert (await server.client.post("/api/features", json=example["value"])).status_code == 200
