@@ -86,6 +86,7 @@ def _greet(settings: Settings, first_key: str | None) -> None:
     typer.echo(f"schnell serves {settings.model} at {url}")
     if first_key:
         typer.echo(f"\nYour API key, shown this once:\n\n  {first_key}\n")
+        typer.echo(f"Open the playground, signed in:\n\n  {url}/sign-in#key={first_key}\n")
     key = first_key or "$SCHNELL_API_KEY"
     typer.echo(f"""Draw a picture:
 

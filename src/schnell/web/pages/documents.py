@@ -17,8 +17,8 @@ import schnell
 #: The pages in reading order, under their headings. Those that are not there are left out.
 CONTENTS: Final = (
     ("Start", ("index", "quickstart", "tips", "use-cases")),
-    ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "cli")),
-    ("LoRAs", ("loras", "lora-files", "training")),
+    ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "command-line")),
+    ("LoRAs", ("lora-sources", "lora-files", "train-a-lora")),
     ("Engine", ("speed", "engine", "embedded-model", "models", "benchmarks")),
     ("Operation", ("self-hosting", "settings", "scaling", "safety", "licences")),
     ("Inside", ("architecture",)),

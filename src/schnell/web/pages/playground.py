@@ -1,12 +1,15 @@
 """The playground: the reference document's page with its example filled in, and the sign-in that it needs."""
 
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from schnell.accounts.identity import Caller
 from schnell.spec import ASPECT_RATIOS, MAX_SEED, MAX_SIDE, MIN_SIDE, SIDE_STEP
 from schnell.web.dialects.onemin_schema import FEATURE_BODY
+from schnell.web.pages.loras import has_preview
 from schnell.web.pages.site import find_caller, page, site_of
 from schnell.web.services import services_of
 
@@ -32,7 +35,8 @@ _CLIENTS: Final = {"openai": "/v1/images/generations", "replicate": "/v1/predict
 async def playground(request: Request) -> Response:
     """Write a prompt, choose settings, watch the picture come, take the code along."""
     caller = await find_caller(request)
-    return page(request, "playground.html", caller, config=_config(request), ratios=_ratios(), max_seed=MAX_SEED)
+    config = _config(request) | {"library": await _library(request, caller)}
+    return page(request, "playground.html", caller, config=config, ratios=_ratios(), max_seed=MAX_SEED)
 
 
 @router.get("/sign-in")
@@ -62,6 +66,23 @@ def _config(request: Request) -> dict[str, Any]:
         "loras": loras,
         "clients": [name for name, path in _CLIENTS.items() if serves(path)],
     }
+
+
+async def _library(request: Request, caller: Caller | None) -> list[dict[str, Any]]:
+    services = services_of(request)
+    if caller is None or not site_of(request).serves("/api/loras"):
+        return []
+    return [
+        {
+            "name": lora.name,
+            "words": list(lora.trigger_words),
+            "summary": f"{', '.join(lora.trigger_words) or lora.made_for} · rank {lora.rank}",
+            "preview": f"/api/loras/{quote(lora.id, safe='')}/preview"
+            if await has_preview(services, caller, lora.id)
+            else "",
+        }
+        for lora in await services.loras.list(caller.team_id)
+    ]
 
 
 def _ratios() -> list[dict[str, Any]]:

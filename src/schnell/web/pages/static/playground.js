@@ -46,6 +46,7 @@ function playground() {
     phase: "idle",
     progress: { stage: "", step: 0, total: 4, position: 0 },
     failure: { title: "", message: "", note: "", retry: false, signIn: false },
+    previews: [],
     pictures: [],
     warnings: [],
     resultText: "\u00a0",
@@ -56,7 +57,7 @@ function playground() {
     snippet: "",
     quoteText: signedIn ? "\u00a0" : "",
     shown: { width: 1024, height: 1024 },
-    library: [],
+    library: config.library,
     dragging: false,
     blank: BLANK,
     endpoint: config.endpoint,
@@ -68,7 +69,6 @@ function playground() {
       this.locked = this.form.seed !== "";
       this.$refs.more.open = IN_MORE.some((name) => this.touched.has(name) && name !== "go_fast");
       this.refresh();
-      if (config.loras) this.loadLibrary();
       if (location.hash === "#run" && signedIn) this.run();
     },
 
@@ -95,6 +95,9 @@ function playground() {
       const note = CLIENTS.find((each) => each.id === this.client).note;
       const seed = this.usedSeed === null ? "" : `Holds the seed of this picture. `;
       return seed + note;
+    },
+    get previewsClass() {
+      return this.previews.length > 1 ? "several" : "";
     },
     get stageClass() {
       return this.dragging ? "dropping" : "";
@@ -185,6 +188,7 @@ function playground() {
       for (const name of FIELDS) this.problems[name] = "";
       this.usedSeed = null;
       this.progress = { stage: "", step: 0, total: Number(this.form.num_inference_steps) || 4, position: 0 };
+      this.previews = [];
       this.phase = "running";
       this.resultText = "\u00a0";
       this.controller = new AbortController();
@@ -216,8 +220,9 @@ function playground() {
       }
     },
 
-    advance({ stage, step, total }) {
+    advance({ stage, step, total, previews }) {
       this.progress.stage = stage;
+      if (previews) this.previews = previews;
       if (stage === "denoise") Object.assign(this.progress, { step, total });
     },
 
@@ -353,27 +358,6 @@ function playground() {
       });
       Object.assign(this.form, values);
     },
-
-    async loadLibrary() {
-      if (!signedIn) return;
-      try {
-        const answer = await call("GET", "/api/loras");
-        this.library = answer.loras.map(describeLora);
-      } catch {
-        this.library = [];
-      }
-    },
-  };
-}
-
-function describeLora(lora) {
-  const words = lora.triggerWords ?? [];
-  const rank = lora.rank ? `rank ${lora.rank}` : "";
-  return {
-    name: lora.name,
-    preview: lora.previewUrl ? localUrl(lora.previewUrl) : "",
-    words,
-    summary: [lora.description || words.join(", "), rank].filter(Boolean).join(" · "),
   };
 }
 
