@@ -16,12 +16,16 @@ from fakes import FakeRunner
 from server_process import serving
 from servers import BODY, KEY, Server, run_server
 
-ODD_VALUES: list[Any] = [  # fmt: skip
-    None, True, False, 0, -1, 1, 4.0, 1.5, 1e300, -1e300, 2**31, 2**32, 2**63, 2**64, "", " ", "1", "7", "1:1", "custom",
-    "0.25", "\0", "\ud83d\ude00", "x" * 5000, "../../etc/passwd", "'; DROP TABLE records; --", "{{7*7}}", "\u202e", [],
-    [1], ["a"], {}, {"a": 1}, [[[[]]]], "webp", "jpg", "16:9", "fofr/flux-black-light",
-]  # fmt: skip
-KEYS = ["prompt", "aspect_ratio", "num_inference_steps", "seed", "output_quality", "disable_safety_checker", "go_fast", "lora_weights", "lora_scale", "megapixels", "num_outputs", "n", "output_format", "width", "height", "extra_lora"]
+ODD_VALUES: list[Any] = [
+    *(None, True, False, 0, -1, 1, 4.0, 1.5, 1e300, -1e300, 2**31, 2**32, 2**63, 2**64),
+    *("", " ", "1", "7", "1:1", "custom", "0.25", "\0", "\ud800", "x" * 5000, "../../etc/passwd"),
+    *("'; DROP TABLE records; --", "{{7*7}}", "\u202e", "webp", "jpg", "16:9", "fofr/flux-black-light"),
+    *([], [1], ["a"], {}, {"a": 1}, [[[[]]]]),
+]
+KEYS = [
+    *("prompt", "aspect_ratio", "num_inference_steps", "seed", "output_quality", "disable_safety_checker", "go_fast"),
+    *("lora_weights", "lora_scale", "megapixels", "num_outputs", "n", "output_format", "width", "height", "extra_lora"),
+]
 
 
 @pytest.mark.timeout(3600)

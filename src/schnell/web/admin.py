@@ -28,6 +28,13 @@ Name = Annotated[
 Credits = Annotated[int, Field(ge=0, le=_MOST_CREDITS), BeforeValidator(whole_number)]
 
 
+def _only_text(value: Any) -> Any:
+    """pydantic would take 0 for a moment in 1970."""
+    if not isinstance(value, str):
+        raise ValueError("must be a moment such as 2027-01-31T00:00:00Z")  # noqa: TRY004 - what pydantic understands
+    return value
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
@@ -84,7 +91,7 @@ class NewKey(_Body):
     name: Name = "default"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = list(DEFAULT_SCOPES)
     rate_limit: Annotated[str, Field(max_length=100, examples=["60/minute"])] | None = None
-    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)] | None = None
 
 
 class ShownTeam(_Shown):
