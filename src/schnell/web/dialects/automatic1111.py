@@ -78,10 +78,12 @@ def a1111_error(error: SchnellError, _status: int) -> dict[str, Any]:
 
 def _parse(request: Request, fields: Fields, notes: list[str]) -> GenerationRequest:
     text = fields.text("prompt", required=True)
-    checkpoint = Fields(fields.object("override_settings") or {}).text("sd_model_checkpoint")
+    overrides = Fields(fields.object("override_settings") or {})
+    checkpoint = overrides.text("sd_model_checkpoint")
     native = read_numbers(fields, notes) | {"output_format": "png"}
     notes += [f"{name} has no effect with FLUX" for name in _DEAF if fields.raw(name)]
     fields.check()
+    overrides.check()
     native["prompt"], loras = read_lora_tags(text or "", notes)
     for lora, (name, scale) in zip(loras, _LORA_FIELDS, strict=False):
         native |= {name: lora.reference, scale: lora.scale}

@@ -126,7 +126,7 @@ def _as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:
     size = REPLICATE_RATIOS.get(ratio) if isinstance(ratio, str) else None
     if size is None:
         return values
-    parts = 2 if values.get("megapixels") in {"0.25", 0.25} else 1
+    parts = 2 if str(values.get("megapixels")) == "0.25" else 1
     return {**values, "aspect_ratio": "custom", "width": size.width // parts, "height": size.height // parts}
 
 

@@ -1,0 +1,181 @@
+"""Bodies that no client means to send: each dialect refuses them in its own words, and nothing is drawn."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from servers import Server
+
+Problem = Callable[[Any], bool]
+MODEL = "black-forest-labs/flux-schnell-lora"
+
+
+def is_openai(body: Any) -> bool:
+    return set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
+
+
+def is_replicate(body: Any) -> bool:
+    return {"title", "detail", "status"} <= set(body)
+
+
+def is_a1111(body: Any) -> bool:
+    return {"error", "detail", "body", "errors"} == set(body)
+
+
+def is_huggingface(body: Any) -> bool:
+    return set(body) == {"error"} and isinstance(body["error"], str)
+
+
+DIALECTS: dict[str, tuple[str, Problem, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "openai": ("/v1/images/generations", is_openai, lambda values: {"model": MODEL} | values),
+    "replicate": ("/v1/predictions", is_replicate, lambda values: {"version": MODEL, "input": values}),
+    "replicate by model": (f"/v1/models/{MODEL}/predictions", is_replicate, lambda values: {"input": values}),
+    "automatic1111": ("/sdapi/v1/txt2img", is_a1111, lambda values: values),
+    "huggingface": (
+        f"/models/{MODEL}",
+        is_huggingface,
+        lambda values: {"inputs": values.get("prompt"), "parameters": values},
+    ),
+}
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+async def assert_refused(server: Server, dialect: str, statuses: set[int], **request: Any) -> None:
+    path, is_shape, _ = DIALECTS[dialect]
+    answer = await server.client.post(path, **request)
+    assert answer.status_code in statuses, answer.text
+    assert is_shape(answer.json()), answer.text
+    assert server.runner.jobs == []
+    assert (await server.client.get("/api/features")).json()["aiRecords"] == []
+
+
+@each_dialect
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b"null",
+        b"7",
+        b"\xff\xfe",
+        b'{"prompt": NaN}',
+        b'{"prompt": "\\ud800"}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"n": ' + b"9" * 10_000 + b"}",
+    ],
+)
+async def test_what_is_no_json_object_is_refused(server: Server, dialect: str, content: bytes) -> None:
+    await assert_refused(server, dialect, {400, 422}, content=content)
+
+
+@each_dialect
+async def test_a_body_that_is_too_large_is_refused(server: Server, dialect: str) -> None:
+    await assert_refused(server, dialect, {413}, content=b" " * 2_000_000)
+
+
+@each_dialect
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"prompt": None},
+        {"prompt": ""},
+        {"prompt": " \n\t"},
+        {"prompt": 7},
+        {"prompt": ["a"]},
+        {"prompt": {"a": 1}},
+        {"prompt": "a\0b"},
+        {"prompt": "x" * 100_000},
+        {"prompt": "a", "seed": "7"},
+        {"prompt": "a", "seed": 1.5},
+        {"prompt": "a", "seed": True},
+        {"prompt": "a", "seed": 1e300},
+        {"prompt": "a", "width": "wide", "height": [], "size": {"a": 1}, "megapixels": "9"},
+    ],
+)
+async def test_a_wrong_value_is_refused(server: Server, dialect: str, values: dict[str, Any]) -> None:
+    await assert_refused(server, dialect, {400, 422}, json=DIALECTS[dialect][2](values))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body"),
+    [
+        ("openai", {"prompt": "a", "size": "0x0"}),
+        ("openai", {"prompt": "a", "size": "99999x99999"}),
+        ("openai", {"prompt": "a", "size": 7}),
+        ("openai", {"prompt": "a", "response_format": "tiff"}),
+        ("openai", {"prompt": "a", "quality": "best"}),
+        ("openai", {"prompt": "a", "stream": "yes"}),
+        ("openai", {"prompt": "a", "partial_images": 4}),
+        ("openai", {"prompt": "a", "output_format": "gif"}),
+        ("openai", {"prompt": "a", "output_format": ["png"]}),
+        ("openai", {"prompt": "a", "model": 7}),
+        ("replicate", {"input": {"prompt": "a"}}),
+        ("replicate", {"version": 7, "input": {"prompt": "a"}}),
+        ("replicate", {"version": MODEL, "input": "a"}),
+        ("replicate", {"version": MODEL, "input": {"prompt": "a", "aspect_ratio": ["1:1"], "megapixels": [1]}}),
+        ("replicate", {"version": MODEL, "input": {"prompt": "a", "aspect_ratio": "21:9", "megapixels": []}}),
+        ("replicate", {"version": MODEL, "input": {"prompt": "a"}, "webhook": 7}),
+        ("replicate", {"version": MODEL, "input": {"prompt": "a"}, "webhook": "http://[::1"}),
+        ("replicate", {"version": MODEL, "input": {"prompt": "a"}, "webhook_events_filter": ["all"]}),
+        ("replicate", {"version": MODEL, "input": {"prompt": "a"}, "webhook_events_filter": [[]]}),
+        ("automatic1111", {"prompt": "a", "steps": "many"}),
+        ("automatic1111", {"prompt": "a", "batch_size": "x"}),
+        ("automatic1111", {"prompt": "a", "override_settings": []}),
+        ("automatic1111", {"prompt": "a", "override_settings": {"sd_model_checkpoint": 7}}),
+        ("automatic1111", {"prompt": "<lora:x:1>"}),
+        ("automatic1111", {"prompt": "a", "send_images": "no"}),
+        ("huggingface", {"inputs": "a", "parameters": []}),
+        ("huggingface", {"inputs": "a", "parameters": {"num_inference_steps": 50}}),
+        ("huggingface", {"inputs": "a", "parameters": {"width": 100}}),
+        ("huggingface", {"inputs": ["a"]}),
+    ],
+)
+async def test_a_dialects_own_fields_are_checked(server: Server, dialect: str, body: dict[str, Any]) -> None:
+    await assert_refused(server, dialect, {400, 422}, json=body)
+
+
+@each_dialect
+async def test_a_missing_and_a_wrong_key_are_401(server: Server, dialect: str) -> None:
+    body = DIALECTS[dialect][2]({"prompt": "a"})
+    await assert_refused(server, dialect, {401}, json=body, headers={"API-KEY": "wrong"})
+    await assert_refused(server, dialect, {401}, json=body, headers={"API-KEY": "", "Authorization": "Basic !"})
+
+
+async def test_an_unknown_model_is_refused_in_each_dialects_words(server: Server) -> None:
+    await assert_refused(server, "openai", {404}, json={"prompt": "a", "model": "gpt-image-1"})
+    await assert_refused(server, "replicate", {404}, json={"version": "a/b", "input": {"prompt": "a"}})
+    await assert_refused(server, "replicate", {404}, json={"version": "f" * 64, "input": {"prompt": "a"}})
+    checkpoint = {"prompt": "a", "override_settings": {"sd_model_checkpoint": "sd15"}}
+    await assert_refused(server, "automatic1111", {404}, json=checkpoint)
+    answer = await server.client.post("/models/stabilityai/sdxl", json={"inputs": "a"})
+    assert (answer.status_code, is_huggingface(answer.json())) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_shape"),
+    [
+        ("/v1/predictions/nobody", is_replicate),
+        ("/v1/predictions/%00", is_replicate),
+        ("/v1/predictions/00000000-0000-0000-0000-000000000000", is_replicate),
+        ("/v1/predictions?cursor=x", is_replicate),
+        ("/v1/models/nobody/nothing", lambda body: is_replicate(body) and "error" in body),
+        ("/v1/models/nobody/nothing/versions", is_replicate),
+        (f"/v1/models/{MODEL}/versions/1", is_replicate),
+        ("/v1/nothing", lambda body: is_replicate(body) and "error" in body),
+        ("/sdapi/v1/nothing", is_a1111),
+    ],
+)
+async def test_what_is_not_there_is_told_in_the_dialects_shape(server: Server, path: str, is_shape: Problem) -> None:
+    answer = await server.client.get(path)
+    assert 400 <= answer.status_code < 500
+    assert is_shape(answer.json())
+
+
+async def test_a_format_that_nobody_has_is_not_acceptable(server: Server) -> None:
+    answer = await server.client.post(f"/models/{MODEL}", json={"inputs": "a"}, headers={"Accept": "image/bmp"})
+    assert (answer.status_code, is_huggingface(answer.json())) == (406, True)
