@@ -30,6 +30,9 @@ check: $(DEVELOPMENT) ## format, lint, types, layers, dependencies, tests
 soak: $(DEVELOPMENT) ## the full counts: takes hours
 	SCHNELL_SOAK=1 $(BIN)/pytest --timeout 7200
 
+screenshots: $(DEVELOPMENT) ## the pictures of the README and the documentation
+	$(BIN)/python scripts/screenshots.py
+
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "schnell needs Python 3.11 or newer: apt-get install python3 python3-venv (or PYTHON=/path/to/python make ...)"; exit 1; }
