@@ -90,7 +90,9 @@ class NewKey(_Body):
     user: Name | None = None
     name: Name = "default"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = list(DEFAULT_SCOPES)
-    rate_limit: Annotated[str, Field(max_length=100, examples=["60/minute"])] | None = None
+    rate_limit: (
+        Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}/(second|minute|hour|day)$", examples=["60/minute"])] | None
+    ) = None
     expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)] | None = None
 
 

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from schnell.bootstrap import build_store, read_settings
+from schnell.errors import ConfigurationError
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schnell.toml").write_text('port = 9000\nlog_level = "debug"\ncors_origins = ["https://a.example"]\n')
+    monkeypatch.setenv("SCHNELL_PORT", "9001")
+    monkeypatch.setenv("SCHNELL_LINK_SECRETS", "new, old")
+    settings = read_settings()
+    assert (settings.port, settings.log_level) == (9001, "debug")
+    assert (settings.cors_origins, settings.link_secrets) == (("https://a.example",), ("new", "old"))
+    assert read_settings(port=9002).port == 9002
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "x"), ("LINK_SECONDS", "604801"), ("ENVIRONMENT", "a/b"), ("LOG_LEVEL", "loud")]
+)
+def test_an_unusable_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"SCHNELL_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"SCHNELL_{name}"):
+        read_settings()
+
+
+def test_a_misspelt_key_of_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schnell.toml").write_text("prot = 9000\n")
+    with pytest.raises(ConfigurationError, match="PROT"):
+        read_settings()
+
+
+def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schnell.toml").write_text("port = = 9000\n")
+    with pytest.raises(ConfigurationError, match=r"schnell\.toml"):
+        read_settings()
+
+
+def test_an_unknown_store_is_refused_with_the_known_forms(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="file:PATH or s3://"):
+        build_store(read_settings(data_dir=tmp_path, assets_url="ftp://x"))
