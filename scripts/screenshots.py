@@ -85,7 +85,7 @@ def show_playground(page: Page) -> None:
         f"{URL}/?prompt=red+apple+on+a+blue+background&aspect_ratio=1:1&num_inference_steps=4&seed=0&megapixels=1"
     )
     page.click("#run")
-    page.wait_for_function("document.querySelector('#result-facts').textContent.includes('seed')", timeout=300_000)
+    page.locator("#result-facts", has_text="seed").wait_for(timeout=300_000)
     page.wait_for_timeout(600)
 
 

@@ -245,7 +245,8 @@ async def _load(connection: AsyncConnection, query: Select[Any]) -> list[Record]
 
 
 def _lora_at(place: int) -> ColumnElement[str]:
-    return records.c.settings[("loras", place, "reference")].as_string()
+    reference: ColumnElement[str] = records.c.settings[("loras", place, "reference")].as_string()
+    return reference
 
 
 def _to_record(row: Row[Any], pictures: tuple[StoredImage, ...]) -> Record:

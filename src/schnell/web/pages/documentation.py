@@ -38,13 +38,13 @@ async def picture(name: str) -> Response:
     return FileResponse(path, headers={"Cache-Control": "public, max-age=3600"})
 
 
-@router.get("/docs/{slug}.md")
+@router.get("/docs/{slug:path}.md")
 async def markdown(request: Request, slug: str) -> Response:
     """A page as Markdown."""
     return PlainTextResponse(_text(request, _find(request, slug)), media_type=_MARKDOWN)
 
 
-@router.get("/docs/{slug}")
+@router.get("/docs/{slug:path}")
 async def document(request: Request, slug: str) -> Response:
     """One page."""
     return await _show(request, slug)
@@ -71,7 +71,7 @@ async def _show(request: Request, slug: str) -> Response:
         await find_caller(request),
         contents=_contents(request),
         document=found,
-        rendered=render_markdown(_text(request, found)),
+        rendered=render_markdown(_text(request, found), found.slug),
         neighbours=_neighbours(request, found),
     )
 
@@ -90,7 +90,10 @@ def _text(request: Request, found: Document) -> str:
 
 def _contents(request: Request) -> list[tuple[str, list[Document]]]:
     documents = site_of(request).documents.values()
-    sections = [(section, [each for each in documents if each.section == section]) for section, _ in CONTENTS]
+    sections = [
+        (section, [each for each in documents if each.section == section and not each.slug.startswith("decisions/")])
+        for section, _ in CONTENTS
+    ]
     return [(section, pages) for section, pages in sections if pages]
 
 

@@ -1,5 +1,6 @@
 """The documentation: Markdown files, read once, rendered to HTML that a strict policy allows."""
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ import schnell
 CONTENTS: Final = (
     ("Start", ("index", "quickstart", "tips", "use-cases")),
     ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "command-line")),
-    ("LoRAs", ("lora-sources", "lora-files", "train-a-lora")),
+    ("LoRAs", ("loras", "lora-files", "train-a-lora")),
     ("Engine", ("speed", "engine", "embedded-model", "models", "benchmarks")),
     ("Operation", ("self-hosting", "settings", "scaling", "safety", "licences")),
-    ("Inside", ("architecture",)),
+    ("Inside", ("architecture", "decisions")),
 )
 _ALIGNMENT: Final = re.compile(r"text-align:(left|right|center)")
+_ELSEWHERE: Final = re.compile(r"[a-z]+:|[/#]")
 _GENERATED: Final = re.compile(r"<!-- generated: ([a-z-]+) -->")
 
 
@@ -67,9 +69,10 @@ def load_documents(folder: Path) -> dict[str, Document]:
     found = {}
     for section, slugs in CONTENTS:
         for slug in slugs:
-            path = folder / f"{slug}.md"
-            if path.is_file():
-                found[slug] = _read(slug, section, path.read_text(encoding="utf-8"))
+            for path in (folder / f"{slug}.md", *sorted((folder / slug).glob("*.md"))):
+                if path.is_file():
+                    name = path.relative_to(folder).with_suffix("").as_posix()
+                    found[name] = _read(name, section, path.read_text(encoding="utf-8"))
     return found
 
 
@@ -82,13 +85,13 @@ def fill_in(text: str, generated: Mapping[str, str]) -> str:
     return _GENERATED.sub(lambda match: generated[match[1]], text)
 
 
-def render_markdown(text: str) -> Rendered:
-    """Markdown to HTML: headings with anchors, links to other pages, no inline styles, no raw HTML."""
+def render_markdown(text: str, slug: str = "") -> Rendered:
+    """Markdown of the page `slug` to HTML: anchored headings, links to other pages, no inline styles, no raw HTML."""
     parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
     tokens = parser.parse(text)
     headings = _anchor_headings(tokens)
     for token in _every(tokens):
-        _adapt(token)
+        _adapt(token, posixpath.dirname(slug))
     return Rendered(parser.renderer.render(tokens, parser.options, {}), headings)
 
 
@@ -105,7 +108,8 @@ class _Renderer(RendererHTML):
         code = escape(tokens[idx].content.rstrip("\n"))
         return f'<div class="code-frame" data-copyable><pre tabindex="0"><code>{code}</code></pre></div>\n'
 
-    code_block = fence
+    def code_block(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
+        return self.fence(tokens, idx)
 
 
 def _read(slug: str, section: str, text: str) -> Document:
@@ -138,15 +142,18 @@ def _every(tokens: Sequence[Token]) -> list[Token]:
     return [each for token in tokens for each in (token, *(token.children or ()))]
 
 
-def _adapt(token: Token) -> None:
+def _adapt(token: Token, folder: str) -> None:
     if match := _ALIGNMENT.fullmatch(str(token.attrs.pop("style", ""))):
         token.attrSet("class", f"align-{match[1]}")
-    target = token.attrGet("href")
-    if isinstance(target, str) and not re.match(r"[a-z]+:|[/#]", target):
-        name, mark, anchor = target.partition("#")
-        inside = name.endswith(".md") and "/" not in name
-        token.attrSet("href", f"/docs/{name.removesuffix('.md')}{mark}{anchor}" if inside else f"/docs/{target}")
-    picture = token.attrGet("src")
-    if isinstance(picture, str) and not re.match(r"[a-z]+:|/", picture):
-        token.attrSet("src", f"/docs/{picture}")
-        token.attrSet("loading", "lazy")
+    for name in ("href", "src"):
+        target = token.attrGet(name)
+        if isinstance(target, str) and not _ELSEWHERE.match(target):
+            token.attrSet(name, _address(target, folder))
+            if name == "src":
+                token.attrSet("loading", "lazy")
+
+
+def _address(target: str, folder: str) -> str:
+    name, mark, anchor = target.partition("#")
+    path = posixpath.normpath(posixpath.join("/docs", folder, name))
+    return f"{path.removesuffix('.md')}{mark}{anchor}"

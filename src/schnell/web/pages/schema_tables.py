@@ -65,7 +65,7 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "const" in schema or "enum" in schema:
         return "string"
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return next(kind for kind in kinds if kind != "null")
+    return str(next(kind for kind in kinds if kind != "null"))
 
 
 def _range(schema: Mapping[str, Any]) -> str:
