@@ -36,7 +36,7 @@ class BundlePlan:
     work: Path
     out: Path
     budget: Budget
-    pictures: int = 300
+    pictures: int = 160
     resume: bool = False
 
 
