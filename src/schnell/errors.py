@@ -252,3 +252,10 @@ class BenchmarkError(SchnellError):
     """A benchmark's peer could not be run."""
 
     code = "BENCHMARK_FAILED"
+
+
+class ClientGoneError(SchnellError):
+    """The client closed the connection; nobody reads this answer."""
+
+    code = "CLIENT_CLOSED_REQUEST"
+    status = 499

@@ -49,6 +49,6 @@ def test_a_wheel_draws_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> No
 
 
 def draw(python: str | Path, output: Path, **environment: str) -> None:
-    options = ["--seed", "7", "--megapixels", "0.25", "--steps", "1", "--output", output]
+    options = ["--seed", "7", "--megapixels", "0.25", "--steps", "1", "--output", str(output)]
     run(python, "-m", "schnell", "generate", "red apple", *options, **environment)
     assert Image.open(output).size == (512, 512)

@@ -5,6 +5,7 @@ from functools import partial
 from schnell.benchmarks.joining import joining
 from schnell.benchmarks.many_loras import lora_switch, mixed_loras, slots_installed
 from schnell.benchmarks.result import BenchmarkResult
+from schnell.benchmarks.server import server_overhead
 from schnell.benchmarks.single import arithmetic_share, cold_start, go_fast, single_picture
 from schnell.benchmarks.wide_block import wide_block
 
@@ -30,5 +31,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "wide_block": Benchmark("blocks of FLUX.1's width with a LoRA a row, against without", wide_block),
     "lora_switch": Benchmark("alternating two LoRAs against repeating one", lora_switch),
     "slots_installed": Benchmark("a step without LoRA, with slots in every layer against none", slots_installed),
+    "server_overhead": Benchmark("the server around the engine, one client", server_overhead),
     "joining": Benchmark("p95 latency at 70% load, joining at steps against whole batches", joining),
 }

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError, UnreadableBodyError
+from schnell.errors import ClientGoneError, FieldProblem, InvalidFieldError, MissingFieldError, UnreadableBodyError
 
 _Value = TypeVar("_Value")
 _Number = TypeVar("_Number", int, float)
@@ -25,8 +25,12 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     Raises:
         UnreadableBodyError: it is no JSON object.
         BodyTooLargeError: it is larger than this server reads.
+        ClientGoneError: the connection was closed before all of it came.
     """
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise ClientGoneError("the client closed the connection") from None
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
         # an escaped half of a surrogate pair is JSON, but no text

@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 
 from schnell.accounts.identity import Caller
-from schnell.errors import SchnellError
+from schnell.errors import ClientGoneError, SchnellError
 from schnell.generations import GenerationRequest, Quote, Record, Running
 from schnell.spec import Progress
 from schnell.web.errors import flat_error
@@ -20,13 +20,6 @@ from schnell.web.rate_headers import rate_headers
 from schnell.web.services import services_of
 
 _PING_SECONDS: Final = 15
-
-
-class ClientGoneError(SchnellError):
-    """The client closed the connection; nobody reads this answer."""
-
-    code = "CLIENT_CLOSED_REQUEST"
-    status = 499
 
 
 def idempotency_key_in(request: Request) -> str | None:

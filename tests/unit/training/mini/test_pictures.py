@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_resize_keeps_colour_below_alpha() -> None:
     assert bool((out[:, :3] <= out[:, 3:] + 1e-6).all())
 
 
-def test_load_icon_brings_any_size_to_256(tmp_path) -> None:
+def test_load_icon_brings_any_size_to_256(tmp_path: Path) -> None:
     red_disc(255).resize((100, 80)).save(tmp_path / "icon.webp", lossless=True)
     assert load_icon(tmp_path / "icon.webp").shape == (4, 256, 256)
 
