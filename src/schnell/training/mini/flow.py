@@ -56,7 +56,7 @@ class Course:
     rate: float = 1.2e-3
 
 
-PARTS = Course("flow, parts of pictures", CANVASES, shown=48, words=16)
+PARTS = Course("flow, parts of pictures", CANVASES, shown=64, words=LENGTH, batch=16, rate=5e-4)
 WHOLE = Course("flow, whole pictures", CANVASES, shown=256, words=LENGTH, batch=8, rate=4e-4)
 
 
@@ -150,11 +150,15 @@ class Dealer:
         icons = [self.rng.randrange(len(self.entries)) for _ in range(size)]
         latents = place(view.latents[icons].float(), canvas.height, canvas.width)
         clean, positions = pack(latents), grid_positions(canvas.height, canvas.width)
-        texts = write_captions(self.rng, self.entries, self.nearby, icons, view.colours[icons].tolist())
+        texts = self.write(icons, view.colours[icons].tolist())
         noise = torch.randn(clean.shape, generator=self.noise)
         kept = torch.randperm(len(positions), generator=self.noise)[:shown]
         times = draw_times(self.noise, size)
         return Sample(clean[:, kept], noise[:, kept], times, positions[kept], texts)
+
+    def write(self, icons: list[int], colours: list[int]) -> list[str]:
+        """A caption for each icon on its background."""
+        return write_captions(self.rng, self.entries, self.nearby, icons, colours)
 
     def reseed(self, seed: int) -> None:
         """Deal other samples than before, after a resumed run."""

@@ -6,19 +6,28 @@ from pathlib import Path
 from random import Random
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from tokenizers import Tokenizer
 
 from schnell.training.errors import TrainingDataError, TrainingError
 from schnell.training.mini.captions import Entry
 from schnell.training.mini.export import export_model
 from schnell.training.mini.finish import DecoderLearner
-from schnell.training.mini.flow import PARTS, WHOLE, Course, Dealer, FlowLearner, TextModels
+from schnell.training.mini.flow import PARTS, SQUARE, WHOLE, Course, Dealer, FlowLearner, TextModels
 from schnell.training.mini.latents import VIEWS, Encoded, encode_view, load_encoded, save_encoded
 from schnell.training.mini.loop import Budget, Learner, Show, run_learner, write_state
 from schnell.training.mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
 from schnell.training.mini.pictures import Icons, read_icons
 from schnell.training.mini.sampling import Painter, load_painter
+from schnell.training.mini.sketch import (
+    FILL,
+    FactorLearner,
+    TrunkLearner,
+    find_atoms,
+    prepare_trunk,
+    read_captions,
+    write_last_layer,
+)
 from schnell.training.mini.sources import DICTIONARY, KEYWORDS, NAMES, PICTURES, SENTENCE_ENCODER, fetch
 from schnell.training.mini.text import (
     ClipReader,
@@ -33,9 +42,19 @@ from schnell.training.mini.tokens import REGISTERS, train_vocabulary, wrap
 from schnell.training.mini.vae import VaeLearner
 from schnell.training.mini.words import dictionary_words, icon_similarity, nearby_words, read_keywords
 
-SHARES = {"vae": 0.25, "clip": 0.12, "t5": 0.13, "parts": 0.32, "whole": 0.13, "decoder": 0.05}
+SHARES = {
+    "vae": 0.25,
+    "clip": 0.12,
+    "t5": 0.13,
+    "trunk": 0.07,
+    "factors": 0.03,
+    "parts": 0.25,
+    "whole": 0.1,
+    "decoder": 0.05,
+}
 VOCABULARY_BATCHES = 25
 VOCABULARY_BATCH = 2000
+CAPTION_ROUNDS = 8
 STATISTICS = 256
 
 
@@ -205,15 +224,27 @@ def make_vocabulary(plan: Plan, data: Data) -> Tokenizer:
 
 def teach_flow(plan: Plan, data: Data, text: TextModels, vae: AutoencoderKL, views: dict[str, Encoded]) -> Painter:
     """The transformer: parts of pictures first, whole ones last."""
-    transformer = build_transformer(plan.shape)
-    if plan.start is not None:
-        transformer = load_painter(plan.start).transformer
     dealer = Dealer(views, data.icons.entries, data.nearby(), Random(0), torch.Generator().manual_seed(0))
+    start = plan.start
+    transformer = sketch_icons(plan, text, dealer) if start is None else load_painter(start).transformer
     for stage, course in zip(("parts", "whole"), plan.courses, strict=True):
         learner = FlowLearner(transformer, text, dealer, course, plan.device)
         plan.run(stage, learner)
         transformer = learner.finish()
     return Painter(text, transformer, vae)
+
+
+def sketch_icons(plan: Plan, text: TextModels, dealer: Dealer) -> FluxTransformer2DModel:
+    """A transformer that draws a blurred picture of every icon."""
+    transformer = build_transformer(plan.shape)
+    views = [dealer.views[canvas.view] for canvas in SQUARE]
+    atoms = find_atoms(views, plan.shape.width - transformer.x_embedder.in_features - FILL)
+    prepare_trunk(transformer)
+    plan.run("trunk", TrunkLearner(transformer, atoms, text, dealer, plan.device))
+    captions = read_captions(text, dealer, views, CAPTION_ROUNDS)
+    plan.run("factors", FactorLearner(transformer, atoms, captions, plan.device))
+    write_last_layer(transformer, atoms)
+    return transformer
 
 
 def finish_decoder(plan: Plan, painter: Painter, icons: Icons, views: dict[str, Encoded]) -> None:
