@@ -114,7 +114,7 @@ def draw_preview(lora: BundledLora, file: Path, base: BaseModel) -> bytes:
     layers = install_low_rank(transformer, RANK, seed=0)
     write_factors(layers, read_lora_file(file))
     prompts = [f"{prompt}, {lora.trigger}" for prompt in PREVIEW_PROMPTS]
-    sheet = make_sheet(build_sampler(prompts, base, "1").draw(transformer), columns=2)
+    sheet = make_sheet(build_sampler(prompts, base, "0.25").draw(transformer), columns=2)
     return compress_preview(sheet.resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS))
 
 
