@@ -14,7 +14,9 @@ TEXT_WIDTH = 32
 WORDS = ("<pad>", "</s>", "<unk>", "red", "apple", "on", "a", "blue", "background", "green", "tree", "car")
 
 
-def write_flux_folder(path: Path, *, heads: int = 2, head_width: int = 16, blocks: int = 1, single_blocks: int = 1) -> Path:
+def write_flux_folder(
+    path: Path, *, heads: int = 2, head_width: int = 16, blocks: int = 1, single_blocks: int = 1
+) -> Path:
     """Save a FLUX pipeline with random weights at `path`, and give the path."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
