@@ -81,6 +81,7 @@ def prepare_data(
     numbers = {caption: number for number, caption in enumerate(captions)}
     report(TrainingProgress("captions", 0.0))
     prompts = embed_prompts(captions, base)
+    report(TrainingProgress("captions", 1.0))
     encoded = _encode_pictures(pictures, base, [area for area, _ in plan.megapixels], report)
     buckets = (
         Bucket(
@@ -128,6 +129,7 @@ def _encode_pictures(
             grid = nearest_grid(Size(*pixels.size), area, base.folder)
             latents = encode_picture(vae, pixels, grid, base.folder)
             encoded.setdefault((area, grid), []).append(_EncodedPicture(picture, latents))
+    report(TrainingProgress("pictures", 1.0))
     return encoded
 
 
