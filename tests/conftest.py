@@ -26,3 +26,8 @@ def random_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_job(prompt: str = "red apple", seed: int = 7, **spec: Any) -> Job:
     return Job(id="job", team_id="team", spec=GenerationSpec(prompt=prompt, **spec), seed=seed)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests last: Playwright's loop stays in the thread, and no other test could then run one of its own."""
+    items.sort(key=lambda item: "browser" in item.path.parts)

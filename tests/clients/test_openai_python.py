@@ -10,6 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
 from client_service import LORA, MODEL, PROMPT, Service
+from pictures import psnr
 
 ASK: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "size": "256x256"}
 ONE_STEP = {"num_inference_steps": 1, "seed": 11}
@@ -48,7 +49,8 @@ def test_four_pictures_have_the_seeds_that_follow(client: OpenAI) -> None:
     pictures = answer.data or []
     assert [picture.seed for picture in pictures] == [11, 12, 13, 14]
     alone = client.images.generate(**ASK, response_format="b64_json", extra_body=ONE_STEP | {"seed": 13})
-    assert decoded(alone.data[0]).tobytes() == decoded(pictures[2]).tobytes()
+    # in a batch, sums are rounded in another order than alone
+    assert psnr(decoded(alone.data[0]), decoded(pictures[2])) >= 50
     assert len({decoded(picture).tobytes() for picture in pictures}) == 4
 
 
