@@ -77,7 +77,8 @@ class WebhookSender:
             except SchnellError as error:
                 _log.warning("a webhook is not sent: %s", error.message)
                 return False
-            except httpx.HTTPError as error:
+            # anyio raises AttributeError where the other side hangs up while the connection is being made
+            except (httpx.HTTPError, AttributeError) as error:
                 status = 0
                 _log.info("a webhook did not arrive: %s", type(error).__name__)
             if 200 <= status < 300:
