@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from schnell.generations.recovery import remove_images
 from schnell.generations.request import GenerationRequest, ResolveLoras
 from schnell.generations.runner import Runner
 from schnell.generations.running import Running
-from schnell.spec import MAX_SEED, AdapterUse, GenerationSpec, Job, JobOutcome, Outlook, Progress, output_seed
+from schnell.spec import AdapterUse, GenerationSpec, Job, JobOutcome, Outlook, Progress, output_seed, random_seed
 
 _log = logging.getLogger(__name__)
 _MEDIA_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
@@ -242,7 +241,7 @@ class Generations:
 
     def _job(self, record: Record, request: GenerationRequest, adapters: tuple[AdapterUse, ...]) -> Job:
         spec = request.spec
-        seed = secrets.randbelow(MAX_SEED + 1) if spec.seed is None else spec.seed
+        seed = random_seed() if spec.seed is None else spec.seed
         return Job(record.id, record.team_id, spec, seed, adapters, request.wants_previews)
 
 
