@@ -1,15 +1,17 @@
 """The whole server as a process, with the embedded model, for the SDKs that people use."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -45,31 +47,38 @@ class Service:
             return str(key.json()["key"])
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
+@contextmanager
+def run_service(folder: Path, **settings: str) -> Iterator[Service]:
+    """`schnell serve` on `folder`; `settings` are environment variables without their prefix."""
     found = Service(f"http://127.0.0.1:{free_port()}")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
-    environment |= {
-        "SCHNELL_DATA_DIR": str(folder),
-        "SCHNELL_PORT": found.url.rpartition(":")[2],
-        "SCHNELL_BOOTSTRAP_KEY": KEY,
-        "SCHNELL_WEBHOOK_PRIVATE": "true",
-        "SCHNELL_LOG_LEVEL": "warning",
-    }
+    given = {
+        "data_dir": str(folder),
+        "port": found.url.rpartition(":")[2],
+        "bootstrap_key": KEY,
+        "webhook_private": "true",
+        "log_level": "warning",
+    } | settings
+    environment |= {f"SCHNELL_{name.upper()}": value for name, value in given.items()}
     errors = folder / "stderr.txt"
-    with errors.open("w") as sink:
+    with errors.open("a") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "schnell", "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=sink
         )
     try:
         _await_ready(found, process, errors)
-        _add_lora(found)
         yield found
     finally:
         process.terminate()
         process.wait(60)
     assert "Traceback" not in errors.read_text()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("service")) as found:
+        _add_lora(found)
+        yield found
 
 
 def _await_ready(service: Service, process: "subprocess.Popen[bytes]", errors: Path) -> None:
@@ -99,6 +108,10 @@ class Delivery:
     headers: dict[str, str]
     body: str
 
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
 
 @dataclass
 class Receiver:
@@ -106,6 +119,7 @@ class Receiver:
 
     url: str
     deliveries: list[Delivery] = field(default_factory=list)
+    refused: list[Delivery] = field(default_factory=list)
     refusals: int = 0
 
     def wait_for(self, count: int) -> list[Delivery]:
@@ -125,8 +139,8 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
             refused = found.refusals > 0
             found.refusals -= refused
-            if not refused:
-                found.deliveries.append(Delivery({name.lower(): value for name, value in self.headers.items()}, body))
+            delivery = Delivery({name.lower(): value for name, value in self.headers.items()}, body)
+            (found.refused if refused else found.deliveries).append(delivery)
             self.send_response(503 if refused else 200)
             self.end_headers()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from schnell.loras.download import Downloader
     from schnell.loras.library import LoraLibrary
     from schnell.loras.sources import SourceSites
+    from schnell.loras.tokens import SourceTokens
     from schnell.serving.in_process import InProcessRunner
     from schnell.serving.scheduler import QueueLimits
     from schnell.settings import Settings
@@ -136,30 +137,42 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
     from schnell.adapters import read_model_shape
     from schnell.loras.bundled import read_bundled
     from schnell.loras.files import AdapterFiles
-    from schnell.loras.library import LibraryLimits, LoraLibrary
+    from schnell.loras.library import LoraLibrary
+    from schnell.loras.outside import OutsideLoras
     from schnell.models.catalogue import find_model
     from schnell.models.locations import embedded_home
 
     model = find_model(settings.model).path
     folder = settings.data_dir / "loras"
-    return LoraLibrary(
+    files = AdapterFiles(folder / "adapters", read_model_shape(model), settings.lora_max_bytes)
+    outside = OutsideLoras(
         database,
-        AdapterFiles(folder / "adapters", read_model_shape(model), settings.lora_max_bytes),
+        files,
         _build_downloader(settings, folder / "downloads"),
         sites=_build_sites(settings),
-        bundled=read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else (),
-        limits=LibraryLimits(settings.loras_per_team, settings.lora_cache_bytes),
+        tokens=build_source_tokens(settings, database),
+        cache_bytes=settings.lora_cache_bytes,
     )
+    bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
+    return LoraLibrary(database, files, outside, bundled=bundled, per_team=settings.loras_per_team)
+
+
+def build_source_tokens(settings: "Settings", database: "Database") -> "SourceTokens":
+    """The tokens that teams have for the sites that LoRAs come from."""
+    from schnell.loras.tokens import SourceTokens
+
+    return SourceTokens(database, _read_secrets(settings))
 
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
     from schnell.accounts.pricing import PriceTable
     from schnell.accounts.rates import RateLimits
-    from schnell.assets.links import load_link_secret
+    from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Generations, History
+    from schnell.generations.subscriptions import Subscriptions
     from schnell.web.dialects.onemin_schema import MODEL_IDS
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
@@ -183,7 +196,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         instance=settings.instance,
         on_end=metrics.count_end,
     )
-    secret = settings.link_secrets[0] if settings.link_secrets else load_link_secret(settings.data_dir / "link.secret")
+    secrets = _read_secrets(settings)
     return Services(
         config=WebConfig(
             public_url=settings.base_url,
@@ -196,16 +209,20 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         database=database,
         store=store,
         local_assets=store if isinstance(store, LocalAssets) else None,
+        links=LinkSigner(*secrets),
         runner=runner,
         generations=generations,
         history=History(database, store, admission),
         admission=admission,
         rates=RateLimits(settings.rate_limit),
-        sessions=SessionSigner(secret),
-        webhooks=WebhookSender(secret, private=settings.webhook_private),
+        sessions=SessionSigner(secrets[0]),
+        webhooks=WebhookSender(
+            secrets[0], Subscriptions(database, settings.instance), private=settings.webhook_private
+        ),
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),
         loras=loras,
+        source_tokens=build_source_tokens(settings, database),
     )
 
 
@@ -224,6 +241,13 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     app = create_app(build_services(settings, runner), lifecycle)
     keep_openapi_true(app)
     return app
+
+
+def _read_secrets(settings: "Settings") -> tuple[str, ...]:
+    """The operator's secrets, or the one that is kept in the data folder. The first is the one to sign with."""
+    from schnell.assets.links import load_link_secret
+
+    return settings.link_secrets or (load_link_secret(settings.data_dir / "link.secret"),)
 
 
 def _build_local_store(settings: "Settings", folder: "Path") -> "LocalAssets":

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,19 +26,24 @@ Model = Annotated[str | None, typer.Option(help="The model to serve them with [S
 def add(
     source: Annotated[str, typer.Argument(help="A file, owner/name, or a URL.")],
     name: Annotated[str | None, typer.Option(help="Its name in the library.")] = None,
+    trigger: Annotated[list[str] | None, typer.Option(help="A word that wakes it; may be given again.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence, where the file does not say.")] = None,
     team: Team = None,
     model: Model = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a LoRA and put it into the library."""
+    from schnell.loras.entries import Labels
+
     path = Path(source)
+    labels = Labels(name, tuple(trigger or ()), licence)
     if path.is_file():
         added = _with_library(
             data_dir,
             model,
             team,
-            lambda library, owner: library.add_path(path, owner=owner, name=name, created_by="cli"),
+            lambda library, owner: library.add_path(path, owner=owner, labels=labels, created_by="cli"),
         )
     else:
         added = _with_progress(
@@ -46,7 +52,7 @@ def add(
                 model,
                 team,
                 lambda library, owner: library.add(
-                    source, owner=owner, name=name, created_by="cli", on_progress=listen
+                    source, owner=owner, labels=labels, created_by="cli", on_progress=listen
                 ),
             )
         )
@@ -99,6 +105,40 @@ def remove(
         print_value(asdict(removed))
     else:
         say(f"removed {removed.name}")
+
+
+@loras_app.command("token")
+def keep_token(
+    site: Annotated[str, typer.Argument(help="huggingface, civitai or replicate.")],
+    team: Annotated[str, typer.Option(help="The team's name or id.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Forget the team's token.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a team its own token for a site that LoRAs come from. It is asked for, or read from a pipe; never shown."""
+    from schnell.accounts.identity import now
+    from schnell.bootstrap import build_database, build_source_tokens, read_settings
+    from schnell.database.migration import migrate
+    from schnell.loras.tokens import read_site
+
+    known = read_site(site)
+    token = "" if remove else _ask_token()
+
+    async def run() -> None:
+        settings = read_settings(data_dir=data_dir)
+        database = build_database(settings)
+        try:
+            await migrate(database)
+            tokens, team_id = build_source_tokens(settings, database), await _team_id(database, team)
+            await (tokens.forget(team_id, known) if remove else tokens.keep(team_id, known, token, now()))
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+    say(f"{'forgot' if remove else 'kept'} the token of {team} for {known}")
+
+
+def _ask_token() -> str:
+    return str(typer.prompt("Token", hide_input=True)) if sys.stdin.isatty() else sys.stdin.readline().strip()
 
 
 @loras_app.command("inspect")

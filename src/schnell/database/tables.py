@@ -220,3 +220,27 @@ idempotency_keys = Table(
     Column("created_at", Timestamp, nullable=False),
     Index("ix_idempotency_created", "created_at"),
 )
+
+#: What a webhook must still be told: a row goes when it has been delivered, or given up.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("record_id", _Id, nullable=False),
+    Column("team_id", _Id, nullable=False),
+    Column("instance", String(100), nullable=False),
+    Column("url", String(2000), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due_at", Timestamp, nullable=False),
+    Index("ix_webhooks_instance", "instance"),
+)
+
+#: A team's own tokens for the sites that LoRAs come from, encrypted.
+source_tokens = Table(
+    "source_tokens",
+    metadata,
+    Column("team_id", _Id, primary_key=True),
+    Column("site", String(16), primary_key=True),
+    Column("token", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)

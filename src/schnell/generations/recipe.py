@@ -25,7 +25,17 @@ from schnell.generations.recovery import remove_images
 from schnell.generations.request import GenerationRequest, ResolveLoras
 from schnell.generations.runner import Runner
 from schnell.generations.running import Running
-from schnell.spec import AdapterUse, GenerationSpec, Job, JobOutcome, Outlook, Progress, output_seed, random_seed
+from schnell.spec import (
+    AdapterUse,
+    FetchListener,
+    GenerationSpec,
+    Job,
+    JobOutcome,
+    Outlook,
+    Progress,
+    output_seed,
+    random_seed,
+)
 
 _log = logging.getLogger(__name__)
 _MEDIA_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
@@ -81,14 +91,18 @@ class Generations:
         outlook = self._runner.outlook(request.spec, caller.team_id)
         return Quote(self._prices.total(request.spec), request.spec, outlook)
 
-    async def start(self, caller: Caller, request: GenerationRequest) -> Running | str:
+    async def start(
+        self, caller: Caller, request: GenerationRequest, on_fetch: FetchListener | None = None
+    ) -> Running | str:
         """Accept a request: its generation, or the id of the record that its `Idempotency-Key` belongs to.
+
+        `on_fetch` is told how far a LoRA is that must be fetched first.
 
         Raises:
             SchnellError: the request is refused, and nothing was charged.
         """
         self._check_safety(caller, request.spec)
-        adapters = await self._resolve_loras(request.spec.loras, caller.team_id)
+        adapters = await self._resolve_loras(request.spec.loras, caller.team_id, on_fetch)
         record = self._draft(caller, request)
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)

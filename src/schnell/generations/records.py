@@ -57,6 +57,11 @@ class Record:
     finished_at: datetime | None = None
     images: tuple[StoredImage, ...] = ()
 
+    @property
+    def served_model(self) -> str | None:
+        """The model that really drew, whatever `model` the request called it. None until it has drawn."""
+        return next((receipt.get("model") for receipt in self.receipts), None)
+
 
 @dataclass(frozen=True, slots=True)
 class RecordSearch:

@@ -1,16 +1,23 @@
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 from schnell.errors import FieldProblem, InvalidFieldError
-from schnell.spec import AdapterUse, GenerationSpec, LoraRef
-
-#: Finds the file behind each LoRA that a team names. Raises SchnellError naming the field.
-ResolveLoras = Callable[[Sequence[LoraRef], str], Awaitable[tuple[AdapterUse, ...]]]
+from schnell.spec import AdapterUse, FetchListener, GenerationSpec, LoraRef
 
 FEATURE = "IMAGE_GENERATOR"
+
+
+class ResolveLoras(Protocol):
+    """Finds the file behind each LoRA that a team names, and tells how far it is where one must be fetched."""
+
+    async def __call__(
+        self, refs: Sequence[LoraRef], team_id: str, on_fetch: FetchListener | None = None
+    ) -> tuple[AdapterUse, ...]:
+        """Raises SchnellError naming the field."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,11 @@ class GenerationRequest:
         return sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-async def refuse_loras(refs: Sequence[LoraRef], team_id: str) -> tuple[AdapterUse, ...]:  # noqa: ARG001 - a ResolveLoras
+async def refuse_loras(
+    refs: Sequence[LoraRef],
+    team_id: str,  # noqa: ARG001 - a ResolveLoras
+    on_fetch: FetchListener | None = None,  # noqa: ARG001 - a ResolveLoras
+) -> tuple[AdapterUse, ...]:
     """The resolver of a server that has no LoRA library: refuses every LoRA, and never ignores one.
 
     Raises:

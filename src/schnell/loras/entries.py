@@ -42,6 +42,18 @@ class LibraryLora:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What the one who adds a LoRA says of it. It goes before what the file and its site say."""
+
+    name: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    licence: str | None = None
+
+
+NO_LABELS: Final = Labels()
+
+
+@dataclass(frozen=True, slots=True)
 class Download:
     """A converted file that an outside reference led to."""
 

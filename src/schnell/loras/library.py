@@ -1,9 +1,8 @@
 """What a LoRA's name means, and the files behind it: the team's own, public ones, bundled ones, then the outside."""
 
 import asyncio
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -19,70 +18,55 @@ from schnell.errors import (
     NotFoundError,
 )
 from schnell.loras.bundled import BundledLora
-from schnell.loras.download import Downloader, DownloadListener
+from schnell.loras.download import DownloadListener
 from schnell.loras.entries import (
+    NO_LABELS,
     PUBLIC,
+    Labels,
     LibraryLora,
     count_loras,
     delete_lora,
     draft_lora,
-    find_download,
     forget_downloads,
     insert_lora,
     is_downloaded,
     is_in_library,
-    keep_download,
-    list_downloads,
     list_loras,
     look_up_lora,
     name_taken,
-    touch_download,
-    wants_touch,
 )
 from schnell.loras.files import AdapterFiles
-from schnell.loras.references import LibraryName, Reference, is_library_name, parse_reference, suggest_name
-from schnell.loras.sources import FoundSource, SourceSites, find_source
-from schnell.spec import AdapterUse, LoraRef
+from schnell.loras.outside import OutsideLoras
+from schnell.loras.references import LibraryName, is_library_name, parse_reference, suggest_name
+from schnell.loras.sources import FoundSource
+from schnell.spec import AdapterUse, FetchListener, FetchProgress, LoraRef
 
 _FIELDS: Final = ("lora_weights", "extra_lora")
-_MOST_REFUSALS: Final = 1000
-_REFUSAL_SECONDS: Final = 300
-_Fetched = tuple[ConvertedAdapter, FoundSource]
-
-
-@dataclass(frozen=True, slots=True)
-class LibraryLimits:
-    """How many LoRAs one team may keep, and how many bytes fetched ones may take before the oldest go."""
-
-    per_team: int = 200
-    cache_bytes: int = 20 * 2**30
 
 
 class LoraLibrary:
     """Resolves, adds, lists and removes LoRAs for the served model."""
 
-    def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
+    def __init__(
         self,
         database: Database,
         files: AdapterFiles,
-        downloader: Downloader,
+        outside: OutsideLoras,
         *,
-        sites: SourceSites | None = None,
         bundled: Sequence[BundledLora] = (),
-        limits: LibraryLimits | None = None,
+        per_team: int = 200,
     ) -> None:
         self._database = database
         self._files = files
-        self._downloader = downloader
-        self._sites = sites or SourceSites()
+        self._outside = outside
         self._bundled = tuple(bundled)
-        self._limits = limits or LibraryLimits()
-        self._under_way: dict[Reference, asyncio.Task[_Fetched]] = {}
-        self._refused: dict[Reference, tuple[float, str]] = {}
+        self._per_team = per_team
         self._converted: dict[str, ConvertedAdapter] = {}
 
-    async def resolve(self, refs: Sequence[LoraRef], team_id: str) -> tuple[AdapterUse, ...]:
-        """The file behind each LoRA that a team names.
+    async def resolve(
+        self, refs: Sequence[LoraRef], team_id: str, on_fetch: FetchListener | None = None
+    ) -> tuple[AdapterUse, ...]:
+        """The file behind each LoRA that a team names. `on_fetch` is told how far one is that must be fetched.
 
         A name is looked for in the team's library, among the public LoRAs, among the bundled ones; what else looks
         like an outside reference is fetched, or found as it was fetched before.
@@ -93,14 +77,14 @@ class LoraLibrary:
             LoraSourceError, LoraDownloadError: it may not, or could not, be fetched.
         """
         fields = [*_FIELDS, *("loras",) * len(refs)]
-        return tuple([await self._resolve(ref, team_id, fields[index]) for index, ref in enumerate(refs)])
+        return tuple([await self._resolve(ref, team_id, fields[index], on_fetch) for index, ref in enumerate(refs)])
 
     async def add(
         self,
         source: str,
         *,
         owner: str,
-        name: str | None = None,
+        labels: Labels = NO_LABELS,
         created_by: str,
         on_progress: DownloadListener | None = None,
     ) -> LibraryLora:
@@ -114,35 +98,41 @@ class LoraLibrary:
         reference = parse_reference(source, "source")
         if isinstance(reference, LibraryName):
             raise InvalidFieldError(FieldProblem("source", f"{source[:80]!r} is a name, not a place to fetch from"))
-        await self._check_room(owner, name)
-        converted, found = await self._fetch(reference, on_progress)
-        return await self._enter(converted, owner, name or suggest_name(found.name), source, created_by, found)
+        await self._check_room(owner, labels.name)
+        converted, found = await self._outside.fetch(reference, owner, on_progress)
+        labels = replace(labels, name=labels.name or suggest_name(found.name))
+        return await self._enter(converted, owner, labels, source, created_by, found)
 
     async def add_file(
-        self, source: BinaryIO, *, owner: str, name: str | None, file_name: str, created_by: str
+        self, source: BinaryIO, *, owner: str, labels: Labels = NO_LABELS, file_name: str, created_by: str
     ) -> LibraryLora:
         """Put an uploaded file into a library. Raises as `add`."""
-        name = name or suggest_name(file_name.rpartition("/")[2].rpartition(".")[0])
-        await self._check_room(owner, name)
+        labels = replace(labels, name=labels.name or suggest_name(file_name.rpartition("/")[2].rpartition(".")[0]))
+        await self._check_room(owner, labels.name)
         uploaded = await self._files.receive(source)
         try:
             converted = await self._files.convert(uploaded)
         finally:
             await asyncio.to_thread(uploaded.unlink)
-        return await self._enter(converted, owner, name, file_name, created_by)
+        return await self._enter(converted, owner, labels, file_name, created_by)
 
-    async def add_path(self, path: Path, *, owner: str, name: str | None, created_by: str) -> LibraryLora:
+    async def add_path(self, path: Path, *, owner: str, labels: Labels = NO_LABELS, created_by: str) -> LibraryLora:
         """Put a file of this machine into a library. Raises as `add`."""
-        name = name or suggest_name(path.stem)
-        await self._check_room(owner, name)
+        labels = replace(labels, name=labels.name or suggest_name(path.stem))
+        await self._check_room(owner, labels.name)
         converted = await self._files.convert(path)
-        return await self._enter(converted, owner, name, path.name, created_by)
+        return await self._enter(converted, owner, labels, path.name, created_by)
 
     async def list(self, team_id: str | None = None) -> tuple[LibraryLora, ...]:
         """What a team may name: its own, the public and the bundled LoRAs. Without a team, everybody's."""
         async with self._database.read() as connection:
             found = await list_loras(connection, team_id)
         return (*found, *[await self._show_bundled(lora) for lora in self._bundled])
+
+    async def added(self) -> tuple[LibraryLora, ...]:
+        """Everything that was added, by whomever: all but the bundled ones."""
+        async with self._database.read() as connection:
+            return tuple(await list_loras(connection))
 
     async def show(self, name_or_id: str, team_id: str) -> LibraryLora:
         """One of them. Raises NotFoundError where there is none."""
@@ -187,10 +177,18 @@ class LoraLibrary:
         finally:
             await asyncio.to_thread(uploaded.unlink)
 
-    async def _resolve(self, ref: LoraRef, team_id: str, field: str) -> AdapterUse:
+    async def _resolve(
+        self, ref: LoraRef, team_id: str, field: str, on_fetch: FetchListener | None = None
+    ) -> AdapterUse:
         text = ref.reference.strip()
+
+        def tell(received: int, total: int | None) -> None:
+            if on_fetch is not None:
+                on_fetch(FetchProgress(text, received, total))
+
         try:
-            sha256, path = await self._find_named(text, team_id) or await self._find_outside(text, team_id, field)
+            found = await self._find_named(text, team_id)
+            sha256, path = found or await self._find_outside(text, team_id, field, tell)
         except (AdapterError, LoraSourceError, LoraDownloadError) as error:
             raise type(error)(f"{field} {text[:100]!r}: {error.message}") from error
         return AdapterUse(name=text, sha256=sha256, path=path, scale=ref.scale)
@@ -210,114 +208,51 @@ class LoraLibrary:
                 return converted.sha256, converted.path
         return None
 
-    async def _find_outside(self, text: str, team_id: str, field: str) -> tuple[str, Path]:
+    async def _find_outside(
+        self, text: str, team_id: str, field: str, on_progress: DownloadListener
+    ) -> tuple[str, Path]:
         reference = parse_reference(text, field)
         if isinstance(reference, LibraryName):
             raise InvalidFieldError(FieldProblem(field, await self._describe_unknown(reference.name, team_id)))
-        key = reference_key(reference)
-        async with self._database.read() as connection:
-            known = await find_download(connection, key)
-        if known is not None and (path := await self._files.find(known.sha256)):
-            if wants_touch(known):
-                async with self._database.write() as connection:
-                    await touch_download(connection, key)
-            return known.sha256, path
-        until, message = self._refused.get(reference, (0.0, ""))
-        if time.monotonic() < until:
-            raise AdapterError(message)
-        converted, _ = await self._fetch(reference)
-        return converted.sha256, converted.path
+        return await self._outside.find(reference, team_id, on_progress)
 
     async def _describe_unknown(self, name: str, team_id: str) -> str:
         names = [lora.name for lora in await self.list(team_id)]
         known = f"there are {', '.join(names[:20])}" if names else "the library is empty"
         return f"no LoRA is called {name!r}: {known}. A LoRA of the hub is written owner/name"
 
-    async def _fetch(self, reference: Reference, on_progress: DownloadListener | None = None) -> _Fetched:
-        """Fetch, convert and note a reference; those who ask for it meanwhile share the work."""
-        task = self._under_way.get(reference)
-        if task is None:
-            task = asyncio.create_task(self._fetch_now(reference, on_progress))
-            self._under_way[reference] = task
-            task.add_done_callback(lambda done: self._forget(reference, done))
-        return await asyncio.shield(task)
-
-    def _forget(self, reference: Reference, task: "asyncio.Task[_Fetched]") -> None:
-        self._under_way.pop(reference, None)
-        if not task.cancelled():
-            task.exception()
-
-    async def _fetch_now(self, reference: Reference, on_progress: DownloadListener | None) -> _Fetched:
-        found = await find_source(reference, self._sites, self._downloader)
-        config = await self._downloader.fetch_json(found.peft_config) if found.peft_config else None
-        try:
-            fetched = await self._downloader.fetch(found.file, on_progress)
-        except LoraDownloadError as error:
-            raise LoraDownloadError(found.note + error.message) from error
-        try:
-            converted = await self._files.convert(fetched, config if isinstance(config, dict) else None)
-        except AdapterError as error:
-            self._remember_refusal(reference, error.message)
-            raise
-        finally:
-            await asyncio.to_thread(fetched.unlink)
-        size = (await asyncio.to_thread(converted.path.stat)).st_size
-        async with self._database.write() as connection:
-            await keep_download(connection, reference_key(reference), converted.sha256, size)
-        await self._make_room()
-        return converted, found
-
-    def _remember_refusal(self, reference: Reference, message: str) -> None:
-        """A file that was refused is not fetched again at once, however often it is asked for."""
-        if len(self._refused) >= _MOST_REFUSALS:
-            self._refused.clear()
-        self._refused[reference] = (time.monotonic() + _REFUSAL_SECONDS, message)
-
-    async def _make_room(self) -> None:
-        """Remove the longest unused fetched files beyond the limit; the library's own stay."""
-        async with self._database.read() as connection:
-            downloads = await list_downloads(connection)
-            sizes = {each.sha256: each.bytes for each in downloads}
-            kept = {sha256 for sha256 in sizes if await is_in_library(connection, sha256)}
-        excess = sum(size for sha256, size in sizes.items() if sha256 not in kept) - self._limits.cache_bytes
-        latest = {each.sha256: each.used_at.timestamp() for each in downloads}
-        for sha256 in sorted(sizes.keys() - kept, key=lambda each: latest[each]):
-            if excess <= 0 or not self._files.is_settled(latest[sha256]):
-                return
-            async with self._database.write() as connection:
-                await forget_downloads(connection, sha256)
-            await asyncio.to_thread(self._files.remove, sha256)
-            excess -= sizes[sha256]
-
     async def _check_room(self, owner: str, name: str | None) -> None:
         tidy = check_name(name) if name else ""
         async with self._database.read() as connection:
             count = await count_loras(connection, owner)
             taken = await look_up_lora(connection, owner, tidy) if tidy else None
-        if owner != PUBLIC and count >= self._limits.per_team:
+        if owner != PUBLIC and count >= self._per_team:
             raise InvalidFieldError(
                 FieldProblem("name", f"the team has {count} LoRAs, the most it may have; remove one")
             )
         if taken is not None and taken.owner == owner:
             raise name_taken(tidy)
 
-    async def _enter(  # noqa: PLR0913, PLR0917 - who adds what, under which name
+    async def _enter(  # noqa: PLR0913, PLR0917 - who adds what, and how they call it
         self,
         converted: ConvertedAdapter,
         owner: str,
-        name: str,
+        labels: Labels,
         source: str,
         created_by: str,
         found: FoundSource | None = None,
     ) -> LibraryLora:
         info = _merge(converted.info, found)
+        info = replace(
+            info, trigger_words=labels.trigger_words or info.trigger_words, licence=labels.licence or info.licence
+        )
         size = (await asyncio.to_thread(converted.path.stat)).st_size
         lora = draft_lora(
             info,
             converted.sha256,
             size,
             owner=owner,
-            name=check_name(name),
+            name=check_name(labels.name or ""),
             source="".join(filter(str.isprintable, source))[:600],
             created_by=created_by,
         )
@@ -349,11 +284,6 @@ class LoraLibrary:
             info, converted.sha256, size, owner=PUBLIC, name=lora.name, source="bundled", created_by="schnell"
         )
         return replace(shown, id=lora.name)
-
-
-def reference_key(reference: Reference) -> str:
-    """The text under which a download is noted; the same for every way of writing one reference."""
-    return repr(reference)[:600]
 
 
 def check_name(name: str) -> str:

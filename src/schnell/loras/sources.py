@@ -30,6 +30,15 @@ class SourceSites:
     civitai_token: str | None = field(default=None, repr=False)
     replicate_token: str | None = field(default=None, repr=False)
 
+    def with_tokens(self, tokens: Mapping[str, str]) -> "SourceSites":
+        """The same sites for one who has these tokens, by `huggingface`, `civitai` and `replicate`."""
+        return replace(
+            self,
+            hub_token=tokens.get("huggingface", self.hub_token),
+            civitai_token=tokens.get("civitai", self.civitai_token),
+            replicate_token=tokens.get("replicate", self.replicate_token),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FoundSource:

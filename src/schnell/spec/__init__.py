@@ -17,6 +17,8 @@ from schnell.spec.generation import (
 )
 from schnell.spec.job import (
     AdapterUse,
+    FetchListener,
+    FetchProgress,
     GeneratedImage,
     Job,
     JobOutcome,
@@ -52,6 +54,8 @@ __all__ = [
     "MIN_SIDE",
     "SIDE_STEP",
     "AdapterUse",
+    "FetchListener",
+    "FetchProgress",
     "GeneratedImage",
     "GenerationSpec",
     "Job",

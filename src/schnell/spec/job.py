@@ -45,6 +45,16 @@ class Progress:
     previews: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """Bytes of a LoRA that have come from outside so far, and of all where that is known."""
+
+    lora: str
+    received: int
+    total: int | None = None
+
+
+FetchListener = Callable[[FetchProgress], None]
 ProgressListener = Callable[[Progress], None]
 
 

@@ -6,7 +6,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from schnell.web import account, admin, files, health, loras, models, pages, results
+from schnell.web import account, admin, files, health, lora_sources, loras, models, pages, results
 from schnell.web.dialects import onemin
 from schnell.web.dialects.registered import DIALECT_ERRORS, DIALECT_ROUTERS
 from schnell.web.errors import install_error_handlers
@@ -20,6 +20,7 @@ _ROUTERS: Sequence[APIRouter] = (
     results.router,
     models.router,
     loras.router,
+    lora_sources.router,
     account.router,
     admin.router,
     files.router,

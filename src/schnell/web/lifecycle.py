@@ -13,10 +13,12 @@ from schnell.accounts.first_start import prepare_first_start
 from schnell.database.migration import migrate
 from schnell.errors import SchnellError
 from schnell.generations.recovery import apply_retention, recover
+from schnell.web.dialects.replicate_webhooks import resume_reporting
+from schnell.web.lora_previews import draw_missing_previews
 from schnell.web.services import services_of_app
 
 _log = logging.getLogger(__name__)
-_RETENTION_SECONDS: Final = 3600.0
+_HOUSEKEEPING_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Lifecycle:
         recovery = await recover(services.database, services.store, self.instance)
         if recovery.failed or recovery.removed:
             _log.warning("recovered: %d unfinished records, %d pictures removed", recovery.failed, recovery.removed)
-        keeping = asyncio.create_task(self._keep_retention(app))
+        await resume_reporting(services)
+        keeping = asyncio.create_task(self._keep_house(app))
         try:
             yield
         finally:
@@ -54,7 +57,7 @@ class Lifecycle:
             await services.store.close()
             await services.database.close()
 
-    async def _keep_retention(self, app: FastAPI) -> None:
+    async def _keep_house(self, app: FastAPI) -> None:
         services = services_of_app(app)
         while True:
             try:
@@ -63,4 +66,5 @@ class Lifecycle:
                     _log.info("removed %d old pictures", removed)
             except SchnellError as error:
                 _log.warning("old pictures could not be removed: %s", error.message)
-            await asyncio.sleep(_RETENTION_SECONDS)
+            await draw_missing_previews(services)
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)

@@ -1,7 +1,7 @@
 import logging
 from typing import Final
 
-from schnell.errors import SchnellError
+from schnell.errors import NotFoundError, SchnellError
 from schnell.loras.entries import LibraryLora
 from schnell.spec import GenerationSpec, Job, LoraRef, Size
 from schnell.web.services import Services
@@ -10,6 +10,15 @@ _log = logging.getLogger(__name__)
 _PROMPT: Final = "a red apple"
 _SIZE: Final = Size(512, 512)
 _MOST_TRIGGERS: Final = 2
+
+
+async def draw_missing_previews(services: Services) -> None:
+    """Draw the previews of LoRAs that were added where nothing draws, as on the command line."""
+    for lora in await services.loras.added():
+        try:
+            await services.loras.find_preview(lora.id, lora.owner)
+        except NotFoundError:
+            await draw_preview(services, lora, lora.owner)
 
 
 async def draw_preview(services: Services, lora: LibraryLora, team_id: str) -> None:

@@ -1,16 +1,17 @@
 """The LoRA library over HTTP: list, show, add by source or by upload, inspect, remove."""
 
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Message
 
-from schnell.errors import BodyTooLargeError, FieldProblem, MissingFieldError, UnreadableBodyError
-from schnell.loras.entries import LibraryLora
+from schnell.accounts.identity import Caller
+from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError
+from schnell.loras.entries import PUBLIC, Labels, LibraryLora
 from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects.onemin_schema import error_answers
 from schnell.web.fields import Fields, read_json_object
@@ -25,6 +26,14 @@ router = APIRouter(
 )
 
 _MOST_JSON_BYTES: Final = 65_536
+_MOST_WORDS: Final = 16
+_LONGEST_LABEL: Final = 200
+_WORDS: Final = "Words that wake it, in place of those that the file or its site names."
+_PUBLIC: Final = "Whether every team is to see it; needs a key with the scope admin."
+_LABELS: Final[dict[str, Any]] = {
+    "name": {"type": "string", "description": "Its name in the library."},
+    "licence": {"type": "string", "description": "In place of the one that the file or its site names."},
+}
 _ADD_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -35,7 +44,9 @@ _ADD_BODY: Final[dict[str, Any]] = {
                     "required": ["source"],
                     "properties": {
                         "source": {"type": "string", "description": "Where to fetch from: owner/name, or a URL."},
-                        "name": {"type": "string", "description": "Its name in the library."},
+                        **_LABELS,
+                        "triggerWords": {"type": "array", "items": {"type": "string"}, "description": _WORDS},
+                        "public": {"type": "boolean", "description": _PUBLIC},
                     },
                 }
             },
@@ -45,7 +56,9 @@ _ADD_BODY: Final[dict[str, Any]] = {
                     "required": ["file"],
                     "properties": {
                         "file": {"type": "string", "format": "binary", "description": "The LoRA file."},
-                        "name": {"type": "string", "description": "Its name in the library."},
+                        **_LABELS,
+                        "triggerWords": {"type": "string", "description": f"{_WORDS} Separated by commas."},
+                        "public": {"type": "string", "enum": ["true", "false"], "description": _PUBLIC},
                     },
                 }
             },
@@ -72,21 +85,21 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
     """Fetch a LoRA from its source, or take an uploaded file, check it, and put it into the team's library."""
     library = services_of(request).loras
     if _is_form(request):
-        async with request.form(max_files=1, max_fields=4) as form:
+        async with request.form(max_files=1, max_fields=8) as form:
+            fields = Fields(_read_form(form))
+            labels, owner = _read_labels(fields), _read_owner(fields, caller)
             file = _file_in(form)
-            file_name = file.filename or "lora"
+            fields.check()
+            file_name = (file.filename or "lora")[:200]
             lora = await library.add_file(
-                file.file,
-                owner=caller.team_id,
-                name=_text_in(form, "name"),
-                file_name=file_name[:200],
-                created_by=caller.user_name,
+                file.file, owner=owner, labels=labels, file_name=file_name, created_by=caller.user_name
             )
     else:
         fields = Fields(await read_json_object(_limited(request)))
-        source, name = fields.text("source", required=True), fields.text("name")
+        source = fields.text("source", required=True)
+        labels, owner = _read_labels(fields), _read_owner(fields, caller)
         fields.check()
-        lora = await library.add(str(source), owner=caller.team_id, name=name or None, created_by=caller.user_name)
+        lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name)
     drawing = BackgroundTask(draw_preview, services_of(request), lora, caller.team_id)
     return JSONResponse({"lora": _show(lora)}, status_code=201, background=drawing)
 
@@ -115,10 +128,50 @@ async def preview(request: Request, name: str, caller: Reader) -> FileResponse:
 
 
 @router.delete("/{name}", summary="Remove a LoRA", status_code=204)
-async def remove(request: Request, name: str, caller: Generator) -> Response:
+async def remove(
+    request: Request,
+    name: str,
+    caller: Generator,
+    public: Annotated[bool, Query(description="The public one; needs a key with the scope admin.")] = False,
+) -> Response:
     """Take one of the team's own LoRAs out of its library. Records of pictures that used it stay."""
-    await services_of(request).loras.remove(name, caller.team_id)
+    await services_of(request).loras.remove(name, _owner(caller, public=public))
     return Response(status_code=204)
+
+
+def _owner(caller: Caller, *, public: bool) -> str:
+    if public and "admin" not in caller.scopes:
+        raise ForbiddenError("only a key with the scope admin may change the public LoRAs")
+    return PUBLIC if public else caller.team_id
+
+
+def _read_owner(fields: Fields, caller: Caller) -> str:
+    return _owner(caller, public=fields.flag("public", default=False))
+
+
+def _read_labels(fields: Fields) -> Labels:
+    words = fields.raw("triggerWords") or []
+    if not isinstance(words, list) or len(words) > _MOST_WORDS or not all(map(_is_label, words)):
+        fields.refuse("triggerWords", f"must be a list of up to {_MOST_WORDS} words of 1-{_LONGEST_LABEL} characters")
+        words = []
+    licence = fields.text("licence")
+    if licence and not _is_label(licence):
+        fields.refuse("licence", f"must have 1-{_LONGEST_LABEL} printable characters")
+    return Labels(fields.text("name") or None, tuple(words), licence or None)
+
+
+def _is_label(text: object) -> bool:
+    return isinstance(text, str) and 1 <= len(text) <= _LONGEST_LABEL and text.isprintable()
+
+
+def _read_form(form: FormData) -> dict[str, Any]:
+    """A form's fields as JSON would have them."""
+    values: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value}
+    if "triggerWords" in values:
+        values["triggerWords"] = [word.strip() for word in values["triggerWords"].split(",") if word.strip()]
+    if values.get("public") in {"true", "false"}:
+        values["public"] = values["public"] == "true"
+    return values
 
 
 def _show(lora: LibraryLora) -> dict[str, Any]:
@@ -155,8 +208,3 @@ def _file_in(form: FormData) -> UploadFile:
     if not isinstance(file, UploadFile):
         raise MissingFieldError(FieldProblem("file", "is required: the LoRA file"))
     return file
-
-
-def _text_in(form: FormData, name: str) -> str | None:
-    value = form.get(name)
-    return value if isinstance(value, str) and value else None

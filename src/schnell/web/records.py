@@ -9,7 +9,8 @@ from starlette.requests import Request
 from schnell.accounts.identity import Member
 from schnell.accounts.teams import list_members
 from schnell.generations import Quote, Record
-from schnell.web.services import Services, services_of
+from schnell.web.middleware import add_headers
+from schnell.web.services import MODEL_HEADER, Services, header_text, services_of
 
 #: What `promptObject` echoes, in the order in which the document shows it: short names first.
 KNOWN_KEYS: Final = tuple(
@@ -44,6 +45,7 @@ _STATUS: Final = {"QUEUED": "PROCESSING"}
 
 async def describe_record(request: Request, record: Record) -> dict[str, Any]:
     """`{"aiRecord": …}` for one record, with fresh links."""
+    tell_model(request, record)
     return {"aiRecord": (await describe_records(request, [record]))[0]}
 
 
@@ -55,6 +57,12 @@ async def describe_records(request: Request, records: Sequence[Record]) -> list[
         async with services.database.read() as connection:
             members = {each.user_id: each for each in await list_members(connection, records[0].team_id)}
     return [_ai_record(services, record, members.get(record.user_id)) for record in records]
+
+
+def tell_model(request: Request, record: Record) -> None:
+    """Say in the answer's headers which model really drew this record."""
+    if record.served_model:
+        add_headers(request, {MODEL_HEADER: header_text(record.served_model)})
 
 
 def picture_urls(services: Services, record: Record) -> list[str]:
@@ -112,7 +120,8 @@ def _response_object(record: Record, urls: list[str]) -> dict[str, Any]:
     found = record.response_object
     ours = ("seed", "seeds", "width", "height")
     more = ("timings", "loras", "warnings", "flagged")
-    return {key: found.get(key) for key in ours} | {"temporaryUrls": urls} | {key: found.get(key) for key in more}
+    shown = {key: found.get(key) for key in ours} | {"temporaryUrls": urls} | {key: found.get(key) for key in more}
+    return shown | {"servedModel": record.served_model}
 
 
 def _team_user(member: Member) -> dict[str, Any]:

@@ -1,19 +1,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from schnell.accounts.rates import RateLimits
+from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.generations import Admission, Generations, History, Runner
 from schnell.loras.library import LoraLibrary
+from schnell.loras.tokens import SourceTokens
 from schnell.web.metrics import Metrics
 from schnell.web.session import SessionSigner
 from schnell.web.webhooks import WebhookSender
+
+#: The response header that says which model really draws, whatever a request called it.
+MODEL_HEADER: Final = "X-Schnell-Model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,11 @@ class WebConfig:
     metrics_token: str | None = None
 
 
+def header_text(text: str) -> str:
+    """A text as a header can hold it: in ASCII."""
+    return text.encode("ascii", "replace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """The model behind every id in `ids`; the first is the one that answers show."""
@@ -38,7 +48,7 @@ class ServedModel:
     @property
     def label(self) -> str:
         """The model's name for a response header: a folder's last part, in ASCII."""
-        return self.name.rstrip("/").rpartition("/")[2].encode("ascii", "replace").decode()
+        return header_text(self.name.rstrip("/").rpartition("/")[2])
 
     def find(self, model_id: str) -> str | None:
         """The id as records keep it, or None for a model that is not served."""
@@ -53,6 +63,7 @@ class Services:
     database: Database
     store: AssetStore
     local_assets: LocalAssets | None
+    links: LinkSigner
     runner: Runner
     generations: Generations
     history: History
@@ -62,6 +73,7 @@ class Services:
     metrics: Metrics
     model: ServedModel
     loras: LoraLibrary
+    source_tokens: SourceTokens
     webhooks: WebhookSender
 
 

@@ -1,25 +1,18 @@
-"""What every dialect does with a request once it is parsed: count it, start it, wait for it or stream it."""
+"""What every dialect does with a request once it is parsed: count it, start it, wait for it or follow it."""
 
 import asyncio
-import json
-from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from typing import Any, Final
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 
 from schnell.accounts.identity import Caller
 from schnell.errors import ClientGoneError, SchnellError
 from schnell.generations import GenerationRequest, Quote, Record, Running
-from schnell.spec import Progress
-from schnell.web.errors import flat_error
+from schnell.spec import FetchListener, Progress
 from schnell.web.middleware import add_headers
 from schnell.web.rate_headers import rate_headers
-from schnell.web.services import services_of
-
-_PING_SECONDS: Final = 15
+from schnell.web.services import MODEL_HEADER, services_of
 
 
 def idempotency_key_in(request: Request) -> str | None:
@@ -32,8 +25,12 @@ async def quote(request: Request, caller: Caller, asked: GenerationRequest) -> Q
     return await services_of(request).generations.quote(caller, asked)
 
 
-async def start(request: Request, caller: Caller, asked: GenerationRequest) -> Running | str:
+async def start(
+    request: Request, caller: Caller, asked: GenerationRequest, on_fetch: FetchListener | None = None
+) -> Running | str:
     """Accept a generation within the key's rate: it, or the id of the record that answers a repeated request.
+
+    `on_fetch` is told how far a LoRA is that must be fetched first.
 
     Raises:
         SchnellError: it is refused, and nothing was charged.
@@ -44,8 +41,8 @@ async def start(request: Request, caller: Caller, asked: GenerationRequest) -> R
         if status is not None:
             names = rate_headers(asked.dialect)
             add_headers(request, names.write(status.limit, status.remaining, status.reset_after))
-        add_headers(request, {"X-Schnell-Model": services.model.label})
-        return await services.generations.start(caller, asked)
+        add_headers(request, {MODEL_HEADER: services.model.label})
+        return await services.generations.start(caller, asked, on_fetch)
     except SchnellError as error:
         services.metrics.count_refusal(asked.dialect, error)
         raise
@@ -84,25 +81,6 @@ async def follow(request: Request, caller: Caller, started: Running | str) -> As
         yield await started.ended()
 
 
-def stream(
-    request: Request,
-    caller: Caller,
-    started: Running | str,
-    describe: Callable[[Record], Awaitable[dict[str, Any]]],
-) -> EventSourceResponse:
-    """Server-sent events: `queued` (position), `step` (k of n, and previews), then `done` (the record) or `error`."""
-
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        try:
-            async with aclosing(follow(request, caller, started)) as steps:
-                async for found in steps:
-                    yield _event("done", await describe(found)) if isinstance(found, Record) else _progress_event(found)
-        except SchnellError as error:
-            yield _event("error", flat_error(error, error.status))
-
-    return EventSourceResponse(events(), ping=_PING_SECONDS, headers={"X-Accel-Buffering": "no"})
-
-
 async def _wait(request: Request, caller: Caller, started: Running | str) -> Record:
     if isinstance(started, str):
         return await services_of(request).history.wait(caller, started)
@@ -127,15 +105,3 @@ async def _unless_gone(request: Request, waiting: Awaitable[Record]) -> Record:
 async def _closed(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _progress_event(progress: Progress) -> ServerSentEvent:
-    if progress.stage == "queued":
-        return _event("queued", {"position": progress.position or 0})
-    told = {"stage": progress.stage, "step": progress.step, "total": progress.total}
-    previews = [f"data:image/png;base64,{b64encode(preview).decode('ascii')}" for preview in progress.previews]
-    return _event("step", told | ({"previews": previews} if previews else {}))
-
-
-def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(data, ensure_ascii=False), event=name)

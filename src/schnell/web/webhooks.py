@@ -8,40 +8,50 @@ import base64
 import hmac
 import logging
 from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import timedelta
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import uuid4
 
 import httpx
 from standardwebhooks import Webhook
 
+from schnell.accounts.identity import now
 from schnell.errors import SchnellError
+from schnell.generations.subscriptions import Subscription, Subscriptions
 from schnell.loras.addresses import AddressPolicy, CheckedTransport
 
 _log = logging.getLogger(__name__)
 _SECONDS: Final = 10.0
 _LONGEST_URL: Final = 2_000
 _GONE: Final = 410
+#: Seconds before each further try.
+_DELAYS: Final = (1, 4, 16, 60, 300, 1200)
+
+Outcome = Literal["arrived", "failed", "refused"]
 
 
 class WebhookSender:
-    """Delivers webhooks beside the requests that they tell of. `delays` are the seconds before each further try."""
+    """Delivers webhooks beside the requests that they tell of, the kept ones again and again, also after a restart."""
 
     def __init__(
         self,
         secret: str,
+        subscriptions: Subscriptions,
         *,
         private: bool = False,
-        delays: Sequence[float] = (1, 4, 16, 60),
+        delays: Sequence[float] = _DELAYS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self.subscriptions = subscriptions
         self._secret = hmac.new(secret.encode(), b"schnell webhooks", sha256).digest()
         self._private = private
         self._delays = tuple(delays)
         self._transport = transport
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
 
     def secret_of(self, team_id: str) -> str:
         """What a team's webhooks are signed with: `whsec_` and base64."""
@@ -68,37 +78,60 @@ class WebhookSender:
         self._tasks.add(task)
         task.add_done_callback(self._forget)
 
-    async def send(self, url: str, team_id: str, body: str, *, again: bool) -> bool:
-        """Deliver one message, with further tries if `again`; whether it arrived."""
-        message_id = f"msg_{uuid4().hex}"
-        for delay in (*self._delays, None) if again else (None,):
-            try:
-                status = await self._post(url, self._sign(team_id, message_id, body), body)
-            except SchnellError as error:
-                _log.warning("a webhook is not sent: %s", error.message)
+    async def tell(self, url: str, team_id: str, body: str) -> bool:
+        """Deliver one message, once; whether it arrived."""
+        return await self._send(url, team_id, f"msg_{uuid4().hex}", body) == "arrived"
+
+    async def deliver(self, subscription: Subscription, body: str) -> bool:
+        """Deliver the message of a subscription, with further tries; whether it arrived.
+
+        A server that stops meanwhile leaves it for its next start.
+        """
+        message_id = f"msg_{subscription.id}"
+        await self._rest((subscription.due_at - now()).total_seconds())
+        for tries in range(subscription.tries + 1, len(self._delays) + 2):
+            if self._closing.is_set():
                 return False
-            # anyio raises AttributeError where the other side hangs up while the connection is being made
-            except (httpx.HTTPError, AttributeError) as error:
-                status = 0
-                _log.info("a webhook did not arrive: %s", type(error).__name__)
-            if 200 <= status < 300:
-                return True
-            if delay is None or status == _GONE:
-                break
-            await asyncio.sleep(delay)
-        _log.warning("a webhook was given up, last answer %s", status or "none")
+            outcome = await self._send(subscription.url, subscription.team_id, message_id, body)
+            if outcome != "failed" or tries > len(self._delays):
+                await self.subscriptions.end(subscription)
+                return outcome == "arrived"
+            delay = self._delays[tries - 1]
+            await self.subscriptions.postpone(subscription, tries, now() + timedelta(seconds=delay))
+            await self._rest(delay)
+        await self.subscriptions.end(subscription)
         return False
 
     async def close(self, seconds: float = 5.0) -> None:
-        """Let deliveries end for `seconds`, then drop them."""
+        """Let deliveries at hand end for `seconds`, then drop them."""
+        self._closing.set()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=seconds)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), max(0.0, seconds))
+
+    async def _send(self, url: str, team_id: str, message_id: str, body: str) -> Outcome:
+        try:
+            status = await self._post(url, self._sign(team_id, message_id, body), body)
+        except SchnellError as error:
+            _log.warning("a webhook is not sent: %s", error.message)
+            return "refused"
+        # anyio raises AttributeError where the other side hangs up while the connection is being made
+        except (httpx.HTTPError, AttributeError) as error:
+            _log.info("a webhook did not arrive: %s", type(error).__name__)
+            return "failed"
+        if 200 <= status < 300:
+            return "arrived"
+        _log.warning("a webhook was answered with %d", status)
+        return "refused" if status == _GONE else "failed"
+
     def _sign(self, team_id: str, message_id: str, body: str) -> dict[str, str]:
-        moment = datetime.now(UTC)
+        moment = now()
         return {
             "Content-Type": "application/json",
             "User-Agent": "schnell",

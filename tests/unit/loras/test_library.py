@@ -2,7 +2,9 @@ import asyncio
 import hashlib
 import io
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ from schnell.errors import AdapterError, ConflictError, InvalidFieldError, LoraD
 from schnell.loras.addresses import AddressPolicy
 from schnell.loras.bundled import read_bundled
 from schnell.loras.download import Downloader
+from schnell.loras.entries import Labels
 from schnell.loras.files import AdapterFiles
-from schnell.loras.library import LibraryLimits, LoraLibrary
+from schnell.loras.library import LoraLibrary
+from schnell.loras.outside import OutsideLoras
 from schnell.loras.sources import SourceSites
+from schnell.loras.tokens import SourceTokens
 from schnell.models.locations import embedded_home
-from schnell.spec import LoraRef
-from tls_server import TlsServer
+from schnell.spec import FetchProgress, LoraRef
+from tls_server import Reply, Route, TlsServer
 
 TEAM = "team-1"
 Make = Callable[..., LoraLibrary]
@@ -44,18 +49,21 @@ def folder(tmp_path: Path) -> Path:
 def make(database: Database, folder: Path, tmp_path: Path, site: TlsServer) -> Make:
     shape = read_model_shape(embedded_home() / "schnell-mini")
 
-    def build(*, offline: bool = False, **limits: int) -> LoraLibrary:
+    def build(*, offline: bool = False, per_team: int = 200, cache_bytes: int = 10**9) -> LoraLibrary:
         policy = AddressPolicy(private_networks=("127.0.0.0/8", "::1/128"))
         authorities = site.client_context()
         downloader = Downloader(tmp_path / "downloads", policy, offline=offline, authorities=authorities)
-        return LoraLibrary(
+        files = AdapterFiles(folder, shape, 10**7)
+        outside = OutsideLoras(
             database,
-            AdapterFiles(folder, shape, 10**7),
+            files,
             downloader,
             sites=SourceSites(hub=site.url(), civitai=site.url("/civitai"), replicate=site.url("/replicate")),
-            bundled=read_bundled(tmp_path / "bundled"),
-            limits=LibraryLimits(**limits),
+            tokens=SourceTokens(database, ["secret"]),
+            cache_bytes=cache_bytes,
         )
+        bundled = read_bundled(tmp_path / "bundled")
+        return LoraLibrary(database, files, outside, bundled=bundled, per_team=per_team)
 
     return build
 
@@ -76,7 +84,7 @@ async def resolve(library: LoraLibrary, *references: str, team: str = TEAM) -> l
 
 async def add(library: LoraLibrary, name: str, seed: int, owner: str = TEAM) -> str:
     file = io.BytesIO(lora_bytes(seed))
-    return (await library.add_file(file, owner=owner, name=name, file_name="f", created_by="me")).sha256
+    return (await library.add_file(file, owner=owner, labels=Labels(name), file_name="f", created_by="me")).sha256
 
 
 def serve_hub(site: TlsServer, repository: str, files: dict[str, bytes], card: dict[str, Any] | None = None) -> None:
@@ -200,7 +208,7 @@ async def test_the_longest_unused_downloads_go_first_and_the_librarys_files_stay
     for number in range(4):
         site.serve(f"/{number}.safetensors", lora_bytes(number))
     roomy = make()
-    kept = await roomy.add(site.url("/0.safetensors"), owner=TEAM, name="kept", created_by="me")
+    kept = await roomy.add(site.url("/0.safetensors"), owner=TEAM, labels=Labels("kept"), created_by="me")
     library = make(cache_bytes=kept.bytes * 5 // 2)
     shas = [(await resolve(library, site.url(f"/{number}.safetensors")))[0] for number in (1, 2, 3)]
     assert files_in(folder) == sorted(f"{sha}.safetensors" for sha in (kept.sha256, *shas[1:]))
@@ -249,3 +257,65 @@ async def test_a_lora_whose_file_is_gone_says_so(make: Make, folder: Path) -> No
     (folder / f"{sha256}.safetensors").unlink()
     with pytest.raises(AdapterError, match="add it again"):
         await resolve(library, "style")
+
+
+def serve_gated(site: TlsServer, repository: str, data: bytes, token: str) -> None:
+    """A hub repository that only the holder of a token sees."""
+    serve_hub(site, repository, {"lora.safetensors": data})
+    for path in (f"/api/models/{repository}", f"/{repository}/resolve/main/lora.safetensors"):
+        site.routes[path] = _gated(site.routes[path], token)
+
+
+def written_to(folder: Path) -> bytes:
+    """The bytes of the database, its journal included."""
+    return b"".join(file.read_bytes() for file in folder.glob("schnell.db*"))
+
+
+def _gated(shown: Route, token: str) -> Route:
+    return lambda asked: shown(asked) if asked.headers.get("authorization") == f"Bearer {token}" else Reply(401)
+
+
+async def test_a_teams_own_token_opens_its_private_loras_to_it_alone(
+    make: Make, site: TlsServer, database: Database
+) -> None:
+    serve_gated(site, "me/private", lora_bytes(4), "hf_mine")
+    library, tokens = make(), SourceTokens(database, ["secret"])
+    with pytest.raises(LoraDownloadError):
+        await resolve(library, "me/private")
+    await tokens.keep(TEAM, "huggingface", "hf_mine", datetime.now(UTC))
+    found = await resolve(library, "me/private")
+    assert await resolve(library, "me/private") == found
+    with pytest.raises(LoraDownloadError):
+        await resolve(library, "me/private", team="team-2")
+    await tokens.forget(TEAM, "huggingface")
+    with pytest.raises(LoraDownloadError):
+        await resolve(library, "me/private")
+
+
+async def test_a_token_is_encrypted_where_it_lies_and_in_no_log(
+    make: Make, site: TlsServer, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    serve_gated(site, "me/private", lora_bytes(4), "hf_very_secret")
+    await SourceTokens(database, ["secret"]).keep(TEAM, "huggingface", "hf_very_secret", datetime.now(UTC))
+    assert await SourceTokens(database, ["newer", "secret"]).of_team(TEAM) == {"huggingface": "hf_very_secret"}
+    assert await SourceTokens(database, ["another"]).of_team(TEAM) == {}
+    await resolve(make(), "me/private")
+    kept = written_to(tmp_path)
+    assert kept
+    assert b"hf_very_secret" not in kept
+    assert "hf_very_secret" not in caplog.text
+
+
+async def test_everyone_who_waits_for_one_download_is_told_how_far_it_is(make: Make, site: TlsServer) -> None:
+    data = lora_bytes(6)
+    serve_hub(site, "me/style", {"lora.safetensors": data})
+    library = make()
+    told: dict[str, list[FetchProgress]] = {"one": [], "two": []}
+    refs = [LoraRef("me/style")]
+    await asyncio.gather(
+        library.resolve(refs, TEAM, told["one"].append), library.resolve(refs, "team-2", told["two"].append)
+    )
+    for heard in told.values():
+        assert heard[-1] == FetchProgress("me/style", len(data), len(data))
+    assert [asked.path for asked in site.asked].count("/me/style/resolve/main/lora.safetensors") == 1

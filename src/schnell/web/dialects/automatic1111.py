@@ -16,7 +16,7 @@ from schnell.errors import FieldError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.automatic1111_numbers import read_numbers
+from schnell.web.dialects.automatic1111_numbers import read_deaf, read_numbers
 from schnell.web.dialects.automatic1111_prompt import read_lora_tags
 from schnell.web.dialects.translation import build_request, find_model, read_base64, shown_seeds
 from schnell.web.fields import Fields, read_json_object
@@ -39,15 +39,6 @@ _ECHOED: Final = (
     "scheduler",
 )
 _LORA_FIELDS: Final = (("lora_weights", "lora_scale"), ("extra_lora", "extra_lora_scale"))
-_DEAF: Final = (
-    "negative_prompt",
-    "enable_hr",
-    "styles",
-    "restore_faces",
-    "tiling",
-    "refiner_checkpoint",
-    "script_name",
-)
 
 
 @router.post("/sdapi/v1/txt2img")
@@ -81,7 +72,7 @@ def _parse(request: Request, fields: Fields, notes: list[str]) -> GenerationRequ
     overrides = Fields(fields.object("override_settings") or {})
     checkpoint = overrides.text("sd_model_checkpoint")
     native = read_numbers(fields, notes) | {"output_format": "png"}
-    notes += [f"{name} has no effect with FLUX" for name in _DEAF if fields.raw(name)]
+    notes += read_deaf(fields)
     fields.check()
     overrides.check()
     native["prompt"], loras = read_lora_tags(text or "", notes)
@@ -102,10 +93,11 @@ def _rename(field: str) -> str:
 def _describe(record: Record, values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     settings, seeds = record.settings, shown_seeds(record)
     prompt = values["prompt"]
+    model = record.served_model or record.model
     size = f"{settings['width']}x{settings['height']}"
     texts = [
         f"{prompt}\nSteps: {settings['steps']}, Sampler: Euler, CFG scale: 1, Seed: {seed}, Size: {size}, "
-        f"Model: {record.model}"
+        f"Model: {model}"
         for seed in seeds
     ]
     return {
@@ -121,7 +113,7 @@ def _describe(record: Record, values: Mapping[str, Any], notes: list[str]) -> di
         "cfg_scale": 1,
         "steps": settings["steps"],
         "batch_size": len(seeds),
-        "sd_model_name": record.model,
+        "sd_model_name": model,
         "infotexts": texts,
         "job_timestamp": f"{record.created_at:%Y%m%d%H%M%S}",
         "index_of_first_image": 0,

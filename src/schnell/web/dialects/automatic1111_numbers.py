@@ -5,6 +5,22 @@ from typing import Any, Final
 from schnell.spec import MAX_OUTPUTS, MAX_SEED, MAX_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP
 from schnell.web.fields import Fields
 
+_DEAF: Final = (
+    "negative_prompt",
+    "enable_hr",
+    "styles",
+    "restore_faces",
+    "tiling",
+    "refiner_checkpoint",
+    "script_name",
+)
+#: What FLUX.1 [schnell] always does: asking for it, or for nothing, needs no note.
+_FIXED: Final[dict[str, tuple[Any, ...]]] = {
+    "cfg_scale": (1,),
+    "sampler_name": ("Euler", "euler"),
+    "sampler_index": ("Euler", "euler"),
+    "scheduler": ("simple", "Simple", "automatic", "Automatic"),
+}
 _WIDEST: Final = 2**40
 _DEFAULT_SIDE: Final = 512
 
@@ -19,6 +35,16 @@ def read_numbers(fields: Fields, notes: list[str]) -> dict[str, Any]:
         "num_outputs": _read_count(fields, notes),
         "seed": _read_seed(fields, notes),
     }
+
+
+def read_deaf(fields: Fields) -> list[str]:
+    """A note for every value that FLUX cannot follow."""
+    notes = [f"{name} has no effect with FLUX" for name in _DEAF if fields.raw(name)]
+    for name, values in _FIXED.items():
+        asked = fields.raw(name)
+        if asked and asked not in values:
+            notes.append(f"{name} {str(asked)[:50]} became {values[0]}: FLUX.1 [schnell] has no other")
+    return notes
 
 
 def _clamp(fields: Fields, name: str, limits: tuple[int, int], notes: list[str]) -> int | None:

@@ -23,7 +23,7 @@ from schnell.spec import (
     output_format_named,
     resolve_size,
 )
-from schnell.web import submission
+from schnell.web import streaming, submission
 from schnell.web.auth import SECURITY, Generator
 from schnell.web.dialects.onemin_schema import FEATURE_BODY, FEATURE_RESPONSES
 from schnell.web.fields import Fields, read_json_object
@@ -56,8 +56,7 @@ async def create(
     if dry_run:
         return JSONResponse({"dryRun": describe_quote(await submission.quote(request, caller, asked))})
     if is_streaming:
-        started = await submission.start(request, caller, asked)
-        return submission.stream(request, caller, started, lambda record: describe_record(request, record))
+        return await streaming.stream(request, caller, asked, lambda record: describe_record(request, record))
     if wants_async:
         record = await submission.find_started(request, caller, await submission.start(request, caller, asked))
     else:

@@ -162,13 +162,13 @@ def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _FEATURE_ANSWER: Final[dict[str, Any]] = {
-    "description": "The record; with isStreaming the events queued, step, done and error",
+    "description": "The record; with isStreaming the events download, queued, step, done and error",
     "content": {
         "application/json": {
             "schema": {"anyOf": [_object({"aiRecord": AI_RECORD}), _object({"dryRun": _QUOTE})]},
         },
         "text/event-stream": {
-            "schema": _object({"event": {"enum": ["queued", "step", "done", "error"]}, "data": _TEXT})
+            "schema": _object({"event": {"enum": ["download", "queued", "step", "done", "error"]}, "data": _TEXT})
         },
     },
 }

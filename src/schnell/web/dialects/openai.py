@@ -5,8 +5,7 @@ The wire format is that of https://platform.openai.com/docs/api-reference/images
 """
 
 import json
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -23,16 +22,14 @@ from schnell.web import submission
 from schnell.web.auth import Generator
 from schnell.web.dialects.openai_events import choose_steps, completed_event, partial_event
 from schnell.web.dialects.openai_shapes import openai_error
+from schnell.web.dialects.openai_sizes import read_size
 from schnell.web.dialects.translation import build_request, find_model, read_base64, shown_seeds
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.records import picture_urls
+from schnell.web.files import picture_links
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["OpenAI"], include_in_schema=False)
 
-_SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-#: Sizes of OpenAI's own models that FLUX cannot draw, which clients have built in: the same shape at one megapixel.
-_STANDARD_SIZES: Final = {"1536x1024": "3:2", "1024x1536": "2:3", "1792x1024": "16:9", "1024x1792": "9:16"}
 _QUALITY_STEPS: Final = {"low": 1, "medium": 2, "high": 4, "xhigh": 4, "max": 4, "hd": 4, "standard": 4, "auto": 4}
 _FORMATS: Final = ("b64_json", "url")
 _EXTRA: Final = (
@@ -87,24 +84,11 @@ def _parse(request: Request, fields: Fields) -> GenerationRequest:
         "output_quality": fields.raw("output_compression"),
         "num_inference_steps": _QUALITY_STEPS.get(quality or "auto") if steps is None else steps,
     }
-    native |= _read_size(fields)
+    native |= read_size(fields)
     fields.check()
     return build_request(
         request, "openai", find_model(request, model), native, rename=lambda name: _NAMES.get(name, name)
     )
-
-
-def _read_size(fields: Fields) -> Mapping[str, Any]:
-    size = fields.text("size")
-    if size in {None, "", "auto"}:
-        return {}
-    if size in _STANDARD_SIZES:
-        return {"aspect_ratio": _STANDARD_SIZES[size], "megapixels": "1"}
-    match = _SIZE.fullmatch(size or "")
-    if match is None:
-        fields.refuse("size", f'must be "auto" or WIDTHxHEIGHT, such as 1024x1024, got {(size or "")[:50]!r}')
-        return {}
-    return {"aspect_ratio": "custom", "width": int(match[1]), "height": int(match[2])}
 
 
 async def _describe(request: Request, record: Record, wanted: _Answer) -> dict[str, Any]:
@@ -112,7 +96,7 @@ async def _describe(request: Request, record: Record, wanted: _Answer) -> dict[s
     pictures = [{"seed": seed} for seed in shown_seeds(record)]
     columns = {
         "b64_json": await read_base64(services, record) if "b64_json" in wanted.formats else None,
-        "url": picture_urls(services, record) if "url" in wanted.formats else None,
+        "url": picture_links(services, record) if "url" in wanted.formats else None,
     }
     data = [
         picture | {name: values[place] for name, values in columns.items() if values}
@@ -122,6 +106,7 @@ async def _describe(request: Request, record: Record, wanted: _Answer) -> dict[s
     return {
         "created": int(record.created_at.timestamp()),
         "data": data,
+        "model": record.served_model,
         "background": "opaque",
         "output_format": settings["output_format"],
         "size": f"{settings['width']}x{settings['height']}",

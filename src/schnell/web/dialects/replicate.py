@@ -1,34 +1,30 @@
 """Replicate's predictions API. The wire format is that of https://replicate.com/docs/reference/http."""
 
 import asyncio
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, SchnellError
+from schnell.errors import NotFoundError, SchnellError
 from schnell.generations import Record, Running
 from schnell.web import submission
 from schnell.web.auth import Generator, Reader
+from schnell.web.dialects.replicate_headers import read_life, read_wait
 from schnell.web.dialects.replicate_predictions import describe_prediction
 from schnell.web.dialects.replicate_schema import REPLICATE_RATIOS, version_id
-from schnell.web.dialects.replicate_webhooks import Hook, read_hook, report
+from schnell.web.dialects.replicate_webhooks import Hook, begin_reporting, read_hook
 from schnell.web.dialects.translation import build_request, find_model
 from schnell.web.fields import Fields, read_json_object
+from schnell.web.records import tell_model
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["Replicate"], include_in_schema=False)
-
-_PREFER: Final = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*([0-9]{1,6}))?(?=$|[,;\s])")
-_LONGEST_WAIT: Final = 60
-_CANCEL_AFTER: Final = re.compile(r"(?=[0-9])(?:([0-9]{1,2})h)?(?:([0-9]{1,4})m)?(?:([0-9]{1,5})s?)?")
-_SHORTEST_LIFE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +73,7 @@ async def show(request: Request, caller: Reader, prediction_id: str) -> dict[str
     services = services_of(request)
     record = await services.history.find(caller, _check_id(prediction_id))
     running = services.admission.find(record.id)
+    tell_model(request, record)
     return await describe_prediction(services, running.record if running else record, running)
 
 
@@ -90,13 +87,13 @@ async def cancel(request: Request, caller: Generator, prediction_id: str) -> dic
 async def _create(request: Request, caller: Caller, model: str, fields: Fields) -> Response:
     services = services_of(request)
     values = fields.object("input", required=True) or {}
-    wishes = _Wishes(_read_wait(request), _read_life(request), read_hook(services, fields))
+    wishes = _Wishes(read_wait(request), read_life(request), read_hook(services, fields))
     fields.check()
     asked = build_request(request, "replicate", model, _as_native(values), rename=lambda name: f"input.{name}")
     started = await submission.start(request, caller, replace(asked, detached=True))
     if isinstance(started, Running):
         if wishes.hook is not None:
-            services.webhooks.spawn(report(services, started, wishes.hook))
+            await begin_reporting(services, started, wishes.hook)
         if wishes.life is not None:
             asyncio.get_running_loop().call_later(wishes.life, started.cancel)
     ended = await _wait(request, caller, started, wishes.wait)
@@ -128,27 +125,6 @@ def _as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values
     parts = 2 if str(values.get("megapixels")) == "0.25" else 1
     return {**values, "aspect_ratio": "custom", "width": size.width // parts, "height": size.height // parts}
-
-
-def _read_wait(request: Request) -> float:
-    match = _PREFER.search(request.headers.get("prefer", ""))
-    if match is None:
-        return 0
-    return min(int(match[1]), _LONGEST_WAIT) if match[1] else _LONGEST_WAIT
-
-
-def _read_life(request: Request) -> int | None:
-    text = request.headers.get("cancel-after", "").strip()
-    if not text:
-        return None
-    match = _CANCEL_AFTER.fullmatch(text)
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    life = hours * 3600 + minutes * 60 + seconds
-    if life < _SHORTEST_LIFE:
-        raise InvalidFieldError(
-            FieldProblem("Cancel-After", f"must be {_SHORTEST_LIFE}s or more, such as 30s or 1h30m")
-        )
-    return life
 
 
 def _check_id(text: str) -> str:

@@ -5,9 +5,10 @@ from typing import Any, Final
 
 from schnell.errors import NotFoundError
 from schnell.generations import Record, Running
-from schnell.web.dialects.replicate_schema import version_id
+from schnell.web.dialects.replicate_schema import REPLICATE_RATIOS, version_id
 from schnell.web.dialects.translation import read_base64
-from schnell.web.records import picture_urls, show_time
+from schnell.web.files import picture_links
+from schnell.web.records import show_time
 from schnell.web.services import Services
 
 _STATUS: Final = {"QUEUED": "starting", "PROCESSING": "processing", "SUCCESS": "succeeded", "FAILURE": "failed"}
@@ -19,8 +20,8 @@ async def describe_prediction(
 ) -> dict[str, Any]:
     """A prediction. `inline` puts the pictures themselves into it wherever a client could not follow a link.
 
-    The clients make files of https links and `data:` addresses only, and send their token to whatever they open, which
-    a presigned link does not bear: so a link is given when it is https and leads to this server.
+    The clients make files of https links and `data:` addresses only, follow no redirect, and send their token to
+    whatever they open: so a link leads to this server, and is given where this server is reached by https.
     """
     address = f"{services.config.public_url}/v1/predictions/{record.id}"
     output = await _read_output(services, record, inline=inline)
@@ -28,7 +29,7 @@ async def describe_prediction(
         "id": record.id,
         "model": record.model,
         "version": version_id(services),
-        "input": dict(record.prompt_object),
+        "input": _show_input(record),
         "logs": _write_logs(record, running),
         "output": output,
         "data_removed": record.status == "SUCCESS" and output is None,
@@ -43,11 +44,24 @@ async def describe_prediction(
     }
 
 
+def _show_input(record: Record) -> dict[str, Any]:
+    """The input as it was sent: a shape that the native API has no name for gets its name back."""
+    values = dict(record.prompt_object)
+    if record.dialect != "replicate" or values.get("aspect_ratio") != "custom":
+        return values
+    parts = 2 if str(values.get("megapixels")) == "0.25" else 1
+    sides = (values["width"] * parts, values["height"] * parts)
+    name = next((ratio for ratio, size in REPLICATE_RATIOS.items() if (size.width, size.height) == sides), None)
+    if name is None:
+        return values
+    return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
+
+
 async def _read_output(services: Services, record: Record, *, inline: bool) -> list[str] | None:
-    links = picture_urls(services, record)
+    links = picture_links(services, record)
     if not links:
         return None
-    if not inline or (services.local_assets is not None and services.config.public_url.startswith("https:")):
+    if not inline or services.config.public_url.startswith("https:"):
         return links
     try:
         pictures = await read_base64(services, record)
@@ -66,6 +80,8 @@ def _write_logs(record: Record, running: Running | None) -> str:
         done = total if running.progress.stage == "decode" else running.progress.step
     seed = record.response_object.get("seed", record.settings["seed"])
     lines = [] if seed is None else [f"Using seed: {seed}"]
+    if record.served_model:
+        lines.append(f"Drawn with: {record.served_model}")
     if record.started_at is not None:
         lines += [_write_step(step, total) for step in range(done + 1)]
     lines += [f"warning: {each}" for each in record.response_object.get("warnings", [])]

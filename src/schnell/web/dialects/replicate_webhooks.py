@@ -8,7 +8,10 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.generations import Running
+from schnell.errors import NotFoundError
+from schnell.generations import Record, Running
+from schnell.generations.records import find_record
+from schnell.generations.subscriptions import Subscription
 from schnell.spec import Progress
 from schnell.web.auth import Generator
 from schnell.web.dialects.replicate_predictions import describe_prediction
@@ -26,6 +29,11 @@ class Hook:
 
     url: str
     events: frozenset[str]
+
+    @property
+    def wants_end(self) -> bool:
+        """Whether it is to hear of the prediction's end."""
+        return "completed" in self.events
 
 
 @router.get("/v1/webhooks/default/secret")
@@ -50,8 +58,26 @@ def read_hook(services: Services, fields: Fields) -> Hook | None:
     return Hook(url, frozenset(events))
 
 
-async def report(services: Services, running: Running, hook: Hook) -> None:
-    """Tell the webhook of a prediction, from its start to its end."""
+async def begin_reporting(services: Services, running: Running, hook: Hook) -> None:
+    """Tell the webhook of a prediction from now on: its end surely, what comes before once."""
+    record = running.record
+    kept = await services.webhooks.subscriptions.add(record.id, record.team_id, hook.url) if hook.wants_end else None
+    services.webhooks.spawn(_report(services, running, hook, kept))
+
+
+async def resume_reporting(services: Services) -> None:
+    """Tell of the ends that a server before this one could not deliver. To be called when no record is in between."""
+    for kept in await services.webhooks.subscriptions.pending():
+        try:
+            async with services.database.read() as connection:
+                record = await find_record(connection, kept.team_id, kept.record_id)
+        except NotFoundError:
+            await services.webhooks.subscriptions.end(kept)
+        else:
+            services.webhooks.spawn(_tell_end(services, record, kept))
+
+
+async def _report(services: Services, running: Running, hook: Hook, kept: Subscription | None) -> None:
     begun, last = False, 0.0
     async with aclosing(running.follow()) as steps:
         async for progress in steps:
@@ -65,7 +91,8 @@ async def report(services: Services, running: Running, hook: Hook) -> None:
                 await _tell(services, running, hook, "logs")
     if running.record.status == "SUCCESS":
         await _tell(services, running, hook, "output")
-    await _tell(services, running, hook, "completed")
+    if kept is not None:
+        await _tell_end(services, running.record, kept)
 
 
 def _is_news(progress: Progress, last: float) -> bool:
@@ -73,7 +100,10 @@ def _is_news(progress: Progress, last: float) -> bool:
 
 
 async def _tell(services: Services, running: Running, hook: Hook, event: str) -> None:
-    if event not in hook.events:
-        return
-    body = json.dumps(await describe_prediction(services, running.record, running, inline=False))
-    await services.webhooks.send(hook.url, running.record.team_id, body, again=event == "completed")
+    if event in hook.events:
+        body = json.dumps(await describe_prediction(services, running.record, running, inline=False))
+        await services.webhooks.tell(hook.url, running.record.team_id, body)
+
+
+async def _tell_end(services: Services, record: Record, kept: Subscription) -> None:
+    await services.webhooks.deliver(kept, json.dumps(await describe_prediction(services, record, inline=False)))

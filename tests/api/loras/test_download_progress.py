@@ -1,0 +1,98 @@
+"""A LoRA that must be fetched first shows how far it is in the stream of the request that waits for it."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mini_loras import lora_bytes
+from servers import Server, body_with
+from tls_server import Asked, Reply, TlsServer, run_tls_server
+
+PATH = "/a/style.safetensors"
+Event = tuple[str, dict[str, Any]]
+
+
+@pytest.fixture
+def site() -> Iterator[TlsServer]:
+    with run_tls_server() as found:
+        yield found
+
+
+@pytest.fixture
+def fetching(serve: Callable[..., Any], site: TlsServer, tmp_path: Path) -> Callable[[], Any]:
+    """A server that may fetch from the site."""
+    authority = site.write_authority(tmp_path / "ca.pem")
+    return lambda: serve(lora_private_networks=("127.0.0.0/8", "::1/128"), lora_ca_file=authority)
+
+
+async def stream(server: Server, **values: Any) -> tuple[int, list[Event]]:
+    answer = await server.client.post("/api/features?isStreaming=true", json=body_with(**values))
+    blocks = [block for block in answer.text.replace("\r\n", "\n").split("\n\n") if block.startswith("event:")]
+    lines = [block.split("\n") for block in blocks]
+    return answer.status_code, [(each[0][7:], json.loads(each[1][6:])) for each in lines]
+
+
+async def test_the_stream_tells_of_the_download_and_then_of_the_picture(
+    fetching: Callable[[], Any], site: TlsServer
+) -> None:
+    data = lora_bytes(7)
+    site.serve(PATH, data)
+    async with fetching() as server:
+        status, events = await stream(server, lora_weights=site.url(PATH))
+        assert status == 200
+        names = [name for name, _ in events]
+        assert names[0] == "download"
+        assert names[-1] == "done"
+        assert "download" not in names[names.index("queued") :]
+        last = [told for name, told in events if name == "download"][-1]
+        assert last == {"lora": site.url(PATH), "received": len(data), "total": len(data)}
+        _, again = await stream(server, lora_weights=site.url(PATH))
+        assert [name for name, _ in again if name == "download"] == []
+
+
+async def test_a_download_that_is_refused_after_it_began_ends_the_stream_with_the_error(
+    fetching: Callable[[], Any], site: TlsServer
+) -> None:
+    site.serve(PATH, lora_bytes(1, width=3072))
+    async with fetching() as server:
+        status, events = await stream(server, lora_weights=site.url(PATH))
+        assert status == 200
+        assert [name for name, _ in events][-1] == "error"
+        assert events[-1][1]["errorCode"] == "INVALID_LORA"
+        assert server.runner.jobs == []
+
+
+async def test_what_is_refused_before_anything_came_has_its_own_status(
+    fetching: Callable[[], Any], site: TlsServer
+) -> None:
+    async with fetching() as server:
+        status, events = await stream(server, lora_weights=site.url("/a/nothing.safetensors"))
+        assert (status, events) == (400, [])
+        assert (await stream(server, lora_weights="nobody-has-this"))[0] == 400
+
+
+async def test_two_streams_of_one_download_both_hear_of_it(fetching: Callable[[], Any], site: TlsServer) -> None:
+    data, gate = lora_bytes(8), threading.Event()
+    waiting: list[Asked] = []
+
+    def answer(asked: Asked) -> Reply:
+        waiting.append(asked)
+        gate.wait(20)
+        return Reply(200, data)
+
+    site.routes[PATH] = answer
+    async with fetching() as server:
+        asking = [asyncio.create_task(stream(server, lora_weights=site.url(PATH))) for _ in range(2)]
+        while not waiting:  # noqa: ASYNC110 - what is waited for happens in the site's thread
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        gate.set()
+        for _, events in await asyncio.gather(*asking):
+            assert events[0][0] == "download"
+            assert events[-1][0] == "done"
+    assert len(site.asked) == 1
