@@ -99,6 +99,12 @@ def _add_lora(service: Service) -> None:
         files = {"file": ("style.safetensors", lora_bytes(3))}
         added = client.post("/api/loras", files=files, data={"name": LORA})
         assert added.status_code == 201, added.text
+        # its preview is drawn now: in float32, a picture that shares steps with another can differ in a last bit
+        for _ in range(600):
+            if client.get(f"/api/loras/{LORA}/preview").status_code == 200:
+                return
+            time.sleep(0.1)
+        raise TimeoutError("the preview was not drawn")
 
 
 @dataclass

@@ -90,5 +90,5 @@ def paint(job: Job, index: int) -> GeneratedImage:
         media_type=_MEDIA_TYPES[job.spec.output_format],
         width=job.spec.size.width,
         height=job.spec.size.height,
-        receipt={"seed": seed, "prompt": job.spec.prompt},
+        receipt={"seed": seed, "prompt": job.spec.prompt, "model": {"name": "paint"}},
     )

@@ -123,3 +123,17 @@ async def test_records_survive_a_restart(tmp_path: Path) -> None:
         again = (await server.client.get(f"/api/results/{record['uuid']}")).json()["aiRecord"]
         assert again["status"] == "SUCCESS"
         assert (await server.client.get(again["temporaryUrl"])).status_code == 200
+
+
+async def test_which_model_really_drew_is_in_the_record_and_in_the_answers_header(server: Server) -> None:
+    drawn = await server.draw()
+    record = drawn.json()["aiRecord"]
+    assert record["model"] == "black-forest-labs/flux-schnell-lora"
+    assert record["aiRecordDetail"]["responseObject"]["servedModel"] == "paint"
+    shown = await server.client.get(f"/api/results/{record['uuid']}")
+    prediction = await server.client.get(f"/v1/predictions/{record['uuid']}")
+    for answer in (drawn, shown, prediction):
+        assert answer.headers["x-schnell-model"] == "paint"
+    assert "Drawn with: paint" in prediction.json()["logs"]
+    (listed,) = (await server.client.get("/api/features")).json()["aiRecords"]
+    assert listed["aiRecordDetail"]["responseObject"]["servedModel"] == "paint"

@@ -24,8 +24,8 @@ def generate(service: Service, *, key: str | None = None, max_retries: int = 0, 
 
 def generate_async(service: Service, *, key: str | None = None, max_retries: int = 0, **values: Any) -> Any:
     async def run() -> Any:
-        options = {"base_url": f"{service.url}/v1", "api_key": key or service.key, "max_retries": max_retries}
-        async with AsyncOpenAI(**options) as client:
+        address = f"{service.url}/v1"
+        async with AsyncOpenAI(base_url=address, api_key=key or service.key, max_retries=max_retries) as client:
             answer = await client.images.generate(**ASK | values)
             return [event async for event in answer] if values.get("stream") else answer
 

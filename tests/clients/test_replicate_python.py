@@ -59,6 +59,7 @@ def test_a_prediction_is_created_reloaded_and_done(client: Any) -> None:
     assert prediction.progress.percentage == 1.0
     assert (prediction.progress.current, prediction.progress.total) == (2, 2)
     assert "Using seed: 5" in prediction.logs
+    assert "Drawn with: schnell-mini" in prediction.logs
     assert client.predictions.get(prediction.id).output == prediction.output
     assert prediction.id in [each.id for each in client.predictions.list()]
 
@@ -74,7 +75,7 @@ def test_a_cancelled_prediction_stops(client: Any) -> None:
         each.cancel()
 
 
-def test_cancel_after_ends_a_prediction_that_is_not_asked_for_again(service: Service) -> None:
+def test_cancel_after_takes_a_time_and_refuses_what_is_none(service: Service) -> None:
     with service.client() as client:
         body = {"input": ASK}
         path = f"/v1/models/{MODEL}/predictions"
@@ -91,8 +92,9 @@ def test_a_lora_changes_the_picture(client: Any) -> None:
 
 @pytest.mark.parametrize(("ratio", "size"), [("21:9", (672, 288)), ("3:4", (448, 576)), ("16:9", (672, 384))])
 def test_every_shape_of_the_model_is_drawn(client: Any, ratio: str, size: tuple[int, int]) -> None:
-    output = client.run(MODEL, input=ASK | {"aspect_ratio": ratio})
-    assert Image.open(io.BytesIO(output[0].read())).size == size
+    prediction = client.models.predictions.create(MODEL, input=ASK | {"aspect_ratio": ratio}, wait=True)
+    assert Image.open(io.BytesIO(FileOutput(prediction.output[0], client).read())).size == size
+    assert prediction.input == ASK | {"aspect_ratio": ratio}
 
 
 async def test_the_async_client_runs_creates_and_cancels(client: Any) -> None:

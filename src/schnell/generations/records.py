@@ -60,7 +60,7 @@ class Record:
     @property
     def served_model(self) -> str | None:
         """The model that really drew, whatever `model` the request called it. None until it has drawn."""
-        return next((receipt.get("model") for receipt in self.receipts), None)
+        return next((receipt["model"]["name"] for receipt in self.receipts), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mini_loras import lora_bytes, trainer_tar
+from mini_loras import lora_bytes, trainer_tar, write_lora
 from schnell.accounts.keys import create_key
 from schnell.accounts.teams import create_team, list_members
 from servers import Server, body_with
@@ -167,3 +168,60 @@ async def test_an_outside_lora_is_fetched_for_the_first_picture_and_kept_for_the
                 drawn = await server.draw(extra_lora=site.url("/a/style.safetensors"))
                 assert drawn.status_code == 200
         assert len(site.asked) == 1
+
+
+async def test_what_the_caller_says_of_a_lora_goes_before_its_file(server: Server) -> None:
+    form = {"name": "style", "triggerWords": "TOK, in neon", "licence": "cc0-1.0"}
+    added = await server.client.post(
+        "/api/loras", files={"file": ("x.safetensors", lora_bytes(1, trigger_words="FILE"))}, data=form
+    )
+    lora = added.json()["lora"]
+    assert (lora["triggerWords"], lora["licence"]) == (["TOK", "in neon"], "cc0-1.0")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("triggerWords", "TOK"),
+        ("triggerWords", [1]),
+        ("triggerWords", ["x"] * 17),
+        ("triggerWords", ["a\nb"]),
+        ("licence", "x" * 201),
+        ("licence", 7),
+        ("public", "yes"),
+        ("name", ["style"]),
+    ],
+)
+async def test_wrong_labels_are_refused_by_name(server: Server, field: str, value: Any) -> None:
+    refused = await server.client.post("/api/loras", json={"source": "owner/name", field: value})
+    assert (refused.status_code, refused.json()["errorCode"]) == (400, "INVALID_FIELD")
+    assert f'"field": "{field}"' in refused.json()["details"]
+
+
+async def test_an_operators_key_adds_and_removes_public_loras_and_another_key_does_not(server: Server) -> None:
+    other = await key_for(server, "others")
+    for headers, status in ((other, 403), ({}, 201)):
+        files = {"file": ("shared.safetensors", lora_bytes(1))}
+        added = await server.client.post("/api/loras", files=files, data={"public": "true"}, headers=headers)
+        assert added.status_code == status, added.text
+    assert added.json()["lora"]["public"] is True
+    assert await own_loras(server, other) == ["shared"]
+    drawn = await server.client.post("/api/features", json=body_with(lora_weights="shared"), headers=other)
+    assert drawn.status_code == 200
+    assert (await server.client.get("/api/loras/shared/preview", headers=other)).status_code == 200
+    refused = await server.client.delete("/api/loras/shared?public=true", headers=other)
+    assert refused.status_code == 403
+    assert (await server.client.delete("/api/loras/shared?public=true")).status_code == 204
+    assert await own_loras(server, other) == []
+
+
+async def test_a_lora_that_was_added_where_nothing_draws_gets_its_picture_at_the_next_start(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    async with serve() as server:
+        file = write_lora(tmp_path / "style.safetensors")
+        await server.services.loras.add_path(file, owner="", created_by="cli")
+        assert (await server.client.get("/api/loras/style/preview")).status_code == 404
+    async with serve() as server, asyncio.timeout(20):
+        while (await server.client.get("/api/loras/style/preview")).status_code != 200:  # noqa: ASYNC110 - as it is drawn
+            await asyncio.sleep(0.05)

@@ -15,8 +15,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCHNELL_DATA_DIR", str(tmp_path / "data"))
 
-    def invoke(*arguments: str) -> Any:
-        result = CliRunner().invoke(build_app(), list(arguments), catch_exceptions=True)
+    def invoke(*arguments: str, typed: str | None = None) -> Any:
+        result = CliRunner().invoke(build_app(), list(arguments), input=typed, catch_exceptions=True)
         return result, result.exception
 
     return invoke
@@ -53,3 +53,21 @@ def test_inspect_tells_what_a_file_is_and_exits_1_where_it_cannot_be_served(run:
     result, _ = run("loras", "inspect", file, "--model", "schnell-mini")
     assert result.exit_code == 1
     assert "made for width 3072" in result.stdout
+
+
+def test_what_the_command_line_says_of_a_lora_goes_before_its_file(run: Any, tmp_path: Path) -> None:
+    file = write_lora(tmp_path / "style.safetensors", trigger_words="FILE")
+    words = ("--trigger", "TOK", "--trigger", "in neon", "--licence", "cc0-1.0")
+    added = printed(run, "add", str(file), *words)
+    assert (added["trigger_words"], added["licence"]) == (["TOK", "in neon"], "cc0-1.0")
+
+
+def test_a_teams_token_is_read_from_a_pipe_and_nowhere_shown(run: Any, tmp_path: Path) -> None:
+    run("teams", "create", "artists")
+    result, error = run("loras", "token", "huggingface", "--team", "artists", typed="hf_secret\n")
+    assert error is None
+    assert "hf_secret" not in result.output
+    assert b"hf_secret" not in (tmp_path / "data" / "schnell.db").read_bytes()
+    assert run("loras", "token", "huggingface", "--team", "artists", "--remove")[1] is None
+    assert run("loras", "token", "huggingface", "--team", "artists", "--remove")[0].exit_code == 1
+    assert run("loras", "token", "nowhere", "--team", "artists", typed="x\n")[0].exit_code == 1
