@@ -94,6 +94,14 @@ def test_sizes_of_other_models_become_the_same_shape(client: OpenAI) -> None:
     assert (answer.size, answer.model) == ("1344x768", "schnell-mini")
 
 
+def test_an_automatic_size_is_a_megapixel_or_the_shape_that_is_asked_for(client: OpenAI) -> None:
+    sizes = [
+        client.images.generate(**ASK | {"size": "auto"}, extra_body=ONE_STEP | more).size
+        for more in ({}, {"aspect_ratio": "16:9", "megapixels": "0.25"})
+    ]
+    assert sizes == ["1024x1024", "672x384"]
+
+
 def test_what_only_other_models_have_is_overheard(client: OpenAI) -> None:
     more: dict[str, Any] = {"background": "transparent", "moderation": "low", "style": "vivid", "user": "someone"}
     assert client.images.generate(**ASK, **more, quality="low", extra_body={"seed": 1}).data

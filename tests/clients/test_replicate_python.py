@@ -159,6 +159,12 @@ def test_a_webhook_comes_in_order_and_its_signature_holds(client: Any, receiver:
         )
     receiver.deliveries.clear()
     client.models.predictions.create(MODEL, input=LONG, webhook=receiver.url, webhook_events_filter=events)
-    while not receiver.deliveries or '"succeeded"' not in receiver.deliveries[-1].body:
+    assert delivery.json()["id"] == prediction.id
+    while len([each for each in receiver.deliveries if each.json()["status"] == "succeeded"]) < 2:
         receiver.wait_for(len(receiver.deliveries) + 1)
-    assert prediction.id in delivery.body
+    start, *logs, output, completed = [each.json() for each in receiver.deliveries]
+    assert (start["status"], start["output"], start["completed_at"]) == ("processing", None, None)
+    assert [each["status"] for each in logs] == ["processing"] * len(logs)
+    assert all("%|" in each["logs"] for each in logs)
+    assert len(output["output"]) == len(completed["output"]) == 4
+    assert completed["metrics"]["predict_time"] > 0

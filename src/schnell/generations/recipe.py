@@ -12,6 +12,7 @@ from schnell.accounts.pricing import PriceTable
 from schnell.assets.store import AssetStore, KeyMint, extension_of
 from schnell.database.session import Database
 from schnell.errors import (
+    AssetError,
     ForbiddenError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -221,8 +222,13 @@ class Generations:
     async def _remove_unused(self, before: Record, after: Record) -> None:
         kept = {image.key for image in after.images}
         unused = [image.key for image in before.images if image.key not in kept]
-        if unused:
+        if not unused:
+            return
+        try:
             await remove_images(self._database, self._store, unused)
+        except AssetError as error:
+            # they are marked: housekeeping removes them once the store is back
+            _log.warning("pictures of record %s are removed later: %s", after.id, error.message)
 
     def _check_safety(self, caller: Caller, spec: GenerationSpec) -> None:
         if not spec.safety_checker and not caller.may_disable_safety:
