@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from mini_loras import lora_bytes
+from server_process import serving
 from servers import Server, body_with
 from tls_server import Asked, Reply, TlsServer, run_tls_server
 
@@ -96,3 +98,40 @@ async def test_two_streams_of_one_download_both_hear_of_it(fetching: Callable[[]
             assert events[0][0] == "download"
             assert events[-1][0] == "done"
     assert len(site.asked) == 1
+
+
+async def ended_record(client: httpx.AsyncClient) -> dict[str, Any]:
+    for _ in range(600):
+        found = (await client.get("/api/features")).json()["aiRecords"]
+        if found and found[0]["status"] != "PROCESSING":
+            return dict(found[0])
+        await asyncio.sleep(0.05)
+    raise TimeoutError
+
+
+async def test_who_hangs_up_during_the_download_gets_no_picture_and_pays_nothing(
+    site: TlsServer, tmp_path: Path
+) -> None:
+    site.serve(PATH, lora_bytes(9))
+    whole, gate = site.routes[PATH], threading.Event()
+
+    def answer(asked: Asked) -> Reply:
+        """Break off after a part; give the rest when the gate opens."""
+        reply = whole(asked)
+        if "range" in asked.headers:
+            gate.wait(30)
+        else:
+            reply.cut = 1000
+        return reply
+
+    site.routes[PATH] = answer
+    authority = str(site.write_authority(tmp_path / "ca.pem"))
+    with serving(tmp_path, 0.6, lora_private_networks="127.0.0.0/8,::1/128", lora_ca_file=authority) as server:
+        async with server.client() as client:
+            body = body_with(lora_weights=site.url(PATH))
+            async with client.stream("POST", "/api/features?isStreaming=true", json=body) as answered:
+                assert await anext(answered.aiter_lines()) == "event: download"
+            gate.set()
+            record = await ended_record(client)
+            assert record["aiRecordDetail"]["responseObject"]["error"]["errorCode"] == "CANCELLED"
+            assert (await client.get("/api/session")).json()["usedCredit"] == 0

@@ -56,7 +56,8 @@ def test_inspect_tells_what_a_file_is_and_exits_1_where_it_cannot_be_served(run:
 
 
 def test_what_the_command_line_says_of_a_lora_goes_before_its_file(run: Any, tmp_path: Path) -> None:
-    file = write_lora(tmp_path / "style.safetensors", trigger_words="FILE")
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(lora_bytes(1, trigger_words="FILE"))
     words = ("--trigger", "TOK", "--trigger", "in neon", "--licence", "cc0-1.0")
     added = printed(run, "add", str(file), *words)
     assert (added["trigger_words"], added["licence"]) == (["TOK", "in neon"], "cc0-1.0")
