@@ -85,12 +85,12 @@ class WebhookSender:
     async def deliver(self, subscription: Subscription, body: str) -> bool:
         """Deliver the message of a subscription, with further tries; whether it arrived.
 
-        A server that stops meanwhile leaves it for its next start.
+        A server that stops meanwhile tries once, and leaves the rest for its next start.
         """
         message_id = f"msg_{subscription.id}"
         await self._rest((subscription.due_at - now()).total_seconds())
         for tries in range(subscription.tries + 1, len(self._delays) + 2):
-            if self._closing.is_set():
+            if self._closing.is_set() and tries > subscription.tries + 1:
                 return False
             outcome = await self._send(subscription.url, subscription.team_id, message_id, body)
             if outcome != "failed" or tries > len(self._delays):
