@@ -4,11 +4,12 @@ A member and a team each have a limit. Both counters and the ledger row change i
 ledger over the current budget window is always the counter.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Table, case, func, select, update
+from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.accounts.identity import BudgetWindow, Caller, now
@@ -45,14 +46,13 @@ async def reserve(connection: AsyncConnection, caller: Caller, record_id: str, a
     Raises:
         InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit is in the way.
     """
-    own = (members.c.team_id == caller.team_id) & (members.c.user_id == caller.user_id)
-    member_window = await _take(connection, members, own, amount)
+    values = {"of_team": caller.team_id, "of_user": caller.user_id, "amount": amount} | _window_labels()
+    member_window: str | None = (await connection.execute(_TAKE_OF_MEMBER, values)).scalar_one_or_none()
     if member_window is None:
-        raise await _refusal(connection, members, own, amount, f"member {caller.user_name}")
-    whole = teams.c.id == caller.team_id
-    team_window = await _take(connection, teams, whole, amount)
+        raise await _refusal(connection, members, values, f"member {caller.user_name}")
+    team_window: str | None = (await connection.execute(_TAKE_OF_TEAM, values)).scalar_one_or_none()
     if team_window is None:
-        raise await _refusal(connection, teams, whole, amount, "Team")
+        raise await _refusal(connection, teams, values, "Team")
     reservation = Reservation(
         record_id, caller.team_id, caller.user_id, caller.key_id, amount, team_window, member_window
     )
@@ -114,68 +114,80 @@ def effective_use(row: Row[Any]) -> int:
     return int(row.used_credit) if row.window_label == window_label(row.budget_window, now()) else 0
 
 
-def _current_window(table: Table) -> ColumnElement[str]:
+def _window_labels() -> dict[str, str]:
     moment = now()
+    return {"this_day": window_label("day", moment), "this_month": window_label("month", moment)}
+
+
+def _whose(table: Table) -> ColumnElement[bool]:
+    if table is teams:
+        return teams.c.id == bindparam("of_team")
+    return (members.c.team_id == bindparam("of_team")) & (members.c.user_id == bindparam("of_user"))
+
+
+def _take(table: Table) -> Update:
+    """One atomic update that gives the window it counts in, or no row where the limit forbids it."""
     window = table.c.budget_window
-    labels = {name: window_label(name, moment) for name in ("day", "month")}
-    return case(*((window == name, label) for name, label in labels.items()), else_="")
-
-
-async def _take(connection: AsyncConnection, table: Table, whose: ColumnElement[bool], amount: int) -> str | None:
-    """One atomic update: the window it counts in, or None where the limit forbids it."""
-    current = _current_window(table)
-    used = case((table.c.window_label == current, table.c.used_credit), else_=0) + amount
-    statement = (
+    current = case((window == "day", bindparam("this_day")), (window == "month", bindparam("this_month")), else_="")
+    used = case((table.c.window_label == current, table.c.used_credit), else_=0) + bindparam("amount")
+    return (
         update(table)
-        .where(whose, used <= table.c.credit_limit)
+        .where(_whose(table), used <= table.c.credit_limit)
         .values(used_credit=used, window_label=current)
         .returning(table.c.window_label)
     )
-    found: str | None = (await connection.execute(statement)).scalar_one_or_none()
-    return found
+
+
+def _give(table: Table) -> Update:
+    # a window that has ended is closed: what comes back does not count in the next one
+    return (
+        update(table)
+        .where(_whose(table), table.c.window_label == bindparam("in_window"))
+        .values(used_credit=table.c.used_credit - bindparam("amount"))
+    )
+
+
+# SQLAlchemy takes longer to put a statement together than SQLite to run it: these are put together once
+_TAKE_OF_MEMBER: Final = _take(members)
+_TAKE_OF_TEAM: Final = _take(teams)
+_GIVE_TO_MEMBER: Final = _give(members)
+_GIVE_TO_TEAM: Final = _give(teams)
+_BOOK: Final = ledger.insert()
 
 
 async def _refusal(
-    connection: AsyncConnection, table: Table, whose: ColumnElement[bool], amount: int, who: str
+    connection: AsyncConnection, table: Table, values: Mapping[str, Any], who: str
 ) -> InsufficientCreditsError:
-    row = (await connection.execute(select(table).where(whose))).one()
+    row = (await connection.execute(select(table).where(_whose(table)), values)).one()
     left = max(0, row.credit_limit - effective_use(row))
-    return InsufficientCreditsError(f"The feature requires {amount} credits, but the {who} only has {left} credits")
+    return InsufficientCreditsError(
+        f"The feature requires {values['amount']} credits, but the {who} only has {left} credits"
+    )
 
 
 async def _give_back(connection: AsyncConnection, reservation: Reservation, amount: int) -> None:
     if not amount:
         return
-    # a window that has ended is closed: what comes back does not count in the next one
-    await connection.execute(
-        update(members)
-        .where(members.c.team_id == reservation.team_id, members.c.user_id == reservation.user_id)
-        .where(members.c.window_label == reservation.member_window)
-        .values(used_credit=members.c.used_credit - amount)
-    )
-    await connection.execute(
-        update(teams)
-        .where(teams.c.id == reservation.team_id, teams.c.window_label == reservation.team_window)
-        .values(used_credit=teams.c.used_credit - amount)
-    )
+    values = {"of_team": reservation.team_id, "of_user": reservation.user_id, "amount": amount}
+    await connection.execute(_GIVE_TO_MEMBER, values | {"in_window": reservation.member_window})
+    await connection.execute(_GIVE_TO_TEAM, values | {"in_window": reservation.team_window})
 
 
 async def _write(
     connection: AsyncConnection, reservation: Reservation, kind: str, amount: int, pictures: int = 0
 ) -> None:
     moment = now()
-    await connection.execute(
-        ledger.insert().values(
-            team_id=reservation.team_id,
-            user_id=reservation.user_id,
-            key_id=reservation.key_id,
-            record_id=reservation.record_id,
-            kind=kind,
-            amount=amount,
-            team_window=reservation.team_window,
-            member_window=reservation.member_window,
-            pictures=pictures,
-            day=f"{moment:%Y-%m-%d}",
-            created_at=moment,
-        )
-    )
+    row = {
+        "team_id": reservation.team_id,
+        "user_id": reservation.user_id,
+        "key_id": reservation.key_id,
+        "record_id": reservation.record_id,
+        "kind": kind,
+        "amount": amount,
+        "team_window": reservation.team_window,
+        "member_window": reservation.member_window,
+        "pictures": pictures,
+        "day": f"{moment:%Y-%m-%d}",
+        "created_at": moment,
+    }
+    await connection.execute(_BOOK, row)

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from limits import parse as parse_limit
-from sqlalchemy import Row, and_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope, new_id, now
@@ -94,7 +94,7 @@ async def authenticate(connection: AsyncConnection, secret: str) -> Caller:
     Raises:
         UnauthorizedError: the key is unknown, deleted, expired, or its team or member is inactive.
     """
-    return await _find_caller(connection, api_keys.c.digest == digest_key(secret))
+    return await _find_caller(connection, _BY_DIGEST, digest_key(secret))
 
 
 async def authenticate_id(connection: AsyncConnection, key_id: str) -> Caller:
@@ -103,7 +103,7 @@ async def authenticate_id(connection: AsyncConnection, key_id: str) -> Caller:
     Raises:
         UnauthorizedError: as `authenticate`.
     """
-    return await _find_caller(connection, api_keys.c.id == key_id)
+    return await _find_caller(connection, _BY_ID, key_id)
 
 
 def digest_key(secret: str) -> str:
@@ -127,9 +127,9 @@ def check_rate_limit(text: str | None) -> str | None:
     return text
 
 
-async def _find_caller(connection: AsyncConnection, condition: Any) -> Caller:
+def _caller_query(condition: ColumnElement[bool]) -> Select[Any]:
     member = and_(members.c.team_id == api_keys.c.team_id, members.c.user_id == api_keys.c.user_id)
-    query = (
+    return (
         select(
             api_keys,
             users.c.name.label("user_name"),
@@ -143,7 +143,15 @@ async def _find_caller(connection: AsyncConnection, condition: Any) -> Caller:
         .join(users, users.c.id == api_keys.c.user_id)
         .where(condition)
     )
-    row = (await connection.execute(query)).one_or_none()
+
+
+# put together once: every request asks
+_BY_DIGEST: Final = _caller_query(api_keys.c.digest == bindparam("wanted"))
+_BY_ID: Final = _caller_query(api_keys.c.id == bindparam("wanted"))
+
+
+async def _find_caller(connection: AsyncConnection, query: Select[Any], wanted: str) -> Caller:
+    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
     if row is None:
         raise UnauthorizedError("API Key is not valid. Send it in the API-KEY header")
     _refuse_inactive(row)

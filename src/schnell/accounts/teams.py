@@ -1,8 +1,9 @@
 """Teams, users and memberships: made, listed, changed."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, Select, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -127,6 +128,12 @@ async def list_members(connection: AsyncConnection, team_id: str | None = None) 
     return [_to_member(row) for row in await connection.execute(query)]
 
 
+async def find_members(connection: AsyncConnection, team_id: str, user_ids: Iterable[str]) -> list[Member]:
+    """Those of these users who are members of the team."""
+    values = {"of_team": team_id, "users": sorted(set(user_ids))}
+    return [_to_member(row) for row in await connection.execute(_SOME_MEMBERS, values)]
+
+
 async def find_member(connection: AsyncConnection, team_id: str, user: str | None = None) -> Member:
     """The member with this user id or name; without one, the team's first.
 
@@ -163,6 +170,12 @@ def _member_query() -> Select[Any]:
     return select(members, users.c.name.label("user_name"), users.c.avatar.label("user_avatar")).join(
         users, users.c.id == members.c.user_id
     )
+
+
+# put together once: every answer with a record asks
+_SOME_MEMBERS: Final = _member_query().where(
+    members.c.team_id == bindparam("of_team"), members.c.user_id.in_(bindparam("users", expanding=True))
+)
 
 
 def _to_team(row: Row[Any]) -> Team:

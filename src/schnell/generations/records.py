@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, or_, select, union, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.database.tables import images, records
@@ -87,14 +87,30 @@ class RecordPage:
 
 
 _COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "images")
+_ENDING: Final = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
+
+# SQLAlchemy takes longer to put a statement together than SQLite to run it: what every generation runs is put together
+# once. Columns that are set come with the values.
+_THIS_RECORD: Final = records.c.id == bindparam("of_record")
+_INSERT_RECORD: Final = records.insert()
+_INSERT_IMAGES: Final = images.insert()
+_START: Final = update(records).where(_THIS_RECORD, records.c.status == "QUEUED")
+_FINISH: Final = update(records).where(_THIS_RECORD, records.c.status.in_(UNFINISHED))
+_STORE_IMAGE: Final = update(images).where(images.c.key == bindparam("of_key"))
+_FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), _VISIBLE)
+_PICTURES: Final = (
+    select(images)
+    .where(images.c.record_id.in_(bindparam("of_records", expanding=True)), images.c.state != "DELETING")
+    .order_by(images.c.record_id, images.c.output)
+)
 
 
 async def insert_record(connection: AsyncConnection, record: Record) -> None:
     """Write a new record, and its pictures as ALLOCATED: their files do not exist yet."""
     values = {name: getattr(record, name) for name in _COLUMNS}
-    await connection.execute(records.insert().values(values | {"receipts": list(record.receipts)}))
+    await connection.execute(_INSERT_RECORD, values | {"receipts": list(record.receipts)})
     await connection.execute(
-        images.insert(),
+        _INSERT_IMAGES,
         [
             {
                 "key": image.key,
@@ -112,11 +128,7 @@ async def insert_record(connection: AsyncConnection, record: Record) -> None:
 
 async def mark_started(connection: AsyncConnection, record_id: str, started_at: datetime) -> None:
     """QUEUED becomes PROCESSING."""
-    await connection.execute(
-        update(records)
-        .where(records.c.id == record_id, records.c.status == "QUEUED")
-        .values(status="PROCESSING", started_at=started_at)
-    )
+    await connection.execute(_START, {"of_record": record_id, "status": "PROCESSING", "started_at": started_at})
 
 
 async def finish_record(connection: AsyncConnection, record: Record) -> bool:
@@ -124,14 +136,11 @@ async def finish_record(connection: AsyncConnection, record: Record) -> bool:
 
     Pictures that `record` does not name are marked for removal.
     """
-    names = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
-    values: dict[str, Any] = {name: getattr(record, name) for name in names} | {"receipts": list(record.receipts)}
-    statement = update(records).where(records.c.id == record.id, records.c.status.in_(UNFINISHED)).values(values)
-    if (await connection.execute(statement)).rowcount != 1:
+    values: dict[str, Any] = {name: getattr(record, name) for name in _ENDING} | {"receipts": list(record.receipts)}
+    if (await connection.execute(_FINISH, values | {"of_record": record.id})).rowcount != 1:
         return False
     for image in record.images:
-        stored = {"state": "STORED", "bytes": image.bytes}
-        await connection.execute(update(images).where(images.c.key == image.key).values(stored))
+        await connection.execute(_STORE_IMAGE, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})
     if len(record.images) < record.settings["num_outputs"]:
         unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(unused).values(state="DELETING"))
@@ -144,8 +153,7 @@ async def find_record(connection: AsyncConnection, team_id: str, record_id: str)
     Raises:
         NotFoundError: the team has none with this id.
     """
-    query = select(records).where(records.c.id == record_id, records.c.team_id == team_id, _VISIBLE)
-    found = await _load(connection, query)
+    found = await _load(connection, _FIND, {"of_record": record_id, "of_team": team_id})
     if not found:
         raise NotFoundError("no record has this id")
     return found[0]
@@ -228,17 +236,14 @@ async def list_image_keys(connection: AsyncConnection) -> set[str]:
     return set((await connection.execute(select(images.c.key))).scalars())
 
 
-async def _load(connection: AsyncConnection, query: Select[Any]) -> list[Record]:
-    rows = (await connection.execute(query)).all()
+async def _load(
+    connection: AsyncConnection, query: Select[Any], values: Mapping[str, Any] | None = None
+) -> list[Record]:
+    rows = (await connection.execute(query, values)).all()
     if not rows:
         return []
-    stored = (
-        select(images)
-        .where(images.c.record_id.in_([row.id for row in rows]), images.c.state != "DELETING")
-        .order_by(images.c.record_id, images.c.output)
-    )
     pictures: dict[str, list[StoredImage]] = {}
-    for image in await connection.execute(stored):
+    for image in await connection.execute(_PICTURES, {"of_records": [row.id for row in rows]}):
         shown = StoredImage(image.key, image.output, image.media_type, image.bytes)
         pictures.setdefault(image.record_id, []).append(shown)
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
