@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, or_, select, union, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.database.tables import images, records
@@ -175,8 +175,10 @@ async def list_records(
     query = select(records).where(records.c.team_id == team_id, _VISIBLE, *wanted)
     if cursor is not None:
         created_at, record_id = _read_cursor(cursor)
-        same = and_(records.c.created_at == created_at, records.c.id < record_id)
-        query = query.where(or_(records.c.created_at < created_at, same))
+        # the first condition is what an index can jump to
+        query = query.where(
+            records.c.created_at <= created_at, or_(records.c.created_at < created_at, records.c.id < record_id)
+        )
     found = await _load(connection, query.order_by(records.c.created_at.desc(), records.c.id.desc()).limit(limit + 1))
     page = tuple(found[:limit])
     return RecordPage(page, _write_cursor(page[-1]) if len(found) > limit else None)
