@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, case, func, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.accounts.identity import BudgetWindow, Caller, now
+from schnell.database.connection import Connection
 from schnell.database.tables import ledger, members, teams
 from schnell.errors import InsufficientCreditsError
 
@@ -40,7 +40,7 @@ class Imbalance:
     ledger: int
 
 
-async def reserve(connection: AsyncConnection, caller: Caller, record_id: str, amount: int) -> Reservation:
+async def reserve(connection: Connection, caller: Caller, record_id: str, amount: int) -> Reservation:
     """Set `amount` credits aside, or refuse.
 
     Raises:
@@ -60,19 +60,19 @@ async def reserve(connection: AsyncConnection, caller: Caller, record_id: str, a
     return reservation
 
 
-async def settle(connection: AsyncConnection, reservation: Reservation, charged: int, pictures: int) -> None:
+async def settle(connection: Connection, reservation: Reservation, charged: int, pictures: int) -> None:
     """Keep `charged` of the reservation for `pictures` pictures and give the rest back."""
     await _give_back(connection, reservation, reservation.amount - charged)
     await _write(connection, reservation, "settle", charged - reservation.amount, pictures)
 
 
-async def release(connection: AsyncConnection, reservation: Reservation) -> None:
+async def release(connection: Connection, reservation: Reservation) -> None:
     """Give the whole reservation back."""
     await _give_back(connection, reservation, reservation.amount)
     await _write(connection, reservation, "release", -reservation.amount)
 
 
-async def find_reservation(connection: AsyncConnection, record_id: str) -> Reservation | None:
+async def find_reservation(connection: Connection, record_id: str) -> Reservation | None:
     """What was set aside for a record, as after a crash only the ledger knows."""
     query = select(ledger).where(ledger.c.record_id == record_id, ledger.c.kind == "reserve")
     row = (await connection.execute(query)).first()
@@ -81,7 +81,7 @@ async def find_reservation(connection: AsyncConnection, record_id: str) -> Reser
     return Reservation(record_id, row.team_id, row.user_id, row.key_id, row.amount, row.team_window, row.member_window)
 
 
-async def audit(connection: AsyncConnection) -> list[Imbalance]:
+async def audit(connection: Connection) -> list[Imbalance]:
     """Every counter that is not the sum of its ledger: empty, unless something is broken."""
     total = func.coalesce(func.sum(ledger.c.amount), 0)
     by_team = (
@@ -156,7 +156,7 @@ _BOOK: Final = ledger.insert()
 
 
 async def _refusal(
-    connection: AsyncConnection, table: Table, values: Mapping[str, Any], who: str
+    connection: Connection, table: Table, values: Mapping[str, Any], who: str
 ) -> InsufficientCreditsError:
     row = (await connection.execute(select(table).where(_whose(table)), values)).one()
     left = max(0, row.credit_limit - effective_use(row))
@@ -165,7 +165,7 @@ async def _refusal(
     )
 
 
-async def _give_back(connection: AsyncConnection, reservation: Reservation, amount: int) -> None:
+async def _give_back(connection: Connection, reservation: Reservation, amount: int) -> None:
     if not amount:
         return
     values = {"of_team": reservation.team_id, "of_user": reservation.user_id, "amount": amount}
@@ -173,9 +173,7 @@ async def _give_back(connection: AsyncConnection, reservation: Reservation, amou
     await connection.execute(_GIVE_TO_TEAM, values | {"in_window": reservation.team_window})
 
 
-async def _write(
-    connection: AsyncConnection, reservation: Reservation, kind: str, amount: int, pictures: int = 0
-) -> None:
+async def _write(connection: Connection, reservation: Reservation, kind: str, amount: int, pictures: int = 0) -> None:
     moment = now()
     row = {
         "team_id": reservation.team_id,

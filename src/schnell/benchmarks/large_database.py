@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.accounts.first_start import prepare_first_start
 from schnell.accounts.identity import new_id, now
@@ -20,6 +19,7 @@ from schnell.accounts.keys import create_key
 from schnell.accounts.teams import add_member, list_teams
 from schnell.benchmarks.result import BenchmarkResult, seconds_of
 from schnell.benchmarks.server import KEY, serving
+from schnell.database.connection import Connection
 from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.database.tables import images, ledger, records
@@ -50,7 +50,7 @@ def large_database() -> BenchmarkResult:
     )
 
 
-async def fill(connection: AsyncConnection, keys: int, rows: int) -> None:
+async def fill(connection: Connection, keys: int, rows: int) -> None:
     """Give an empty database this many keys and finished records; the first team has half of the records."""
     await prepare_first_start(connection, KEY)
     [team] = await list_teams(connection)

@@ -1,4 +1,4 @@
-"""How long the server takes around the engine: real requests to `schnell serve`, less the stages that the engine timed."""
+"""How long the server takes around the engine: requests to `schnell serve`, less the stages that the engine timed."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def server_overhead() -> BenchmarkResult:
     return BenchmarkResult(
         ours=statistics.median(around),
         unit="ms",
-        ours_is="median of POST /api/features at 1 MP less text, steps, decoding, resampling, safety check and encoding",
+        ours_is="median of POST /api/features, 1 MP, less its engine stages (text, steps, …, safety check, encoding)",
         details={
             "p90_ms": statistics.quantiles(around, n=10)[-1],
             "request_ms": statistics.median(each.whole for each in times),
@@ -53,9 +53,12 @@ def server_overhead() -> BenchmarkResult:
 
 def measure_server(requests: int = 60) -> Sequence[RequestTime]:
     """Send `requests` generations, one after another, to a server of its own: embedded model, SQLite, local files."""
-    with tempfile.TemporaryDirectory(prefix="schnell-bench-") as folder, serving(Path(folder)) as address:
-        with closing(HTTPConnection(address)) as client:
-            return [_time_one(client, seed) for seed in range(requests + _WARM_UP)][_WARM_UP:]
+    with (
+        tempfile.TemporaryDirectory(prefix="schnell-bench-") as folder,
+        serving(Path(folder)) as address,
+        closing(HTTPConnection(address)) as client,
+    ):
+        return [_time_one(client, seed) for seed in range(requests + _WARM_UP)][_WARM_UP:]
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def serving(folder: Path, **settings: str) -> Iterator[str]:
     """The address of a `schnell serve` of its own with its data in `folder`; `KEY` is its first key."""
     given = {"bootstrap_key": KEY, "log_level": "warning"} | settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - ourselves
         [sys.executable, "-m", "schnell", "serve", "--port", "0", "--data-dir", str(folder)],
         env=environment | {f"SCHNELL_{name.upper()}": value for name, value in given.items()},
         stdout=subprocess.PIPE,

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, union, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from schnell.database.connection import Connection
 from schnell.database.tables import images, records
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 
@@ -105,7 +105,7 @@ _PICTURES: Final = (
 )
 
 
-async def insert_record(connection: AsyncConnection, record: Record) -> None:
+async def insert_record(connection: Connection, record: Record) -> None:
     """Write a new record, and its pictures as ALLOCATED: their files do not exist yet."""
     values = {name: getattr(record, name) for name in _COLUMNS}
     await connection.execute(_INSERT_RECORD, values | {"receipts": list(record.receipts)})
@@ -126,12 +126,12 @@ async def insert_record(connection: AsyncConnection, record: Record) -> None:
     )
 
 
-async def mark_started(connection: AsyncConnection, record_id: str, started_at: datetime) -> None:
+async def mark_started(connection: Connection, record_id: str, started_at: datetime) -> None:
     """QUEUED becomes PROCESSING."""
     await connection.execute(_START, {"of_record": record_id, "status": "PROCESSING", "started_at": started_at})
 
 
-async def finish_record(connection: AsyncConnection, record: Record) -> bool:
+async def finish_record(connection: Connection, record: Record) -> bool:
     """Write how a record ended, once: False when it has ended before (then nothing may be settled).
 
     Pictures that `record` does not name are marked for removal.
@@ -147,7 +147,7 @@ async def finish_record(connection: AsyncConnection, record: Record) -> bool:
     return True
 
 
-async def find_record(connection: AsyncConnection, team_id: str, record_id: str) -> Record:
+async def find_record(connection: Connection, team_id: str, record_id: str) -> Record:
     """A team's record.
 
     Raises:
@@ -160,7 +160,7 @@ async def find_record(connection: AsyncConnection, team_id: str, record_id: str)
 
 
 async def list_records(
-    connection: AsyncConnection,
+    connection: Connection,
     team_id: str,
     limit: int,
     cursor: str | None = None,
@@ -184,20 +184,20 @@ async def list_records(
     return RecordPage(page, _write_cursor(page[-1]) if len(found) > limit else None)
 
 
-async def list_used_loras(connection: AsyncConnection, team_id: str) -> list[str]:
+async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
     """The names of the LoRAs that a team's pictures were made with."""
     made = (records.c.team_id == team_id, records.c.status == "SUCCESS")
     names = [select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in (0, 1)]
     return sorted((await connection.execute(union(*names))).scalars())
 
 
-async def list_unfinished(connection: AsyncConnection, instance: str) -> list[Record]:
+async def list_unfinished(connection: Connection, instance: str) -> list[Record]:
     """What a server that was killed has left in between."""
     query = select(records).where(records.c.status.in_(UNFINISHED), records.c.instance == instance)
     return await _load(connection, query)
 
 
-async def change_record(connection: AsyncConnection, team_id: str, record_id: str, **changes: Any) -> Record:
+async def change_record(connection: Connection, team_id: str, record_id: str, **changes: Any) -> Record:
     """Set `rating` or `feedback` of a team's record.
 
     Raises:
@@ -208,24 +208,24 @@ async def change_record(connection: AsyncConnection, team_id: str, record_id: st
     return await find_record(connection, team_id, record_id)
 
 
-async def hide_record(connection: AsyncConnection, record_id: str) -> None:
+async def hide_record(connection: Connection, record_id: str) -> None:
     """Take a finished record out of sight, and mark its pictures for removal."""
     await connection.execute(update(records).where(records.c.id == record_id).values(status="DELETED"))
     await connection.execute(update(images).where(images.c.record_id == record_id).values(state="DELETING"))
 
 
-async def expire_images(connection: AsyncConnection, before: datetime) -> None:
+async def expire_images(connection: Connection, before: datetime) -> None:
     """Mark the pictures made before this moment for removal. Their records stay."""
     old = (images.c.state == "STORED") & (images.c.created_at < before)
     await connection.execute(update(images).where(old).values(state="DELETING"))
 
 
-async def list_removable(connection: AsyncConnection) -> list[str]:
+async def list_removable(connection: Connection) -> list[str]:
     """The keys of pictures that are marked for removal."""
     return list((await connection.execute(select(images.c.key).where(images.c.state == "DELETING"))).scalars())
 
 
-async def forget_images(connection: AsyncConnection, keys: Sequence[str]) -> None:
+async def forget_images(connection: Connection, keys: Sequence[str]) -> None:
     """Drop the rows of removed files, and the hidden records that have no rows left."""
     for start in range(0, len(keys), 500):
         await connection.execute(delete(images).where(images.c.key.in_(keys[start : start + 500])))
@@ -233,14 +233,12 @@ async def forget_images(connection: AsyncConnection, keys: Sequence[str]) -> Non
     await connection.execute(delete(records).where(records.c.status == "DELETED", ~remaining.exists()))
 
 
-async def list_image_keys(connection: AsyncConnection) -> set[str]:
+async def list_image_keys(connection: Connection) -> set[str]:
     """Every key that the database knows."""
     return set((await connection.execute(select(images.c.key))).scalars())
 
 
-async def _load(
-    connection: AsyncConnection, query: Select[Any], values: Mapping[str, Any] | None = None
-) -> list[Record]:
+async def _load(connection: Connection, query: Select[Any], values: Mapping[str, Any] | None = None) -> list[Record]:
     rows = (await connection.execute(query, values)).all()
     if not rows:
         return []

