@@ -49,7 +49,8 @@ class InlineSqlite:
 
     def __init__(self, url: URL) -> None:
         options = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
-        self._engine = create_engine(url, pool_size=5, max_overflow=15, connect_args=options)
+        # without a bound: waiting for a connection would hold up the thread that has to give one back
+        self._engine = create_engine(url, pool_size=5, max_overflow=-1, connect_args=options)
         # SQLite has one writer: waiting here costs nothing, its own busy handler sleeps
         self._turn = asyncio.Lock()
         event.listen(self._engine, "connect", _prepare)
