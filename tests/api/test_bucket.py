@@ -125,8 +125,8 @@ async def test_a_links_life_is_the_operators_choice(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    settings = {"assets_url": f"s3://{BUCKET}", "s3_endpoint": bucket.endpoint, "link_seconds": "2"}
-    with serving(tmp_path, **settings) as server:
+    assets = f"s3://{BUCKET}"
+    with serving(tmp_path, assets_url=assets, s3_endpoint=bucket.endpoint, link_seconds="2") as server:
         async with server.client() as client:
             link = (await draw(client))["temporaryUrl"]
             assert (await fetch(link)).status_code == 200

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import Connection
+    from schnell.database.connection import Connection
 
 _Answer = TypeVar("_Answer")
 

@@ -9,10 +9,9 @@ from schnell.cli.output import say
 from schnell.cli.tables import print_value, print_values
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import Connection
-
     from schnell.accounts.identity import ApiKey
     from schnell.accounts.keys import NewKey
+    from schnell.database.connection import Connection
 
 keys_app = typer.Typer(help="API keys: shown once, kept as a hash.", no_args_is_help=True)
 _COLUMNS: Final = ("id", "prefix", "name", "team_id", "scopes", "rate_limit", "created_at", "expires_at", "revoked_at")

@@ -8,9 +8,8 @@ from schnell.cli.output import say
 from schnell.cli.tables import print_value, print_values
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import Connection
-
     from schnell.accounts.identity import Team
+    from schnell.database.connection import Connection
 
 teams_app = typer.Typer(help="Teams: who shares a budget and a history.", no_args_is_help=True)
 _COLUMNS: Final = ("id", "name", "status", "credit_limit", "used_credit", "budget_window")

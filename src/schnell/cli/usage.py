@@ -7,9 +7,8 @@ from schnell.cli.database import AsJson, DataDir, on_database
 from schnell.cli.tables import print_values
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import Connection
-
     from schnell.accounts.usage import UsageRow
+    from schnell.database.connection import Connection
 
 _COLUMNS: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")]

@@ -8,9 +8,8 @@ from schnell.cli.tables import print_value, print_values
 from schnell.cli.teams import check_window
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import Connection
-
     from schnell.accounts.identity import Member
+    from schnell.database.connection import Connection
 
 users_app = typer.Typer(help="Users: the members of a team.", no_args_is_help=True)
 _COLUMNS: Final = ("user_id", "user_name", "team_id", "role", "status", "credit_limit", "used_credit", "budget_window")
