@@ -25,7 +25,7 @@ def safety_cost() -> BenchmarkResult:
     """A default request, 1 MP in 4 steps to the finished file, with the safety check and without."""
     checked, unchecked, job = build_engine(DEFAULT_MODEL), build_engine(DEFAULT_MODEL, safety=False), make_job()
     with_check, without = median_pair(
-        lambda: generate(checked, job, lambda _: None), lambda: generate(unchecked, job, lambda _: None), times=15
+        lambda: generate(checked, job, lambda _: None), lambda: generate(unchecked, job, lambda _: None)
     )
     stages = generate(checked, job, lambda _: None).timings
     return BenchmarkResult(
