@@ -61,7 +61,7 @@ def run_seaweedfs(folder: Path) -> Iterator[S3Server]:
     config.write_text(json.dumps({"identities": [identity]}))
     data = folder / "data"
     data.mkdir()
-    master, volume, filer, port = (free_port() for _ in range(4))
+    master, volume, filer, port = (_port_with_a_second() for _ in range(4))
     command = [
         str(Path(sys.executable).parent / "weed"),
         "server",
@@ -79,6 +79,11 @@ def run_seaweedfs(folder: Path) -> Iterator[S3Server]:
     ]
     with _running(command, dict(os.environ), f"http://127.0.0.1:{port}") as server:
         yield server
+
+
+def _port_with_a_second() -> int:
+    """SeaweedFS also listens 10,000 ports further up, which must still be a port."""
+    return next(port for _ in range(1000) if (port := free_port()) < 55_000)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 import random
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from counts import repeats
 from servers import Server, run_server
@@ -85,12 +88,42 @@ async def test_links_survive_a_restart_and_a_new_secret(tmp_path: Path) -> None:
 
 
 async def test_no_mutation_of_a_link_is_served(server: Server) -> None:
-    link = (await draw_link(server)).removeprefix("http://127.0.0.1:8000")
+    link = (await draw_link(server)).removeprefix("http://127.0.0.1:8000").encode()
+    assert await status_of(server, link) == 200
     chance = random.Random(5)
     for _ in range(repeats(10_000)):
         place, gone = chance.randrange(1, len(link)), chance.randrange(3)
-        inserted = "".join(chance.choices("0123456789abcdefABCDEF/.%&=?_-", k=chance.randrange(4)))
+        inserted = bytes(chance.choices(b"0123456789abcdefABCDEF/.%&=?_-+;~ ", k=chance.randrange(4)))
         mutated = link[:place] + inserted + link[place + gone :]
-        if mutated != link and "%" not in inserted:
-            answer = await server.client.get(mutated)
-            assert answer.status_code in {400, 403, 404}, mutated
+        if mutated != link:
+            assert await status_of(server, mutated) in {400, 403, 404}, mutated
+
+
+async def status_of(server: Server, target: bytes) -> int:
+    """What a GET of exactly these bytes is answered: httpx would put some of them right."""
+    raw_path, _, query = target.partition(b"?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": [],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }
+    found: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            found.append(message["status"])
+
+    await server.app(scope, receive, send)
+    return found[0]

@@ -106,6 +106,7 @@ async def test_async_answers_at_once_and_the_result_follows(server: Server) -> N
 async def test_cancelling_stops_the_runner_and_costs_nothing(server: Server) -> None:
     server.runner.gate = asyncio.Event()
     uuid = await start_async(server)
+    await until(lambda: bool(server.runner.jobs))
     answer = await server.client.post(f"/api/results/{uuid}/cancel")
     assert answer.json()["aiRecord"]["status"] == "FAILURE"
     assert server.runner.cancelled == [uuid]

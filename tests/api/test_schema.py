@@ -1,5 +1,6 @@
 """The OpenAPI document is true, and no body, however strange, makes the server fail."""
 
+import asyncio
 import json
 import os
 import random
@@ -13,7 +14,7 @@ import pytest
 
 from counts import repeats
 from fakes import FakeRunner
-from server_process import serving
+from server_process import ServerProcess, serving
 from servers import BODY, KEY, Server, run_server
 
 ODD_VALUES: list[Any] = [
@@ -28,27 +29,62 @@ KEYS = [
 ]
 
 
+# whether there is anything behind a source, and a LoRA in a file, is nothing that a schema can say
+CONFIG = """
+[[operations]]
+include-name = "POST /api/loras"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "POST /api/loras/inspect"
+checks.positive_data_acceptance.enabled = false
+"""
+
+
 @pytest.mark.timeout(3600)
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        command = [
-            str(Path(sys.executable).parent / "st"),
-            "run",
-            f"{server.url}/openapi.json",
-            *("--header", f"API-KEY: {KEY}"),
-            *("--checks", "all"),
-            *("--max-examples", str(repeats(100))),
-            *("--phases", "examples,coverage,fuzzing"),
-            *("--exclude-path-regex", "^/api/loras"),
-            *("--suppress-health-check", "all"),
-            *("--seed", "7"),
-            "--no-color",
-        ]
-        ended = subprocess.run(
-            command, check=False, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}
+    with serving(tmp_path, offline="true") as server:
+        run_schemathesis(tmp_path, server, CONFIG, examples=repeats(100))
+
+
+@pytest.mark.timeout(3600)
+async def test_schemathesis_finds_nothing_about_records_and_loras_that_exist(tmp_path: Path) -> None:
+    with serving(tmp_path, offline="true") as server:
+        async with server.client() as client:
+            drawn = [(await client.post("/api/features", json=BODY)).json()["aiRecord"]["uuid"] for _ in range(2)]
+        kept, doomed = drawn
+        config = (
+            f'{CONFIG}\n[parameters]\n"path.record_id" = "{kept}"\n"path.name" = "black-light"\n'
+            f'[[operations]]\ninclude-name = "DELETE /api/results/{{record_id}}"\n'
+            f'parameters = {{ "path.record_id" = "{doomed}" }}\n'
         )
-        assert "Server error" not in ended.stdout, ended.stdout[-8000:]
-        assert ended.returncode == 0, ended.stdout[-8000:]
+        only = ("--include-path-regex", "^/api/(results|loras)/")
+        await asyncio.to_thread(run_schemathesis, tmp_path, server, config, *only, examples=repeats(100))
+        async with server.client() as client:
+            assert (await client.get(f"/api/results/{kept}")).status_code == 200
+            assert (await client.get(f"/api/results/{doomed}")).status_code == 404
+
+
+def run_schemathesis(folder: Path, server: ServerProcess, config: str, *options: str, examples: int) -> None:
+    (folder / "schemathesis.toml").write_text(config)
+    command = [
+        str(Path(sys.executable).parent / "st"),
+        *("--config-file", str(folder / "schemathesis.toml")),
+        "run",
+        f"{server.url}/openapi.json",
+        *("--header", f"API-KEY: {KEY}"),
+        *("--max-examples", str(examples)),
+        *("--phases", "examples,coverage,fuzzing"),
+        *("--suppress-health-check", "all"),
+        *("--seed", "7"),
+        "--no-color",
+        *options,
+    ]
+    ended = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=folder, env=os.environ | {"HOME": str(folder)}
+    )
+    assert "Server error" not in ended.stdout, ended.stdout[-8000:]
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
 
 
 @pytest.mark.timeout(3600)
@@ -103,3 +139,30 @@ async def test_the_documents_own_example_is_accepted(server: Server) -> None:
     content = document["paths"]["/api/features"]["post"]["requestBody"]["content"]["application/json"]
     for example in content["examples"].values():
         assert (await server.client.post("/api/features", json=example["value"])).status_code == 200
+
+
+async def test_every_json_body_and_answer_is_described_with_an_example(server: Server) -> None:
+    document = (await server.client.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            described = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for content in (each.get("content", {}).get("application/json") for each in described):
+                if content is not None:
+                    assert shape_of(content["schema"], document), (method, path)
+                    assert "example" in json.dumps(resolved(content, document)), (method, path)
+
+
+def shape_of(schema: Any, document: Any) -> bool:
+    found = resolved(schema, document)
+    return bool(found.get("properties") or found.get("anyOf") or found.get("items"))
+
+
+def resolved(node: Any, document: Any) -> Any:
+    """The same with the components put in where they are referred to."""
+    if isinstance(node, list):
+        return [resolved(each, document) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return resolved(document["components"]["schemas"][node["$ref"].rpartition("/")[2]], document)
+    return {name: resolved(each, document) for name, each in node.items()}

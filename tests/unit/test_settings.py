@@ -43,3 +43,9 @@ def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_store_is_refused_with_the_known_forms(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="file:PATH or s3://"):
         build_store(read_settings(data_dir=tmp_path, assets_url="ftp://x"))
+
+
+def test_the_example_of_a_settings_file_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHNELL_CONFIG", str(Path(__file__).parents[2] / "deploy" / "schnell.toml"))
+    settings = read_settings()
+    assert (settings.public_url, settings.rate_limit) == ("https://pictures.example", "60/minute")

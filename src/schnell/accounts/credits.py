@@ -4,14 +4,15 @@ A member and a team each have a limit. Both counters and the ledger row change i
 ledger over the current budget window is always the counter.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Table, case, func, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, case, func, select, update
 
 from schnell.accounts.identity import BudgetWindow, Caller, now
+from schnell.database.connection import Connection
 from schnell.database.tables import ledger, members, teams
 from schnell.errors import InsufficientCreditsError
 
@@ -39,20 +40,19 @@ class Imbalance:
     ledger: int
 
 
-async def reserve(connection: AsyncConnection, caller: Caller, record_id: str, amount: int) -> Reservation:
+async def reserve(connection: Connection, caller: Caller, record_id: str, amount: int) -> Reservation:
     """Set `amount` credits aside, or refuse.
 
     Raises:
         InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit is in the way.
     """
-    own = (members.c.team_id == caller.team_id) & (members.c.user_id == caller.user_id)
-    member_window = await _take(connection, members, own, amount)
+    values = {"of_team": caller.team_id, "of_user": caller.user_id, "amount": amount} | _window_labels()
+    member_window: str | None = (await connection.execute(_TAKE_OF_MEMBER, values)).scalar_one_or_none()
     if member_window is None:
-        raise await _refusal(connection, members, own, amount, f"member {caller.user_name}")
-    whole = teams.c.id == caller.team_id
-    team_window = await _take(connection, teams, whole, amount)
+        raise await _refusal(connection, members, values, f"member {caller.user_name}")
+    team_window: str | None = (await connection.execute(_TAKE_OF_TEAM, values)).scalar_one_or_none()
     if team_window is None:
-        raise await _refusal(connection, teams, whole, amount, "Team")
+        raise await _refusal(connection, teams, values, "Team")
     reservation = Reservation(
         record_id, caller.team_id, caller.user_id, caller.key_id, amount, team_window, member_window
     )
@@ -60,19 +60,19 @@ async def reserve(connection: AsyncConnection, caller: Caller, record_id: str, a
     return reservation
 
 
-async def settle(connection: AsyncConnection, reservation: Reservation, charged: int, pictures: int) -> None:
+async def settle(connection: Connection, reservation: Reservation, charged: int, pictures: int) -> None:
     """Keep `charged` of the reservation for `pictures` pictures and give the rest back."""
     await _give_back(connection, reservation, reservation.amount - charged)
     await _write(connection, reservation, "settle", charged - reservation.amount, pictures)
 
 
-async def release(connection: AsyncConnection, reservation: Reservation) -> None:
+async def release(connection: Connection, reservation: Reservation) -> None:
     """Give the whole reservation back."""
     await _give_back(connection, reservation, reservation.amount)
     await _write(connection, reservation, "release", -reservation.amount)
 
 
-async def find_reservation(connection: AsyncConnection, record_id: str) -> Reservation | None:
+async def find_reservation(connection: Connection, record_id: str) -> Reservation | None:
     """What was set aside for a record, as after a crash only the ledger knows."""
     query = select(ledger).where(ledger.c.record_id == record_id, ledger.c.kind == "reserve")
     row = (await connection.execute(query)).first()
@@ -81,7 +81,7 @@ async def find_reservation(connection: AsyncConnection, record_id: str) -> Reser
     return Reservation(record_id, row.team_id, row.user_id, row.key_id, row.amount, row.team_window, row.member_window)
 
 
-async def audit(connection: AsyncConnection) -> list[Imbalance]:
+async def audit(connection: Connection) -> list[Imbalance]:
     """Every counter that is not the sum of its ledger: empty, unless something is broken."""
     total = func.coalesce(func.sum(ledger.c.amount), 0)
     by_team = (
@@ -114,68 +114,78 @@ def effective_use(row: Row[Any]) -> int:
     return int(row.used_credit) if row.window_label == window_label(row.budget_window, now()) else 0
 
 
-def _current_window(table: Table) -> ColumnElement[str]:
+def _window_labels() -> dict[str, str]:
     moment = now()
+    return {"this_day": window_label("day", moment), "this_month": window_label("month", moment)}
+
+
+def _whose(table: Table) -> ColumnElement[bool]:
+    if table is teams:
+        return teams.c.id == bindparam("of_team")
+    return (members.c.team_id == bindparam("of_team")) & (members.c.user_id == bindparam("of_user"))
+
+
+def _take(table: Table) -> Update:
+    """One atomic update that gives the window it counts in, or no row where the limit forbids it."""
     window = table.c.budget_window
-    labels = {name: window_label(name, moment) for name in ("day", "month")}
-    return case(*((window == name, label) for name, label in labels.items()), else_="")
-
-
-async def _take(connection: AsyncConnection, table: Table, whose: ColumnElement[bool], amount: int) -> str | None:
-    """One atomic update: the window it counts in, or None where the limit forbids it."""
-    current = _current_window(table)
-    used = case((table.c.window_label == current, table.c.used_credit), else_=0) + amount
-    statement = (
+    current = case((window == "day", bindparam("this_day")), (window == "month", bindparam("this_month")), else_="")
+    used = case((table.c.window_label == current, table.c.used_credit), else_=0) + bindparam("amount")
+    return (
         update(table)
-        .where(whose, used <= table.c.credit_limit)
+        .where(_whose(table), used <= table.c.credit_limit)
         .values(used_credit=used, window_label=current)
         .returning(table.c.window_label)
     )
-    found: str | None = (await connection.execute(statement)).scalar_one_or_none()
-    return found
+
+
+def _give(table: Table) -> Update:
+    # a window that has ended is closed: what comes back does not count in the next one
+    return (
+        update(table)
+        .where(_whose(table), table.c.window_label == bindparam("in_window"))
+        .values(used_credit=table.c.used_credit - bindparam("amount"))
+    )
+
+
+# SQLAlchemy takes longer to put a statement together than SQLite to run it: these are put together once
+_TAKE_OF_MEMBER: Final = _take(members)
+_TAKE_OF_TEAM: Final = _take(teams)
+_GIVE_TO_MEMBER: Final = _give(members)
+_GIVE_TO_TEAM: Final = _give(teams)
+_BOOK: Final = ledger.insert()
 
 
 async def _refusal(
-    connection: AsyncConnection, table: Table, whose: ColumnElement[bool], amount: int, who: str
+    connection: Connection, table: Table, values: Mapping[str, Any], who: str
 ) -> InsufficientCreditsError:
-    row = (await connection.execute(select(table).where(whose))).one()
+    row = (await connection.execute(select(table).where(_whose(table)), values)).one()
     left = max(0, row.credit_limit - effective_use(row))
-    return InsufficientCreditsError(f"The feature requires {amount} credits, but the {who} only has {left} credits")
+    return InsufficientCreditsError(
+        f"The feature requires {values['amount']} credits, but the {who} only has {left} credits"
+    )
 
 
-async def _give_back(connection: AsyncConnection, reservation: Reservation, amount: int) -> None:
+async def _give_back(connection: Connection, reservation: Reservation, amount: int) -> None:
     if not amount:
         return
-    # a window that has ended is closed: what comes back does not count in the next one
-    await connection.execute(
-        update(members)
-        .where(members.c.team_id == reservation.team_id, members.c.user_id == reservation.user_id)
-        .where(members.c.window_label == reservation.member_window)
-        .values(used_credit=members.c.used_credit - amount)
-    )
-    await connection.execute(
-        update(teams)
-        .where(teams.c.id == reservation.team_id, teams.c.window_label == reservation.team_window)
-        .values(used_credit=teams.c.used_credit - amount)
-    )
+    values = {"of_team": reservation.team_id, "of_user": reservation.user_id, "amount": amount}
+    await connection.execute(_GIVE_TO_MEMBER, values | {"in_window": reservation.member_window})
+    await connection.execute(_GIVE_TO_TEAM, values | {"in_window": reservation.team_window})
 
 
-async def _write(
-    connection: AsyncConnection, reservation: Reservation, kind: str, amount: int, pictures: int = 0
-) -> None:
+async def _write(connection: Connection, reservation: Reservation, kind: str, amount: int, pictures: int = 0) -> None:
     moment = now()
-    await connection.execute(
-        ledger.insert().values(
-            team_id=reservation.team_id,
-            user_id=reservation.user_id,
-            key_id=reservation.key_id,
-            record_id=reservation.record_id,
-            kind=kind,
-            amount=amount,
-            team_window=reservation.team_window,
-            member_window=reservation.member_window,
-            pictures=pictures,
-            day=f"{moment:%Y-%m-%d}",
-            created_at=moment,
-        )
-    )
+    row = {
+        "team_id": reservation.team_id,
+        "user_id": reservation.user_id,
+        "key_id": reservation.key_id,
+        "record_id": reservation.record_id,
+        "kind": kind,
+        "amount": amount,
+        "team_window": reservation.team_window,
+        "member_window": reservation.member_window,
+        "pictures": pictures,
+        "day": f"{moment:%Y-%m-%d}",
+        "created_at": moment,
+    }
+    await connection.execute(_BOOK, row)

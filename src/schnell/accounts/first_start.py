@@ -1,11 +1,11 @@
 from typing import Final
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.accounts.identity import SCOPES
 from schnell.accounts.keys import create_key, digest_key
 from schnell.accounts.teams import create_team, find_member, list_teams
+from schnell.database.connection import Connection
 from schnell.database.tables import api_keys
 from schnell.errors import ConfigurationError
 
@@ -13,7 +13,7 @@ _SHORTEST_PRESET: Final = 16
 _TEAM: Final = "Default team"
 
 
-async def prepare_first_start(connection: AsyncConnection, preset: str | None = None) -> str | None:
+async def prepare_first_start(connection: Connection, preset: str | None = None) -> str | None:
     """Make the first team and its admin key when there is no admin key yet; make `preset` a key when it is none.
 
     Returns the key that was made at random, to be shown once; None when there is nothing to show.
@@ -32,6 +32,6 @@ async def prepare_first_start(connection: AsyncConnection, preset: str | None = 
     return None if preset else made.secret
 
 
-async def _has_key(connection: AsyncConnection, preset: str | None) -> bool:
+async def _has_key(connection: Connection, preset: str | None) -> bool:
     wanted = api_keys.c.digest == digest_key(preset) if preset else api_keys.c.scopes.contains("admin")
     return (await connection.execute(select(api_keys.c.id).where(wanted))).first() is not None

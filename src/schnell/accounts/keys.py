@@ -8,10 +8,10 @@ from hashlib import sha256
 from typing import Any, Final
 
 from limits import parse as parse_limit
-from sqlalchemy import Row, and_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, select, update
 
 from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope, new_id, now
+from schnell.database.connection import Connection
 from schnell.database.tables import api_keys, members, teams, users
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
 
@@ -28,7 +28,7 @@ class NewKey:
 
 
 async def create_key(  # noqa: PLR0913 - one argument a column
-    connection: AsyncConnection,
+    connection: Connection,
     team_id: str,
     user_id: str,
     *,
@@ -63,7 +63,7 @@ async def create_key(  # noqa: PLR0913 - one argument a column
     return NewKey(key, secret)
 
 
-async def list_keys(connection: AsyncConnection, team_id: str | None = None) -> list[ApiKey]:
+async def list_keys(connection: Connection, team_id: str | None = None) -> list[ApiKey]:
     """The keys of a team, or all of them, oldest first."""
     query = select(api_keys).order_by(api_keys.c.created_at)
     if team_id:
@@ -71,7 +71,7 @@ async def list_keys(connection: AsyncConnection, team_id: str | None = None) -> 
     return [_to_key(row) for row in await connection.execute(query)]
 
 
-async def revoke_key(connection: AsyncConnection, id_or_prefix: str) -> ApiKey:
+async def revoke_key(connection: Connection, id_or_prefix: str) -> ApiKey:
     """Make a key useless from now on.
 
     Raises:
@@ -88,22 +88,22 @@ async def revoke_key(connection: AsyncConnection, id_or_prefix: str) -> ApiKey:
     return _to_key((await connection.execute(select(api_keys).where(api_keys.c.id == found[0].id))).one())
 
 
-async def authenticate(connection: AsyncConnection, secret: str) -> Caller:
+async def authenticate(connection: Connection, secret: str) -> Caller:
     """The caller whose key this is.
 
     Raises:
         UnauthorizedError: the key is unknown, deleted, expired, or its team or member is inactive.
     """
-    return await _find_caller(connection, api_keys.c.digest == digest_key(secret))
+    return await _find_caller(connection, _BY_DIGEST, digest_key(secret))
 
 
-async def authenticate_id(connection: AsyncConnection, key_id: str) -> Caller:
+async def authenticate_id(connection: Connection, key_id: str) -> Caller:
     """The caller whose key has this id (a session remembers the id, not the key).
 
     Raises:
         UnauthorizedError: as `authenticate`.
     """
-    return await _find_caller(connection, api_keys.c.id == key_id)
+    return await _find_caller(connection, _BY_ID, key_id)
 
 
 def digest_key(secret: str) -> str:
@@ -127,9 +127,9 @@ def check_rate_limit(text: str | None) -> str | None:
     return text
 
 
-async def _find_caller(connection: AsyncConnection, condition: Any) -> Caller:
+def _caller_query(condition: ColumnElement[bool]) -> Select[Any]:
     member = and_(members.c.team_id == api_keys.c.team_id, members.c.user_id == api_keys.c.user_id)
-    query = (
+    return (
         select(
             api_keys,
             users.c.name.label("user_name"),
@@ -143,7 +143,15 @@ async def _find_caller(connection: AsyncConnection, condition: Any) -> Caller:
         .join(users, users.c.id == api_keys.c.user_id)
         .where(condition)
     )
-    row = (await connection.execute(query)).one_or_none()
+
+
+# put together once: every request asks
+_BY_DIGEST: Final = _caller_query(api_keys.c.digest == bindparam("wanted"))
+_BY_ID: Final = _caller_query(api_keys.c.id == bindparam("wanted"))
+
+
+async def _find_caller(connection: Connection, query: Select[Any], wanted: str) -> Caller:
+    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
     if row is None:
         raise UnauthorizedError("API Key is not valid. Send it in the API-KEY header")
     _refuse_inactive(row)

@@ -1,10 +1,10 @@
 """Teams, users and memberships: made, listed, changed."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, Select, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.accounts.credits import effective_use
 from schnell.accounts.identity import (
@@ -18,12 +18,13 @@ from schnell.accounts.identity import (
     new_id,
     now,
 )
+from schnell.database.connection import Connection
 from schnell.database.tables import members, teams, users
 from schnell.errors import ConflictError, NotFoundError
 
 
 async def create_team(
-    connection: AsyncConnection,
+    connection: Connection,
     name: str,
     *,
     credit_limit: int = DEFAULT_CREDIT_LIMIT,
@@ -56,12 +57,12 @@ async def create_team(
     return await find_team(connection, str(row["id"]))
 
 
-async def list_teams(connection: AsyncConnection) -> list[Team]:
+async def list_teams(connection: Connection) -> list[Team]:
     """Every team, oldest first."""
     return [_to_team(row) for row in await connection.execute(select(teams).order_by(teams.c.created_at))]
 
 
-async def find_team(connection: AsyncConnection, name_or_id: str) -> Team:
+async def find_team(connection: Connection, name_or_id: str) -> Team:
     """The team with this id or name.
 
     Raises:
@@ -74,14 +75,14 @@ async def find_team(connection: AsyncConnection, name_or_id: str) -> Team:
     return _to_team(row)
 
 
-async def change_team(connection: AsyncConnection, team_id: str, **changes: Any) -> Team:
+async def change_team(connection: Connection, team_id: str, **changes: Any) -> Team:
     """Set columns of a team (`status`, `credit_limit`, `budget_window`, `may_disable_safety`)."""
     await connection.execute(update(teams).where(teams.c.id == team_id).values(updated_at=now(), **changes))
     return await find_team(connection, team_id)
 
 
 async def add_member(  # noqa: PLR0913 - one argument a column
-    connection: AsyncConnection,
+    connection: Connection,
     team_id: str,
     user_name: str,
     *,
@@ -119,7 +120,7 @@ async def add_member(  # noqa: PLR0913 - one argument a column
     return await find_member(connection, team.id, user_id)
 
 
-async def list_members(connection: AsyncConnection, team_id: str | None = None) -> list[Member]:
+async def list_members(connection: Connection, team_id: str | None = None) -> list[Member]:
     """The members of a team, or of all, oldest first."""
     query = _member_query().order_by(members.c.created_at)
     if team_id:
@@ -127,7 +128,13 @@ async def list_members(connection: AsyncConnection, team_id: str | None = None) 
     return [_to_member(row) for row in await connection.execute(query)]
 
 
-async def find_member(connection: AsyncConnection, team_id: str, user: str | None = None) -> Member:
+async def find_members(connection: Connection, team_id: str, user_ids: Iterable[str]) -> list[Member]:
+    """Those of these users who are members of the team."""
+    values = {"of_team": team_id, "users": sorted(set(user_ids))}
+    return [_to_member(row) for row in await connection.execute(_SOME_MEMBERS, values)]
+
+
+async def find_member(connection: Connection, team_id: str, user: str | None = None) -> Member:
     """The member with this user id or name; without one, the team's first.
 
     Raises:
@@ -143,7 +150,7 @@ async def find_member(connection: AsyncConnection, team_id: str, user: str | Non
 
 
 async def change_member(
-    connection: AsyncConnection, team_id: str, user_id: str, *, updated_by: str = SYSTEM, **changes: Any
+    connection: Connection, team_id: str, user_id: str, *, updated_by: str = SYSTEM, **changes: Any
 ) -> Member:
     """Set columns of a membership (`status`, `role`, `credit_limit`, `budget_window`)."""
     await connection.execute(
@@ -163,6 +170,12 @@ def _member_query() -> Select[Any]:
     return select(members, users.c.name.label("user_name"), users.c.avatar.label("user_avatar")).join(
         users, users.c.id == members.c.user_id
     )
+
+
+# put together once: every answer with a record asks
+_SOME_MEMBERS: Final = _member_query().where(
+    members.c.team_id == bindparam("of_team"), members.c.user_id.in_(bindparam("users", expanding=True))
+)
 
 
 def _to_team(row: Row[Any]) -> Team:

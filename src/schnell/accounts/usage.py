@@ -7,8 +7,8 @@ from datetime import date
 from typing import Any
 
 from sqlalchemy import case, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from schnell.database.connection import Connection
 from schnell.database.tables import api_keys, ledger, teams, users
 
 
@@ -27,7 +27,7 @@ class UsageRow:
 
 
 async def collect_usage(
-    connection: AsyncConnection,
+    connection: Connection,
     *,
     team_id: str | None = None,
     user_id: str | None = None,

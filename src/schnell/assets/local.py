@@ -65,10 +65,12 @@ class LocalAssets:
     def _write(self, path: Path, data: bytes) -> None:
         draft = self._drafts / uuid4().hex
         try:
-            self._drafts.mkdir(parents=True, exist_ok=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(data)
-            draft.replace(path)
+            try:
+                _write_beside(draft, path, data)
+            except FileNotFoundError:  # only the first picture finds no folders
+                self._drafts.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_beside(draft, path, data)
         except OSError as cause:
             draft.unlink(missing_ok=True)
             raise AssetError(f"the picture cannot be stored: {cause.strerror}") from cause
@@ -84,6 +86,11 @@ class LocalAssets:
         found = (Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
         keys = (file.relative_to(self.root).as_posix() for file in found)
         return sorted(key for key in keys if is_key(key))
+
+
+def _write_beside(draft: Path, path: Path, data: bytes) -> None:
+    draft.write_bytes(data)
+    draft.replace(path)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -3,8 +3,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from schnell.benchmarks.joining import joining
+from schnell.benchmarks.large_database import large_database
 from schnell.benchmarks.many_loras import lora_switch, mixed_loras, slots_installed
 from schnell.benchmarks.result import BenchmarkResult
+from schnell.benchmarks.safety import safety_cost, safety_false_alarms
 from schnell.benchmarks.server import server_overhead
 from schnell.benchmarks.single import arithmetic_share, cold_start, go_fast, single_picture
 from schnell.benchmarks.wide_block import wide_block
@@ -32,5 +34,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lora_switch": Benchmark("alternating two LoRAs against repeating one", lora_switch),
     "slots_installed": Benchmark("a step without LoRA, with slots in every layer against none", slots_installed),
     "server_overhead": Benchmark("the server around the engine, one client", server_overhead),
+    "large_database": Benchmark("a history page at 1,000 keys and 100,000 records, against none", large_database),
+    "safety_cost": Benchmark("a default request with the safety check, against without", safety_cost),
+    "safety_false_alarms": Benchmark(
+        "harmless pictures that the safety checker flags (fetches the training pictures)", safety_false_alarms
+    ),
     "joining": Benchmark("p95 latency at 70% load, joining at steps against whole batches", joining),
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from schnell.database.connection import Connection
 
 _Answer = TypeVar("_Answer")
 
@@ -14,7 +14,7 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The server's d
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def on_database(data_dir: Path | None, action: "Callable[[AsyncConnection], Awaitable[_Answer]]") -> _Answer:
+def on_database(data_dir: Path | None, action: "Callable[[Connection], Awaitable[_Answer]]") -> _Answer:
     """Run `action` in one transaction on the server's database, brought to the newest schema first."""
     from schnell.bootstrap import build_database, read_settings
     from schnell.database.migration import migrate

@@ -9,10 +9,9 @@ from schnell.cli.output import say
 from schnell.cli.tables import print_value, print_values
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from schnell.accounts.identity import ApiKey
     from schnell.accounts.keys import NewKey
+    from schnell.database.connection import Connection
 
 keys_app = typer.Typer(help="API keys: shown once, kept as a hash.", no_args_is_help=True)
 _COLUMNS: Final = ("id", "prefix", "name", "team_id", "scopes", "rate_limit", "created_at", "expires_at", "revoked_at")
@@ -35,7 +34,7 @@ def create(
 
     expires_at = expires.replace(tzinfo=UTC) if expires else None
 
-    async def run(connection: "AsyncConnection") -> "NewKey":
+    async def run(connection: "Connection") -> "NewKey":
         found = await teams.find_team(connection, team)
         member = await teams.find_member(connection, found.id, user)
         return await keys.create_key(
@@ -65,7 +64,7 @@ def show_all(
     """Keys, by their first characters."""
     from schnell.accounts import keys, teams
 
-    async def run(connection: "AsyncConnection") -> "list[ApiKey]":
+    async def run(connection: "Connection") -> "list[ApiKey]":
         found = await teams.find_team(connection, team) if team else None
         return await keys.list_keys(connection, found.id if found else None)
 
@@ -81,7 +80,7 @@ def revoke(
     """Make a key useless from now on."""
     from schnell.accounts import keys
 
-    async def run(connection: "AsyncConnection") -> "ApiKey":
+    async def run(connection: "Connection") -> "ApiKey":
         return await keys.revoke_key(connection, key)
 
     print_values([on_database(data_dir, run)], _COLUMNS, as_json=as_json)

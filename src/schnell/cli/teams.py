@@ -8,9 +8,8 @@ from schnell.cli.output import say
 from schnell.cli.tables import print_value, print_values
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from schnell.accounts.identity import Team
+    from schnell.database.connection import Connection
 
 teams_app = typer.Typer(help="Teams: who shares a budget and a history.", no_args_is_help=True)
 _COLUMNS: Final = ("id", "name", "status", "credit_limit", "used_credit", "budget_window")
@@ -32,7 +31,7 @@ def create(
 
     window = check_window(budget_window)
 
-    async def run(connection: "AsyncConnection") -> "Team":
+    async def run(connection: "Connection") -> "Team":
         return await teams.create_team(connection, name, credit_limit=credit_limit, budget_window=window, owner=owner)
 
     team = on_database(data_dir, run)
@@ -71,7 +70,7 @@ def change(
     changes["status"] = None if active is None else teams.active_status(active=active)
     given = {column: value for column, value in changes.items() if value is not None}
 
-    async def run(connection: "AsyncConnection") -> "Team":
+    async def run(connection: "Connection") -> "Team":
         found = await teams.find_team(connection, team)
         return await teams.change_team(connection, found.id, **given)
 

@@ -7,9 +7,8 @@ from schnell.cli.database import AsJson, DataDir, on_database
 from schnell.cli.tables import print_values
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from schnell.accounts.usage import UsageRow
+    from schnell.database.connection import Connection
 
 _COLUMNS: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")]
@@ -27,7 +26,7 @@ def usage_command(
     from schnell.accounts.teams import find_team
     from schnell.accounts.usage import collect_usage, write_csv
 
-    async def run(connection: "AsyncConnection") -> "list[UsageRow]":
+    async def run(connection: "Connection") -> "list[UsageRow]":
         return await collect_usage(
             connection,
             team_id=(await find_team(connection, team)).id if team else None,

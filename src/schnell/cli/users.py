@@ -8,9 +8,8 @@ from schnell.cli.tables import print_value, print_values
 from schnell.cli.teams import check_window
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from schnell.accounts.identity import Member
+    from schnell.database.connection import Connection
 
 users_app = typer.Typer(help="Users: the members of a team.", no_args_is_help=True)
 _COLUMNS: Final = ("user_id", "user_name", "team_id", "role", "status", "credit_limit", "used_credit", "budget_window")
@@ -35,7 +34,7 @@ def create(
 
     window = check_window(budget_window)
 
-    async def run(connection: "AsyncConnection") -> "Member":
+    async def run(connection: "Connection") -> "Member":
         return await teams.add_member(
             connection,
             team,
@@ -61,7 +60,7 @@ def show_all(
     """Users, their roles and budgets."""
     from schnell.accounts import teams
 
-    async def run(connection: "AsyncConnection") -> "list[Member]":
+    async def run(connection: "Connection") -> "list[Member]":
         found = await teams.find_team(connection, team) if team else None
         return await teams.list_members(connection, found.id if found else None)
 
@@ -88,7 +87,7 @@ def change(
     changes["status"] = None if active is None else teams.active_status(active=active)
     given = {column: value for column, value in changes.items() if value is not None}
 
-    async def run(connection: "AsyncConnection") -> "Member":
+    async def run(connection: "Connection") -> "Member":
         found = await teams.find_team(connection, team)
         member = await teams.find_member(connection, found.id, user)
         return await teams.change_member(connection, found.id, member.user_id, **given)

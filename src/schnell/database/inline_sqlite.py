@@ -1,123 +1,88 @@
-"""SQLite on the event loop's own thread, in the form that SQLAlchemy's aiosqlite dialect speaks to.
+"""SQLite on the event loop's own thread.
 
 aiosqlite hands every call to a thread: some fifty hand-overs a generation, each of which waits for its turn on a busy
 processor. A statement of ours takes some microseconds, so it runs where it is. See docs/decisions/0013.
 """
 
-import sqlite3
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Self
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
 
-_BUSY_SECONDS: Final = 10.0
+from sqlalchemy import URL, CursorResult, Dialect, Executable, create_engine, event
+from sqlalchemy import Connection as SyncConnection
 
-
-class InlineCursor:
-    """A cursor whose coroutines are done when they are called."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self._cursor = cursor
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    @property
-    def description(self) -> Any:
-        """The columns of the result."""
-        return self._cursor.description
-
-    @property
-    def rowcount(self) -> int:
-        """How many rows were changed."""
-        return self._cursor.rowcount
-
-    @property
-    def lastrowid(self) -> int | None:
-        """The id of the row that was inserted."""
-        return self._cursor.lastrowid
-
-    @property
-    def arraysize(self) -> int:
-        """How many rows `fetchmany` gives."""
-        return self._cursor.arraysize
-
-    @arraysize.setter
-    def arraysize(self, value: int) -> None:
-        self._cursor.arraysize = value
-
-    async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Self:
-        """Run a statement."""
-        self._cursor.execute(statement, parameters)
-        return self
-
-    async def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> Self:
-        """Run a statement for each row of parameters."""
-        self._cursor.executemany(statement, parameters)
-        return self
-
-    async def fetchone(self) -> Any:
-        """The next row."""
-        return self._cursor.fetchone()
-
-    async def fetchmany(self, size: int | None = None) -> list[Any]:
-        """The next rows."""
-        return self._cursor.fetchmany(size or self._cursor.arraysize)
-
-    async def fetchall(self) -> list[Any]:
-        """All rows that are left."""
-        return self._cursor.fetchall()
-
-    async def close(self) -> None:
-        """Close the cursor."""
-        self._cursor.close()
-
-
-class _Inbox:
-    """Where the dialect leaves a function for aiosqlite's thread: here it runs at once."""
-
-    def put_nowait(self, letter: "tuple[Any, Callable[[], Any]]") -> None:
-        future, function = letter
-        future.set_result(function())
+_Result = TypeVar("_Result")
+_BUSY_SECONDS: Final = 10
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=NORMAL",
+    f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}",
+    "PRAGMA foreign_keys=ON",
+)
 
 
 class InlineConnection:
-    """A connection whose coroutines are done when they are called."""
+    """A `Connection` whose coroutines are done when they are called."""
 
-    def __init__(self, path: str, timeout: float) -> None:
-        self._conn = sqlite3.connect(path, timeout=timeout, isolation_level=None)
-        self._connection: sqlite3.Connection | None = self._conn
-        self._tx = _Inbox()
+    def __init__(self, connection: SyncConnection) -> None:
+        self._connection = connection
 
     @property
-    def isolation_level(self) -> str | None:
-        """None: transactions begin and end where SQLAlchemy says."""
-        return self._conn.isolation_level
+    def dialect(self) -> Dialect:
+        """SQLite's."""
+        return self._connection.dialect
 
-    def cursor(self) -> InlineCursor:
-        """A new cursor."""
-        return InlineCursor(self._conn.cursor())
+    async def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run a statement; with a list of parameters, once for each."""
+        return self._connection.execute(statement, parameters)
 
-    async def create_function(self, *arguments: Any, **options: Any) -> None:
-        """Make a Python function callable from SQL."""
-        self._conn.create_function(*arguments, **options)
+    async def run_sync(self, function: Callable[[SyncConnection], _Result], /) -> _Result:
+        """Run a function that speaks to SQLAlchemy without `await`."""
+        return function(self._connection)
 
-    async def commit(self) -> None:
-        """Commit."""
-        self._conn.commit()
 
-    async def rollback(self) -> None:
-        """Roll back."""
-        self._conn.rollback()
+class InlineSqlite:
+    """A SQLite file, opened by as many connections as read at once, written by one at a time."""
+
+    def __init__(self, url: URL) -> None:
+        options = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
+        # without a bound: waiting for a connection would hold up the thread that has to give one back
+        self._engine = create_engine(url, pool_size=5, max_overflow=-1, connect_args=options)
+        # SQLite has one writer: waiting here costs nothing, its own busy handler sleeps
+        self._turn = asyncio.Lock()
+        event.listen(self._engine, "connect", _prepare)
+        event.listen(self._engine, "begin", _begin)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[InlineConnection]:
+        """A transaction that may write."""
+        async with self._turn:
+            with self._engine.connect().execution_options(schnell_write=True) as connection, connection.begin():
+                yield InlineConnection(connection)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[InlineConnection]:
+        """A transaction that only reads."""
+        with self._engine.connect() as connection:
+            yield InlineConnection(connection)
 
     async def close(self) -> None:
-        """Close the connection."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Close the connection at once."""
-        self._connection = None
-        self._conn.close()
+        """Close every connection."""
+        self._engine.dispose()
 
 
-async def connect_inline(path: str, **_options: Any) -> InlineConnection:
-    """Open a database; what SQLAlchemy calls instead of `aiosqlite.connect`."""
-    return InlineConnection(path, _BUSY_SECONDS)
+def _prepare(connection: Any, _record: Any) -> None:
+    # the driver's own transactions start late; `_begin` starts them where SQLAlchemy says
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _begin(connection: Any) -> None:
+    writes = connection.get_execution_options().get("schnell_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -7,9 +7,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import text
 
+from schnell.database.connection import Connection
 from schnell.database.session import Database
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -24,18 +25,18 @@ async def migrate(database: Database) -> None:
         await connection.run_sync(_upgrade)
 
 
-async def schema_is_current(connection: AsyncConnection) -> bool:
+async def schema_is_current(connection: Connection) -> bool:
     """Whether the database has had every migration of this version."""
     return await connection.run_sync(_is_current)
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: SyncConnection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
-def _is_current(connection: Connection) -> bool:
+def _is_current(connection: SyncConnection) -> bool:
     here = MigrationContext.configure(connection).get_current_revision()
     return here == ScriptDirectory.from_config(_config()).get_current_head()
 

@@ -3,9 +3,9 @@ from typing import Final
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.accounts.identity import now
+from schnell.database.connection import Connection
 from schnell.database.tables import idempotency_keys, records
 from schnell.errors import FieldProblem, IdempotencyConflictError, InvalidFieldError
 
@@ -13,7 +13,7 @@ KEPT_FOR: Final = timedelta(hours=24)
 _LONGEST: Final = 255
 
 
-async def claim(connection: AsyncConnection, team_id: str, key: str, body_sha256: str, record_id: str) -> str:
+async def claim(connection: Connection, team_id: str, key: str, body_sha256: str, record_id: str) -> str:
     """Bind `key` to the record that shall answer it: `record_id`, or the one it already belongs to.
 
     A key is free again when its generation failed, was deleted, or is older than a day.
@@ -50,6 +50,6 @@ async def claim(connection: AsyncConnection, team_id: str, key: str, body_sha256
     return record_id
 
 
-async def forget_old_claims(connection: AsyncConnection) -> None:
+async def forget_old_claims(connection: Connection) -> None:
     """Drop keys older than a day."""
     await connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < now() - KEPT_FOR))

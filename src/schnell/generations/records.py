@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, or_, select, union, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, union, update
 
+from schnell.database.connection import Connection
 from schnell.database.tables import images, records
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 
@@ -92,14 +92,30 @@ class RecordPage:
 
 
 _COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "images")
+_ENDING: Final = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
+
+# SQLAlchemy takes longer to put a statement together than SQLite to run it: what every generation runs is put together
+# once. Columns that are set come with the values.
+_THIS_RECORD: Final = records.c.id == bindparam("of_record")
+_INSERT_RECORD: Final = records.insert()
+_INSERT_IMAGES: Final = images.insert()
+_START: Final = update(records).where(_THIS_RECORD, records.c.status == "QUEUED")
+_FINISH: Final = update(records).where(_THIS_RECORD, records.c.status.in_(UNFINISHED))
+_STORE_IMAGE: Final = update(images).where(images.c.key == bindparam("of_key"))
+_FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), _VISIBLE)
+_PICTURES: Final = (
+    select(images)
+    .where(images.c.record_id.in_(bindparam("of_records", expanding=True)), images.c.state != "DELETING")
+    .order_by(images.c.record_id, images.c.output)
+)
 
 
-async def insert_record(connection: AsyncConnection, record: Record) -> None:
+async def insert_record(connection: Connection, record: Record) -> None:
     """Write a new record, and its pictures as ALLOCATED: their files do not exist yet."""
     values = {name: getattr(record, name) for name in _COLUMNS}
-    await connection.execute(records.insert().values(values | {"receipts": list(record.receipts)}))
+    await connection.execute(_INSERT_RECORD, values | {"receipts": list(record.receipts)})
     await connection.execute(
-        images.insert(),
+        _INSERT_IMAGES,
         [
             {
                 "key": image.key,
@@ -115,49 +131,41 @@ async def insert_record(connection: AsyncConnection, record: Record) -> None:
     )
 
 
-async def mark_started(connection: AsyncConnection, record_id: str, started_at: datetime) -> None:
+async def mark_started(connection: Connection, record_id: str, started_at: datetime) -> None:
     """QUEUED becomes PROCESSING."""
-    await connection.execute(
-        update(records)
-        .where(records.c.id == record_id, records.c.status == "QUEUED")
-        .values(status="PROCESSING", started_at=started_at)
-    )
+    await connection.execute(_START, {"of_record": record_id, "status": "PROCESSING", "started_at": started_at})
 
 
-async def finish_record(connection: AsyncConnection, record: Record) -> bool:
+async def finish_record(connection: Connection, record: Record) -> bool:
     """Write how a record ended, once: False when it has ended before (then nothing may be settled).
 
     Pictures that `record` does not name are marked for removal.
     """
-    names = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
-    values: dict[str, Any] = {name: getattr(record, name) for name in names} | {"receipts": list(record.receipts)}
-    statement = update(records).where(records.c.id == record.id, records.c.status.in_(UNFINISHED)).values(values)
-    if (await connection.execute(statement)).rowcount != 1:
+    values: dict[str, Any] = {name: getattr(record, name) for name in _ENDING} | {"receipts": list(record.receipts)}
+    if (await connection.execute(_FINISH, values | {"of_record": record.id})).rowcount != 1:
         return False
     for image in record.images:
-        stored = {"state": "STORED", "bytes": image.bytes}
-        await connection.execute(update(images).where(images.c.key == image.key).values(stored))
+        await connection.execute(_STORE_IMAGE, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})
     if len(record.images) < record.settings["num_outputs"]:
         unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(unused).values(state="DELETING"))
     return True
 
 
-async def find_record(connection: AsyncConnection, team_id: str, record_id: str) -> Record:
+async def find_record(connection: Connection, team_id: str, record_id: str) -> Record:
     """A team's record.
 
     Raises:
         NotFoundError: the team has none with this id.
     """
-    query = select(records).where(records.c.id == record_id, records.c.team_id == team_id, _VISIBLE)
-    found = await _load(connection, query)
+    found = await _load(connection, _FIND, {"of_record": record_id, "of_team": team_id})
     if not found:
         raise NotFoundError("no record has this id")
     return found[0]
 
 
 async def list_records(
-    connection: AsyncConnection,
+    connection: Connection,
     team_id: str,
     limit: int,
     cursor: str | None = None,
@@ -172,27 +180,29 @@ async def list_records(
     query = select(records).where(records.c.team_id == team_id, _VISIBLE, *wanted)
     if cursor is not None:
         created_at, record_id = _read_cursor(cursor)
-        same = and_(records.c.created_at == created_at, records.c.id < record_id)
-        query = query.where(or_(records.c.created_at < created_at, same))
+        # the first condition is what an index can jump to
+        query = query.where(
+            records.c.created_at <= created_at, or_(records.c.created_at < created_at, records.c.id < record_id)
+        )
     found = await _load(connection, query.order_by(records.c.created_at.desc(), records.c.id.desc()).limit(limit + 1))
     page = tuple(found[:limit])
     return RecordPage(page, _write_cursor(page[-1]) if len(found) > limit else None)
 
 
-async def list_used_loras(connection: AsyncConnection, team_id: str) -> list[str]:
+async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
     """The names of the LoRAs that a team's pictures were made with."""
     made = (records.c.team_id == team_id, records.c.status == "SUCCESS")
     names = [select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in (0, 1)]
     return sorted((await connection.execute(union(*names))).scalars())
 
 
-async def list_unfinished(connection: AsyncConnection, instance: str) -> list[Record]:
+async def list_unfinished(connection: Connection, instance: str) -> list[Record]:
     """What a server that was killed has left in between."""
     query = select(records).where(records.c.status.in_(UNFINISHED), records.c.instance == instance)
     return await _load(connection, query)
 
 
-async def change_record(connection: AsyncConnection, team_id: str, record_id: str, **changes: Any) -> Record:
+async def change_record(connection: Connection, team_id: str, record_id: str, **changes: Any) -> Record:
     """Set `rating` or `feedback` of a team's record.
 
     Raises:
@@ -203,24 +213,24 @@ async def change_record(connection: AsyncConnection, team_id: str, record_id: st
     return await find_record(connection, team_id, record_id)
 
 
-async def hide_record(connection: AsyncConnection, record_id: str) -> None:
+async def hide_record(connection: Connection, record_id: str) -> None:
     """Take a finished record out of sight, and mark its pictures for removal."""
     await connection.execute(update(records).where(records.c.id == record_id).values(status="DELETED"))
     await connection.execute(update(images).where(images.c.record_id == record_id).values(state="DELETING"))
 
 
-async def expire_images(connection: AsyncConnection, before: datetime) -> None:
+async def expire_images(connection: Connection, before: datetime) -> None:
     """Mark the pictures made before this moment for removal. Their records stay."""
     old = (images.c.state == "STORED") & (images.c.created_at < before)
     await connection.execute(update(images).where(old).values(state="DELETING"))
 
 
-async def list_removable(connection: AsyncConnection) -> list[str]:
+async def list_removable(connection: Connection) -> list[str]:
     """The keys of pictures that are marked for removal."""
     return list((await connection.execute(select(images.c.key).where(images.c.state == "DELETING"))).scalars())
 
 
-async def forget_images(connection: AsyncConnection, keys: Sequence[str]) -> None:
+async def forget_images(connection: Connection, keys: Sequence[str]) -> None:
     """Drop the rows of removed files, and the hidden records that have no rows left."""
     for start in range(0, len(keys), 500):
         await connection.execute(delete(images).where(images.c.key.in_(keys[start : start + 500])))
@@ -228,22 +238,17 @@ async def forget_images(connection: AsyncConnection, keys: Sequence[str]) -> Non
     await connection.execute(delete(records).where(records.c.status == "DELETED", ~remaining.exists()))
 
 
-async def list_image_keys(connection: AsyncConnection) -> set[str]:
+async def list_image_keys(connection: Connection) -> set[str]:
     """Every key that the database knows."""
     return set((await connection.execute(select(images.c.key))).scalars())
 
 
-async def _load(connection: AsyncConnection, query: Select[Any]) -> list[Record]:
-    rows = (await connection.execute(query)).all()
+async def _load(connection: Connection, query: Select[Any], values: Mapping[str, Any] | None = None) -> list[Record]:
+    rows = (await connection.execute(query, values)).all()
     if not rows:
         return []
-    stored = (
-        select(images)
-        .where(images.c.record_id.in_([row.id for row in rows]), images.c.state != "DELETING")
-        .order_by(images.c.record_id, images.c.output)
-    )
     pictures: dict[str, list[StoredImage]] = {}
-    for image in await connection.execute(stored):
+    for image in await connection.execute(_PICTURES, {"of_records": [row.id for row in rows]}):
         shown = StoredImage(image.key, image.output, image.media_type, image.bytes)
         pictures.setdefault(image.record_id, []).append(shown)
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]

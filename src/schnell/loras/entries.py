@@ -7,9 +7,9 @@ from uuid import uuid4
 
 from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schnell.adapters import CanonicalInfo
+from schnell.database.connection import Connection
 from schnell.database.tables import lora_downloads, loras
 from schnell.errors import ConflictError, NotFoundError
 from schnell.loras.references import is_library_name
@@ -92,7 +92,7 @@ def draft_lora(  # noqa: PLR0913 - what the file says, and what the one who adds
     )
 
 
-async def insert_lora(connection: AsyncConnection, lora: LibraryLora) -> None:
+async def insert_lora(connection: Connection, lora: LibraryLora) -> None:
     """Write a new entry. Raises ConflictError where its owner has one of this name."""
     values = {name: getattr(lora, name) for name in _COLUMNS}
     try:
@@ -106,7 +106,7 @@ def name_taken(name: str) -> ConflictError:
     return ConflictError(f"there is a LoRA called {name!r} already; remove it first, or choose another name")
 
 
-async def list_loras(connection: AsyncConnection, team_id: str | None = None) -> list[LibraryLora]:
+async def list_loras(connection: Connection, team_id: str | None = None) -> list[LibraryLora]:
     """A team's LoRAs and the public ones, by name; without a team, all of them."""
     query = select(loras).order_by(loras.c.name, loras.c.owner.desc())
     if team_id is not None:
@@ -114,13 +114,13 @@ async def list_loras(connection: AsyncConnection, team_id: str | None = None) ->
     return [_to_lora(row) for row in await connection.execute(query)]
 
 
-async def count_loras(connection: AsyncConnection, owner: str) -> int:
+async def count_loras(connection: Connection, owner: str) -> int:
     """How many LoRAs an owner has."""
     query = select(func.count()).select_from(loras).where(loras.c.owner == owner)
     return int((await connection.execute(query)).scalar_one())
 
 
-async def look_up_lora(connection: AsyncConnection, team_id: str, name_or_id: str) -> LibraryLora | None:
+async def look_up_lora(connection: Connection, team_id: str, name_or_id: str) -> LibraryLora | None:
     """The team's LoRA of this name or id, else the public one, else None."""
     if not is_library_name(name_or_id.lower()):
         return None
@@ -134,7 +134,7 @@ async def look_up_lora(connection: AsyncConnection, team_id: str, name_or_id: st
     return None if row is None else _to_lora(row)
 
 
-async def delete_lora(connection: AsyncConnection, owner: str, name_or_id: str) -> LibraryLora:
+async def delete_lora(connection: Connection, owner: str, name_or_id: str) -> LibraryLora:
     """Take an owner's LoRA out of the library. Raises NotFoundError where it has none of this name or id."""
     found = await look_up_lora(connection, owner, name_or_id)
     if found is None or found.owner != owner:
@@ -143,25 +143,25 @@ async def delete_lora(connection: AsyncConnection, owner: str, name_or_id: str) 
     return found
 
 
-async def is_in_library(connection: AsyncConnection, sha256: str) -> bool:
+async def is_in_library(connection: Connection, sha256: str) -> bool:
     """Whether any entry uses this file."""
     query = select(loras.c.id).where(loras.c.sha256 == sha256).limit(1)
     return (await connection.execute(query)).first() is not None
 
 
-async def is_downloaded(connection: AsyncConnection, sha256: str) -> bool:
+async def is_downloaded(connection: Connection, sha256: str) -> bool:
     """Whether any reference led to this file."""
     query = select(lora_downloads.c.reference).where(lora_downloads.c.sha256 == sha256).limit(1)
     return (await connection.execute(query)).first() is not None
 
 
-async def find_download(connection: AsyncConnection, reference: str) -> Download | None:
+async def find_download(connection: Connection, reference: str) -> Download | None:
     """What a reference led to the last time, or None."""
     row = (await connection.execute(select(lora_downloads).where(lora_downloads.c.reference == reference))).first()
     return None if row is None else _to_download(row)
 
 
-async def keep_download(connection: AsyncConnection, reference: str, sha256: str, size: int) -> None:
+async def keep_download(connection: Connection, reference: str, sha256: str, size: int) -> None:
     """Note what a reference led to."""
     moment = datetime.now(UTC)
     await connection.execute(delete(lora_downloads).where(lora_downloads.c.reference == reference))
@@ -174,19 +174,19 @@ def wants_touch(download: Download) -> bool:
     return datetime.now(UTC) - download.used_at > timedelta(seconds=_TOUCH_SECONDS)
 
 
-async def touch_download(connection: AsyncConnection, reference: str) -> None:
+async def touch_download(connection: Connection, reference: str) -> None:
     """Note that a download is used now."""
     statement = update(lora_downloads).where(lora_downloads.c.reference == reference)
     await connection.execute(statement.values(used_at=datetime.now(UTC)))
 
 
-async def list_downloads(connection: AsyncConnection) -> list[Download]:
+async def list_downloads(connection: Connection) -> list[Download]:
     """Every download, the longest unused first."""
     query = select(lora_downloads).order_by(lora_downloads.c.used_at)
     return [_to_download(row) for row in await connection.execute(query)]
 
 
-async def forget_downloads(connection: AsyncConnection, sha256: str) -> None:
+async def forget_downloads(connection: Connection, sha256: str) -> None:
     """Drop every reference to a file."""
     await connection.execute(delete(lora_downloads).where(lora_downloads.c.sha256 == sha256))
 

@@ -201,17 +201,18 @@ class Worker:
             active = self._active.get(key.job_id)
             if active is None or active.future.done():
                 continue
+            drawing = active.drawings[key.index]
             try:
                 with active.watch.timing("decode"):
-                    [picture] = self._engine.decode([self._drawing(key)], active.lane.precision)
+                    [picture] = self._engine.decode([drawing], active.lane.precision)
             except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
                 self._fail(key.job_id, error)
                 continue
-            self._previews.learn(self._drawing(key), picture)
             active.undecoded -= 1
             if active.undecoded == 0:
                 self._leave(self._active.pop(key.job_id))
             self._finisher.submit(active, key.index, picture)
+            self._previews.learn(drawing, picture)
 
     def _tell_positions(self) -> None:
         for position, job_id in enumerate(self._scheduler.waiting_jobs()):

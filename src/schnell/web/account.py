@@ -14,7 +14,7 @@ from schnell.accounts.keys import authenticate
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
 from schnell.web.auth import SECURITY, Reader
-from schnell.web.dialects.onemin_schema import error_answers
+from schnell.web.dialects.onemin_schema import error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 from schnell.web.session import COOKIE, LIFETIME_SECONDS
 
@@ -31,11 +31,49 @@ def _read_day(value: Any) -> Any:
 
 Since = Annotated[date | None, BeforeValidator(_read_day), Query(description="First day, such as 2026-11-01 (UTC).")]
 Until = Annotated[date | None, BeforeValidator(_read_day), Query(description="Last day (UTC).")]
+_TEXT: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer"}
+_USAGE_ROW: Final = object_of(
+    dict.fromkeys(("day", "team", "user", "key"), _TEXT)
+    | dict.fromkeys(("requests", "failed", "pictures", "credits"), _COUNT)
+)
+_EXAMPLE_ROW: Final = UsageRow("2026-11-25", "Default team", "Administrator", "schnell_Xk3fQ9", 12, 1, 11, 11_000)
 USAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "Usage",
-        "content": {"application/json": {"schema": {"type": "object"}}, "text/csv": {"schema": {"type": "string"}}},
+        "content": {
+            "application/json": {
+                "schema": example_of(
+                    object_of({"usage": {"type": "array", "items": _USAGE_ROW}}), {"usage": [asdict(_EXAMPLE_ROW)]}
+                )
+            },
+            "text/csv": {"schema": example_of(_TEXT, write_csv([_EXAMPLE_ROW]))},
+        },
     }
+}
+_WHO_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer(
+        "The caller",
+        example_of(
+            object_of(
+                dict.fromkeys(("teamId", "teamName", "userId", "userName"), _TEXT)
+                | {"role": {"enum": ["ADMIN", "MEMBER"]}, "scopes": {"type": "array", "items": _TEXT}}
+                | dict.fromkeys(("creditLimit", "usedCredit", "teamCreditLimit", "teamUsedCredit"), _COUNT)
+            ),
+            {
+                "teamId": "8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33",
+                "teamName": "Default team",
+                "userId": "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
+                "userName": "Administrator",
+                "role": "ADMIN",
+                "scopes": ["generate", "read", "admin"],
+                "creditLimit": 100_000_000,
+                "usedCredit": 1000,
+                "teamCreditLimit": 100_000_000,
+                "teamUsedCredit": 1000,
+            },
+        ),
+    )
 }
 
 
@@ -43,7 +81,7 @@ class Login(BaseModel):
     """An API key, to be traded for a session cookie."""
 
     model_config = ConfigDict(strict=True)
-    key: Annotated[str, Field(min_length=1, max_length=512)]
+    key: Annotated[str, Field(min_length=1, max_length=512, examples=["schnell_Xk3fQ9…"])]
 
 
 @router.post(
@@ -74,7 +112,7 @@ async def log_out() -> Response:
     return response
 
 
-@router.get("/api/session", summary="Who am I", responses=error_answers(401, 403), dependencies=SECURITY)
+@router.get("/api/session", summary="Who am I", responses=_WHO_ANSWER | error_answers(401, 403), dependencies=SECURITY)
 async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
     """The caller's team, name, scopes and credits."""
     async with services_of(request).database.read() as connection:

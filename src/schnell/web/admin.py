@@ -50,7 +50,7 @@ class _Shown(BaseModel):
 class NewTeam(_Body):
     """A team, with one ADMIN member called `owner`."""
 
-    name: Name
+    name: Annotated[Name, Field(examples=["Design"])]
     credit_limit: Credits = DEFAULT_CREDIT_LIMIT
     budget_window: BudgetWindow = "none"
     owner: Name | None = None
@@ -60,7 +60,7 @@ class TeamChange(_Body):
     """What to change about a team; what is absent stays."""
 
     status: Status | None = None
-    credit_limit: Credits | None = None
+    credit_limit: Annotated[Credits | None, Field(examples=[5_000_000])] = None
     budget_window: BudgetWindow | None = None
     may_disable_safety: bool | None = None
 
@@ -68,7 +68,7 @@ class TeamChange(_Body):
 class NewMember(_Body):
     """A user of a team. The credit limit is the team's if absent."""
 
-    name: Name
+    name: Annotated[Name, Field(examples=["Ada"])]
     role: Role = "MEMBER"
     credit_limit: Credits | None = None
     budget_window: BudgetWindow = "none"
@@ -80,7 +80,7 @@ class MemberChange(_Body):
 
     status: Status | None = None
     role: Role | None = None
-    credit_limit: Credits | None = None
+    credit_limit: Annotated[Credits | None, Field(examples=[100_000])] = None
     budget_window: BudgetWindow | None = None
 
 
@@ -96,10 +96,13 @@ class NewKey(_Body):
     expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)] | None = None
 
 
+_Id = Annotated[str, Field(examples=["8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33"])]
+
+
 class ShownTeam(_Shown):
     """A team."""
 
-    id: str
+    id: _Id
     name: str
     status: Status
     credit_limit: int
@@ -113,7 +116,7 @@ class ShownTeam(_Shown):
 class ShownMember(_Shown):
     """A member."""
 
-    team_id: str
+    team_id: _Id
     user_id: str
     user_name: str
     user_avatar: str | None
@@ -131,7 +134,7 @@ class ShownMember(_Shown):
 class ShownKey(_Shown):
     """A key, without its secret."""
 
-    id: str
+    id: _Id
     team_id: str
     user_id: str
     name: str
@@ -146,7 +149,7 @@ class ShownKey(_Shown):
 class MadeKey(_Shown):
     """A key and its secret, which is shown this once."""
 
-    key: str
+    key: Annotated[str, Field(examples=["schnell_Xk3fQ9…"])]
     details: ShownKey
 
 

@@ -60,7 +60,10 @@ def _middleware(services: Services) -> list[Middleware]:
             allow_origins=list(config.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["API-KEY", "Authorization", "Content-Type", "Idempotency-Key"],
-            expose_headers=["X-Request-Id", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining"],
+            expose_headers=[
+                *("X-Request-Id", "Retry-After", "X-Should-Retry"),
+                *("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"),
+            ],
         )
         layers.insert(1, cors)
     return layers

@@ -1,6 +1,7 @@
 """Is it alive, is it ready, and what has it done?"""
 
 import hmac
+from typing import Final
 
 from fastapi import APIRouter, Request
 from sqlalchemy import text
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from schnell.errors import UnauthorizedError
 from schnell.web.auth import key_in
+from schnell.web.dialects.onemin_schema import error_answers, example_of, json_answer, object_of
 from schnell.web.metrics import CONTENT_TYPE
 from schnell.web.services import services_of
 
@@ -21,7 +23,20 @@ async def healthz() -> str:
     return "ok"
 
 
-@router.get("/readyz", summary="Ready", responses={503: {"description": "Stopping, or without its database"}})
+_READY: Final = object_of({"ready": {"type": "boolean"}, "problem": {"type": ["string", "null"]}})
+
+
+@router.get(
+    "/readyz",
+    summary="Ready",
+    responses={
+        200: json_answer("Generations are accepted", example_of(_READY, {"ready": True, "problem": None})),
+        503: json_answer(
+            "Stopping, or without its database",
+            example_of(_READY, {"ready": False, "problem": "the database does not answer"}),
+        ),
+    },
+)
 async def readyz(request: Request) -> Response:
     """200 when generations are accepted; 503 while the server stops or its database is away."""
     services = services_of(request)
@@ -38,7 +53,7 @@ async def readyz(request: Request) -> Response:
     "/metrics",
     summary="Prometheus metrics",
     response_class=PlainTextResponse,
-    responses={401: {"description": "A token is set, and it is another one"}},
+    responses=error_answers(401),
 )
 async def metrics(request: Request) -> Response:
     """Counters and gauges in Prometheus' text format. With `SCHNELL_METRICS_TOKEN` set, a bearer token is needed."""

@@ -10,6 +10,7 @@ from schnell.errors import ForbiddenError
 from schnell.loras.tokens import SITES, read_site
 from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects.onemin_schema import error_answers
+from schnell.web.lora_schema import SITES_ANSWER
 from schnell.web.services import services_of
 
 router = APIRouter(
@@ -27,7 +28,7 @@ class Token(BaseModel):
     token: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[!-~]+$", examples=["hf_..."])]
 
 
-@router.get("", summary="Sites that LoRAs come from")
+@router.get("", summary="Sites that LoRAs come from", responses=SITES_ANSWER)
 async def list_sites(request: Request, caller: Reader) -> dict[str, Any]:
     """Each site, and whether the team has a token of its own for it."""
     own = await services_of(request).source_tokens.sites_of(caller.team_id)

@@ -16,6 +16,17 @@ from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects.onemin_schema import error_answers
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.lora_previews import draw_preview
+from schnell.web.lora_schema import (
+    ADD_BODY,
+    INSPECT_BODY,
+    LIST_ANSWER,
+    LONGEST_LABEL,
+    LORA_ANSWER,
+    MADE_ANSWER,
+    MOST_WORDS,
+    PREVIEW_ANSWER,
+    REPORT_ANSWER,
+)
 from schnell.web.services import services_of
 
 router = APIRouter(
@@ -26,61 +37,16 @@ router = APIRouter(
 )
 
 _MOST_JSON_BYTES: Final = 65_536
-_MOST_WORDS: Final = 16
-_LONGEST_LABEL: Final = 200
-_WORDS: Final = "Words that wake it, in place of those that the file or its site names."
-_PUBLIC: Final = "Whether every team is to see it; needs a key with the scope admin."
-_LABELS: Final[dict[str, Any]] = {
-    "name": {"type": "string", "description": "Its name in the library."},
-    "licence": {"type": "string", "description": "In place of the one that the file or its site names."},
-}
-_ADD_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["source"],
-                    "properties": {
-                        "source": {"type": "string", "description": "Where to fetch from: owner/name, or a URL."},
-                        **_LABELS,
-                        "triggerWords": {"type": "array", "items": {"type": "string"}, "description": _WORDS},
-                        "public": {"type": "boolean", "description": _PUBLIC},
-                    },
-                }
-            },
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "The LoRA file."},
-                        **_LABELS,
-                        "triggerWords": {"type": "string", "description": f"{_WORDS} Separated by commas."},
-                        "public": {"type": "string", "enum": ["true", "false"], "description": _PUBLIC},
-                    },
-                }
-            },
-        },
-    }
-}
-_INSPECT_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"multipart/form-data": _ADD_BODY["requestBody"]["content"]["multipart/form-data"]},
-    }
-}
 
 
-@router.get("", summary="The LoRAs that you may name")
+@router.get("", summary="The LoRAs that you may name", responses=LIST_ANSWER)
 async def list_all(request: Request, caller: Reader) -> dict[str, Any]:
     """The team's own LoRAs, the public ones, and those that come with the model."""
     found = await services_of(request).loras.list(caller.team_id)
     return {"loras": [_show(lora) for lora in found], "total": len(found)}
 
 
-@router.post("", summary="Add a LoRA", status_code=201, openapi_extra=_ADD_BODY)
+@router.post("", summary="Add a LoRA", status_code=201, openapi_extra=ADD_BODY, responses=MADE_ANSWER)
 async def add(request: Request, caller: Generator) -> JSONResponse:
     """Fetch a LoRA from its source, or take an uploaded file, check it, and put it into the team's library."""
     library = services_of(request).loras
@@ -104,7 +70,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
     return JSONResponse({"lora": _show(lora)}, status_code=201, background=drawing)
 
 
-@router.post("/inspect", summary="What a LoRA file is", openapi_extra=_INSPECT_BODY)
+@router.post("/inspect", summary="What a LoRA file is", openapi_extra=INSPECT_BODY, responses=REPORT_ANSWER)
 async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noqa: ARG001 - asked for its check
     """Layout, model, layers, rank, alpha and trigger words of an uploaded file, or what is wrong with it."""
     if not _is_form(request):
@@ -114,13 +80,15 @@ async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noq
     return {"report": {_camel(name): value for name, value in asdict(report).items()}}
 
 
-@router.get("/{name}", summary="One LoRA")
+@router.get("/{name}", summary="One LoRA", responses=LORA_ANSWER)
 async def show(request: Request, name: str, caller: Reader) -> dict[str, Any]:
     """A LoRA by its name or id."""
     return {"lora": _show(await services_of(request).loras.show(name, caller.team_id))}
 
 
-@router.get("/{name}/preview", summary="A LoRA's preview picture", response_class=FileResponse)
+@router.get(
+    "/{name}/preview", summary="A LoRA's preview picture", response_class=FileResponse, responses=PREVIEW_ANSWER
+)
 async def preview(request: Request, name: str, caller: Reader) -> FileResponse:
     """A WebP picture drawn with the LoRA when it was added; there is none until it is drawn."""
     path = await services_of(request).loras.find_preview(name, caller.team_id)
@@ -150,18 +118,19 @@ def _read_owner(fields: Fields, caller: Caller) -> str:
 
 
 def _read_labels(fields: Fields) -> Labels:
-    words = fields.raw("triggerWords") or []
-    if not isinstance(words, list) or len(words) > _MOST_WORDS or not all(map(_is_label, words)):
-        fields.refuse("triggerWords", f"must be a list of up to {_MOST_WORDS} words of 1-{_LONGEST_LABEL} characters")
+    words = fields.raw("triggerWords")
+    words = [] if words is None else words
+    if not isinstance(words, list) or len(words) > MOST_WORDS or not all(map(_is_label, words)):
+        fields.refuse("triggerWords", f"must be a list of up to {MOST_WORDS} words of 1-{LONGEST_LABEL} characters")
         words = []
     licence = fields.text("licence")
     if licence and not _is_label(licence):
-        fields.refuse("licence", f"must have 1-{_LONGEST_LABEL} printable characters")
+        fields.refuse("licence", f"must have 1-{LONGEST_LABEL} printable characters")
     return Labels(fields.text("name") or None, tuple(words), licence or None)
 
 
 def _is_label(text: object) -> bool:
-    return isinstance(text, str) and 1 <= len(text) <= _LONGEST_LABEL and text.isprintable()
+    return isinstance(text, str) and 1 <= len(text) <= LONGEST_LABEL and text.isprintable()
 
 
 def _read_form(form: FormData) -> dict[str, Any]:

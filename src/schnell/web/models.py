@@ -1,16 +1,42 @@
 """Which models are served."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
 
 from schnell.generations import FEATURE
+from schnell.web.dialects.onemin_schema import example_of, json_answer, object_of
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["generation"])
+_TEXT: Final = {"type": "string"}
+_TEXTS: Final = {"type": "array", "items": _TEXT}
+_MODEL: Final = object_of(
+    dict.fromkeys(("uuid", "modelId", "name", "group", "provider", "status"), _TEXT)
+    | {"features": _TEXTS, "modality": object_of({"INPUT": _TEXTS, "OUTPUT": _TEXTS})}
+)
+_EXAMPLE: Final = {
+    "uuid": "black-forest-labs/flux-schnell-lora",
+    "modelId": "black-forest-labs/flux-schnell-lora",
+    "name": "schnell-mini",
+    "group": "IMAGE",
+    "provider": "black-forest-labs",
+    "status": "ACTIVE",
+    "features": ["IMAGE_GENERATOR"],
+    "modality": {"INPUT": ["text"], "OUTPUT": ["image"]},
+}
+_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer(
+        "The models",
+        example_of(
+            object_of({"models": {"type": "array", "items": _MODEL}, "total": {"type": "integer"}}),
+            {"models": [_EXAMPLE], "total": 1},
+        ),
+    )
+}
 
 
-@router.get("/models", summary="Served models")
+@router.get("/models", summary="Served models", responses=_ANSWER)
 async def list_models(
     request: Request, feature: Annotated[str | None, Query(description="Only models of this feature.")] = None
 ) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def keep_openapi_true(app: FastAPI) -> None:
 
 def allowed_methods(app: FastAPI, path: str) -> set[str]:
     """The methods that the documented routes answer on this path."""
-    found: set[str] = set()
-    for template, operations in app.openapi()["paths"].items():
-        if compile_path(template)[0].match(path):
-            found |= {method.upper() for method in operations if method in _METHODS}
-    return found
+    matches = [each for each in app.openapi()["paths"].items() if compile_path(each[0])[0].match(path)]
+    # a path that is spelt out goes before one with a placeholder
+    fewest = min((template.count("{") for template, _ in matches), default=0)
+    found = (operations for template, operations in matches if template.count("{") == fewest)
+    return {method.upper() for operations in found for method in operations if method in _METHODS}

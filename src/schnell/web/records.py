@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from schnell.accounts.identity import Member
-from schnell.accounts.teams import list_members
+from schnell.accounts.teams import find_members
 from schnell.generations import Quote, Record
 from schnell.web.middleware import add_headers
 from schnell.web.services import MODEL_HEADER, Services, header_text, services_of
@@ -55,7 +55,8 @@ async def describe_records(request: Request, records: Sequence[Record]) -> list[
     members: dict[str, Member] = {}
     if records:
         async with services.database.read() as connection:
-            members = {each.user_id: each for each in await list_members(connection, records[0].team_id)}
+            found = await find_members(connection, records[0].team_id, [record.user_id for record in records])
+            members = {each.user_id: each for each in found}
     return [_ai_record(services, record, members.get(record.user_id)) for record in records]
 
 

