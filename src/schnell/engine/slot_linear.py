@@ -112,7 +112,15 @@ class SlotLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out)."""
-        y = F.linear(x, self.weight, self.bias)
+        return self._with_side_paths(x, F.linear(x, self.weight, self.bias))
+
+    def add_side_paths(self, x: Tensor, y: Tensor) -> None:
+        """Add what the batch's LoRAs do to `x` in place to `y`, this layer's own product, which may be strided."""
+        result = self._with_side_paths(x, y)
+        if result is not y and result.data_ptr() != y.data_ptr():
+            y.copy_(result)
+
+    def _with_side_paths(self, x: Tensor, y: Tensor) -> Tensor:
         routing = self._routing
         if routing.rows_used and (self.down is not None or self.kronecker):
             return self._add_side_paths(x, y, routing)
