@@ -7,6 +7,7 @@ from torch import Tensor
 
 from schnell.benchmarks.result import BenchmarkResult, median_pair
 from schnell.engine.denoise import position_ids
+from schnell.engine.flux_forward import FluxForward
 from schnell.engine.networks import network_class
 from schnell.engine.slot_linear import SlotLinear, SlotRouting, SlotUse, install_slots
 from schnell.spec import Size
@@ -21,11 +22,11 @@ def wide_block() -> BenchmarkResult:
     network, routing = build_blocks(), SlotRouting(torch.device("cpu"))
     layers = install_slots(network, routing, SLOTS)
     _fill_slots(layers)
-    inputs = _inputs()
+    inputs, blocks = _inputs(), FluxForward(network)
 
     def forward(uses: list[list[SlotUse]]) -> None:
         with torch.inference_mode(), routing.using(uses):
-            network(**inputs, return_dict=False)
+            blocks(**inputs)
 
     ours, peer = median_pair(
         lambda: forward([[SlotUse(1 + row, 0.8)] for row in range(ROWS)]), lambda: forward([[]] * ROWS), times=3

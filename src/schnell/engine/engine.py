@@ -16,7 +16,7 @@ from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.flux_forward import FluxForward
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
 from schnell.engine.networks import Networks, load_networks
-from schnell.engine.precision import FLOAT32, Precision, choose_precision
+from schnell.engine.precision import Precision, choose_precision
 from schnell.engine.prompt_cache import PromptCache
 from schnell.engine.receipt import AdapterReceipt, Receipt
 from schnell.engine.safety import SafetyChecker
@@ -138,6 +138,10 @@ class Engine:
         for key, embedding in fresh.items():
             self._prompts.put(key, embedding)
         return [embedding for embedding in found if embedding is not None]
+
+    def forget_prompts(self) -> None:
+        """Empty the cache of prompt embeddings."""
+        self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
     def begin(self, job: Job, prompt: PromptEmbedding, slots: tuple[SlotUse, ...] = ()) -> list[Drawing]:
         """The drawings of a job before their first step, one an output."""

@@ -1,9 +1,9 @@
 """A pass through FLUX's transformer on a CPU, where memory traffic beside the matrix products is what costs.
 
-The same arithmetic over the same modules and weights as diffusers' `FluxTransformer2DModel.forward`, in fewer passes over
-memory: layers with one input are one product (`StackedLinear`), text and image are joined once and not in every block,
-the timestep's signal is activated once, scale, shift and gate are one pass each, and the rotary embedding (Su et al.,
-RoFormer, arXiv:2104.09864) is a complex product with angles that are kept from step to step.
+The same arithmetic over the same modules and weights as diffusers' `FluxTransformer2DModel.forward`, in fewer passes
+over memory: layers with one input are one product (`StackedLinear`), text and image are joined once and not in every
+block, the timestep's signal is activated once, scale, shift and gate are one pass each, and the rotary embedding (Su et
+al., RoFormer, arXiv:2104.09864) is a complex product with angles that are kept from step to step.
 """
 
 import math
@@ -42,7 +42,7 @@ class FluxForward:
         self._ids = torch.empty(0)
         self._rotation = torch.empty(0)
 
-    def __call__(
+    def __call__(  # noqa: PLR0913 - diffusers' form
         self,
         *,
         hidden_states: Tensor,
@@ -60,9 +60,7 @@ class FluxForward:
         image = network.x_embedder(hidden_states)
         signal = F.silu(network.time_text_embed(timestep.to(image.dtype) * 1000, pooled_projections))
         text = network.context_embedder(encoder_hidden_states)
-        for block, image_qkv, text_qkv in zip(
-            network.transformer_blocks, self._image_qkv, self._text_qkv, strict=True
-        ):
+        for block, image_qkv, text_qkv in zip(network.transformer_blocks, self._image_qkv, self._text_qkv, strict=True):
             text, image = _double_block(block, image_qkv, text_qkv, (text, image), signal, rotation)
         joint = torch.cat([text, image], dim=1)
         for block, stacked in zip(network.single_transformer_blocks, self._single_in, strict=True):

@@ -203,10 +203,9 @@ class SlotLinear(nn.Module):
 def _add_low_rank(x: Tensor, y: Tensor, routing: SlotRouting, down: Tensor, up: Tensor) -> Tensor:
     # the factors of a row's LoRAs, one after the other, are those of one LoRA of their ranks' sum
     down_rows = down[routing.slots].flatten(1, 2)  # (rows, adapters*rank, in)
-    scales = routing.scales.to(x.dtype).repeat_interleave(down.shape[1], dim=1)
-    up_rows = up[routing.slots].flatten(1, 2)  # (rows, adapters*rank, out)
+    up_rows = up[routing.slots].mul_(routing.scales.to(x.dtype)[..., None, None]).flatten(1, 2)  # (..., out)
     # in place: `y` was made by the layer's own product just now, and a copy of it costs more than the side path
-    return y.baddbmm_(torch.bmm(x, down_rows.transpose(1, 2)), up_rows * scales.unsqueeze(-1))
+    return y.baddbmm_(torch.bmm(x, down_rows.transpose(1, 2)), up_rows)
 
 
 def install_slots(network: nn.Module, routing: SlotRouting, slot_count: int) -> dict[str, SlotLinear]:

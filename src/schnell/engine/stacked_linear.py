@@ -1,15 +1,13 @@
 """Linear layers that read the same input, multiplied as one."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from schnell.engine.slot_linear import SlotLinear
-
-LinearT = TypeVar("LinearT", nn.Linear, SlotLinear)
 
 
 class StackedLinear:
