@@ -23,8 +23,8 @@ def error_against_diffusers(folder: ModelFolder, precision: Precision, size: Siz
     text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
     prompts = text.encode(["red apple", "green tree"])
     drawings = [begin_drawing(prompt, seed, 4, folder.token_grid(size)) for seed, prompt in enumerate(prompts)]
-    drawings[1:] = denoise_step(networks.transformer, drawings[1:])  # type: ignore[arg-type]
-    theirs = denoise_step(networks.transformer, drawings)  # type: ignore[arg-type]
+    drawings[1:] = denoise_step(networks.transformer, drawings[1:])
+    theirs = denoise_step(networks.transformer, drawings)
     ours = denoise_step(FluxForward(networks.transformer), drawings)
     changes = [(a.latents - b.latents).norm() / b.latents.norm() for a, b in zip(ours, theirs, strict=True)]
     return float(max(changes))

@@ -3,7 +3,6 @@
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from schnell.benchmarks.result import BenchmarkResult, median_pair
 from schnell.engine.denoise import position_ids
@@ -66,7 +65,7 @@ def _fill_slots(layers: dict[str, SlotLinear]) -> None:
                 layer.write_low_rank(slot, torch.randn(RANK, layer.in_features), torch.randn(layer.out_features, RANK))
 
 
-def _inputs() -> dict[str, Tensor]:
+def _inputs() -> dict[str, Any]:
     return {
         "hidden_states": torch.randn(ROWS, GRID.width * GRID.height, 64),
         "encoder_hidden_states": torch.randn(ROWS, TEXT_TOKENS, 4096),

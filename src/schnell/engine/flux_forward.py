@@ -28,17 +28,11 @@ class FluxForward:
 
     def __init__(self, network: nn.Module) -> None:
         self._network: Any = network
-        self._image_qkv = [
-            StackedLinear([b.attn.to_q, b.attn.to_k, b.attn.to_v]) for b in self._network.transformer_blocks
-        ]
-        self._text_qkv = [
-            StackedLinear([b.attn.add_q_proj, b.attn.add_k_proj, b.attn.add_v_proj])
-            for b in self._network.transformer_blocks
-        ]
-        self._single_in = [
-            StackedLinear([b.attn.to_q, b.attn.to_k, b.attn.to_v, b.proj_mlp])
-            for b in self._network.single_transformer_blocks
-        ]
+        blocks: Any = network.transformer_blocks
+        single_blocks: Any = network.single_transformer_blocks
+        self._image_qkv = [StackedLinear([b.attn.to_q, b.attn.to_k, b.attn.to_v]) for b in blocks]
+        self._text_qkv = [StackedLinear([b.attn.add_q_proj, b.attn.add_k_proj, b.attn.add_v_proj]) for b in blocks]
+        self._single_in = [StackedLinear([b.attn.to_q, b.attn.to_k, b.attn.to_v, b.proj_mlp]) for b in single_blocks]
         self._ids = torch.empty(0)
         self._rotation = torch.empty(0)
 
@@ -123,7 +117,7 @@ def _single_block(block: Any, stacked: StackedLinear, x: Tensor, signal: Tensor,
     attn = block.attn
     shift, scale, gate = block.norm.linear(signal).unsqueeze(1).chunk(3, dim=-1)
     projected = stacked(_modulated(x, scale, shift))
-    qkv, hidden = projected.split([3 * attn.inner_dim, block.mlp_hidden_dim], dim=-1)
+    qkv, hidden = projected[..., : 3 * attn.inner_dim], projected[..., 3 * attn.inner_dim :]
     joined = x.new_empty(*x.shape[:2], attn.inner_dim + block.mlp_hidden_dim)
     _attend(qkv, joined[..., : attn.inner_dim], _norm_weights(attn.norm_q, attn.norm_k), rotation, attn)
     gelu_into(hidden, joined[..., attn.inner_dim :])
@@ -141,7 +135,7 @@ def _norm_weights(of_query: nn.RMSNorm, of_key: nn.RMSNorm) -> Tensor:
 
 def _attend(qkv: Tensor, out: Tensor, weights: Tensor, rotation: Tensor, attn: Any) -> None:
     """Joint attention of queries, keys and values (rows, tokens, 3*width) into `out` (rows, tokens, width)."""
-    heads = qkv.unflatten(-1, (3, -1, attn.head_dim))
+    heads = qkv.view(*qkv.shape[:2], 3, -1, attn.head_dim)
     turned = _normalised_and_turned(heads[:, :, :2], weights, rotation, attn.norm_q.eps).to(qkv.dtype)
     query, key, value = (part.transpose(1, 2) for part in (turned[:, :, 0], turned[:, :, 1], heads[:, :, 2]))
     if qkv.dtype == torch.bfloat16 and qkv.shape[1] <= _LONGEST_PLAIN_ATTENTION:
@@ -149,7 +143,7 @@ def _attend(qkv: Tensor, out: Tensor, weights: Tensor, rotation: Tensor, attn: A
         mixed = torch.matmul(scores.softmax(-1), value)
     else:
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-    out.unflatten(-1, (-1, attn.head_dim)).copy_(mixed.transpose(1, 2))
+    out.view(*out.shape[:2], -1, attn.head_dim).copy_(mixed.transpose(1, 2))
 
 
 def _normalised_and_turned(heads: Tensor, weights: Tensor, rotation: Tensor, eps: float) -> Tensor:
@@ -162,8 +156,8 @@ def _normalised_and_turned(heads: Tensor, weights: Tensor, rotation: Tensor, eps
     mean_square = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_().div_(width)
     inverse = mean_square.add_(eps).rsqrt_()
     inverse[:, :, 0].mul_(width**-0.5)
-    turned = (exact * inverse).mul_(weights)
-    torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rotation)
+    turned: Tensor = (exact * inverse).mul_(weights)
+    torch.view_as_complex(turned.view(*turned.shape[:-1], -1, 2)).mul_(rotation)
     return turned
 
 
@@ -174,7 +168,8 @@ def gelu_into(x: Tensor, out: Tensor) -> None:
     tanh is exact to the last bit. In float32 whatever the inputs are, chunk by chunk so that it stays in the cache.
     """
     rows = max(1, _GELU_CHUNK // x.shape[-1])
-    for part, target in zip(x.flatten(0, -2).split(rows), out.flatten(0, -2).split(rows), strict=True):
+    parts, targets = torch.split(x.flatten(0, -2), rows), torch.split(out.flatten(0, -2), rows)
+    for part, target in zip(parts, targets, strict=True):
         exact = part.float()
         signal = exact.square().mul_(_GELU_CUBIC).add_(_GELU_LINEAR).mul_(exact).sigmoid_()
         torch.mul(exact, signal, out=signal)

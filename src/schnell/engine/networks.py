@@ -92,24 +92,51 @@ def _network_classes() -> dict[str, Any]:
     with _without_compiler():
         import diffusers.utils
 
-    with _networks_alone(diffusers.utils.import_utils), _bare_packages(_SIBLING_PACKAGES):
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-        from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+        with (
+            _absent("transformers"),
+            _networks_alone(diffusers.utils.import_utils),
+            _bare_packages(_SIBLING_PACKAGES),
+        ):
+            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+            from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     return {"transformer": FluxTransformer2DModel, "vae": AutoencoderKL}
 
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Let diffusers load without torch's compiler (a second and a half), as it does where that cannot be imported."""
-    absent = "torch._dynamo" not in sys.modules
-    if absent:
-        sys.modules["torch._dynamo"] = None  # type: ignore[assignment]  # Python's own mark of "not to be imported"
+    """Let diffusers load without torch's compiler (a second and a half), as it does where that cannot be imported.
+
+    Its step caches, which we do not use, are then not marked as out of the compiler's bounds.
+    """
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    compiler: Any = torch.compiler
+    disable = compiler.disable
+    compiler.disable = _left_as_it_is
+    try:
+        with _absent("torch._dynamo"):
+            yield
+    finally:
+        compiler.disable = disable
+
+
+def _left_as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
+    return _left_as_it_is if function is None else function
+
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Let a package that is not loaded yet look as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # Python's own mark of what must not be imported
     try:
         yield
     finally:
-        if absent:
-            del sys.modules["torch._dynamo"]
+        del sys.modules[name]
 
 
 @contextmanager

@@ -40,7 +40,8 @@ class ClipText(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """The state at each row's end of text."""
-        states = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"].weight[: ids.shape[1]]
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        states = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"](positions)
         layers: Any = self.encoder["layers"]
         for layer in layers:
             states = layer(states)
@@ -70,7 +71,8 @@ class _ClipLayer(nn.Module):
         query, key, value = (_split_heads(attn[f"{part}_proj"](normed), self._heads) for part in ("q", "k", "v"))
         x = x + attn["out_proj"](_join_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True)))
         hidden = self._activate(self.mlp["fc1"](self.layer_norm2(x)))
-        return x + self.mlp["fc2"](hidden)
+        out: Tensor = x + self.mlp["fc2"](hidden)
+        return out
 
 
 class T5Encoder(nn.Module):
@@ -109,7 +111,8 @@ class T5Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x` (..., width), normalised."""
         scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self._epsilon)
-        return self.weight * (x * scale).to(self.weight.dtype)
+        normed: Tensor = self.weight * (x * scale).to(self.weight.dtype)
+        return normed
 
 
 class _T5Attention(nn.Module):
@@ -131,7 +134,8 @@ class _T5Attention(nn.Module):
         query, key, value = (_split_heads(attn[part](normed), self._heads) for part in "qkv")
         # T5 folds the scale into its weights
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=1.0)
-        return x + attn["o"](_join_heads(mixed))
+        out: Tensor = x + attn["o"](_join_heads(mixed))
+        return out
 
 
 class _T5FeedForward(nn.Module):
@@ -152,7 +156,8 @@ class _T5FeedForward(nn.Module):
             hidden = self._activate(dense["wi_0"](normed)) * dense["wi_1"](normed)
         else:
             hidden = self._activate(dense["wi"](normed))
-        return x + dense["wo"](hidden)
+        out: Tensor = x + dense["wo"](hidden)
+        return out
 
 
 class _T5Block(nn.Module):
@@ -181,7 +186,7 @@ def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def _join_heads(x: Tensor) -> Tensor:
