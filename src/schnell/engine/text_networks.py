@@ -29,8 +29,8 @@ class ClipText(nn.Module):
         width, epsilon = config["hidden_size"], config["layer_norm_eps"]
         self.embeddings = nn.ModuleDict(
             {
-                "token_embedding": nn.Embedding(config["vocab_size"], width),
-                "position_embedding": nn.Embedding(config["max_position_embeddings"], width),
+                "token_embedding": _embedding(config["vocab_size"], width),
+                "position_embedding": _embedding(config["max_position_embeddings"], width),
             }
         )
         layers = [_ClipLayer(config) for _ in range(config["num_hidden_layers"])]
@@ -80,7 +80,7 @@ class T5Encoder(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.shared = nn.Embedding(config["vocab_size"], config["d_model"])
+        self.shared = _embedding(config["vocab_size"], config["d_model"])
         blocks = [_T5Block(config, has_bias=index == 0) for index in range(config["num_layers"])]
         norm = T5Norm(config["d_model"], config["layer_norm_epsilon"])
         self.encoder = nn.ModuleDict({"block": nn.ModuleList(blocks), "final_layer_norm": norm})
@@ -122,7 +122,7 @@ class _T5Attention(nn.Module):
         layers: dict[str, nn.Module] = {part: nn.Linear(config["d_model"], inner, bias=False) for part in "qkv"}
         layers["o"] = nn.Linear(inner, config["d_model"], bias=False)
         if has_bias:
-            layers["relative_attention_bias"] = nn.Embedding(
+            layers["relative_attention_bias"] = _embedding(
                 config["relative_attention_num_buckets"], config["num_heads"]
             )
         self.SelfAttention = nn.ModuleDict(layers)
@@ -183,6 +183,11 @@ def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
     growth = torch.log(distance.clamp(min=1).float() / exact) / math.log(farthest / exact)
     far = (exact + (growth * (half - exact)).long()).clamp(max=half - 1)
     return (way > 0).long() * half + torch.where(distance < exact, distance, far)
+
+
+def _embedding(count: int, width: int) -> nn.Embedding:
+    # without torch's random start, which would load its compiler for a tensor that has no data yet
+    return nn.Embedding(count, width, _weight=torch.empty(count, width))
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
