@@ -1,6 +1,6 @@
 """Many clients, many LoRAs, one engine: throughput against a loop over diffusers' pipeline."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,17 +12,20 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
 from schnell.adapters import convert_adapter
 from schnell.benchmarks.peers import draw_with_pipeline, load_peft_adapters, stock_pipeline
 from schnell.benchmarks.result import BenchmarkResult, median_pair, seconds_of
 from schnell.benchmarks.single import begin, make_job, psnr
 from schnell.bootstrap import build_engine
-from schnell.engine.engine import Engine
-from schnell.engine.precision import FLOAT32
+from schnell.engine.denoise import Drawing, denoise_step
+from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.flux_forward import FluxForward
+from schnell.engine.networks import load_network
+from schnell.engine.precision import FLOAT32, Precision
 from schnell.engine.slot_linear import SlotLinear
 from schnell.engine.stopwatch import Stopwatch
+from schnell.engine.text import PromptEmbedding
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.scheduler import Scheduler
@@ -36,6 +39,22 @@ class DrawnSizeEngine(Engine):
     """The engine up to the picture in memory at drawn size: where the peer stops too."""
 
     pictures: dict[int, Image.Image]
+    watch: Stopwatch
+
+    def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
+        """As the engine does, timed."""
+        with self.watch.timing("text"):
+            return super().encode_prompts(requests, precision)
+
+    def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
+        """As the engine does, timed."""
+        with self.watch.timing("denoise"):
+            return super().step(drawings, precision)
+
+    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+        """As the engine does, timed."""
+        with self.watch.timing("decode"):
+            return super().decode(drawings, precision)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:  # noqa: ARG002  # the engine's form
         """Keep the picture; no resampling, no check, no file."""
@@ -52,33 +71,67 @@ class LoraFile:
 
 
 def mixed_loras(megapixels: str) -> BenchmarkResult:
-    """64 requests of 16 clients over 16 LoRAs: ours against `set_adapters` and the pipeline, request by request."""
+    """64 requests of 16 clients over 16 LoRAs: ours against `set_adapters` and the pipeline, request by request.
+
+    In the arithmetic that `go_fast` takes here, on both sides; in float32 too, on both sides, among the details.
+    """
     with TemporaryDirectory() as scratch:
         engine = drawn_size_engine()
         files = write_loras(engine, Path(scratch), LORAS)
-        jobs = [_job(i, files[i % LORAS].use, megapixels) for i in range(REQUESTS)]
-        plain = [replace(job, id=f"plain-{job.seed}", adapters=()) for job in jobs]
-        pipeline = stock_pipeline(engine.folder, FLOAT32.dtype)
-        load_peft_adapters(pipeline, [file.peer for file in files])
-        theirs: dict[int, Image.Image] = {}
-        serve_all(engine, jobs[:CLIENTS])
-        ours = seconds_of(lambda: serve_all(engine, jobs))
-        drawn = dict(engine.pictures)
-        without = seconds_of(lambda: serve_all(engine, plain))
-        peer = seconds_of(lambda: theirs.update(_run_peer(pipeline, engine, jobs, files)))
+        fast = engine.precision_for(go_fast=True)
+        main = _mix(engine, files, megapixels, fast)
+        exact = main if fast == FLOAT32 else _mix(engine, files, megapixels, FLOAT32)
     return BenchmarkResult(
-        ours=REQUESTS / ours,
+        ours=REQUESTS / main.ours,
         unit="images/s",
         ours_is=f"{CLIENTS} clients, {LORAS} LoRAs of rank {RANK} on all attention and MLP linears, {megapixels} MP",
-        peer=REQUESTS / peer,
+        peer=REQUESTS / main.peer,
         peer_is="FluxPipeline with all adapters preloaded, set_adapters per request, inference_mode",
-        ratio=peer / ours,
-        details={
-            "without_lora_images_s": REQUESTS / without,
-            "share_of_without_lora": without / ours,
-            "worst_psnr_db": min(psnr(drawn[seed], theirs[seed]) for seed in theirs),
-        },
+        ratio=main.peer / main.ours,
+        details={"both_sides_in": fast.name, **main.to_json(), "float32": exact.to_json()},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MixTimes:
+    """Seconds for the mix on our side, the peer's, and ours without LoRA; how like the pictures are; where ours go."""
+
+    ours: float
+    peer: float
+    plain: float
+    worst_psnr_db: float
+    stages: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Rates and ratios. The largest stage is what limits us."""
+        return {
+            "ratio": self.peer / self.ours,
+            "images_s": REQUESTS / self.ours,
+            "without_lora_images_s": REQUESTS / self.plain,
+            "share_of_without_lora": self.plain / self.ours,
+            "worst_psnr_db": self.worst_psnr_db,
+            "share_of_time": {stage: round(seconds / self.ours, 3) for stage, seconds in self.stages.items()},
+            "limited_by": max(self.stages, key=lambda stage: self.stages[stage]),
+        }
+
+
+def _mix(engine: DrawnSizeEngine, files: Sequence[LoraFile], megapixels: str, precision: Precision) -> MixTimes:
+    go_fast = precision != FLOAT32
+    jobs = [_job(i, files[i % LORAS].use, megapixels, go_fast=go_fast) for i in range(REQUESTS)]
+    plain = [replace(job, id=f"plain-{job.seed}", adapters=()) for job in jobs]
+    pipeline = stock_pipeline(engine.folder, precision.dtype)
+    load_peft_adapters(pipeline, [file.peer for file in files])
+    theirs: dict[int, Image.Image] = {}
+    serve_all(engine, jobs[:CLIENTS])
+    _run_peer(pipeline, engine, jobs[:1], files)
+    engine.forget_prompts()
+    engine.watch = Stopwatch()
+    ours = seconds_of(lambda: serve_all(engine, jobs))
+    drawn, stages = dict(engine.pictures), dict(engine.watch.seconds)
+    peer = seconds_of(lambda: theirs.update(_run_peer(pipeline, engine, jobs, files)))
+    engine.forget_prompts()
+    without = seconds_of(lambda: serve_all(engine, plain))
+    return MixTimes(ours, peer, without, min(psnr(drawn[seed], theirs[seed]) for seed in theirs), stages)
 
 
 def lora_switch() -> BenchmarkResult:
@@ -103,11 +156,10 @@ def lora_switch() -> BenchmarkResult:
 
 def slots_installed() -> BenchmarkResult:
     """A step without any LoRA, with slots in every layer, against the same network without slots."""
-    bare, slotted = build_engine(DEFAULT_MODEL, safety=False), build_engine(DEFAULT_MODEL, safety=False)
-    jobs = [make_job(seed=seed, megapixels="0.25") for seed in range(8)]
-    bare_rows, slotted_rows = begin(bare, jobs, FLOAT32), begin(slotted, jobs, FLOAT32)
-    _remove_slots(bare)
-    ours, peer = median_pair(lambda: slotted.step(slotted_rows, FLOAT32), lambda: bare.step(bare_rows, FLOAT32), 21)
+    engine = build_engine(DEFAULT_MODEL, safety=False)
+    rows = begin(engine, [make_job(seed=seed, megapixels="0.25") for seed in range(8)], FLOAT32)
+    bare = FluxForward(load_network(engine.folder.path, "transformer", FLOAT32, engine.device))
+    ours, peer = median_pair(lambda: engine.step(rows, FLOAT32), lambda: denoise_step(bare, rows), 21)
     return BenchmarkResult(
         ours=8 / ours,
         unit="rows/s",
@@ -122,7 +174,7 @@ def drawn_size_engine() -> DrawnSizeEngine:
     """The embedded model's engine, stopping at drawn size."""
     folder = build_engine(DEFAULT_MODEL, safety=False).folder
     engine = DrawnSizeEngine(folder, torch.device("cpu"))
-    engine.pictures = {}
+    engine.pictures, engine.watch = {}, Stopwatch()
     engine.load(FLOAT32)
     return engine
 
@@ -154,9 +206,9 @@ def _write_lora(layers: dict[str, SlotLinear], folder: Path, index: int) -> Lora
     return LoraFile(path, AdapterUse(path.stem, converted.sha256, converted.path, SCALE))
 
 
-def _job(index: int, use: AdapterUse, megapixels: str) -> Job:
+def _job(index: int, use: AdapterUse, megapixels: str, *, go_fast: bool = False) -> Job:
     names = ("red apple", "green tree", "blue car", "yellow sun", "white cat", "pink flower", "brown bear", "black hat")
-    job = make_job(f"{names[index % len(names)]} number {index}", index, megapixels=megapixels, go_fast=False)
+    job = make_job(f"{names[index % len(names)]} number {index}", index, megapixels=megapixels, go_fast=go_fast)
     return replace(job, adapters=(use,))
 
 
@@ -219,13 +271,3 @@ def _peer_switch_seconds(engine: Engine, files: Sequence[LoraFile]) -> tuple[flo
         load_peft_adapters(pipeline, [files[0].peer])
 
     return median(switches), median(seconds_of(reload) for _ in range(3))
-
-
-def _remove_slots(engine: Engine) -> None:
-    network = engine.network("transformer", FLOAT32)
-    for path, layer in list(network.named_modules()):
-        if isinstance(layer, SlotLinear):
-            plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
-            plain.weight, plain.bias = layer.weight, layer.bias
-            parent, _, name = path.rpartition(".")
-            setattr(network.get_submodule(parent), name, plain)

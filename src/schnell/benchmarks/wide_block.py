@@ -3,10 +3,10 @@
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from schnell.benchmarks.result import BenchmarkResult, median_pair
 from schnell.engine.denoise import position_ids
+from schnell.engine.flux_forward import FluxForward
 from schnell.engine.networks import network_class
 from schnell.engine.slot_linear import SlotLinear, SlotRouting, SlotUse, install_slots
 from schnell.spec import Size
@@ -21,11 +21,11 @@ def wide_block() -> BenchmarkResult:
     network, routing = build_blocks(), SlotRouting(torch.device("cpu"))
     layers = install_slots(network, routing, SLOTS)
     _fill_slots(layers)
-    inputs = _inputs()
+    inputs, blocks = _inputs(), FluxForward(network)
 
     def forward(uses: list[list[SlotUse]]) -> None:
         with torch.inference_mode(), routing.using(uses):
-            network(**inputs, return_dict=False)
+            blocks(**inputs)
 
     ours, peer = median_pair(
         lambda: forward([[SlotUse(1 + row, 0.8)] for row in range(ROWS)]), lambda: forward([[]] * ROWS), times=3
@@ -65,7 +65,7 @@ def _fill_slots(layers: dict[str, SlotLinear]) -> None:
                 layer.write_low_rank(slot, torch.randn(RANK, layer.in_features), torch.randn(layer.out_features, RANK))
 
 
-def _inputs() -> dict[str, Tensor]:
+def _inputs() -> dict[str, Any]:
     return {
         "hidden_states": torch.randn(ROWS, GRID.width * GRID.height, 64),
         "encoder_hidden_states": torch.randn(ROWS, TEXT_TOKENS, 4096),

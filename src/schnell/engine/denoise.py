@@ -4,11 +4,11 @@ Sources: Liu et al., "Flow Straight and Fast" (arXiv:2209.03003); Esser et al., 
 (arXiv:2403.03206); the FLUX.1 [schnell] model card for its schedule (no shift, no guidance, 1-4 steps).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from schnell.engine.slot_linear import SlotUse
 from schnell.engine.text import PromptEmbedding
@@ -88,13 +88,13 @@ def position_ids(grid: Size, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def denoise_step(transformer: nn.Module, drawings: Sequence[Drawing]) -> list[Drawing]:
+def denoise_step(transformer: Callable[..., tuple[Tensor, ...]], drawings: Sequence[Drawing]) -> list[Drawing]:
     """Take every picture one step further. They may differ in everything but the token grid."""
     velocities = predict_velocity(transformer, drawings)
     return [_euler_step(drawing, velocity) for drawing, velocity in zip(drawings, velocities, strict=True)]
 
 
-def predict_velocity(transformer: nn.Module, drawings: Sequence[Drawing]) -> Tensor:
+def predict_velocity(transformer: Callable[..., tuple[Tensor, ...]], drawings: Sequence[Drawing]) -> Tensor:
     """(batch, tokens, channels) in float32: the direction from picture to noise at each drawing's own timestep."""
     grid = drawings[0].grid
     states = torch.stack([drawing.prompt.states for drawing in drawings])

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from schnell.engine.adapter_slots import AdapterSlots
-from schnell.engine.attention import ComplexRotaryAttention
 from schnell.engine.decode import decode_latents, fit_to_size
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
+from schnell.engine.flux_forward import FluxForward
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
 from schnell.engine.networks import Networks, load_networks
-from schnell.engine.precision import FLOAT32, Precision, choose_precision
+from schnell.engine.precision import Precision, choose_precision
 from schnell.engine.prompt_cache import PromptCache
 from schnell.engine.receipt import AdapterReceipt, Receipt
 from schnell.engine.safety import SafetyChecker
@@ -48,11 +48,9 @@ class LoadedModel:
 
     def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int, adapter_bytes: int) -> None:
         device = next(networks.transformer.parameters()).device
-        if device.type == "cpu" and networks.precision == FLOAT32:
-            # oneDNN's float32 convolutions take channels-last tensors as they are: a third off the decoder's time
+        if device.type == "cpu":
+            # oneDNN's convolutions take channels-last tensors as they are: a quarter off the decoder's time
             networks.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types leave it out
-            set_processor: Any = networks.transformer.set_attn_processor
-            set_processor(ComplexRotaryAttention())
         self.networks = networks
         self.routing = SlotRouting(device)
         parts = {"transformer": networks.transformer, "text_encoder": networks.clip, "text_encoder_2": networks.t5}
@@ -62,6 +60,7 @@ class LoadedModel:
             for path, layer in install_slots(network, self.routing, slot_count).items()
         }
         self.slots = AdapterSlots(layers, slot_count, adapter_bytes)
+        self.velocity: Any = FluxForward(networks.transformer) if device.type == "cpu" else networks.transformer
         self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
 
     def text_adapters(self, request: PromptRequest) -> tuple[tuple[str, float], ...]:
@@ -140,6 +139,10 @@ class Engine:
             self._prompts.put(key, embedding)
         return [embedding for embedding in found if embedding is not None]
 
+    def forget_prompts(self) -> None:
+        """Empty the cache of prompt embeddings."""
+        self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
+
     def begin(self, job: Job, prompt: PromptEmbedding, slots: tuple[SlotUse, ...] = ()) -> list[Drawing]:
         """The drawings of a job before their first step, one an output."""
         grid = self.folder.token_grid(job.spec.size)
@@ -150,7 +153,7 @@ class Engine:
         """Take drawings of one token grid a step further, whatever their prompts, seeds, timesteps and LoRAs."""
         part = self._part(precision)
         with part.routing.using([drawing.slots for drawing in drawings]):
-            return denoise_step(part.networks.transformer, drawings)
+            return denoise_step(part.velocity, drawings)
 
     def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
         """Pictures, at drawn size, of finished drawings of one token grid.

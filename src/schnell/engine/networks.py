@@ -1,8 +1,9 @@
 """Loading the four networks of a FLUX model, and nothing else of diffusers."""
 
 import importlib.util
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,17 @@ from types import ModuleType
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from schnell.engine.precision import Precision
+from schnell.engine.text_networks import ClipText, T5Encoder
 from schnell.errors import ModelFolderError
 
 _SIBLING_PACKAGES: Final = ("diffusers.models.transformers", "diffusers.models.autoencoders")
+_LOADERS: Final = "diffusers.loaders"
+_TEXT_NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {"text_encoder": ClipText, "text_encoder_2": T5Encoder}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +56,87 @@ def load_network(folder: Path, part: str, precision: Precision, device: torch.de
     Raises:
         ModelFolderError: a weight file is missing or does not fit its configuration.
     """
-    # diffusers and transformers both take `dtype`; the one or the other warns about anything else
-    options: dict[str, Any] = {"dtype": precision.dtype, "local_files_only": True, "low_cpu_mem_usage": True}
     try:
-        loaded: nn.Module = network_class(part).from_pretrained(folder / part, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+        if part in _TEXT_NETWORKS:
+            loaded = _load_text_network(folder / part, _TEXT_NETWORKS[part], precision)
+        else:
+            options: dict[str, Any] = {"dtype": precision.dtype, "local_files_only": True}
+            loaded = network_class(part).from_pretrained(folder / part, **options, low_cpu_mem_usage=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
     return loaded.to(device).eval().requires_grad_(requires_grad=False)
 
 
+def _load_text_network(folder: Path, network: Callable[[Any], nn.Module], precision: Precision) -> nn.Module:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    with torch.device("meta"):
+        empty = network(config)
+    wanted = set(empty.state_dict())
+    # older files say `text_model.` before CLIP's names; what else they hold (position ids, a twin of T5's embedding)
+    # is no parameter of the network
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, tensor in load_file(file).items():
+            if (bare := name.removeprefix("text_model.")) in wanted:
+                found[bare] = tensor.to(precision.dtype)
+    empty.load_state_dict(found, assign=True)
+    return empty
+
+
 def network_class(part: str) -> Any:
-    """The class of one network: `transformer`, `vae`, `text_encoder` or `text_encoder_2`."""
+    """The class of one of diffusers' networks: `transformer` or `vae`."""
     return _network_classes()[part]
 
 
 def _network_classes() -> dict[str, Any]:
-    import diffusers.utils
+    with _without_compiler():
+        import diffusers.utils
 
-    with _without_peft(diffusers.utils.import_utils), _bare_packages(_SIBLING_PACKAGES):
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-        from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-    from transformers.models.clip.modeling_clip import CLIPTextModel
-    from transformers.models.t5.modeling_t5 import T5EncoderModel
-    from transformers.utils import logging
+        with (
+            _absent("transformers"),
+            _networks_alone(diffusers.utils.import_utils),
+            _bare_packages(_SIBLING_PACKAGES),
+        ):
+            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+            from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
-    logging.disable_progress_bar()  # the commands show their own
+    return {"transformer": FluxTransformer2DModel, "vae": AutoencoderKL}
 
-    return {
-        "text_encoder": CLIPTextModel,
-        "text_encoder_2": T5EncoderModel,
-        "transformer": FluxTransformer2DModel,
-        "vae": AutoencoderKL,
-    }
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Let diffusers load without torch's compiler (a second and a half), as it does where that cannot be imported.
+
+    Its step caches, which we do not use, are then not marked as out of the compiler's bounds.
+    """
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    compiler: Any = torch.compiler
+    disable = compiler.disable
+    compiler.disable = _left_as_it_is
+    try:
+        with _absent("torch._dynamo"):
+            yield
+    finally:
+        compiler.disable = disable
+
+
+def _left_as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
+    return _left_as_it_is if function is None else function
+
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Let a package that is not loaded yet look as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # Python's own mark of what must not be imported
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextmanager
@@ -111,11 +166,20 @@ def _bare_package(name: str) -> ModuleType:
 
 
 @contextmanager
-def _without_peft(import_utils: Any) -> Iterator[None]:
-    """Let diffusers' networks load without peft (another second): LoRAs run in our own slots."""
-    known = import_utils._peft_available
-    import_utils._peft_available = False
+def _networks_alone(import_utils: Any) -> Iterator[None]:
+    """Let diffusers' networks load without peft and transformers (two seconds): LoRAs and text encoders are ours.
+
+    What of diffusers loads LoRAs would remember that these were missing; it is forgotten afterwards, so that anyone who
+    wants it gets it whole.
+    """
+    loaders_are_new = _LOADERS not in sys.modules
+    known = (import_utils._peft_available, import_utils._transformers_available)
+    import_utils._peft_available = import_utils._transformers_available = False
     try:
         yield
     finally:
-        import_utils._peft_available = known
+        import_utils._peft_available, import_utils._transformers_available = known
+        if loaders_are_new:
+            for name in [name for name in sys.modules if name == _LOADERS or name.startswith(_LOADERS + ".")]:
+                del sys.modules[name]
+            vars(sys.modules["diffusers"]).pop("loaders", None)

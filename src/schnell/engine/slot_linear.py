@@ -112,7 +112,15 @@ class SlotLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out)."""
-        y = F.linear(x, self.weight, self.bias)
+        return self._with_side_paths(x, F.linear(x, self.weight, self.bias))
+
+    def add_side_paths(self, x: Tensor, y: Tensor) -> None:
+        """Add what the batch's LoRAs do to `x` in place to `y`, this layer's own product, which may be strided."""
+        result = self._with_side_paths(x, y)
+        if result is not y and result.data_ptr() != y.data_ptr():
+            y.copy_(result)
+
+    def _with_side_paths(self, x: Tensor, y: Tensor) -> Tensor:
         routing = self._routing
         if routing.rows_used and (self.down is not None or self.kronecker):
             return self._add_side_paths(x, y, routing)
@@ -195,10 +203,9 @@ class SlotLinear(nn.Module):
 def _add_low_rank(x: Tensor, y: Tensor, routing: SlotRouting, down: Tensor, up: Tensor) -> Tensor:
     # the factors of a row's LoRAs, one after the other, are those of one LoRA of their ranks' sum
     down_rows = down[routing.slots].flatten(1, 2)  # (rows, adapters*rank, in)
-    scales = routing.scales.to(x.dtype).repeat_interleave(down.shape[1], dim=1)
-    up_rows = up[routing.slots].flatten(1, 2)  # (rows, adapters*rank, out)
+    up_rows = up[routing.slots].mul_(routing.scales.to(x.dtype)[..., None, None]).flatten(1, 2)  # (..., out)
     # in place: `y` was made by the layer's own product just now, and a copy of it costs more than the side path
-    return y.baddbmm_(torch.bmm(x, down_rows.transpose(1, 2)), up_rows * scales.unsqueeze(-1))
+    return y.baddbmm_(torch.bmm(x, down_rows.transpose(1, 2)), up_rows)
 
 
 def install_slots(network: nn.Module, routing: SlotRouting, slot_count: int) -> dict[str, SlotLinear]:

@@ -73,8 +73,8 @@ class TextEncoder:
         device = next(self._clip.parameters()).device
         clip_tokens = self._clip_tokenizer.tokenize(prompts)
         t5_tokens = self._t5_tokenizer.tokenize(prompts)
-        pooled = self._clip(input_ids=clip_tokens.ids.to(device)).pooler_output
-        states = self._t5(input_ids=t5_tokens.ids.to(device))[0]
+        pooled = self._clip(clip_tokens.ids.to(device))
+        states = self._t5(t5_tokens.ids.to(device))
         # clones, so that keeping one prompt does not keep its whole batch
         return [
             PromptEmbedding(states[i].clone(), pooled[i].clone(), t5_tokens.truncated[i]) for i in range(len(prompts))
