@@ -106,7 +106,11 @@ class _Renderer(RendererHTML):
 
     def fence(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
         code = escape(tokens[idx].content.rstrip("\n"))
-        return f'<div class="code-frame" data-copyable><pre tabindex="0"><code>{code}</code></pre></div>\n'
+        language = escape(tokens[idx].info.strip().partition(" ")[0])
+        return (
+            f'<div class="code-frame" data-copyable data-language="{language}">'
+            f'<pre tabindex="0"><code>{code}</code></pre></div>\n'
+        )
 
     def code_block(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
         return self.fence(tokens, idx)

@@ -17,19 +17,10 @@ from schnell.web.pages.site import find_caller, page, site_of
 from schnell.web.services import Services, services_of
 
 router = APIRouter()
-_PROMPT_OBJECT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]["schema"]["properties"][
-    "promptObject"
-]
+_CONTENT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]
+_PROMPT_OBJECT: Final = _CONTENT["schema"]["properties"]["promptObject"]
 #: The reference document's example, key by key.
-_EXAMPLE: Final = {
-    "prompt": "Futuristic cityscape at night, neon lights, cyberpunk style",
-    "aspect_ratio": "1:1",
-    "num_inference_steps": 4,
-    "go_fast": True,
-    "lora_weights": "fofr/flux-black-light",
-    "lora_scale": 0.8,
-    "megapixels": "1",
-}
+_EXAMPLE: Final = _CONTENT["examples"]["the document's own"]["value"]["promptObject"]
 #: Prompts to try: what the embedded model can draw, and what whole FLUX can.
 _ICONS: Final = ("red apple on a blue background", "green frog", "rocket on a sky blue background", "strawberry")
 _SCENES: Final = (
