@@ -69,7 +69,7 @@ def _states(visitor: Visitor) -> Iterator[str]:
     yield "a LoRA to upload"
     page.keyboard.press("Escape")
     page.locator("[data-sweep]").first.click()
-    expect(page.locator("#sweep img")).to_have_count(5, timeout=20_000)
+    expect(page.locator("#sweep img")).to_have_count(5)
     yield "a sweep"
     visitor.open("/account")
     page.locator("[data-revoke]").first.click()

@@ -141,7 +141,7 @@ def test_variations_are_the_next_seeds(visit: Visit) -> None:
     with visit() as visitor:
         page = visitor.draw("x", seed=4294967295)
         page.get_by_role("button", name="Variations").click()
-        expect(page.locator(".pictures:not(.previews) img")).to_have_count(4, timeout=20_000)
+        expect(page.locator(".pictures:not(.previews) img")).to_have_count(4)
         expect(page.locator("#result-facts")).to_contain_text("seed 0 ")
 
 

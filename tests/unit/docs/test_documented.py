@@ -25,7 +25,7 @@ def test_every_error_code_is_documented(code: str) -> None:
     assert f"`{code}`" in (DOCS / "errors.md").read_text()
 
 
-@pytest.mark.parametrize("kind", sorted(all_errors(), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(all_errors(), key=str))
 def test_the_errors_page_says_whether_to_retry(kind: type[SchnellError]) -> None:
     lines = (DOCS / "errors.md").read_text().splitlines()
     row = next(line for line in lines if line.startswith(f"| `{kind.code}` |"))
