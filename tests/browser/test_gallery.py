@@ -37,13 +37,14 @@ def test_scrolling_brings_older_pictures_until_there_are_no_more(visit: Visit) -
 
 
 @pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("path", ["/gallery?q=walrus", "/loras", "/docs"])
-def test_nothing_moves_while_pictures_load(visit: Visit, path: str) -> None:
+def test_nothing_moves_while_pictures_load(visit: Visit, path: str, width: int) -> None:
     def late(route: Route) -> None:
         visitor.page.wait_for_timeout(150)
         route.continue_()
 
-    with visit() as visitor:
+    with visit(width=width) as visitor:
         page = visitor.page
         page.route("**/*.webp*", late)
         page.route("**/preview", late)

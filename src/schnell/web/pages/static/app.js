@@ -72,5 +72,3 @@ function addCopyButtons() {
 
 document.getElementById("theme").addEventListener("click", switchTheme);
 addCopyButtons();
-const contents = document.getElementById("contents");
-if (contents && matchMedia("(max-width: 900px)").matches) contents.open = false;

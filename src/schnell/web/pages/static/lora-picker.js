@@ -67,8 +67,16 @@ export function loraPicker(field, scale) {
       this.searching = false;
     },
     focusFirst() {
-      this.open = true;
-      this.$nextTick(() => document.querySelector(`#${field}-list li`)?.focus());
+      const focus = () => document.querySelector(`#${field}-list li`)?.focus();
+      if (this.showsList) return focus();
+      this.show();
+      this.$nextTick(focus);
+    },
+    /** Enter takes the first that is found; a text that finds none stays as it is, and draws. */
+    enter(event) {
+      if (!this.showsList || !this.searching) return;
+      event.preventDefault();
+      this.choose(this.matches[0]);
     },
     focusNext(event) {
       event.currentTarget.nextElementSibling?.focus();
