@@ -89,7 +89,7 @@ def serving(folder: str) -> Iterator[str]:
 
 def await_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
     """Wait until the server answers."""
-    for _ in range(240):
+    for _ in range(1200):
         if process.poll() is not None:
             break
         try:
