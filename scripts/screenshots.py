@@ -16,7 +16,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -56,24 +56,23 @@ class Shot(NamedTuple):
         return f"{self.page}-{self.ending or self.scheme}.webp"
 
 
+#: The playground comes last, since it draws.
 SHOTS = (
-    Shot("playground"),
-    Shot("playground", "dark"),
-    Shot("playground", width=390, height=844, ending="phone"),
     Shot("gallery", width=1360, height=900),
     Shot("gallery", "dark", width=1360, height=900),
     Shot("loras", width=1360, height=900),
     Shot("loras", "dark", width=1360, height=900),
     Shot("account", width=1360, height=900),
+    Shot("playground"),
+    Shot("playground", "dark"),
+    Shot("playground", width=390, height=844, ending="phone"),
 )
 
 
 @contextmanager
 def serving(folder: str) -> Iterator[str]:
     """The address of a server of the embedded model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_port()
     settings = {"SCHNELL_BOOTSTRAP_KEY": KEY, "SCHNELL_LOG_LEVEL": "error"}
     given = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
     command = [sys.executable, "-m", "schnell", "serve", "--port", str(port), "--data-dir", folder]
@@ -85,6 +84,15 @@ def serving(folder: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+def find_port() -> int:
+    """The usual port, as the pictures show it; another one while that is taken."""
+    for wanted in (8000, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", wanted))
+            return int(probe.getsockname()[1])
+    raise SystemExit("no port is free")
 
 
 def await_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
