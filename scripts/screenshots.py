@@ -7,109 +7,145 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-KEY = "schnell_screenshots_only_0123456789"
-PORT = 8199
-URL = f"http://127.0.0.1:{PORT}"
-PROMPTS = (
-    "red apple on a blue background",
-    "yellow lemon",
-    "green frog on a pink background",
-    "rocket on a sky blue background",
-    "orange cat",
-    "purple heart on a yellow background",
-    "sun on a blue background",
-    "strawberry",
+KEY = "schnell_for_screenshots_only"
+MODEL = "black-forest-labs/flux-schnell-lora"
+SHOWN = {"prompt": "red apple on a blue background", "seed": "4", "num_inference_steps": "4"}
+#: What fills the gallery, oldest first.
+PROMPTS: tuple[dict[str, Any], ...] = (
+    {"prompt": "teapot on a beige background"},
+    {"prompt": "cactus", "aspect_ratio": "4:5"},
+    {"prompt": "rocket, blueprint", "lora_weights": "blueprint"},
+    {"prompt": "orange cat"},
+    {"prompt": "strawberry, flat style", "lora_weights": "flat"},
+    {"prompt": "purple heart on a yellow background"},
+    {"prompt": "yellow lemon on a green background"},
+    {"prompt": "crescent moon, black light", "lora_weights": "black-light"},
+    {"prompt": "green frog on a pink background"},
+    {"prompt": "rocket on a sky blue background"},
+)
+
+
+class Shot(NamedTuple):
+    """One picture: a page in a look."""
+
+    page: Literal["playground", "gallery", "loras", "account"]
+    scheme: Literal["light", "dark"] = "light"
+    width: int = 1600
+    height: int = 1000
+    ending: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the folder."""
+        return f"{self.page}-{self.ending or self.scheme}.webp"
+
+
+#: The playground comes last, since it draws.
+SHOTS = (
+    Shot("gallery", width=1360, height=900),
+    Shot("gallery", "dark", width=1360, height=900),
+    Shot("loras", width=1360, height=900),
+    Shot("loras", "dark", width=1360, height=900),
+    Shot("account", width=1360, height=900),
+    Shot("playground"),
+    Shot("playground", "dark"),
+    Shot("playground", width=390, height=844, ending="phone"),
 )
 
 
 @contextmanager
-def serving(folder: str) -> Iterator[None]:
-    """A server of the embedded model, with a few pictures in it."""
+def serving(folder: str) -> Iterator[str]:
+    """The address of a server of the embedded model."""
+    port = find_port()
     settings = {"SCHNELL_BOOTSTRAP_KEY": KEY, "SCHNELL_LOG_LEVEL": "error"}
-    command = [sys.executable, "-m", "schnell", "serve", "--port", str(PORT), "--data-dir", folder]
-    process = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL)
+    given = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
+    command = [sys.executable, "-m", "schnell", "serve", "--port", str(port), "--data-dir", folder]
+    process = subprocess.Popen(command, env=given | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
     try:
-        await_ready()
-        for seed, prompt in enumerate(PROMPTS):
-            draw(prompt, seed)
-        yield
+        await_ready(process, url)
+        yield url
     finally:
         process.terminate()
         process.wait(60)
 
 
-def await_ready() -> None:
+def find_port() -> int:
+    """The usual port, as the pictures show it; another one while that is taken."""
+    for wanted in (8000, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", wanted))
+            return int(probe.getsockname()[1])
+    raise SystemExit("no port is free")
+
+
+def await_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
     """Wait until the server answers."""
-    for _ in range(240):
+    for _ in range(1200):
+        if process.poll() is not None:
+            break
         try:
-            urllib.request.urlopen(f"{URL}/readyz", timeout=2)
+            urllib.request.urlopen(f"{url}/readyz", timeout=2)
         except OSError:
             time.sleep(0.5)
         else:
             return
-    raise SystemExit("the server did not start")
+    raise SystemExit("the server did not start: try `schnell serve`")
 
 
-def draw(prompt: str, seed: int) -> None:
-    """One picture through the API."""
-    wanted = {"prompt": prompt, "seed": seed, "megapixels": "0.25"}
-    body = {"type": "IMAGE_GENERATOR", "model": "black-forest-labs/flux-schnell-lora", "promptObject": wanted}
-    headers = {"API-KEY": KEY, "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{URL}/api/features", json.dumps(body).encode(), headers)
-    urllib.request.urlopen(request, timeout=300)
+def fill_gallery(url: str) -> None:
+    """Draw the prompts together, so that the engine batches them, but begin them in order."""
+
+    def draw(number: int) -> None:
+        time.sleep(number / 20)
+        wanted = {"megapixels": "0.25", "seed": number, **PROMPTS[number]}
+        body = json.dumps({"type": "IMAGE_GENERATOR", "model": MODEL, "promptObject": wanted}).encode()
+        headers = {"API-KEY": KEY, "Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(f"{url}/api/features", body, headers), timeout=300)
+
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        list(pool.map(draw, range(len(PROMPTS))))
 
 
-def sign_in(browser: Browser, width: int, height: int, scheme: str) -> Page:
-    """A signed-in tab."""
-    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
-    page.goto(f"{URL}/sign-in#key={KEY}")
-    page.wait_for_url(f"{URL}/?*")
-    return page
+def take(browser: Browser, url: str, shot: Shot) -> bytes:
+    """One picture, as PNG."""
+    page = browser.new_page(viewport={"width": shot.width, "height": shot.height}, color_scheme=shot.scheme)
+    page.goto(f"{url}/sign-in#key={KEY}")
+    page.wait_for_url(f"{url}/?*")
+    if shot.page == "playground":
+        show_result(page, url)
+    else:
+        page.goto(f"{url}/{shot.page}")
+    page.wait_for_load_state("networkidle")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(300)
+    taken = page.screenshot()
+    page.close()
+    return taken
 
 
-def show_playground(page: Page) -> None:
+def show_result(page: Page, url: str) -> None:
     """The playground with a finished picture."""
-    page.goto(
-        f"{URL}/?prompt=red+apple+on+a+blue+background&aspect_ratio=1:1&num_inference_steps=4&seed=0&megapixels=1"
-    )
+    page.goto(f"{url}/?{urllib.parse.urlencode(SHOWN)}")
     page.click("#run")
     page.locator("#result-facts", has_text="seed").wait_for(timeout=300_000)
-    page.wait_for_timeout(600)
-
-
-def keep(page: Page, file: Path) -> None:
-    """What the tab shows, as WebP."""
-    picture = Image.open(io.BytesIO(page.screenshot()))
-    picture.convert("RGB").save(file, "WEBP", quality=82, method=6)
-    print(file)  # noqa: T201 - a script tells what it wrote
-
-
-def take_all(browser: Browser, folder: Path) -> None:
-    """Every picture."""
-    for scheme in ("light", "dark"):
-        page = sign_in(browser, 1360, 900, scheme)
-        show_playground(page)
-        keep(page, folder / f"playground-{scheme}.webp")
-        for name, path in (("gallery", "/gallery"), ("loras", "/loras"), ("account", "/account"), ("docs", "/docs")):
-            page.goto(URL + path)
-            page.wait_for_load_state("networkidle")
-            keep(page, folder / f"{name}-{scheme}.webp")
-        page.close()
-    phone = sign_in(browser, 390, 844, "light")
-    show_playground(phone)
-    keep(phone, folder / "playground-phone.webp")
+    page.evaluate("document.activeElement.blur()")
 
 
 def main() -> None:
@@ -117,9 +153,13 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures")
     folder.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    with tempfile.TemporaryDirectory() as data, serving(data), sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as data, serving(data) as url, sync_playwright() as playwright:
+        fill_gallery(url)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        take_all(browser, folder)
+        for shot in SHOTS:
+            picture = Image.open(io.BytesIO(take(browser, url, shot))).convert("RGB")
+            picture.save(folder / shot.file_name, "WEBP", quality=84, method=6)
+            print(folder / shot.file_name, flush=True)  # noqa: T201 - a script tells what it wrote
         browser.close()
 
 

@@ -65,13 +65,22 @@ class FakeRunner:
             await self.gate.wait()
         for step in range(job.spec.steps):
             await asyncio.sleep(self.step_seconds)
-            on_progress(Progress("denoise", step + 1, job.spec.steps))
+            on_progress(Progress("denoise", step + 1, job.spec.steps, previews=_previews(job)))
         if self.failure is not None:
             raise self.failure
         shown = [index for index in range(job.spec.num_outputs) if index not in self.flagged]
         images = tuple(paint(job, index) for index in shown)
         self.finished.append(job.id)
         return JobOutcome(images, tuple(self.flagged), timings={"denoise": time.perf_counter() - started})
+
+
+def _previews(job: Job) -> tuple[bytes, ...]:
+    """A small picture for each output, when the job asked for them."""
+    if not job.wants_previews:
+        return ()
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 120, 80)).save(file, "PNG")
+    return (file.getvalue(),) * job.spec.num_outputs
 
 
 def paint(job: Job, index: int) -> GeneratedImage:

@@ -4,13 +4,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from server_process import ServerProcess, serving
 from servers import KEY
+from tls_server import TlsServer, run_tls_server
 
+# the machine may have other work to do: nothing here is about speed
+expect.set_options(timeout=20_000)
 _CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -22,17 +26,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    if _CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
     with sync_playwright() as playwright:
+        # without a system's Chromium, Playwright's own, which `make setup` fetches then
+        if _CHROMIUM is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no Chromium on this machine: apt-get install chromium")
         launched = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
         yield launched
         launched.close()
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with serving(tmp_path_factory.mktemp("site"), step_seconds=0.15) as server:
+def outside() -> Iterator[TlsServer]:
+    """Where LoRAs are fetched from."""
+    with run_tls_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, outside: TlsServer) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("site")
+    fetching = {
+        "lora_ca_file": str(outside.write_authority(folder / "authority.pem")),
+        "lora_private_networks": "127.0.0.0/8,::1/128",
+    }
+    with serving(folder, step_seconds=0.15, **fetching) as server:
         yield server
 
 
@@ -49,6 +66,36 @@ class Visitor:
         self.page.wait_for_load_state("networkidle")
         return self.page
 
+    def draw(self, prompt: str, **settings: Any) -> Page:
+        """A finished picture in the playground."""
+        page = self.open("/?" + urlencode({"prompt": prompt, **settings}))
+        page.click("#run")
+        settle(page)
+        return page
+
+    @property
+    def faults(self) -> list[str]:
+        """The complaints without the browser's notes that an answer had an error status."""
+        return [each for each in self.complaints if not each.startswith("Failed to load resource")]
+
+
+def settle(page: Page) -> None:
+    """Wait for the picture of a run."""
+    expect(page.locator("#result-facts")).to_contain_text("seed", timeout=40_000)
+
+
+def shown_picture(page: Page) -> bytes:
+    """The bytes of the picture that the playground shows."""
+    source = page.locator(".pictures:not(.previews) img").first.get_attribute("src")
+    return page.request.get(page.url.split("/?")[0] + (source or "")).body()
+
+
+def copied(page: Page, client: str) -> str:
+    """What the copy button gives for a client."""
+    page.click(f"#tab-{client}")
+    page.click("#copy-snippet")
+    return str(page.evaluate("navigator.clipboard.readText()"))
+
 
 Visit = Callable[..., Any]
 
@@ -58,7 +105,7 @@ def visit(browser: Browser, site: ServerProcess) -> Visit:
     """A fresh visitor: `with visit(color_scheme="dark", width=390) as visitor`."""
 
     @contextmanager
-    def start(width: int = 1280, color_scheme: Any = "light", *, signed_in: bool = True) -> Iterator[Visitor]:
+    def start(width: int = 1280, color_scheme: Any = "light", *, key: str | None = KEY) -> Iterator[Visitor]:
         context: BrowserContext = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=color_scheme,
@@ -70,8 +117,8 @@ def visit(browser: Browser, site: ServerProcess) -> Visit:
             lambda told: visitor.complaints.append(told.text) if told.type in {"error", "warning"} else None,
         )
         visitor.page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
-        if signed_in:
-            visitor.page.goto(f"{site.url}/sign-in#key={KEY}")
+        if key:
+            visitor.page.goto(f"{site.url}/sign-in#key={key}")
             visitor.page.wait_for_url(f"{site.url}/?*")
         yield visitor
         context.close()

@@ -1,157 +1,131 @@
-"""A person's whole way, in a real browser."""
+"""A person's whole way, in a real browser: from the printed link to a picture, its cURL, and back from the gallery."""
 
 import json
 import subprocess
-import sys
-from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Visit
+from browser.conftest import Visit, copied, settle, shown_picture
 from servers import KEY
 
-_PROMPT = 'it\'s a "red" apple $HOME \\ `tick` 🍎\nsecond line'
 
-
-def _settle(page: Page) -> None:
-    expect(page.locator("#result-facts")).to_contain_text("seed", timeout=20_000)
-
-
-def _picture(page: Page) -> bytes:
-    source = page.locator(".pictures:not(.previews) img").first.get_attribute("src")
-    return page.request.get(page.url.split("/?")[0] + (source or "")).body()
-
-
-def _copied(page: Page, client: str) -> str:
-    page.click(f"#tab-{client}")
-    page.click("#copy-snippet")
-    return str(page.evaluate("navigator.clipboard.readText()"))
-
-
-def _draw(page: Page, seed: int = 42) -> None:
-    page.fill("#prompt", _PROMPT)
-    page.fill("#seed", str(seed))
-    page.click("#run")
-    _settle(page)
-
-
-def test_a_drawn_picture_shows_steps_and_its_copied_curl_gives_the_same_one(visit: Visit) -> None:
-    with visit() as visitor:
-        page = visitor.open("/?prompt=x")
-        page.fill("#prompt", _PROMPT)
+@pytest.mark.parametrize(("color_scheme", "width"), [("light", 1600), ("dark", 1280), ("light", 390)])
+def test_from_the_printed_link_to_a_picture_and_back(visit: Visit, color_scheme: str, width: int) -> None:
+    prompt = f"a lighthouse at {width} in {color_scheme}"
+    with visit(color_scheme=color_scheme, width=width) as visitor:
+        page = visitor.page
+        page.fill("#prompt", prompt)
         page.check("input[name=aspect_ratio][value='16:9']", force=True)
+        page.fill("#lora_weights", "pix")
+        page.locator("#lora_weights-list li").click()
         page.click("#run")
-        expect(page.locator("#progress")).to_contain_text("Step", timeout=20_000)
-        _settle(page)
+        expect(page.locator("#progress")).to_contain_text("Step")
+        expect(page.locator(".previews img")).to_be_visible()
+        settle(page)
         expect(page.locator("#result-facts")).to_contain_text("1344 × 768")  # noqa: RUF001
-        script = _copied(page, "curl")
-        assert KEY in script
-        answer = subprocess.run(["sh", "-c", script], capture_output=True, check=True, timeout=60).stdout
+        answer = subprocess.run(["sh", "-c", copied(page, "curl")], capture_output=True, check=True, timeout=60).stdout
         record = json.loads(answer)["aiRecord"]
-        assert record["aiRecordDetail"]["promptObject"]["prompt"] == _PROMPT
-        assert httpx.get(record["temporaryUrl"]).content == _picture(page)
-        assert visitor.complaints == []
-
-
-@pytest.mark.parametrize("client", ["python", "openai", "replicate"])
-def test_copied_python_gives_the_same_picture(visit: Visit, client: str, tmp_path: Path) -> None:
-    with visit() as visitor:
-        page = visitor.open("/?prompt=x")
-        _draw(page)
-        (tmp_path / "snippet.py").write_text(_copied(page, client), encoding="utf-8")
-        subprocess.run([sys.executable, "snippet.py"], cwd=tmp_path, check=True, timeout=60)
-        assert next(tmp_path.glob("picture*.webp")).read_bytes() == _picture(page)
-
-
-def test_copied_javascript_gives_the_same_picture(visit: Visit, tmp_path: Path) -> None:
-    with visit() as visitor:
-        page = visitor.open("/?prompt=x")
-        _draw(page)
-        # the browser runs it: only the file system of Node is taken out
-        script = _copied(page, "javascript").split("\n", 1)[1].rsplit("const picture", 1)[0]
-        url = page.evaluate(f"(async () => {{ {script} return aiRecord.temporaryUrl; }})()")
-        assert httpx.get(str(url)).content == _picture(page)
-
-
-def test_the_untouched_example_is_the_documents_own_curl(visit: Visit, site: object) -> None:
-    with visit(signed_in=False) as visitor:
-        page = visitor.open("/")
-        expected = f"""curl -X POST "{visitor.url}/api/features" \\
--H "API-KEY: <your-api-key>" \\
--H "Content-Type: application/json" \\
--d '{{
-"type": "IMAGE_GENERATOR",
-"model": "black-forest-labs/flux-schnell-lora",
-"promptObject": {{
-"prompt": "Futuristic cityscape at night, neon lights, cyberpunk style",
-"aspect_ratio": "1:1",
-"num_inference_steps": 4,
-"go_fast": true,
-"lora_weights": "fofr/flux-black-light",
-"lora_scale": 0.8,
-"megapixels": "1"
-}}
-}}'"""
-        assert _copied(page, "curl") == expected
-
-
-def test_a_link_brings_back_the_settings(visit: Visit) -> None:
-    with visit() as visitor:
-        page = visitor.open("/?prompt=a+green+pear&aspect_ratio=9:16&seed=5&num_outputs=2")
-        expect(page.locator("#prompt")).to_have_value("a green pear")
-        expect(page.locator("#seed")).to_have_value("5")
-        expect(page.locator("input[value='9:16']")).to_be_checked()
-
-
-def test_a_wrong_seed_is_told_beside_its_field(visit: Visit) -> None:
-    with visit() as visitor:
-        page = visitor.open("/?prompt=x")
-        page.fill("#seed", "99999999999")
-        expect(page.locator("#seed-problem")).to_contain_text("4294967295")
-
-
-def test_a_cancelled_run_says_so_and_costs_nothing(visit: Visit) -> None:
-    with visit() as visitor:
-        page = visitor.open("/?prompt=x")
-        page.click("#run")
-        page.click("#cancel")
-        expect(page.locator(".frame-problem h2")).to_have_text("Cancelled")
-
-
-def test_the_gallery_finds_a_picture_and_recalls_its_settings(visit: Visit) -> None:
-    with visit() as visitor:
-        page = visitor.open("/?prompt=a+very+rare+zebra&seed=77")
-        page.click("#run")
-        _settle(page)
-        visitor.open("/gallery")
-        page.fill("#q", "ZEBRA rare")
-        expect(page.locator(".tile")).to_have_count(1)
-        page.click(".tile-open")
-        page.click("[data-rating='4']")
-        expect(page.locator("[data-rating='4']")).to_have_attribute("aria-pressed", "true")
+        assert record["aiRecordDetail"]["promptObject"]["prompt"] == prompt
+        assert httpx.get(record["temporaryUrl"]).content == shown_picture(page)
+        seed = record["aiRecordDetail"]["promptObject"]["seed"]
+        page.get_by_role("link", name="Gallery").click()
+        page.wait_for_url("**/gallery")
+        page.fill("#q", prompt)
+        expect(page.locator(".tile")).to_have_count(2)
+        page.locator(".tile-open").first.click()
         page.click("#viewer-recall")
-        expect(page.locator("#prompt")).to_have_value("a very rare zebra")
-        expect(page.locator("#seed")).to_have_value("77")
-        visitor.open("/gallery?q=zebra")
-        page.click(".tile-open")
-        page.click("#viewer-delete")
-        page.click("#viewer-delete")
-        expect(page.locator(".tile")).to_have_count(0)
+        expect(page.locator("#prompt")).to_have_value(prompt)
+        expect(page.locator("#seed")).to_have_value(str(seed))
+        expect(page.locator("#lora_weights")).to_have_value("pixel")
         assert visitor.complaints == []
+
+
+def test_a_queued_run_tells_its_place(visit: Visit) -> None:
+    with visit() as visitor:
+        page = visitor.open("/?prompt=x")
+        events = 'event: queued\ndata: {"position": 3}\n\n'
+        page.evaluate(
+            """text => { const whole = window.fetch; window.fetch = (url, options) => {
+            if (!String(url).includes("isStreaming")) return whole(url, options);
+            const body = new ReadableStream({ start: control => control.enqueue(new TextEncoder().encode(text)) });
+            return Promise.resolve(new Response(body)); }; }""",
+            events,
+        )
+        page.click("#run")
+        expect(page.locator("#progress")).to_have_text("In the queue, 3 ahead")
 
 
 def test_a_made_key_works_until_it_is_revoked(visit: Visit) -> None:
     with visit() as visitor:
         page = visitor.open("/account")
         page.fill("#key-name", "notebook")
+        page.fill("#key-rate", "often")
+        page.click("#new-key button[type=submit]")
+        expect(page.locator("#key-problem")).not_to_be_empty()
+        page.fill("#key-rate", "1000/minute")
         page.click("#new-key button[type=submit]")
         expect(page.locator("#made-key")).to_be_visible()
+        expect(page.locator("#key-problem")).to_be_empty()
         key = page.inner_text("#secret")
-        asked = {"headers": {"API-KEY": key}}
-        assert httpx.get(f"{visitor.url}/api/session", **asked).status_code == 200  # type: ignore[arg-type]
+        assert _session(visitor.url, key) == 200
+        page.click("[data-revoke][data-name=notebook]")
+        page.click("#question button[value=no]")
+        assert _session(visitor.url, key) == 200
         page.click("[data-revoke][data-name=notebook]")
         page.click("#question button[value=yes]")
         expect(page.locator("tr.gone", has_text="notebook")).to_be_visible()
-        assert httpx.get(f"{visitor.url}/api/session", **asked).status_code == 401  # type: ignore[arg-type]
+        assert _session(visitor.url, key) == 401
+
+
+def _session(url: str, key: str) -> int:
+    return httpx.get(f"{url}/api/session", headers={"API-KEY": key}).status_code
+
+
+def test_the_chart_and_the_figures_grow_with_use(visit: Visit) -> None:
+    with visit() as visitor:
+        visitor.draw("counted", megapixels="0.25")
+        page = visitor.open("/account")
+        assert page.locator(".chart-bar").count() >= 1
+        page.get_by_text("Figures").click()
+        row = page.locator(".quiet tbody tr").first
+        used = httpx.get(f"{visitor.url}/api/usage", headers={"API-KEY": KEY}).json()["usage"][-1]
+        expect(row).to_contain_text(used["day"])
+
+
+def test_signing_out_ends_the_session_and_forgets_the_key(visit: Visit) -> None:
+    with visit() as visitor:
+        page = visitor.open("/account")
+        page.click("#sign-out")
+        page.wait_for_url(f"{visitor.url}/?*")
+        expect(page.get_by_role("link", name="Sign in", exact=True)).to_be_visible()
+        assert "<your-api-key>" in copied(page, "curl")
+
+
+def test_a_stranger_gets_back_to_the_settings_after_signing_in(visit: Visit) -> None:
+    with visit(key=None) as visitor:
+        page = visitor.open("/?" + urlencode({"prompt": "a stranger's idea", "seed": 3}))
+        page.get_by_role("link", name="Sign in to draw").click()
+        page.fill("#key", KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#prompt")).to_have_value("a stranger's idea")
+        expect(page.locator("#seed")).to_have_value("3")
+        page.click("#run")
+        settle(page)
+
+
+def _theme(page: Page) -> str:
+    return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+
+def test_the_theme_is_chosen_and_kept(visit: Visit) -> None:
+    with visit() as visitor:
+        page = visitor.open("/docs")
+        light = _theme(page)
+        page.click("#theme")
+        dark = _theme(page)
+        assert dark != light
+        visitor.open("/gallery")
+        assert _theme(page) == dark

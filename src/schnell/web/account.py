@@ -98,7 +98,8 @@ async def log_in(request: Request, body: Login) -> Response:
         services.sessions.make(caller.key_id, int(time.time()) + LIFETIME_SECONDS),
         max_age=LIFETIME_SECONDS,
         httponly=True,
-        samesite="strict",
+        # not strict: a link to the playground in somebody's mail must open signed in
+        samesite="lax",
         secure=services.config.public_url.startswith("https:"),
     )
     return response
@@ -108,7 +109,7 @@ async def log_in(request: Request, body: Login) -> Response:
 async def log_out() -> Response:
     """Forget the session cookie."""
     response = Response(status_code=status.HTTP_204_NO_CONTENT)
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    response.delete_cookie(COOKIE, httponly=True, samesite="lax")
     return response
 
 

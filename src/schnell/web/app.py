@@ -45,6 +45,7 @@ def create_app(services: Services, lifespan: Lifespan | None = None, version: st
         app.include_router(router)
     pages.install(app, {route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)})
     install_error_handlers(app, DIALECT_ERRORS)
+    pages.install_error_pages(app)
     return app
 
 

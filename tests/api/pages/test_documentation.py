@@ -41,7 +41,7 @@ async def test_tables_come_from_the_schema(server: Server) -> None:
     assert "<!-- generated" not in page
     for ratio, size in ASPECT_RATIOS.items():
         assert f"| `{ratio}` | {size.width} × {size.height} | {size.width // 2} × {size.height // 2} |" in page  # noqa: RUF001
-    assert "| `seed` | integer | No | 0–4294967295 | random |" in page  # noqa: RUF001
+    assert "| `seed` | integer | No | random | 0–4294967295 |" in page  # noqa: RUF001
 
 
 async def test_links_between_pages_lead_somewhere(server: Server) -> None:

@@ -1,6 +1,14 @@
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from mini_loras import lora_bytes
 from servers import Server
+from tls_server import run_tls_server
 
 
 async def test_pages_allow_no_inline_script_and_no_inline_style(server: Server) -> None:
@@ -48,3 +56,54 @@ async def test_the_gallery_searches_words_in_any_case_and_order(server: Server) 
     for words, count in (("apple RED", 1), ("%", 1), ("melon", 0), ("", 2)):
         page = await server.client.get("/gallery", params={"q": words}, headers={"HX-Request": "true"})
         assert page.text.count("<figure") == count, words
+
+
+async def test_an_error_is_a_page_for_a_browser_and_json_for_a_program(server: Server) -> None:
+    for path in ("/nothing", "/docs/nothing", "/files/nothing"):
+        program = await server.client.get(path)
+        browser = await server.client.get(path, headers={"Accept": "text/html,*/*;q=0.8"})
+        assert browser.status_code == program.status_code
+        assert program.headers["content-type"] == "application/json"
+        assert browser.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in browser.headers["content-security-policy"]
+        assert program.json()["errorCode"] not in browser.text
+        assert 'href="/">To the playground</a>' in browser.text
+    assert (await server.client.post("/nothing", headers={"Accept": "text/html"})).json()["errorCode"] == "NOT_FOUND"
+
+
+async def test_the_library_page_offers_only_what_the_key_may_do(server: Server) -> None:
+    assert 'id="open-add"' in (await server.client.get("/loras")).text
+    made = await server.client.post(
+        f"/api/admin/teams/{(await server.client.get('/api/session')).json()['teamId']}/keys",
+        json={"name": "looker", "scopes": ["read"]},
+    )
+    looker = {"API-KEY": made.json()["key"]}
+    page = await server.client.get("/loras", headers=looker)
+    assert 'id="open-add"' not in page.text
+    assert (await server.client.post("/loras", json={"source": "a/b"}, headers=looker)).status_code == 403
+
+
+async def test_fetching_a_lora_tells_how_far_it_is_and_draws_its_preview(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = lora_bytes(3, rank=64)
+    with run_tls_server() as site:
+        site.serve("/teal.safetensors", data)
+        settings = {
+            "lora_private_networks": ("127.0.0.0/8", "::1/128"),
+            "lora_ca_file": str(site.write_authority(tmp_path / "authority.pem")),
+        }
+        async with serve(**settings) as server:
+            answer = await server.client.post("/loras", json={"source": site.url("/teal.safetensors")})
+            events = re.findall(r"event: (\w+)\r\ndata: (.*)\r", answer.text)
+            refused = await server.client.post("/loras", json={"source": site.url("/teal.safetensors")})
+            missing = await server.client.post("/loras", json={"source": site.url("/none.safetensors")})
+            preview = await server.client.get("/api/loras/teal/preview")
+            empty = await server.client.post("/loras", json={})
+    progress = [json.loads(body) for name, body in events if name == "progress"]
+    assert progress[-1] == {"received": len(data), "total": len(data)}
+    assert events[-1] == ("done", '{"lora": {"name": "teal"}}')
+    assert preview.status_code == 200
+    assert empty.json()["errorCode"] == "MISSING_REQUIRED_FIELDS"
+    assert '"errorCode": "CONFLICT"' in refused.text
+    assert '"errorCode": "LORA_DOWNLOAD_FAILED"' in missing.text

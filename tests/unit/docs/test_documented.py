@@ -1,3 +1,5 @@
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,20 @@ def test_every_setting_is_documented(name: str) -> None:
 @pytest.mark.parametrize("code", sorted({kind.code for kind in all_errors()}))
 def test_every_error_code_is_documented(code: str) -> None:
     assert f"`{code}`" in (DOCS / "errors.md").read_text()
+
+
+@pytest.mark.parametrize("kind", sorted(all_errors(), key=str))
+def test_the_errors_page_says_whether_to_retry(kind: type[SchnellError]) -> None:
+    lines = (DOCS / "errors.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith(f"| `{kind.code}` |"))
+    *_, charged, retry, _ = (cell.strip() for cell in row.split("|"))
+    assert (charged, retry) == ("no", "yes" if kind.retry_helps else "no")
+
+
+def test_the_pictures_that_are_shown_are_those_that_the_script_makes() -> None:
+    script = runpy.run_path(str(DOCS.parent / "scripts" / "screenshots.py"))
+    made = {shot.file_name for shot in script["SHOTS"]}
+    pages = [DOCS.parent / "README.md", *DOCS.rglob("*.md")]
+    shown = {name for page in pages for name in re.findall(r"pictures/([\w-]+\.webp)", page.read_text())}
+    assert shown - {"schnell-mini.webp"} == made
+    assert {path.name for path in (DOCS / "pictures").iterdir()} == made | {"schnell-mini.webp"}

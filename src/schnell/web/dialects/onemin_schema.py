@@ -68,6 +68,8 @@ _EXAMPLE: Final = {
         "aspect_ratio": "1:1",
         "num_inference_steps": 4,
         "go_fast": True,
+        "lora_weights": "fofr/flux-black-light",
+        "lora_scale": 0.8,
         "megapixels": "1",
     },
 }

@@ -6,10 +6,11 @@ from fastapi import FastAPI
 
 from schnell.web.pages import account, documentation, gallery, loras, playground, static
 from schnell.web.pages.documents import find_documents, load_documents
+from schnell.web.pages.errors import install_error_pages
 from schnell.web.pages.site import Site
 from schnell.web.pages.static import load_static_files
 
-__all__ = ["install"]
+__all__ = ["install", "install_error_pages"]
 
 
 def install(app: FastAPI, api_paths: Collection[str]) -> None:

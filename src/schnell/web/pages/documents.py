@@ -12,6 +12,7 @@ from typing import Any, Final
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
+from PIL import Image
 
 import schnell
 
@@ -106,7 +107,11 @@ class _Renderer(RendererHTML):
 
     def fence(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
         code = escape(tokens[idx].content.rstrip("\n"))
-        return f'<div class="code-frame" data-copyable><pre tabindex="0"><code>{code}</code></pre></div>\n'
+        language = escape(tokens[idx].info.strip().partition(" ")[0])
+        return (
+            f'<div class="code-frame" data-copyable data-language="{language}">'
+            f'<pre tabindex="0"><code>{code}</code></pre></div>\n'
+        )
 
     def code_block(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
         return self.fence(tokens, idx)
@@ -151,6 +156,15 @@ def _adapt(token: Token, folder: str) -> None:
             token.attrSet(name, _address(target, folder))
             if name == "src":
                 token.attrSet("loading", "lazy")
+                _set_size(token, find_documents() / folder / target)
+
+
+def _set_size(token: Token, path: Path) -> None:
+    """The size of a picture, so that nothing moves when it arrives."""
+    if path.is_file():
+        with Image.open(path) as picture:
+            token.attrSet("width", picture.width)
+            token.attrSet("height", picture.height)
 
 
 def _address(target: str, folder: str) -> str:

@@ -74,7 +74,7 @@ def describe_pictures(services: Services, record: Record) -> list[Picture]:
         shown.append(
             Picture(
                 record=record.id,
-                url=url,
+                url=url.removeprefix(services.config.public_url),
                 prompt=settings["prompt"],
                 seed=own,
                 width=settings["width"],

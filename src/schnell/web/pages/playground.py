@@ -1,5 +1,6 @@
 """The playground: the reference document's page with its example filled in, and the sign-in that it needs."""
 
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -7,26 +8,26 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from schnell.accounts.identity import Caller
+from schnell.errors import NotFoundError
+from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.spec import ASPECT_RATIOS, MAX_SEED, MAX_SIDE, MIN_SIDE, SIDE_STEP
 from schnell.web.dialects.onemin_schema import FEATURE_BODY
 from schnell.web.pages.loras import has_preview
 from schnell.web.pages.site import find_caller, page, site_of
-from schnell.web.services import services_of
+from schnell.web.services import Services, services_of
 
 router = APIRouter()
-_PROMPT_OBJECT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]["schema"]["properties"][
-    "promptObject"
-]
+_CONTENT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]
+_PROMPT_OBJECT: Final = _CONTENT["schema"]["properties"]["promptObject"]
 #: The reference document's example, key by key.
-_EXAMPLE: Final = {
-    "prompt": "Futuristic cityscape at night, neon lights, cyberpunk style",
-    "aspect_ratio": "1:1",
-    "num_inference_steps": 4,
-    "go_fast": True,
-    "lora_weights": "fofr/flux-black-light",
-    "lora_scale": 0.8,
-    "megapixels": "1",
-}
+_EXAMPLE: Final = _CONTENT["examples"]["the document's own"]["value"]["promptObject"]
+#: Prompts to try: what the embedded model can draw, and what whole FLUX can.
+_ICONS: Final = ("red apple on a blue background", "green frog", "rocket on a sky blue background", "strawberry")
+_SCENES: Final = (
+    "A lighthouse in a storm, oil painting",
+    "Portrait of an astronaut, soft window light",
+    "Isometric tiny bakery, clay render",
+)
 #: Snippets beside those of the native API, and the route that each needs.
 _CLIENTS: Final = {"openai": "/v1/images/generations", "replicate": "/v1/predictions"}
 
@@ -55,7 +56,7 @@ def _config(request: Request) -> dict[str, Any]:
         "endpoint": f"{services.config.public_url}/api/features",
         "publicUrl": services.config.public_url,
         "model": services.model.ids[0],
-        "served": services.model.name,
+        "suggestions": _ICONS if services.model.name == DEFAULT_MODEL else _SCENES,
         "example": {name: value for name, value in _EXAMPLE.items() if loras or not name.startswith("lora_")},
         "defaults": {
             name: schema["default"] for name, schema in _PROMPT_OBJECT["properties"].items() if "default" in schema
@@ -69,12 +70,15 @@ def _config(request: Request) -> dict[str, Any]:
 
 
 async def _library(request: Request, caller: Caller | None) -> list[dict[str, Any]]:
+    """What the LoRA picker offers. `also` are other references that mean the same, as far as this page names them."""
     services = services_of(request)
     if caller is None or not site_of(request).serves("/api/loras"):
         return []
+    example = await _find_example(services, caller)
     return [
         {
             "name": lora.name,
+            "also": [_EXAMPLE["lora_weights"]] if lora.id == example else [],
             "words": list(lora.trigger_words),
             "summary": f"{', '.join(lora.trigger_words) or lora.made_for} · rank {lora.rank}",
             "preview": f"/api/loras/{quote(lora.id, safe='')}/preview"
@@ -85,11 +89,18 @@ async def _library(request: Request, caller: Caller | None) -> list[dict[str, An
     ]
 
 
+async def _find_example(services: Services, caller: Caller) -> str | None:
+    with suppress(NotFoundError):
+        return (await services.loras.show(str(_EXAMPLE["lora_weights"]), caller.team_id)).id
+    return None
+
+
 def _ratios() -> list[dict[str, Any]]:
     """Each ratio as a little shape of 22 units at its longer side."""
     shapes = []
     for name, size in ASPECT_RATIOS.items():
         longer = max(size)
         width, height = (round(22 * side / longer, 1) for side in size)
-        shapes.append({"name": name, "width": width, "height": height, "x": (24 - width) / 2, "y": (24 - height) / 2})
+        shape = {"name": name, "width": width, "height": height, "x": (24 - width) / 2, "y": (24 - height) / 2}
+        shapes.append(shape | {"pixels": f"{size.width} × {size.height}"})
     return shapes

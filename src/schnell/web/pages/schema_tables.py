@@ -9,7 +9,9 @@ from fastapi import FastAPI
 from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, Size
 from schnell.web.dialects.onemin_schema import AI_RECORD, FEATURE_BODY, MODEL_IDS
 
-_BODY: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]["schema"]
+_CONTENT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]
+_BODY: Final = _CONTENT["schema"]
+_EXAMPLE: Final = _CONTENT["examples"]["the document's own"]["value"]
 _RATIO_USES: Final = {
     "1:1": "Square images, social media posts",
     "16:9": "Widescreen, video thumbnails",
@@ -28,6 +30,7 @@ def generate_tables(app: FastAPI) -> dict[str, str]:
         "prompt-object": _prompt_object,
         "aspect-ratios": _aspect_ratios,
         "models": lambda: _list(f"`{model}`" for model in MODEL_IDS),
+        "example": _example,
         "record": _record,
         "routes": lambda: _routes(app),
     }
@@ -46,14 +49,14 @@ def _prompt_object() -> str:
 
 def _fields(rows: Iterable[tuple[str, Mapping[str, Any]]], required: Sequence[str]) -> str:
     return _table(
-        ("Parameter", "Type", "Required", "Range", "Default", "Description"),
+        ("Parameter", "Type", "Required", "Default", "Range", "Description"),
         (
             (
                 f"`{name}`",
                 _type(schema),
                 "Yes" if name in required else "No",
-                _range(schema),
                 _default(name, schema),
+                _range(name, schema),
                 schema.get("description", ""),
             )
             for name, schema in rows
@@ -68,7 +71,9 @@ def _type(schema: Mapping[str, Any]) -> str:
     return str(next(kind for kind in kinds if kind != "null"))
 
 
-def _range(schema: Mapping[str, Any]) -> str:
+def _range(name: str, schema: Mapping[str, Any]) -> str:
+    if name == "model":
+        return "one of [these](#models)"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -97,6 +102,17 @@ def _aspect_ratios() -> str:
 
 def _pixels(size: Size) -> str:
     return f"{size.width} × {size.height}"
+
+
+def _example() -> str:
+    """The document's cURL: every key at the start of its line."""
+    body = "\n".join(line.lstrip() for line in json.dumps(_EXAMPLE, indent=1).splitlines())
+    return f"""```sh
+curl --location 'http://127.0.0.1:8000/api/features' \\
+--header 'API-KEY: <api-key>' \\
+--header 'Content-Type: application/json' \\
+--data '{body}'
+```"""
 
 
 def _record() -> str:

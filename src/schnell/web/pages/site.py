@@ -57,7 +57,7 @@ def page(request: Request, template: str, caller: Caller | None, **context: Any)
         "path": request.url.path,
         "caller": caller,
         "has_loras": site_of(request).serves("/api/loras"),
-        "model": services_of(request).model.name,
+        "public_url": services_of(request).config.public_url,
     }
     return respond(request, site_of(request).render(template, shown | context))
 

@@ -46,6 +46,12 @@ export async function call(method, path, body) {
   throw Object.assign(new Error(answer.message), { answer, status: response.status });
 }
 
+/** A link of this server for a stored picture, so that it also opens where the server is reached by another name. */
+export function localUrl(url) {
+  const { publicUrl } = document.body.dataset;
+  return url.startsWith(`${publicUrl}/`) ? url.slice(publicUrl.length) : url;
+}
+
 function switchTheme() {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -66,5 +72,3 @@ function addCopyButtons() {
 
 document.getElementById("theme").addEventListener("click", switchTheme);
 addCopyButtons();
-const contents = document.getElementById("contents");
-if (contents && matchMedia("(max-width: 900px)").matches) contents.open = false;

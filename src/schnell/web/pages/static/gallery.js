@@ -1,4 +1,5 @@
 import { call, say } from "./app.js";
+import { download } from "./results.js";
 
 const find = (id) => document.getElementById(id);
 const pictures = find("pictures");
@@ -42,8 +43,23 @@ function open(tile) {
   find("viewer-download").href = picture.url;
   find("viewer-download").download = picture.file;
   find("viewer-problem").textContent = "";
+  find("viewer-newer").disabled = !neighbour(-1);
+  find("viewer-older").disabled = !neighbour(1);
   showRating(picture.rating);
-  viewer.showModal();
+  calm();
+  if (!viewer.open) viewer.showModal();
+}
+
+function neighbour(by) {
+  const tiles = [...pictures.querySelectorAll(".tile")];
+  return tiles[tiles.indexOf(shown.tile) + by] ?? null;
+}
+
+function turn(by) {
+  const tile = neighbour(by);
+  if (!tile) return;
+  open(tile);
+  tile.scrollIntoView({ block: "nearest" });
 }
 
 function showRating(rating) {
@@ -63,6 +79,9 @@ async function rate(rating) {
   }
   for (const tile of pictures.querySelectorAll(`[data-record="${shown.picture.record}"]`)) {
     tile.dataset.picture = JSON.stringify({ ...dataOf(tile), rating: next ?? 0 });
+    const mark = tile.querySelector(".tile-rating");
+    mark.hidden = next === null;
+    mark.querySelector("span").textContent = String(next ?? 0);
   }
   shown.picture.rating = next ?? 0;
   showRating(next ?? 0);
@@ -96,16 +115,11 @@ function calm() {
   button.textContent = "Delete";
 }
 
-async function download(event) {
+function save(event) {
   // a picture in another store is another site's, whose links do not download by themselves
   if (new URL(shown.picture.url, location.href).origin === location.origin) return;
   event.preventDefault();
-  const blob = await (await fetch(shown.picture.url)).blob();
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = shown.picture.file;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  download(shown.picture);
 }
 
 function unchoose(tile) {
@@ -165,7 +179,13 @@ find("viewer-stars").addEventListener("click", (event) => {
   if (star) rate(Number(star.dataset.rating));
 });
 find("viewer-delete").addEventListener("click", remove);
-find("viewer-download").addEventListener("click", download);
+find("viewer-download").addEventListener("click", save);
+find("viewer-newer").addEventListener("click", () => turn(-1));
+find("viewer-older").addEventListener("click", () => turn(1));
+viewer.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") turn(-1);
+  if (event.key === "ArrowRight") turn(1);
+});
 viewer.addEventListener("close", calm);
 find("compare").addEventListener("click", compare);
 find("compare-clear").addEventListener("click", () => [...chosen].forEach(unchoose));

@@ -1,89 +1,96 @@
-import { call, say } from "./app.js";
+import { addFromPlace, uploadFile } from "./lora-adding.js";
+import { call, copy, say } from "./app.js";
+import { openSweep } from "./lora-sweep.js";
 
 const find = (id) => document.getElementById(id);
-const SCALES = [0, 0.4, 0.8, 1.2, 1.6];
-const SEED = 7;
+const PREVIEW_WAITS = 40;
 
-function upload(form) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", "/api/loras");
-    request.upload.addEventListener("progress", (event) => (find("upload").value = event.loaded / event.total));
-    request.addEventListener("error", () => reject(new Error("The server could not be reached.")));
-    request.addEventListener("load", () => {
-      if (request.status < 300) resolve();
-      else reject(new Error(messageIn(request.responseText)));
-    });
-    request.send(form);
-  });
-}
-
-function messageIn(text) {
-  try {
-    return JSON.parse(text).message;
-  } catch {
-    return "The server refused the file.";
-  }
-}
+const dialog = find("add-dialog");
+const form = find("add-lora");
 
 async function add(event) {
   event.preventDefault();
-  const { source, name, file } = event.target.elements;
-  find("add-problem").textContent = "";
-  if (!source.value.trim() && !file.files.length) return (find("add-problem").textContent = "Name a source, or choose a file.");
-  find("add-state").textContent = "Fetching and checking …";
-  event.submitter?.setAttribute("disabled", "");
+  const isFile = form.elements.from.value === "file";
+  const name = form.elements.name.value.trim();
+  const file = form.elements.file.files[0];
+  const source = form.elements.source.value.trim();
+  tell({});
+  if (isFile && !file) return tell({ file: "Choose a file first." });
+  if (!isFile && !source) return tell({ source: "Name a place first." });
+  busy(true);
   try {
-    if (file.files.length) await addFile(file.files[0], name.value.trim());
-    else await call("POST", "/api/loras", { source: source.value.trim(), ...(name.value.trim() && { name: name.value.trim() }) });
-    location.reload();
+    const lora = isFile ? await uploadFile(file, name, showProgress) : await addFromPlace(source, name, showProgress);
+    await showAdded(lora);
   } catch (error) {
-    find("add-problem").textContent = error.message;
+    tell(problemsOf(error, isFile ? "file" : "source"));
   }
-  find("add-state").textContent = "";
-  find("upload").hidden = true;
-  event.submitter?.removeAttribute("disabled");
+  busy(false);
 }
 
-async function addFile(file, name) {
-  const form = new FormData();
-  if (name) form.append("name", name);
-  form.append("file", file);
-  find("upload").hidden = false;
-  await upload(form);
+/** What is wrong, beside the field that it is about. */
+function problemsOf(error, field) {
+  if (error.answer?.errorCode === "CONFLICT") return { name: error.message };
+  try {
+    const details = JSON.parse(error.answer?.details ?? "[]");
+    const known = details.filter((each) => ["source", "name", "file"].includes(each.field));
+    if (known.length) return Object.fromEntries(known.map((each) => [each.field, each.message]));
+  } catch {
+    // no list of fields: the message says it all
+  }
+  return { [field]: error.message };
 }
 
-async function sweep(card) {
-  const words = card.dataset.words.split(", ").filter(Boolean);
-  const prompt = ["a red apple", ...words.slice(0, 1)].join(", ");
-  find("sweep-title").textContent = `${card.dataset.name}: scales, one seed`;
-  find("sweep-problem").textContent = "";
-  find("sweep").replaceChildren(...SCALES.map(place));
-  find("sweep-card").hidden = false;
-  find("sweep-card").scrollIntoView({ behavior: "smooth", block: "center" });
-  const drawings = SCALES.map((scale, index) => draw(card.dataset.name, prompt, scale, find("sweep").children[index]));
-  await Promise.all(drawings).catch((error) => (find("sweep-problem").textContent = error.message));
+function tell(problems) {
+  for (const [name, input] of [["source", "source"], ["file", "file"], ["name", "lora-name"]]) {
+    find(`${name}-problem`).textContent = problems[name] ?? "";
+    find(input).setAttribute("aria-invalid", String(name in problems));
+    if (name in problems) find(input).focus();
+  }
 }
 
-function place(scale) {
-  const figure = document.createElement("figure");
-  const picture = document.createElement("div");
-  const caption = document.createElement("figcaption");
-  picture.className = "lora-picture";
-  picture.textContent = "…";
-  caption.textContent = `scale ${scale}`;
-  figure.append(picture, caption);
-  return figure;
+function busy(is) {
+  find("add").disabled = is;
+  find("add-progress").hidden = !is;
+  if (is) showProgress(null, "Asking …");
 }
 
-async function draw(name, prompt, scale, figure) {
-  const promptObject = { prompt, seed: SEED, lora_weights: name, lora_scale: scale, megapixels: "0.25" };
-  const { aiRecord } = await call("POST", "/api/features", { type: "IMAGE_GENERATOR", model: find("sweep-card").dataset.model, promptObject });
-  const image = document.createElement("img");
-  const url = new URL(aiRecord.temporaryUrl);
-  image.src = url.pathname.startsWith("/files/") ? url.pathname + url.search : aiRecord.temporaryUrl;
-  image.alt = `${prompt}, scale ${scale}`;
-  figure.firstChild.replaceChildren(image);
+/** `part` of 1, or null where nobody knows how much there is. */
+function showProgress(part, text) {
+  if (part === null) find("upload").removeAttribute("value");
+  else find("upload").value = part;
+  find("add-state").textContent = text;
+}
+
+async function showAdded(lora) {
+  form.reset();
+  chooseFrom();
+  showFile();
+  dialog.close();
+  await redraw();
+  const card = cardOf(lora.name);
+  card?.scrollIntoView({ block: "center" });
+  card?.classList.add("new");
+  say(`Added ${lora.name}`);
+  awaitPreview(lora.name, PREVIEW_WAITS);
+}
+
+function cardOf(name) {
+  return [...find("loras").querySelectorAll(".lora-card")].find((card) => card.dataset.name === name);
+}
+
+/** The cards anew, as the server draws them. */
+async function redraw() {
+  const fresh = new DOMParser().parseFromString(await (await fetch("/loras")).text(), "text/html");
+  find("loras").replaceChildren(...fresh.getElementById("loras").children);
+  search();
+}
+
+/** The server draws a preview after it has answered. */
+async function awaitPreview(name, waits) {
+  if (!waits || !cardOf(name)?.matches("[data-undrawn]")) return;
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await redraw();
+  awaitPreview(name, waits - 1);
 }
 
 async function remove(card, button) {
@@ -94,17 +101,62 @@ async function remove(card, button) {
   }
   try {
     await call("DELETE", `/api/loras/${encodeURIComponent(card.dataset.name)}`);
-    card.remove();
+    await redraw();
     say("Removed");
   } catch (error) {
     say(error.message);
   }
 }
 
-find("add-lora").addEventListener("submit", add);
+function search() {
+  const words = find("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const cards = [...find("loras").querySelectorAll(".lora-card")];
+  for (const card of cards) {
+    const text = `${card.dataset.name} ${card.dataset.words}`.toLowerCase();
+    card.hidden = !words.every((word) => text.includes(word));
+  }
+  find("none-match").hidden = !words.length || cards.some((card) => !card.hidden);
+}
+
+function chooseFrom() {
+  const isFile = form.elements.from.value === "file";
+  find("from-place").hidden = isFile;
+  find("from-file").hidden = !isFile;
+  tell({});
+}
+
+function showFile() {
+  const file = find("file").files[0];
+  find("file-name").textContent = file ? file.name : "Choose a .safetensors file";
+  find("file-size").textContent = file ? `${(file.size / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB` : "or drop it here";
+  if (file) tell({});
+}
+
+function dropFile(event) {
+  event.preventDefault();
+  if (!event.dataTransfer.files.length) return;
+  form.elements.from.value = "file";
+  chooseFrom();
+  find("file").files = event.dataTransfer.files;
+  showFile();
+}
+
+find("open-add")?.addEventListener("click", () => dialog.showModal());
+form.addEventListener("submit", add);
+for (const choice of form.elements.from) choice.addEventListener("change", chooseFrom);
+find("file").addEventListener("change", showFile);
+dialog.addEventListener("dragover", (event) => event.preventDefault());
+dialog.addEventListener("drop", dropFile);
+find("search").addEventListener("input", search);
+for (const each of document.querySelectorAll("dialog")) {
+  each.addEventListener("click", (event) => {
+    if (event.target === each || event.target.closest("[data-close]")) each.close();
+  });
+}
 find("loras").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   const card = event.target.closest(".lora-card");
-  if (button?.matches("[data-sweep]")) sweep(card);
+  if (button?.matches("[data-word]")) copy(button.textContent);
+  if (button?.matches("[data-sweep]")) openSweep(card.dataset.name, card.dataset.words.split(", ").filter(Boolean));
   if (button?.matches("[data-remove]")) remove(card, button);
 });

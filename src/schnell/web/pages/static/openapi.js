@@ -6,5 +6,11 @@ addEventListener("DOMContentLoaded", () => {
     defaultModelsExpandDepth: 0,
     docExpansion: "list",
     validatorUrl: null,
+    onComplete: nameNoSecondMain,
   });
 });
+
+// the viewer brings a <main> of its own into ours
+function nameNoSecondMain() {
+  for (const main of document.querySelectorAll("#openapi main")) main.setAttribute("role", "presentation");
+}

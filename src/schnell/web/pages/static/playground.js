@@ -1,15 +1,18 @@
 import Alpine from "./vendor/alpine-csp.js";
 import { call, copy, rememberedKey, say } from "./app.js";
 import { readEvents } from "./events.js";
+import { loraPicker } from "./lora-picker.js";
 import { readReceipt } from "./receipt.js";
 import { buildPromptObject, emptyForm, FIELDS, pixels, readLink, sizeFields, writeLink } from "./request.js";
+import { download, readable, readResult } from "./results.js";
 import { CLIENTS, paintCode, writeSnippet } from "./snippets.js";
 
 const config = JSON.parse(document.getElementById("config").textContent);
 const signedIn = document.querySelector("[data-signed-in]").dataset.signedIn === "yes";
 const MAC = /Mac|iPhone|iPad/.test(navigator.platform);
 const BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
-const IN_MORE = ["extra_lora", "num_outputs", "output_format", "output_quality", "go_fast", "disable_safety_checker"];
+const HISTORY = 12;
+const IN_MORE = ["num_outputs", "output_format", "output_quality", "go_fast", "disable_safety_checker"];
 const TITLES = {
   INSUFFICIENT_CREDITS: "Not enough credits",
   RATE_LIMITED: "Too fast",
@@ -29,15 +32,6 @@ function startForm() {
   return { form: { ...emptyForm(config.defaults), ...given }, touched: new Set(Object.keys(given)) };
 }
 
-/** A link of this site for a stored picture, so that it also opens where the server is reached by another name. */
-function localUrl(url) {
-  return url.startsWith(`${config.publicUrl}/`) ? url.slice(config.publicUrl.length) : url;
-}
-
-function fileName(url) {
-  return new URL(url, location.href).pathname.split("/").pop();
-}
-
 function playground() {
   const start = startForm();
   return {
@@ -49,9 +43,12 @@ function playground() {
     previews: [],
     pictures: [],
     warnings: [],
+    history: [],
+    shownId: "",
     resultText: "\u00a0",
     usedSeed: null,
     lastSeed: null,
+    secondOpen: false,
     locked: false,
     client: localStorage.getItem("schnell-client") ?? "curl",
     snippet: "",
@@ -67,9 +64,10 @@ function playground() {
       if (!this.tabs.some((tab) => tab.id === this.client)) this.client = "curl";
       for (const name of FIELDS) this.$watch(`form.${name}`, () => this.edited(name));
       this.locked = this.form.seed !== "";
-      this.$refs.more.open = IN_MORE.some((name) => this.touched.has(name) && name !== "go_fast");
+      this.$refs.more.open = this.changedInMore.some((name) => name !== "go_fast");
       this.refresh();
-      if (location.hash === "#run" && signedIn) this.run();
+      // only a page of this server may start a run: a link from elsewhere must not spend credits
+      if (location.hash === "#run" && signedIn && document.referrer.startsWith(`${location.origin}/`)) this.run();
     },
 
     get running() {
@@ -80,6 +78,22 @@ function playground() {
     },
     get pixelsText() {
       return pixels(this.form, config).join(" × ");
+    },
+    get changedInMore() {
+      return IN_MORE.filter((name) => this.form[name] !== config.defaults[name]);
+    },
+    get moreText() {
+      const count = this.changedInMore.length;
+      return count ? `${count} changed` : "";
+    },
+    get offersSecond() {
+      return this.form.lora_weights.trim() !== "" && !this.showsSecond;
+    },
+    get showsSecond() {
+      return this.secondOpen || this.form.extra_lora.trim() !== "";
+    },
+    get hasHistory() {
+      return this.history.length > 1;
     },
     get shortcut() {
       return MAC ? "⌘ ↵" : "Ctrl ↵";
@@ -93,8 +107,9 @@ function playground() {
     },
     get codeNote() {
       const note = CLIENTS.find((each) => each.id === this.client).note;
-      const seed = this.usedSeed === null ? "" : `Holds the seed of this picture. `;
-      return seed + note;
+      const seed = this.usedSeed === null ? "" : "Holds the seed of this picture. ";
+      const key = signedIn && !rememberedKey() ? "The browser keeps no keys: put yours in place of <your-api-key>. " : "";
+      return key + seed + note;
     },
     get previewsClass() {
       return this.previews.length > 1 ? "several" : "";
@@ -131,6 +146,14 @@ function playground() {
       if (stage === "denoise") return step < total ? `Step ${step} of ${total}` : "Decoding";
       if (stage === "decode") return "Finishing";
       return stage === "text" ? "Reading the prompt" : "Sending";
+    },
+
+    ratioPixels(ratio) {
+      if (ratio === "custom" && !this.isCustom) return "w × h";
+      return pixels({ ...this.form, aspect_ratio: ratio }, config).join(" × ");
+    },
+    fill(name, top) {
+      return { "--fill": `${(Math.min(top, Math.max(0, Number(this.form[name]) || 0)) / top) * 100}%` };
     },
 
     promptObject() {
@@ -187,6 +210,7 @@ function playground() {
       this.quoted = (this.quoted ?? 0) + 1;
       for (const name of FIELDS) this.problems[name] = "";
       this.usedSeed = null;
+      this.shownId = "";
       this.progress = { stage: "", step: 0, total: Number(this.form.num_inference_steps) || 4, position: 0 };
       this.previews = [];
       this.phase = "running";
@@ -227,26 +251,42 @@ function playground() {
     },
 
     async finish(record) {
-      const found = record.aiRecordDetail.responseObject;
-      const urls = found.temporaryUrls.map(localUrl);
-      await Promise.all(urls.map(preload));
-      const prompt = record.aiRecordDetail.promptObject.prompt;
-      const several = urls.length > 1;
-      this.pictures = urls.map((url, index) => ({
-        url,
-        alt: several ? `${prompt} (${index + 1} of ${urls.length})` : prompt,
-        file: fileName(url),
-        label: several ? `Download ${index + 1}` : "Download",
-      }));
-      this.shown = { width: found.width, height: found.height };
-      this.warnings = [...(found.warnings ?? [])];
-      if (found.flagged?.length) this.warnings.push(`${found.flagged.length} of the pictures were held back by the safety checker and cost nothing.`);
-      const seconds = Object.values(found.timings ?? {}).reduce((sum, each) => sum + each, 0);
-      this.resultText = [`seed ${found.seed}`, `${found.width} × ${found.height}`, readable(seconds)].join(" · ");
-      this.usedSeed = found.seed;
-      this.lastSeed = found.seed;
-      this.phase = "done";
+      const result = await readResult(record);
+      this.history = [result, ...this.history].slice(0, HISTORY);
+      this.showResult(result);
       this.refresh();
+    },
+
+    showResult(result) {
+      this.pictures = result.pictures;
+      this.shown = { width: result.width, height: result.height };
+      this.warnings = result.warnings;
+      this.resultText = result.text;
+      this.usedSeed = this.lastSeed = result.seed;
+      this.shownId = result.id;
+      this.phase = "done";
+    },
+
+    /** An earlier picture of this tab, and the settings that made it. */
+    showAgain(result) {
+      if (this.running) return;
+      const { seed, ...given } = result.promptObject;
+      this.fillIn(seed === undefined ? given : { ...given, seed: String(seed) });
+      this.$nextTick(() => {
+        this.showResult(result);
+        this.refresh();
+      });
+    },
+
+    /** The form with these values and no others. */
+    fillIn(values) {
+      const known = Object.fromEntries(Object.entries(values).filter(([name]) => FIELDS.includes(name)));
+      Object.assign(this.form, emptyForm(config.defaults), known);
+      this.secondOpen = false;
+      this.$nextTick(() => {
+        this.touched = new Set(Object.keys(known));
+        this.refresh();
+      });
     },
 
     fail(answer) {
@@ -281,6 +321,15 @@ function playground() {
       this.controller?.abort();
     },
 
+    suggest(event) {
+      this.form.prompt = event.currentTarget.textContent;
+      document.getElementById("prompt").focus();
+    },
+    openSecond() {
+      this.secondOpen = true;
+      this.$nextTick(() => document.getElementById("extra_lora").focus());
+    },
+
     rollSeed() {
       this.form.seed = String(crypto.getRandomValues(new Uint32Array(1))[0]);
     },
@@ -295,13 +344,8 @@ function playground() {
       this.$nextTick(() => this.run());
     },
 
-    async download(picture) {
-      const blob = await (await fetch(picture.url)).blob();
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(blob);
-      link.download = picture.file;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    download(picture) {
+      download(picture);
     },
     share() {
       copy(`${location.origin}/?${writeLink(this.promptObject())}`);
@@ -327,23 +371,31 @@ function playground() {
       copy(this.snippet);
     },
 
-    dragOver() {
-      this.dragging = true;
+    dragOver(event) {
+      this.dragging = event.dataTransfer.types.includes("Files");
     },
-    dragLeave() {
-      this.dragging = false;
+    dragLeave(event) {
+      if (!event.relatedTarget) this.dragging = false;
     },
-    async drop(event) {
+    drop(event) {
       this.dragging = false;
-      const file = event.dataTransfer.files[0];
-      const receipt = file && (await readReceipt(file));
+      if (event.dataTransfer.files.length) this.readSettings(event.dataTransfer.files[0]);
+    },
+    pickPicture() {
+      document.getElementById("receipt-file").click();
+    },
+    readPicked(event) {
+      if (event.target.files.length) this.readSettings(event.target.files[0]);
+      event.target.value = "";
+    },
+    async readSettings(file) {
+      const receipt = await readReceipt(file);
       if (!receipt) return say("This picture carries no settings of schnell");
       this.restore(receipt);
       say("Settings restored");
     },
     restore(receipt) {
       const values = {
-        ...emptyForm(config.defaults),
         prompt: receipt.prompt,
         ...sizeFields(receipt.width, receipt.height, config.ratios),
         num_inference_steps: receipt.num_inference_steps,
@@ -356,74 +408,9 @@ function playground() {
         values[index ? "extra_lora" : "lora_weights"] = lora.name;
         values[index ? "extra_lora_scale" : "lora_scale"] = lora.scale;
       });
-      Object.assign(this.form, values);
+      this.fillIn(values);
     },
   };
-}
-
-function loraPicker() {
-  return {
-    open: false,
-    get chosen() {
-      const name = this.form.lora_weights.trim();
-      return this.library.find((lora) => lora.name === name) ?? null;
-    },
-    get chosenPreview() {
-      return this.chosen?.preview ?? "";
-    },
-    get matches() {
-      const text = this.form.lora_weights.trim().toLowerCase();
-      const exact = this.library.some((lora) => lora.name.toLowerCase() === text);
-      return exact || !text ? this.library : this.library.filter((lora) => lora.name.toLowerCase().includes(text));
-    },
-    get showsList() {
-      return this.open && this.matches.length > 0;
-    },
-    get triggerText() {
-      const missing = (this.chosen?.words ?? []).filter((word) => !this.form.prompt.includes(word));
-      return missing.length ? `Trigger: ${missing.join(", ")}` : "";
-    },
-    addTrigger() {
-      const missing = this.chosen.words.filter((word) => !this.form.prompt.includes(word));
-      this.form.prompt = [this.form.prompt, ...missing].filter(Boolean).join(", ");
-    },
-    show() {
-      this.open = true;
-    },
-    close() {
-      this.open = false;
-    },
-    clear() {
-      this.form.lora_weights = "";
-      this.open = false;
-    },
-    choose(lora) {
-      this.form.lora_weights = lora.name;
-      this.open = false;
-    },
-    focusFirst() {
-      this.open = true;
-      this.$nextTick(() => document.querySelector("#lora-list li")?.focus());
-    },
-    focusNext(event) {
-      event.currentTarget.nextElementSibling?.focus();
-    },
-    focusBefore(event) {
-      const before = event.currentTarget.previousElementSibling;
-      if (before?.matches("li")) before.focus();
-      else document.getElementById("lora_weights").focus();
-    },
-  };
-}
-
-function readable(seconds) {
-  return seconds >= 10 ? `${Math.round(seconds)} s` : `${seconds.toFixed(1)} s`;
-}
-
-async function preload(url) {
-  const image = new Image();
-  image.src = url;
-  await image.decode().catch(() => null);
 }
 
 Alpine.directive("snippet", (element, { expression }, { evaluateLater, effect }) => {

@@ -1,0 +1,49 @@
+"""Measures how soon the playground shows itself: a real server on the loopback, a real browser, nothing in its cache.
+
+Usage: python scripts/first_paint.py [LOADS], by default 12. Prints JSON; the bars are 200 ms and 150,000 bytes.
+"""
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+
+from playwright.sync_api import Browser, sync_playwright
+from screenshots import KEY, serving
+
+_PAINT = """() => performance.getEntriesByName("first-contentful-paint")[0].startTime"""
+_SENT = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+  .filter(each => !/\\/(files|preview)/.test(each.name) && each.initiatorType !== "img")
+  .reduce((sum, each) => sum + each.transferSize, 0)"""
+
+
+def load(browser: Browser, url: str) -> tuple[float, int]:
+    """Milliseconds to the first contentful paint of the signed-in playground, and bytes without pictures."""
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    context.request.post(f"{url}/api/session", data={"key": KEY})
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_load_state("networkidle")
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+    found = float(page.evaluate(_PAINT)), int(page.evaluate(_SENT))
+    context.close()
+    return found
+
+
+def main() -> None:
+    """Load the page, and tell."""
+    loads = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    with tempfile.TemporaryDirectory() as data, serving(data) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        load(browser, url)
+        found = [load(browser, url) for _ in range(loads)]
+        browser.close()
+    paints = [round(paint, 1) for paint, _ in found]
+    told = {"first_paint_ms": {"median": statistics.median(paints), "worst": max(paints), "all": paints}}
+    print(json.dumps(told | {"bytes_without_pictures": max(sent for _, sent in found)}, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

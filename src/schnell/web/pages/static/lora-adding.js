@@ -1,0 +1,61 @@
+// A LoRA into the library: fetched by the server, or uploaded. Both tell how far they are, as `tell(part, text)`.
+
+import { readEvents } from "./events.js";
+
+/** The added LoRA. Throws an Error with the API's `answer`. */
+export async function addFromPlace(source, name, tell) {
+  const response = await fetch("/loras", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(name ? { source, name } : { source }),
+  });
+  if (!response.ok) throw refusal(await response.json());
+  for await (const event of readEvents(response.body)) {
+    if (event.name === "progress") tell(...progressOf(event.data));
+    else if (event.name === "done") return event.data.lora;
+    else if (event.name === "error") throw refusal(event.data);
+  }
+  throw new Error("The connection ended early. Asking again resumes the download.");
+}
+
+/** The added LoRA. Throws an Error with the API's `answer`. */
+export function uploadFile(file, name, tell) {
+  const body = new FormData();
+  if (name) body.append("name", name);
+  body.append("file", file);
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", "/api/loras");
+    request.upload.addEventListener("progress", ({ loaded, total }) => tell(loaded / total, `Uploading: ${megabytes(loaded)} of ${megabytes(total)} MB`));
+    request.upload.addEventListener("load", () => tell(null, "Checking the file …"));
+    request.addEventListener("error", () => reject(new Error("The server could not be reached.")));
+    request.addEventListener("load", () => {
+      const answer = parse(request.responseText);
+      if (request.status < 300) resolve(answer.lora);
+      else reject(refusal(answer));
+    });
+    request.send(body);
+  });
+}
+
+function progressOf({ received, total }) {
+  if (total && received >= total) return [null, "Checking the file …"];
+  const all = total ? ` of ${megabytes(total)}` : "";
+  return [total ? received / total : null, `Fetching: ${megabytes(received)}${all} MB`];
+}
+
+function megabytes(bytes) {
+  return (bytes / 1e6).toFixed(1);
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return { message: "The server refused the file." };
+  }
+}
+
+function refusal(answer) {
+  return Object.assign(new Error(answer.message), { answer });
+}

@@ -1,0 +1,90 @@
+// One LoRA of the request: from the library with its preview and trigger words, or any reference as text.
+
+/** Alpine data over the playground's: `field` and `scale` name the form's fields. */
+export function loraPicker(field, scale) {
+  return {
+    open: false,
+    searching: false,
+
+    get text() {
+      return String(this.form[field] ?? "").trim();
+    },
+    get chosen() {
+      const name = this.text.toLowerCase();
+      return this.library.find((lora) => [lora.name, ...lora.also].some((each) => each.toLowerCase() === name)) ?? null;
+    },
+    get chosenPreview() {
+      return this.chosen?.preview ?? "";
+    },
+    get comboClass() {
+      return this.chosenPreview ? "with-preview" : "";
+    },
+    get matches() {
+      // a name that is already chosen is no search: all the others are offered
+      if (!this.searching) return this.library;
+      const words = this.text.toLowerCase().split(/\s+/);
+      return this.library.filter((lora) => words.every((word) => `${lora.name} ${lora.summary}`.toLowerCase().includes(word)));
+    },
+    get showsList() {
+      return this.open && this.matches.length > 0;
+    },
+    get missingWords() {
+      const prompt = this.form.prompt.toLowerCase();
+      return (this.chosen?.words ?? []).filter((word) => !prompt.includes(word.toLowerCase()));
+    },
+    get triggerText() {
+      const words = this.missingWords;
+      return words.length ? `Trigger: ${words.join(", ")}` : "";
+    },
+
+    isChosen(lora) {
+      return lora === this.chosen;
+    },
+    addTrigger() {
+      this.form.prompt = [this.form.prompt.trim(), ...this.missingWords].filter(Boolean).join(", ");
+    },
+    show() {
+      this.searching = false;
+      this.open = true;
+    },
+    typed() {
+      this.searching = this.text !== "";
+      this.open = true;
+    },
+    close() {
+      this.open = false;
+    },
+    clear() {
+      this.form[field] = "";
+      this.open = false;
+      document.getElementById(field).focus();
+      this.open = false;
+    },
+    choose(lora) {
+      this.form[field] = lora.name;
+      document.getElementById(field).focus();
+      this.open = false;
+      this.searching = false;
+    },
+    focusFirst() {
+      const focus = () => document.querySelector(`#${field}-list li`)?.focus();
+      if (this.showsList) return focus();
+      this.show();
+      this.$nextTick(focus);
+    },
+    /** Enter takes the first that is found; a text that finds none stays as it is, and draws. */
+    enter(event) {
+      if (!this.showsList || !this.searching) return;
+      event.preventDefault();
+      this.choose(this.matches[0]);
+    },
+    focusNext(event) {
+      event.currentTarget.nextElementSibling?.focus();
+    },
+    focusBefore(event) {
+      const before = event.currentTarget.previousElementSibling;
+      if (before?.matches("li")) before.focus();
+      else document.getElementById(field).focus();
+    },
+  };
+}
