@@ -1,7 +1,9 @@
 """A person's whole way, in a real browser: from the printed link to a picture, its cURL, and back from the gallery."""
 
 import json
+import re
 import subprocess
+import threading
 from urllib.parse import urlencode
 
 import httpx
@@ -9,7 +11,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.conftest import Visit, copied, settle, shown_picture
+from mini_loras import lora_bytes
 from servers import KEY
+from tls_server import Asked, Reply, TlsServer
 
 
 @pytest.mark.parametrize(("color_scheme", "width"), [("light", 1600), ("dark", 1280), ("light", 390)])
@@ -56,6 +60,31 @@ def test_a_queued_run_tells_its_place(visit: Visit) -> None:
         )
         page.click("#run")
         expect(page.locator("#progress")).to_have_text("In the queue, 3 ahead")
+
+
+def test_a_run_with_a_lora_from_outside_tells_how_far_its_download_is(visit: Visit, outside: TlsServer) -> None:
+    path, gate = "/files/slow.safetensors", threading.Event()
+    outside.serve(path, lora_bytes(11))
+    whole = outside.routes[path]
+
+    def answer(asked: Asked) -> Reply:
+        """Break off after a part; give the rest when the gate opens."""
+        reply = whole(asked)
+        if "range" in asked.headers:
+            gate.wait(60)
+        else:
+            reply.cut = 1000
+        return reply
+
+    outside.routes[path] = answer
+    with visit() as visitor:
+        page = visitor.page
+        page.goto(f"{visitor.url}/?{urlencode({'prompt': 'x', 'lora_weights': outside.url(path)})}")
+        page.click("#run")
+        expect(page.locator("#progress")).to_have_text(re.compile(r"^Fetching: 0\.0 of \d+\.\d MB$"))
+        gate.set()
+        settle(page)
+        assert visitor.faults == []
 
 
 def test_a_made_key_works_until_it_is_revoked(visit: Visit) -> None:

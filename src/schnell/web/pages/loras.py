@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from schnell.accounts.identity import Caller
 from schnell.errors import NotFoundError, SchnellError
-from schnell.loras.entries import LibraryLora
+from schnell.loras.entries import Labels, LibraryLora
 from schnell.web.auth import Generator
 from schnell.web.errors import flat_error
 from schnell.web.fields import Fields, read_json_object
@@ -96,7 +96,7 @@ class _Addition:
         return await self._services.loras.add(
             self._source,
             owner=self._caller.team_id,
-            name=self._name,
+            labels=Labels(self._name),
             created_by=self._caller.user_name,
             on_progress=lambda received, total: told.put_nowait((received, total)),
         )

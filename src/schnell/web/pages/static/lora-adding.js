@@ -1,6 +1,7 @@
 // A LoRA into the library: fetched by the server, or uploaded. Both tell how far they are, as `tell(part, text)`.
 
 import { readEvents } from "./events.js";
+import { fetchingText, megabytes } from "./fetching.js";
 
 /** The added LoRA. Throws an Error with the API's `answer`. */
 export async function addFromPlace(source, name, tell) {
@@ -40,12 +41,7 @@ export function uploadFile(file, name, tell) {
 
 function progressOf({ received, total }) {
   if (total && received >= total) return [null, "Checking the file …"];
-  const all = total ? ` of ${megabytes(total)}` : "";
-  return [total ? received / total : null, `Fetching: ${megabytes(received)}${all} MB`];
-}
-
-function megabytes(bytes) {
-  return (bytes / 1e6).toFixed(1);
+  return [total ? received / total : null, fetchingText({ received, total })];
 }
 
 function parse(text) {

@@ -1,6 +1,7 @@
 import Alpine from "./vendor/alpine-csp.js";
 import { call, copy, rememberedKey, say } from "./app.js";
 import { readEvents } from "./events.js";
+import { fetchingText } from "./fetching.js";
 import { loraPicker } from "./lora-picker.js";
 import { readReceipt } from "./receipt.js";
 import { buildPromptObject, emptyForm, FIELDS, pixels, readLink, sizeFields, writeLink } from "./request.js";
@@ -13,6 +14,7 @@ const MAC = /Mac|iPhone|iPad/.test(navigator.platform);
 const BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
 const HISTORY = 12;
 const IN_MORE = ["num_outputs", "output_format", "output_quality", "go_fast", "disable_safety_checker"];
+const WAITING = new Set(["download", "queued"]);
 const TITLES = {
   INSUFFICIENT_CREDITS: "Not enough credits",
   RATE_LIMITED: "Too fast",
@@ -38,7 +40,7 @@ function playground() {
     form: start.form,
     problems: Object.fromEntries(FIELDS.map((name) => [name, ""])),
     phase: "idle",
-    progress: { stage: "", step: 0, total: 4, position: 0 },
+    progress: { stage: "", step: 0, total: 4, position: 0, fetched: "" },
     failure: { title: "", message: "", note: "", retry: false, signIn: false },
     previews: [],
     pictures: [],
@@ -137,11 +139,12 @@ function playground() {
       const { step, total } = this.progress;
       return Array.from({ length: total }, (_, index) => ({
         number: index,
-        state: index < step ? "full" : index === step && this.progress.stage !== "queued" ? "now" : "",
+        state: index < step ? "full" : index === step && !WAITING.has(this.progress.stage) ? "now" : "",
       }));
     },
     get progressText() {
-      const { stage, step, total, position } = this.progress;
+      const { stage, step, total, position, fetched } = this.progress;
+      if (stage === "download") return fetched;
       if (stage === "queued") return position > 0 ? `In the queue, ${position} ahead` : "Starting";
       if (stage === "denoise") return step < total ? `Step ${step} of ${total}` : "Decoding";
       if (stage === "decode") return "Finishing";
@@ -211,7 +214,7 @@ function playground() {
       for (const name of FIELDS) this.problems[name] = "";
       this.usedSeed = null;
       this.shownId = "";
-      this.progress = { stage: "", step: 0, total: Number(this.form.num_inference_steps) || 4, position: 0 };
+      this.progress = { stage: "", step: 0, total: Number(this.form.num_inference_steps) || 4, position: 0, fetched: "" };
       this.previews = [];
       this.phase = "running";
       this.resultText = "\u00a0";
@@ -237,7 +240,8 @@ function playground() {
       });
       if (!response.ok) throw Object.assign(new Error("refused"), { answer: await response.json() });
       for await (const event of readEvents(response.body)) {
-        if (event.name === "queued") Object.assign(this.progress, { stage: "queued", position: event.data.position });
+        if (event.name === "download") Object.assign(this.progress, { stage: "download", fetched: fetchingText(event.data) });
+        else if (event.name === "queued") Object.assign(this.progress, { stage: "queued", position: event.data.position });
         else if (event.name === "step") this.advance(event.data);
         else if (event.name === "done") await this.finish(event.data.aiRecord);
         else if (event.name === "error") this.fail(event.data);
