@@ -1,3 +1,4 @@
+import asyncio
 import random
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -117,9 +118,10 @@ async def status_of(server: Server, target: bytes) -> int:
         "server": ("127.0.0.1", 8000),
     }
     found: list[int] = []
+    asked = iter(({"type": "http.request", "body": b"", "more_body": False},))
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return next(asked, None) or await asyncio.Future()  # the client stays
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
