@@ -91,6 +91,7 @@ def render_markdown(text: str, slug: str = "") -> Rendered:
     parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
     tokens = parser.parse(text)
     headings = _anchor_headings(tokens)
+    _unname_empty_headers(tokens)
     for token in _every(tokens):
         _adapt(token, posixpath.dirname(slug))
     return Rendered(parser.renderer.render(tokens, parser.options, {}), headings)
@@ -141,6 +142,13 @@ def _anchor_headings(tokens: Sequence[Token]) -> tuple[Heading, ...]:
         if token.tag in {"h2", "h3"}:
             headings.append(Heading(int(token.tag[1]), text, anchor))
     return tuple(headings)
+
+
+def _unname_empty_headers(tokens: Sequence[Token]) -> None:
+    """A column's head without a text is no header for a screen reader."""
+    for opened, inline, closed in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if opened.type == "th_open" and not inline.content:
+            opened.tag = closed.tag = "td"
 
 
 def _every(tokens: Sequence[Token]) -> list[Token]:
