@@ -11,7 +11,7 @@ import pytest
 
 from counts import SOAK
 from fakes import FakeRunner
-from s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, run_nanio, run_seaweedfs
+from s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, free_port, run_nanio, run_seaweedfs
 from schnell.assets.s3 import S3Assets
 from server_process import ServerProcess, serving
 from servers import body_with, run_server
@@ -135,11 +135,12 @@ async def test_a_links_life_is_the_operators_choice(
 
 
 async def test_a_bucket_that_is_away_fails_the_request_and_costs_nothing(
-    tmp_path: Path, bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    with serving(tmp_path, assets_url="s3://no-such-bucket", s3_endpoint=bucket.endpoint) as server:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    with serving(tmp_path, assets_url=f"s3://{BUCKET}", s3_endpoint=endpoint) as server:
         async with server.client() as client:
             answer = await client.post("/api/features", json=body_with())
             assert (answer.status_code, answer.json()["errorCode"]) == (503, "STORAGE_FAILED")
