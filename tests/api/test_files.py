@@ -118,10 +118,10 @@ async def status_of(server: Server, target: bytes) -> int:
         "server": ("127.0.0.1", 8000),
     }
     found: list[int] = []
-    asked = iter(({"type": "http.request", "body": b"", "more_body": False},))
+    asked: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> dict[str, Any]:
-        return next(asked, None) or await asyncio.Future()  # the client stays
+        return asked.pop() if asked else await asyncio.Future[dict[str, Any]]()  # the client stays
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
