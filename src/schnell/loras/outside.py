@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,12 +29,30 @@ _REFUSAL_SECONDS: Final = 300
 Fetched = tuple[ConvertedAdapter, FoundSource]
 
 
+class _Audience:
+    """Everyone who is told how far a download is; who comes later hears at once how far it is by then."""
+
+    def __init__(self) -> None:
+        self._listeners: list[DownloadListener] = []
+        self._latest: tuple[int, int | None] | None = None
+
+    def add(self, listener: DownloadListener) -> None:
+        self._listeners.append(listener)
+        if self._latest is not None:
+            listener(*self._latest)
+
+    def tell(self, received: int, total: int | None) -> None:
+        self._latest = (received, total)
+        for listener in self._listeners:
+            listener(received, total)
+
+
 @dataclass(frozen=True, slots=True)
 class _Fetch:
-    """A download under way, and everyone who is told how far it is."""
+    """A download under way, and who is told how far it is."""
 
     task: asyncio.Task[Fetched]
-    listeners: list[DownloadListener]
+    audience: _Audience
 
 
 class OutsideLoras:
@@ -104,12 +121,12 @@ class OutsideLoras:
         """Those who ask for one thing meanwhile share the work, and are all told how far it is."""
         fetch = self._under_way.get(key)
         if fetch is None:
-            listeners: list[DownloadListener] = []
-            fetch = _Fetch(asyncio.create_task(self._fetch(reference, sites, key, _tell_all(listeners))), listeners)
+            audience = _Audience()
+            fetch = _Fetch(asyncio.create_task(self._fetch(reference, sites, key, audience.tell)), audience)
             self._under_way[key] = fetch
             fetch.task.add_done_callback(lambda done: self._forget(key, done))
         if on_progress is not None:
-            fetch.listeners.append(on_progress)
+            fetch.audience.add(on_progress)
         return await asyncio.shield(fetch.task)
 
     def _forget(self, key: str, task: asyncio.Task[Fetched]) -> None:
@@ -160,11 +177,3 @@ class OutsideLoras:
                 await forget_downloads(connection, sha256)
             await asyncio.to_thread(self._files.remove, sha256)
             excess -= sizes[sha256]
-
-
-def _tell_all(listeners: Sequence[DownloadListener]) -> DownloadListener:
-    def tell(received: int, total: int | None) -> None:
-        for listener in listeners:
-            listener(received, total)
-
-    return tell
