@@ -22,9 +22,7 @@ def train_mini_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the work folder's last state.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     work: Annotated[Path, typer.Option(help="Where data, states and the result lie.")] = Path("work/mini"),
-    start: Annotated[
-        Path | None, typer.Option("--from", help="A model folder whose VAE and transformer to start from.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="A model folder whose autoencoder to keep.")] = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Print the figures of a model; train nothing.")] = False,
     model: Annotated[
         Path | None, typer.Option(help="With --evaluate: the model folder; without: the embedded model.")

@@ -63,10 +63,12 @@ def encode_view(vae: AutoencoderKL, icons: Icons, view: View, seed: int, batch: 
     pose = Pose(2 * round(view.canvas * FILL / 2))
     rgb, parts = palette(), []
     shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
+    vae.to(memory_format=torch.channels_last)
     for start in range(0, len(icons), batch):
         chosen = colours[start : start + batch]
         pixels = compose(icons.pictures[start : start + batch], rgb[chosen], pose, view.canvas)
-        mean = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
+        laid = pixels.to(vae.device, vae.dtype, memory_format=torch.channels_last)
+        mean = vae.encode(laid).latent_dist.mean
         parts.append(((mean.float() - shift) * scale).half().cpu())
     return Encoded(torch.cat(parts), colours, view.canvas, pose)
 

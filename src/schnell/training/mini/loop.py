@@ -88,9 +88,13 @@ def rate(progress: float, done: int, warm: int = 100, hold: float = 0.6, end: fl
     return min(1.0, (done + 1) / warm) * falling
 
 
-def precision(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 where the processor multiplies it fast: CUDA, or a CPU with AMX."""
-    if device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported()):
+def precision(device: torch.device, *, convolutions: bool = False) -> AbstractContextManager[object]:
+    """bf16 where the processor multiplies it fast: CUDA, and CPUs with AMX or AVX512-BF16.
+
+    The latter are many times slower at bf16 convolutions going backward.
+    """
+    fast = torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and not convolutions)
+    if device.type == "cuda" or (device.type == "cpu" and fast):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 

@@ -1,4 +1,4 @@
-"""The whole recipe: data, autoencoder, text encoders, flow transformer, export. Each stage goes on where it stopped."""
+"""The whole recipe: data, autoencoder, text encoders, the transformer, export. Each stage goes on where it stopped."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,23 +11,20 @@ from tokenizers import Tokenizer
 
 from schnell.training.errors import TrainingDataError, TrainingError
 from schnell.training.mini.captions import Entry
+from schnell.training.mini.codes import CodeLearner, Known
 from schnell.training.mini.export import export_model
 from schnell.training.mini.finish import DecoderLearner
-from schnell.training.mini.flow import PARTS, SQUARE, WHOLE, Course, Dealer, FlowLearner, TextModels
+from schnell.training.mini.flow import TextModels
 from schnell.training.mini.latents import VIEWS, Encoded, encode_view, load_encoded, save_encoded
+from schnell.training.mini.looks import measure_all_maps, measure_codes, measure_palette
 from schnell.training.mini.loop import Budget, Learner, Show, run_learner, write_state
+from schnell.training.mini.memory import plan_memory, write_memory
 from schnell.training.mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
 from schnell.training.mini.pictures import Icons, read_icons
-from schnell.training.mini.sampling import Painter, load_painter
-from schnell.training.mini.sketch import (
-    FILL,
-    FactorLearner,
-    TrunkLearner,
-    find_atoms,
-    prepare_trunk,
-    read_captions,
-    write_last_layer,
-)
+from schnell.training.mini.places import write_places
+from schnell.training.mini.refit import Refit
+from schnell.training.mini.sampling import Painter
+from schnell.training.mini.scenes import Scenes, open_scenes
 from schnell.training.mini.sources import DICTIONARY, KEYWORDS, NAMES, PICTURES, SENTENCE_ENCODER, fetch
 from schnell.training.mini.text import (
     ClipReader,
@@ -42,16 +39,7 @@ from schnell.training.mini.tokens import REGISTERS, train_vocabulary, wrap
 from schnell.training.mini.vae import VaeLearner
 from schnell.training.mini.words import dictionary_words, icon_similarity, nearby_words, read_keywords
 
-SHARES = {
-    "vae": 0.25,
-    "clip": 0.12,
-    "t5": 0.13,
-    "trunk": 0.07,
-    "factors": 0.03,
-    "parts": 0.25,
-    "whole": 0.1,
-    "decoder": 0.05,
-}
+SHARES = {"vae": 0.4, "clip": 0.2, "t5": 0.1, "codes": 0.2, "decoder": 0.1}
 VOCABULARY_BATCHES = 25
 VOCABULARY_BATCH = 2000
 CAPTION_ROUNDS = 8
@@ -84,7 +72,8 @@ class Plan:
     shape: Shape = field(default_factory=Shape)
     start: Path | None = None
     updates: int | None = None
-    courses: tuple[Course, Course] = (PARTS, WHOLE)
+    samples: int = 220
+    captions: int = 1600
 
     def budget(self, stage: str) -> Budget:
         """A stage's part of the minutes."""
@@ -114,9 +103,13 @@ def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: boo
     data = prepare(plan.work, plan.show)
     vae = teach_vae(plan, data.icons)
     views = encode_views(plan, vae, data.icons)
-    text = teach_text(plan, data)
-    painter = teach_flow(plan, data, text, vae, views)
-    finish_decoder(plan, painter, data.icons, views)
+    scenes = open_scenes(views)
+    transformer = start_transformer(plan, scenes)
+    known = Known(measure_codes(views["white"]), measure_palette(views["white"], views["colour"]))
+    text = teach_text(plan, data, transformer, known)
+    painter = Painter(text, transformer, vae)
+    write_looks(plan, painter, data.icons, scenes, known)
+    finish_decoder(plan, painter, data.icons, scenes)
     folder = plan.work / "schnell-mini"
     export_model(painter, folder)
     plan.show("export", 1.0, str(folder))
@@ -196,8 +189,22 @@ def encode_views(plan: Plan, vae: AutoencoderKL, icons: Icons) -> dict[str, Enco
     return views
 
 
-def teach_text(plan: Plan, data: Data) -> TextModels:
-    """CLIP first, then T5 from CLIP's words."""
+def start_transformer(plan: Plan, scenes: Scenes) -> FluxTransformer2DModel:
+    """A transformer whose double blocks know where every token lies, kept in the work folder."""
+    transformer = build_transformer(plan.shape)
+    path = plan.state("places")
+    if path.exists():
+        transformer.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        plan.show("places", 0.0, "least squares")
+        write_places(transformer, scenes, plan.samples)
+        write_state(transformer.state_dict(), path)
+        plan.show("places", 1.0, "")
+    return transformer.to(plan.device)
+
+
+def teach_text(plan: Plan, data: Data, transformer: FluxTransformer2DModel, known: Known) -> TextModels:
+    """CLIP first, T5 from CLIP's words, then CLIP again together with the transformer's text embedder."""
     vocabulary = make_vocabulary(plan, data)
     tokenizers = (wrap(vocabulary), wrap(vocabulary, REGISTERS))
     looks = measure_looks(data.icons.pictures)
@@ -208,6 +215,7 @@ def teach_text(plan: Plan, data: Data) -> TextModels:
     t5 = T5Reader(build_t5(plan.shape, size), width, count)
     adopt_words(t5.encoder, clip.encoder)
     plan.run("t5", TextLearner("t5", t5, lessons[1], plan.device))
+    plan.run("codes", CodeLearner(transformer, clip, lessons[0], known, plan.device))
     return TextModels(clip.encoder.eval(), t5.encoder.eval(), tokenizers)
 
 
@@ -222,34 +230,23 @@ def make_vocabulary(plan: Plan, data: Data) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def teach_flow(plan: Plan, data: Data, text: TextModels, vae: AutoencoderKL, views: dict[str, Encoded]) -> Painter:
-    """The transformer: parts of pictures first, whole ones last."""
-    dealer = Dealer(views, data.icons.entries, data.nearby(), Random(0), torch.Generator().manual_seed(0))
-    start = plan.start
-    transformer = sketch_icons(plan, text, dealer) if start is None else load_painter(start).transformer
-    for stage, course in zip(("parts", "whole"), plan.courses, strict=True):
-        learner = FlowLearner(transformer, text, dealer, course, plan.device)
-        plan.run(stage, learner)
-        transformer = learner.finish()
-    return Painter(text, transformer, vae)
+def write_looks(plan: Plan, painter: Painter, icons: Icons, scenes: Scenes, known: Known) -> None:
+    """The single blocks' memory of every icon, kept in the work folder."""
+    transformer, path = painter.transformer.eval(), plan.state("memory")
+    if path.exists():
+        transformer.load_state_dict(torch.load(path, weights_only=True))
+        return
+    maps = measure_all_maps(scenes.views, icons, known.looks, known.palette)
+    blocks = transformer.single_transformer_blocks
+    memory = plan_memory(maps, len(blocks), blocks[0].mlp_hidden_dim)
+    write_memory(transformer, memory, known.palette)
+    Refit(painter, memory, scenes, icons, known.palette).run(plan.captions, plan.show)
+    write_state(transformer.state_dict(), path)
 
 
-def sketch_icons(plan: Plan, text: TextModels, dealer: Dealer) -> FluxTransformer2DModel:
-    """A transformer that draws a blurred picture of every icon."""
-    transformer = build_transformer(plan.shape)
-    views = [dealer.views[canvas.view] for canvas in SQUARE]
-    atoms = find_atoms(views, plan.shape.width - transformer.x_embedder.in_features - FILL)
-    prepare_trunk(transformer)
-    plan.run("trunk", TrunkLearner(transformer, atoms, text, dealer, plan.device))
-    captions = read_captions(text, dealer, views, CAPTION_ROUNDS)
-    plan.run("factors", FactorLearner(transformer, atoms, captions, plan.device))
-    write_last_layer(transformer, atoms)
-    return transformer
-
-
-def finish_decoder(plan: Plan, painter: Painter, icons: Icons, views: dict[str, Encoded]) -> None:
-    """Polish the decoder on what the model draws."""
-    learner = DecoderLearner(painter, icons, views, plan.device)
+def finish_decoder(plan: Plan, painter: Painter, icons: Icons, scenes: Scenes) -> None:
+    """Polish the decoder on what the model draws, and at the pictures' edges."""
+    learner = DecoderLearner(painter, icons, scenes, plan.device)
     plan.run("decoder", learner)
     learner.finish()
 

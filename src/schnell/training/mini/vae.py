@@ -67,7 +67,7 @@ class VaeLearner:
         ]
         wanted = torch.stack(crops).to(self.device)
         strength = min(1.0, max(0.0, (self.done - QUIET) / RAMP))
-        with precision(self.device):
+        with precision(self.device, convolutions=True):
             latent = self.vae.encode(wanted).latent_dist
             made = self.vae.decode(latent.mean + strength * latent.std * torch.randn_like(latent.std)).sample
         spread = latent.logvar.float()

@@ -1,0 +1,186 @@
+"""The single blocks are written down as a memory: places and looks in, picture out.
+
+Feed-forward layers work as key-value memories (Geva et al. 2021, arXiv:2012.14913). Here each hidden unit belongs to
+one place of one view: its key is that place's code, without which it stays shut, plus one direction of the icons'
+codes; its value is what that direction adds to the token. The first block writes how much background shows, times
+the colour (its gate), the others write the object. The last layer adds up v = (x_t - x_0) / t.
+
+Units are chosen from the singular values of `looks.Maps`; then their values are solved once more on what the units
+really do for real captions (`refit`), which also makes up for whatever the text encoder does not know.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+from torch.nn import functional
+
+from schnell.training.mini import layout
+from schnell.training.mini.looks import Maps, Palette
+from schnell.training.mini.pose import SIDES
+
+OPEN = 4.0
+SHUT = 9.0
+COVER_SCALE = 0.3
+SHARES = {16: 0.573, 12: 0.257, 8: 0.111, 6: 0.059}
+STEP_TIMES = (1.0, 3 / 4, 1 / 2, 1 / 4, 2 / 3, 1 / 3)
+TIME_UNIT = 8.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A hidden unit: its view and place, the direction of codes it reads (none: a constant), and what it adds."""
+
+    side: int
+    place: int
+    reads: Tensor | None
+    adds: Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The units of each single block, in order; the first block's write the background, the others' the object."""
+
+    blocks: tuple[tuple[Unit, ...], ...]
+
+
+def choose_units(linear: Tensor, constant: Tensor, side: int, count: int) -> list[Unit]:
+    """Units for `y = linear z + constant` at each place (`[T, D, K]`, `[T, D]`).
+
+    `count` units in all, one constant for each place among them.
+    """
+    out, strengths, directions = torch.linalg.svd(linear, full_matrices=False)
+    order = strengths.flatten().argsort(descending=True)[: max(0, count - len(linear))].tolist()
+    rest, units = constant.clone(), []
+    for place, rank in (divmod(number, strengths.shape[1]) for number in order):
+        adds = out[place, :, rank] * strengths[place, rank]
+        units.append(Unit(side, place, directions[place, rank], adds))
+        rest[place] -= adds * OPEN
+    return units + [Unit(side, place, None, rest[place] / OPEN) for place in range(len(linear))]
+
+
+def plan_memory(maps: dict[int, Maps], blocks: int, hidden: int) -> Memory:
+    """Share out the hidden units of all single blocks over views and places."""
+    cover: list[Unit] = []
+    objects: list[Unit] = []
+    room = (blocks - 1) * hidden
+    for side in SIDES:
+        view = maps[side]
+        cover += choose_units_each(view.open, view.open_mean, side)
+        objects += choose_units(view.object, view.object_mean, side, int(SHARES[side] * room))
+    return Memory((tuple(cover), *(tuple(objects[first :: blocks - 1]) for first in range(blocks - 1))))
+
+
+def choose_units_each(linear: Tensor, constant: Tensor, side: int) -> list[Unit]:
+    """One direction and one constant for every place."""
+    out, strengths, directions = torch.linalg.svd(linear, full_matrices=False)
+    adds = out[:, :, 0] * strengths[:, :1]
+    rest = (constant - adds * OPEN) / OPEN
+    moving = [Unit(side, place, directions[place, 0], adds[place]) for place in range(len(linear))]
+    return moving + [Unit(side, place, None, rest[place]) for place in range(len(linear))]
+
+
+def write_memory(transformer: FluxTransformer2DModel, memory: Memory, palette: Palette) -> None:
+    """Write the single blocks, the time's way in, and the last layer."""
+    with torch.no_grad():
+        for number, (block, units) in enumerate(zip(transformer.single_transformer_blocks, memory.blocks, strict=True)):
+            write_modulation(block.norm.linear, covers=number == 0)
+            write_keys(block.proj_mlp, units)
+            write_values(block.proj_out, units, covers=number == 0)
+        write_time(transformer)
+        write_last_layer(transformer, palette)
+
+
+def write_modulation(linear: nn.Linear, *, covers: bool) -> None:
+    """Tell the block the icon's codes in channels that are shut otherwise; the cover's gates are the colours."""
+    width = linear.in_features
+    linear.weight.zero_()
+    linear.bias.zero_()
+    unit, offset = 1 / layout.LOOK_SPREAD, -layout.LOOK_OFFSET / layout.LOOK_SPREAD
+    shut = linear.bias[width : 2 * width]
+    for code, channel in enumerate(layout.look_channels(layout.LOOKS)):
+        linear.weight[channel, code] = unit
+        linear.bias[channel] = offset
+        shut[channel] = -1.0
+    shut[layout.COVER] = -1.0
+    shut[-layout.FILL :] = -1.0
+    linear.bias[2 * width :] = 1.0
+    if covers:
+        for channel in range(layout.COVER.start, layout.COVER.stop):
+            code = layout.LOOKS + (channel - layout.COVER.start) % layout.COLOUR_CODES
+            linear.weight[2 * width + channel, code] = unit
+            linear.bias[2 * width + channel] = offset
+
+
+def write_keys(layer: nn.Linear, units: tuple[Unit, ...]) -> None:
+    """Each unit opens at its place alone and then reads its direction; units that are left over stay shut."""
+    channels = layout.look_channels(layout.LOOKS)
+    layer.weight.normal_(std=0.01)
+    layer.weight[:, channels] = 0.0
+    layer.bias.fill_(-2.0)
+    gain = SHUT * layout.spread(layer.in_features)
+    for row, unit in enumerate(units):
+        layer.weight[row] = 0.0
+        down, across = divmod(unit.place, unit.side)
+        for channel in (layout.ROWS + down, layout.COLUMNS + across, layout.KIND + SIDES.index(unit.side)):
+            layer.weight[row, channel] = gain
+        layer.bias[row] = OPEN - 3 * SHUT
+        if unit.reads is not None:
+            layer.weight[row, channels] = unit.reads
+
+
+def write_values(layer: nn.Linear, units: tuple[Unit, ...], *, covers: bool) -> None:
+    """What each unit adds; attention adds nothing yet."""
+    layer.weight.zero_()
+    layer.bias.zero_()
+    for row, unit in enumerate(units):
+        set_value(layer, row, unit.adds, covers=covers)
+
+
+def set_value(layer: nn.Linear, row: int, adds: Tensor, *, covers: bool) -> None:
+    """Write one unit's value: background into its channels, the object off the noisy token."""
+    column = layer.out_features + row
+    if covers:
+        layer.weight[layout.COVER, column] = COVER_SCALE * adds.repeat_interleave(layout.COLOUR_CODES).to(layer.weight)
+    else:
+        layer.weight[layout.NOISE, column] = -layout.NOISE_SCALE * adds.to(layer.weight)
+
+
+def write_time(transformer: FluxTransformer2DModel) -> None:
+    """One channel of the time embedding becomes 8 / t: least squares, exact above all on the times of few steps."""
+    embedder = transformer.time_text_embed.timestep_embedder
+    times = torch.cat([torch.linspace(0.04, 1, 400), torch.tensor(STEP_TIMES).repeat(80)])
+    waves = get_timestep_embedding(times * 1000, 256, flip_sin_to_cos=True, downscale_freq_shift=0)
+    hidden = functional.silu(embedder.linear_1(waves.to(embedder.linear_1.weight))).float().cpu()
+    jitter = 0.002 * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
+    hidden = torch.cat([hidden, hidden.bfloat16().float(), hidden * (1 + jitter)])
+    inputs = torch.cat([hidden, torch.ones(len(hidden), 1)], 1).double()
+    times = times.repeat(3).double()[:, None]
+    weighted = inputs * times
+    gram = weighted.T @ weighted + 1e-3 * torch.eye(inputs.shape[1]).double()
+    found = torch.linalg.solve(gram, weighted.sum(0) * TIME_UNIT).to(embedder.linear_2.weight)
+    embedder.linear_2.weight.zero_()
+    embedder.linear_2.bias.zero_()
+    embedder.linear_2.weight[layout.TIME_CODE + 14] = found[:-1]
+    embedder.linear_2.bias[layout.TIME_CODE + 14] = found[-1]
+
+
+def write_last_layer(transformer: FluxTransformer2DModel, palette: Palette) -> None:
+    """Divide by the time, undo the scales, and give the background its pattern."""
+    linear, out = transformer.norm_out.linear, transformer.proj_out
+    width = linear.in_features
+    spread = layout.spread(width)
+    for layer in (linear, out):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    used = slice(0, layout.COVER.stop)
+    linear.bias[used] = -1.0
+    linear.weight[used, layout.TIME_CODE + 14] = 1 / TIME_UNIT
+    linear.bias[width - layout.FILL : width] = -1.0
+    out.weight[:, layout.NOISE] = torch.eye(layout.CHANNELS) * spread / layout.NOISE_SCALE
+    patterns = -palette.patterns * spread / COVER_SCALE
+    for part in range(4):
+        first = layout.COVER.start + part * layout.COLOUR_CODES
+        out.weight[part::4, first : first + layout.COLOUR_CODES] = patterns.T.to(out.weight)
