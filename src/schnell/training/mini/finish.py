@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from schnell.training.mini.captions import COLOURS, on_background
-from schnell.training.mini.latents import FACTOR, pack, palette, unpack
+from schnell.training.mini.latents import FACTOR, centred_pose, pack, palette, unpack
 from schnell.training.mini.layout import CHANNELS
 from schnell.training.mini.loop import Average, precision, rate, step
-from schnell.training.mini.pictures import Icons, Pose, compose
+from schnell.training.mini.pictures import Icons, compose
 from schnell.training.mini.pose import MOVING, Grid
 from schnell.training.mini.sampling import Painter, denoise
 from schnell.training.mini.scenes import Scene, Scenes
@@ -27,7 +27,6 @@ WINDOW = 16
 MARGIN = 24
 DRAWN_STEPS = (1, 2, 4, 4)
 GRIDS = (Grid(16, 16), Grid(16, 16), Grid(16, 16), Grid(12, 12), Grid(8, 8))
-FILL = 0.8125
 
 
 class DecoderLearner:
@@ -82,8 +81,8 @@ class DecoderLearner:
     def pixels(self, scene: Scene, grid: Grid) -> Tensor:
         """The pictures of a square scene, moved as its noise says."""
         canvas = 2 * grid.side * FACTOR
-        pose = Pose(2 * round(canvas * FILL / 2))
-        pictures = compose(self.icons.pictures[scene.icons], palette()[scene.colours], pose, canvas)
+        backgrounds = palette()[scene.colours]
+        pictures = compose(self.icons.pictures[scene.icons], backgrounds, centred_pose(canvas), canvas)
         if grid.side < MOVING:
             return pictures
         moves = ((2 * scene.shifts - 1) * FACTOR).tolist()

@@ -44,6 +44,11 @@ VIEWS = (
 )
 
 
+def centred_pose(canvas: int) -> Pose:
+    """An upright icon that leaves a rim on a square canvas of so many pixels."""
+    return Pose(2 * round(canvas * FILL / 2))
+
+
 def palette() -> Tensor:
     """The background colours as `[C, 3]` in 0..1."""
     return torch.tensor(list(COLOURS.values()))
@@ -60,7 +65,7 @@ def draw_colours(rng: Random, count: int, white: float) -> Tensor:
 def encode_view(vae: AutoencoderKL, icons: Icons, view: View, seed: int, batch: int = 16) -> Encoded:
     """Encode one view of all icons with the VAE's mean, shifted and scaled as FLUX does."""
     colours = draw_colours(Random(seed), len(icons), view.white)
-    pose = Pose(2 * round(view.canvas * FILL / 2))
+    pose = centred_pose(view.canvas)
     rgb, parts = palette(), []
     shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     vae.to(memory_format=torch.channels_last)

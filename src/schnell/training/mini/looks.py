@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell.training.mini.captions import COLOURS
-from schnell.training.mini.latents import FACTOR, Encoded, pack
+from schnell.training.mini.latents import FACTOR, Encoded, centred_pose, pack
 from schnell.training.mini.layout import COLOUR_CODES, LOOKS
 from schnell.training.mini.pictures import Icons, resize
 from schnell.training.mini.pose import MOVING, SIDES, first_corner
@@ -85,7 +85,7 @@ def measure_palette(white: Encoded, colour: Encoded) -> Palette:
 def measure_openness(icons: Icons, side: int) -> Tensor:
     """How much of each latent shows the background where the noise does not move the view: `[N, T, 4]`."""
     pixels, parts = 2 * side * FACTOR, []
-    size = 2 * round(pixels * 0.8125 / 2)
+    size = centred_pose(pixels).size
     rim = (pixels - size) // 2
     for pictures in torch.split(icons.pictures, 64):
         alpha = resize(pictures.float() / 255, size)[:, 3:]

@@ -10,6 +10,7 @@ really do for real captions (`refit`), which also makes up for whatever the text
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -51,14 +52,25 @@ def choose_units(linear: Tensor, constant: Tensor, side: int, count: int) -> lis
 
     `count` units in all, one constant for each place among them.
     """
-    out, strengths, directions = torch.linalg.svd(linear, full_matrices=False)
-    order = strengths.flatten().argsort(descending=True)[: max(0, count - len(linear))].tolist()
+    parts = torch.linalg.svd(linear, full_matrices=False)
+    order = parts.S.flatten().argsort(descending=True)[: max(0, count - len(linear))].tolist()
+    return with_constants(parts, constant, side, [divmod(number, parts.S.shape[1]) for number in order])
+
+
+def choose_units_each(linear: Tensor, constant: Tensor, side: int) -> list[Unit]:
+    """One direction and one constant for every place."""
+    parts = torch.linalg.svd(linear, full_matrices=False)
+    return with_constants(parts, constant, side, [(place, 0) for place in range(len(linear))])
+
+
+def with_constants(parts: Any, constant: Tensor, side: int, chosen: list[tuple[int, int]]) -> list[Unit]:
+    """Units for the chosen (place, rank) of a singular value decomposition, and each place's constant."""
     rest, units = constant.clone(), []
-    for place, rank in (divmod(number, strengths.shape[1]) for number in order):
-        adds = out[place, :, rank] * strengths[place, rank]
-        units.append(Unit(side, place, directions[place, rank], adds))
+    for place, rank in chosen:
+        adds = parts.U[place, :, rank] * parts.S[place, rank]
+        units.append(Unit(side, place, parts.Vh[place, rank], adds))
         rest[place] -= adds * OPEN
-    return units + [Unit(side, place, None, rest[place] / OPEN) for place in range(len(linear))]
+    return units + [Unit(side, place, None, rest[place] / OPEN) for place in range(len(constant))]
 
 
 def plan_memory(maps: dict[int, Maps], blocks: int, hidden: int) -> Memory:
@@ -71,15 +83,6 @@ def plan_memory(maps: dict[int, Maps], blocks: int, hidden: int) -> Memory:
         cover += choose_units_each(view.open, view.open_mean, side)
         objects += choose_units(view.object, view.object_mean, side, int(SHARES[side] * room))
     return Memory((tuple(cover), *(tuple(objects[first :: blocks - 1]) for first in range(blocks - 1))))
-
-
-def choose_units_each(linear: Tensor, constant: Tensor, side: int) -> list[Unit]:
-    """One direction and one constant for every place."""
-    out, strengths, directions = torch.linalg.svd(linear, full_matrices=False)
-    adds = out[:, :, 0] * strengths[:, :1]
-    rest = (constant - adds * OPEN) / OPEN
-    moving = [Unit(side, place, directions[place, 0], adds[place]) for place in range(len(linear))]
-    return moving + [Unit(side, place, None, rest[place]) for place in range(len(linear))]
 
 
 def write_memory(transformer: FluxTransformer2DModel, memory: Memory, palette: Palette) -> None:
@@ -163,8 +166,8 @@ def write_time(transformer: FluxTransformer2DModel) -> None:
     found = torch.linalg.solve(gram, weighted.sum(0) * TIME_UNIT).to(embedder.linear_2.weight)
     embedder.linear_2.weight.zero_()
     embedder.linear_2.bias.zero_()
-    embedder.linear_2.weight[layout.TIME_CODE + 14] = found[:-1]
-    embedder.linear_2.bias[layout.TIME_CODE + 14] = found[-1]
+    embedder.linear_2.weight[layout.TIME] = found[:-1]
+    embedder.linear_2.bias[layout.TIME] = found[-1]
 
 
 def write_last_layer(transformer: FluxTransformer2DModel, palette: Palette) -> None:
@@ -177,7 +180,7 @@ def write_last_layer(transformer: FluxTransformer2DModel, palette: Palette) -> N
         layer.bias.zero_()
     used = slice(0, layout.COVER.stop)
     linear.bias[used] = -1.0
-    linear.weight[used, layout.TIME_CODE + 14] = 1 / TIME_UNIT
+    linear.weight[used, layout.TIME] = 1 / TIME_UNIT
     linear.bias[width - layout.FILL : width] = -1.0
     out.weight[:, layout.NOISE] = torch.eye(layout.CHANNELS) * spread / layout.NOISE_SCALE
     patterns = -palette.patterns * spread / COVER_SCALE
