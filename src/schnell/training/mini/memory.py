@@ -2,8 +2,9 @@
 
 Feed-forward layers work as key-value memories (Geva et al. 2021, arXiv:2012.14913). Here each hidden unit belongs to
 one place of one view: its key is that place's code, without which it stays shut, plus one direction of the icons'
-codes; its value is what that direction adds to the token. The first block writes how much background shows, times
-the colour (its gate), the others write the object. The last layer adds up v = (x_t - x_0) / t.
+codes; its value is what that direction adds to the token. After the two blocks that name the place (`places`), one
+writes how much background shows, times the colour (its gate), the others write the object. The last layer adds up
+v = (x_t - x_0) / t.
 
 Units are chosen from the singular values of `looks.Maps`; then their values are solved once more on what the units
 really do for real captions (`refit`), which also makes up for whatever the text encoder does not know.
@@ -20,10 +21,11 @@ from torch.nn import functional
 
 from schnell.training.mini import layout
 from schnell.training.mini.looks import Maps, Palette
+from schnell.training.mini.places import PLACE_BLOCKS
 from schnell.training.mini.pose import SIDES
 
 OPEN = 4.0
-SHUT = 9.0
+SHUT = 14.0
 COVER_SCALE = 0.3
 SHARES = {16: 0.573, 12: 0.257, 8: 0.111, 6: 0.059}
 STEP_TIMES = (1.0, 3 / 4, 1 / 2, 1 / 4, 2 / 3, 1 / 3)
@@ -42,7 +44,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Memory:
-    """The units of each single block, in order; the first block's write the background, the others' the object."""
+    """The units of each single block after those of places, in order; the first of these write the background."""
 
     blocks: tuple[tuple[Unit, ...], ...]
 
@@ -85,10 +87,15 @@ def plan_memory(maps: dict[int, Maps], blocks: int, hidden: int) -> Memory:
     return Memory((tuple(cover), *(tuple(objects[first :: blocks - 1]) for first in range(blocks - 1))))
 
 
+def memory_blocks(transformer: FluxTransformer2DModel) -> list[Any]:
+    """The single blocks that are a memory."""
+    return list(transformer.single_transformer_blocks)[PLACE_BLOCKS:]
+
+
 def write_memory(transformer: FluxTransformer2DModel, memory: Memory, palette: Palette) -> None:
     """Write the single blocks, the time's way in, and the last layer."""
     with torch.no_grad():
-        for number, (block, units) in enumerate(zip(transformer.single_transformer_blocks, memory.blocks, strict=True)):
+        for number, (block, units) in enumerate(zip(memory_blocks(transformer), memory.blocks, strict=True)):
             write_modulation(block.norm.linear, covers=number == 0)
             write_keys(block.proj_mlp, units)
             write_values(block.proj_out, units, covers=number == 0)
@@ -126,12 +133,24 @@ def write_keys(layer: nn.Linear, units: tuple[Unit, ...]) -> None:
     gain = SHUT * layout.spread(layer.in_features)
     for row, unit in enumerate(units):
         layer.weight[row] = 0.0
-        down, across = divmod(unit.place, unit.side)
-        for channel in (layout.ROWS + down, layout.COLUMNS + across, layout.KIND + SIDES.index(unit.side)):
-            layer.weight[row, channel] = gain
+        places = place_channels(unit)
+        layer.weight[row, places] = gain
+        layer.weight[row, layout.ZERO] = -gain * len(places)
         layer.bias[row] = OPEN - 3 * SHUT
         if unit.reads is not None:
             layer.weight[row, channels] = unit.reads
+
+
+def place_channels(unit: Unit) -> list[int]:
+    """The channels of a unit's place, of which three are on there: row, column, view.
+
+    Codes beyond a small view's last row and column belong to these.
+    """
+    channels = [layout.KIND + SIDES.index(unit.side)]
+    for first, number in zip((layout.ROWS, layout.COLUMNS), divmod(unit.place, unit.side), strict=True):
+        last = SIDES[0] if number == unit.side - 1 else number + 1
+        channels += range(first + number, first + last)
+    return channels
 
 
 def write_values(layer: nn.Linear, units: tuple[Unit, ...], *, covers: bool) -> None:
@@ -178,7 +197,7 @@ def write_last_layer(transformer: FluxTransformer2DModel, palette: Palette) -> N
     for layer in (linear, out):
         layer.weight.zero_()
         layer.bias.zero_()
-    used = slice(0, layout.COVER.stop)
+    used = [*range(layout.COVER.stop), layout.ZERO]
     linear.bias[used] = -1.0
     linear.weight[used, layout.TIME] = 1 / TIME_UNIT
     linear.bias[width - layout.FILL : width] = -1.0
@@ -187,3 +206,4 @@ def write_last_layer(transformer: FluxTransformer2DModel, palette: Palette) -> N
     for part in range(4):
         first = layout.COVER.start + part * layout.COLOUR_CODES
         out.weight[part::4, first : first + layout.COLOUR_CODES] = patterns.T.to(out.weight)
+    out.weight[:, layout.ZERO] = -out.weight.sum(1)

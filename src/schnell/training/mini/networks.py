@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -15,9 +14,9 @@ class Shape:
 
     width: int = 256
     head: int = 64
-    double_blocks: int = 3
-    single_blocks: int = 6
-    t5_layers: int = 3
+    double_blocks: int = 2
+    single_blocks: int = 8
+    t5_layers: int = 1
     clip_layers: int = 2
     vae_channels: tuple[int, ...] = (16, 32, 64, 96)
     vocabulary: int = 6000
@@ -46,11 +45,7 @@ def build_vae(shape: Shape) -> AutoencoderKL:
 
 
 def build_t5(shape: Shape, vocabulary: int) -> T5EncoderModel:
-    """The token-wise encoder.
-
-    Embeddings start small so that they can learn fast; padding starts at zero and the feed-forward
-    parts start weak, else padding drowns the few words that a register has to find.
-    """
+    """The token-wise encoder."""
     config = T5Config(
         vocab_size=vocabulary,
         d_model=shape.width,
@@ -64,14 +59,7 @@ def build_t5(shape: Shape, vocabulary: int) -> T5EncoderModel:
         eos_token_id=1,
         decoder_start_token_id=0,
     )
-    model = T5EncoderModel(config)
-    with torch.no_grad():
-        model.shared.weight.mul_(0.2 / model.shared.weight.std())
-        model.shared.weight[0].zero_()
-        for name, weight in model.named_parameters():
-            if name.endswith("DenseReluDense.wo.weight"):
-                weight.mul_(0.3)
-    return model
+    return T5EncoderModel(config)
 
 
 def build_clip(shape: Shape, vocabulary: int) -> CLIPTextModel:

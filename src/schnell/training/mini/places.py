@@ -1,20 +1,19 @@
-"""The double blocks are written down: attention reads where a token lies, the feed-forward parts name the place.
+"""The first blocks are written down: attention reads where a token lies, ramps name its place within the view.
 
 Learned by gradient, places come last of all and never sharp. Here they are known from the start:
 
-- In the first block the image asks the text tokens, which lie at the origin, along one slow rotary frequency (Su et
-  al. 2021, arXiv:2104.09864) of the rows and one of the columns: how much of its attention goes there is a function
-  of the place. A third head attends evenly and so counts the tokens and takes the noise's mean.
-- In the second block an even head takes the mean place, and with it the canvas's height and width.
-- Each feed-forward part is a layer of random kinks (Rahimi and Recht 2007) whose sum is solved by least squares:
-  rows and columns, then places within the view, then their one-hot codes.
+- T5 puts two anchors before every text, tokens that are always the same and lie at the origin. In the first block
+  every image token asks for both along one slow rotary frequency (Su et al. 2021, arXiv:2104.09864) of the rows: which
+  of the two gets more of its attention is a function of the row alone, whatever the canvas. The same for columns.
+  A third head attends evenly to the image and takes the noise's means.
+- In the second block an even head takes the mean row and column, and with it the canvas's height and width.
+- Ramps turn these into sizes, then into one-hot codes of the place within the view.
 
-The text's content stays out of these blocks for now; text reaches the picture through the modulations.
+Text's content stays out of these blocks; text reaches the picture through the modulations.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from random import Random
+from dataclasses import replace
+from math import cos, pi, sin, sqrt
 from typing import Any
 
 import torch
@@ -22,83 +21,46 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from schnell.training.mini import layout
+from schnell.training.mini import anchors, layout
 from schnell.training.mini.flow import Conditions, grid_positions, velocity
-from schnell.training.mini.loop import precision
-from schnell.training.mini.pose import SIDES, Grid, place_codes
-from schnell.training.mini.scenes import Scenes
+from schnell.training.mini.pose import LARGEST, MOVING, SIDES, Grid
+from schnell.training.mini.ramps import SHARPNESS, Line, Part, Ramp, write_part
 
-A, B, COUNT, DOWN, RIGHT = 236, 237, 238, 240, 241
-ROW, COLUMN, MEAN_ROW, MEAN_COLUMN = 230, 231, 232, 233
-VIEW_ROW, VIEW_COLUMN = 226, 227
-SCRATCH = (A, B, COUNT, DOWN, RIGHT, ROW, COLUMN, MEAN_ROW, MEAN_COLUMN, VIEW_ROW, VIEW_COLUMN)
-KINDS = tuple(range(layout.KIND, layout.KIND + len(SIDES)))
-ROW_AXIS, COLUMN_AXIS, SLOW = 8, 36, 4
-LEVEL = 4.0
-CLEAR = 0.03
-SCALE = 8.0
-NEAR = (0.008, -0.008, 0.016, -0.016, 0.025, -0.025, 0.04, -0.04, 0.08, -0.08, 0.3, -0.3)
-STEEP = 40.0
-NEARER = (0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 0.4, -0.4, 0.6, -0.6)
-USUAL = (
-    *((16, 16),) * 9, *((8, 8),) * 2, *((12, 21), (21, 12), (13, 19), (19, 13), (14, 17), (17, 14)) * 2,
-    (6, 11), (11, 6), (7, 10), (10, 7), (7, 9), (9, 7), (12, 12), (16, 12), (12, 16), (10, 10), (14, 14),
-)  # fmt: skip
-LEAST, MOST = 4, 24
-
-
-@dataclass(frozen=True)
-class Kinks:
-    """Random kinks along random directions of some channels; `at` fixes where they lie."""
-
-    channels: tuple[int, ...]
-    count: int
-    gain: float
-    at: tuple[float, ...] = ()
+ROW, COLUMN, MEAN_ROW, MEAN_COLUMN = range(layout.SCRATCH, layout.SCRATCH + 4)
+DOWN, RIGHT, DOWN_SIGN, RIGHT_SIGN, DOWN_BIT, RIGHT_BIT = range(layout.SCRATCH + 4, layout.SCRATCH + 10)
+REACHES = tuple(range(layout.SCRATCH + 10, layout.SCRATCH + 13))
+MOVED_DOWN, MOVED_RIGHT = layout.SCRATCH + 13, layout.SCRATCH + 14
+KINDS = {side: layout.KIND + number for number, side in enumerate(SIDES)}
+ROUND = tuple(zip(SIDES[:-1], REACHES, strict=True))
+ROW_AXIS, COLUMN_AXIS, SLOW, FREQUENCIES, BASE = 8, 36, 5, 14, 10000.0
+PLACE_BLOCKS = 2
+DEAF = 6.0
+BEND = 0.106
+UNIT = 8.0
+MIDDLE = (LARGEST - 1) / 2
+NOISE_GAIN = 5.0
+KNOTS = (-10.5, -9.5, -8.0, -6.0, -3.0, 3.0, 6.0, 8.0, 9.5, 10.5)
+EARLIER = 0.25
+STEP = 0.1
+NARROW = 0.02
 
 
-PARTS = (
-    (
-        Kinks((A, COUNT), 500, 5.0), Kinks((B, COUNT), 500, 5.0),
-        Kinks((DOWN,), 12, 60.0, NEAR), Kinks((RIGHT,), 12, 60.0, NEAR),
-    ),
-    (
-        Kinks((ROW,), 60, 3.0), Kinks((COLUMN,), 60, 3.0),
-        Kinks((DOWN,), 40, 6.0, NEARER), Kinks((RIGHT,), 40, 6.0, NEARER),
-        Kinks((MEAN_ROW,), 110, 30.0), Kinks((MEAN_COLUMN,), 110, 30.0), Kinks((MEAN_ROW, MEAN_COLUMN), 560, 18.0),
-        Kinks((MEAN_ROW, MEAN_COLUMN, COUNT), 44, 6.0),
-    ),
-    (
-        Kinks((VIEW_ROW,), 300, 25.0), Kinks((VIEW_COLUMN,), 300, 25.0), Kinks((VIEW_ROW, *KINDS[1:]), 190, 12.0),
-        Kinks((VIEW_COLUMN, *KINDS[1:]), 190, 12.0), Kinks(SCRATCH, 44, 0.3),
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a feed-forward part is shown for many tokens `[M, width]`, how much each counts, and what is true there."""
-
-    inputs: Tensor
-    weights: Tensor
-    rows: Tensor
-    columns: Tensor
-    view_rows: Tensor
-    view_columns: Tensor
-    codes: Tensor
-
-
-def write_places(transformer: FluxTransformer2DModel, scenes: Scenes, samples: int = 220) -> None:
-    """Write all three double blocks; `samples` batches of noisy pictures are looked at for each."""
-    rng, chance = Random(1), torch.Generator().manual_seed(0)
+def write_places(transformer: FluxTransformer2DModel, directions: Tensor) -> None:
+    """Write both double blocks and the first two single blocks."""
+    spread = layout.spread(transformer.x_embedder.out_features)
+    sizes, codes = transformer.single_transformer_blocks[:PLACE_BLOCKS]
     with torch.no_grad():
-        write_attention(transformer, scenes.directions)
-        for number, targets in enumerate((first_targets, second_targets, third_targets)):
-            seen = look(transformer, number, scenes, rng, samples)
-            part: Any = transformer.transformer_blocks[number].ff
-            place_kinks(part.net[0].proj, seen.inputs, PARTS[number], chance)
-            wanted, channels = targets(seen)
-            solve(part, seen, wanted, channels)
+        write_embedders(transformer)
+        for number, block in enumerate(transformer.transformer_blocks):
+            open_block(block, noise_too=number == 0)
+        read_places(transformer.transformer_blocks[0].attn, directions, spread)
+        take_means(transformer.transformer_blocks[1].attn, spread)
+        write_part(double_part(transformer, 0, spread), first_signs(), straighten(transformer, spread))
+        write_part(double_part(transformer, 1, spread), [*reach_sides(), *second_signs()])
+        for block in (sizes, codes):
+            open_gate(block.norm.linear)
+        write_part(single_part(sizes, spread), name_sizes())
+        write_part(single_part(codes, spread), name_places())
 
 
 def clear(*layers: nn.Linear) -> None:
@@ -108,172 +70,188 @@ def clear(*layers: nn.Linear) -> None:
         layer.bias.zero_()
 
 
-def write_attention(transformer: FluxTransformer2DModel, directions: Tensor) -> None:
-    """Hand tokens in as they are, read places and means, and change nothing else."""
-    width = transformer.x_embedder.out_features
-    clear(transformer.x_embedder)
-    transformer.x_embedder.weight.copy_(layout.NOISE_SCALE * torch.eye(width, layout.CHANNELS))
-    transformer.x_embedder.bias[-layout.FILL :] = layout.filling()
-    for number, block in enumerate(transformer.transformer_blocks):
-        open_block(block, noise_too=number == 0)
-    read_places(transformer.transformer_blocks[0].attn, directions, layout.spread(width))
-    take_means(transformer.transformer_blocks[1].attn, layout.spread(width))
+def write_embedders(transformer: FluxTransformer2DModel) -> None:
+    """Hand noise and anchors in as they are, with the filling that makes norms blind to them."""
+    image, text = transformer.x_embedder, transformer.context_embedder
+    clear(image, text)
+    image.weight.copy_(layout.NOISE_SCALE * torch.eye(image.out_features, layout.CHANNELS))
+    for channel in anchors.CHANNELS:
+        text.weight[channel, channel] = 1.0
+    for layer in (image, text):
+        layer.bias[-layout.FILL :] = layout.filling()
 
 
 def open_block(block: Any, *, noise_too: bool) -> None:
-    """Gates open, norms blind to the filling (and to noise and text where they are not wanted), attention empty."""
+    """Gates open, norms blind to all but what is wanted, attention and feed-forward parts empty."""
     for norm in (block.norm1, block.norm1_context):
-        norm.linear.weight.zero_()
-        norm.linear.bias.zero_()
+        clear(norm.linear)
         norm.linear.bias.view(6, -1)[[2, 5]] = 1.0
-    block.norm1_context.linear.bias.view(6, -1)[[1, 4]] = -1.0
-    scales = block.norm1.linear.bias.view(6, -1)
-    scales[[1, 4], -layout.FILL :] = -1.0
-    scales[4, layout.NOISE] = -1.0
+    text, image = (norm.linear.bias.view(6, -1) for norm in (block.norm1_context, block.norm1))
+    text[[1, 4]] = -1.0
+    text[1, list(anchors.CHANNELS)] = 0.0
+    image[[1, 4], -layout.FILL :] = -1.0
+    image[4, layout.NOISE] = -1.0
     if not noise_too:
-        scales[1, layout.NOISE] = -1.0
+        image[1, layout.NOISE] = -1.0
     attention = block.attn
     clear(attention.to_q, attention.to_k, attention.to_v, attention.to_out[0], block.ff.net[2], block.ff_context.net[2])
     clear(attention.add_q_proj, attention.add_k_proj, attention.add_v_proj, attention.to_add_out)
+    attention.norm_q.weight[0] = DEAF
+
+
+def attend_evenly(attention: Any, first: int) -> None:
+    """The head at channel `first` sees every image token alike, and no text: its first, unturned dimension says so."""
+    attention.to_q.bias[first] = 1.0
+    attention.to_k.bias[first] = 1.0
+    attention.add_k_proj.bias[first] = -1.0
+
+
+def compare_anchors(attention: Any, first: int, axis: int, channel: int) -> None:
+    """The head at channel `first` sees the anchors alone; their balance says the place along an axis.
+
+    Where the place is the middle both get the same; the balance is written so that its slope there is 1 / UNIT.
+    """
+    frequency = BASE ** (-SLOW / FREQUENCIES)
+    turned = first + axis + 2 * SLOW
+    ahead = MIDDLE * frequency + pi / 2
+    attention.to_q.bias[first] = 1.0
+    attention.to_q.bias[turned] = 1.0
+    attention.to_k.bias[first] = -1.0
+    attention.add_k_proj.bias[first] = -1.0
+    strength = 30.0
+    heard = anchors.heard(attention.to_q.in_features)
+    for number, anchor in enumerate(anchors.CHANNELS):
+        sign = 1 - 2 * number
+        attention.add_k_proj.weight[first, anchor] = 1 / heard
+        attention.add_k_proj.weight[turned, anchor] = sign * strength * BEND * cos(ahead) / heard
+        attention.add_k_proj.weight[turned + 1, anchor] = sign * strength * BEND * sin(ahead) / heard
+        attention.add_k_proj.weight[first + 1, anchor] = strength / heard
+        attention.add_v_proj.weight[first, anchor] = sign / heard
+    steepness = sqrt(attention.to_q.out_features / attention.heads / 2) * BEND * frequency
+    attention.to_out[0].weight[channel, first] = 1 / (UNIT * steepness)
 
 
 def read_places(attention: Any, directions: Tensor, spread: float) -> None:
-    """Heads 0 and 1 ask for row and column, head 3 takes the noise's means and the count of tokens."""
+    """Heads 0 and 1 read row and column, head 3 the noise's means."""
     head = attention.to_q.out_features // attention.heads
-    for number, axis, channel in ((0, ROW_AXIS, A), (1, COLUMN_AXIS, B)):
-        first = number * head
-        turning = first + axis + 2 * SLOW
-        attention.to_q.bias[first] = 1.0
-        attention.to_q.bias[turning] = 2 / 60**0.5  # exactly 2 after the query's norm, also in bf16
-        attention.add_k_proj.bias[turning + 1] = 1.0  # a quarter turn ahead: the sine of the place
-        attention.add_v_proj.bias[first] = LEVEL
-        attention.to_out[0].weight[channel, first] = 1.0
+    compare_anchors(attention, 0, ROW_AXIS, ROW)
+    compare_anchors(attention, head, COLUMN_AXIS, COLUMN)
     even = 3 * head
-    attention.to_v.weight[even : even + 2, layout.NOISE] = 18 * spread / layout.NOISE_SCALE * directions.T
-    attention.add_v_proj.bias[even + 2] = LEVEL
-    for channel, value in ((DOWN, even), (RIGHT, even + 1), (COUNT, even + 2)):
+    attend_evenly(attention, even)
+    attention.to_v.weight[even : even + 2, layout.NOISE] = NOISE_GAIN * spread / layout.NOISE_SCALE * directions.T
+    for value, channel in ((even, DOWN), (even + 1, RIGHT)):
         attention.to_out[0].weight[channel, value] = 1.0
 
 
 def take_means(attention: Any, spread: float) -> None:
-    """Head 0 attends evenly to the rows and columns that the first block named."""
+    """Head 0 takes the mean row and column."""
+    attend_evenly(attention, 0)
     for value, (channel, mean) in enumerate(((ROW, MEAN_ROW), (COLUMN, MEAN_COLUMN))):
         attention.to_v.weight[value, channel] = spread
+        attention.to_v.weight[value, layout.ZERO] = -spread
         attention.to_out[0].weight[mean, value] = 1.0
 
 
-def canvases(rng: Random, count: int) -> Iterator[tuple[Grid, float]]:
-    """Usual canvases and every other size; how much each counts."""
-    for _ in range(count):
-        grid = Grid(*rng.choice(USUAL))
-        yield grid, 3.0 if grid == Grid(16, 16) else 1.0
-    sizes = range(LEAST, MOST + 1)
-    everything = [Grid(height, width) for height in sizes for width in sizes]
-    for grid in rng.sample(everything, min(len(everything), 2 * count)):
-        yield grid, 0.5
+def first_signs() -> list[Ramp]:
+    """Which way the noise's means point, still soft."""
+    return [Ramp({DOWN: 1.0}, -0.06, 0.06, {DOWN_SIGN: 1.0}), Ramp({RIGHT: 1.0}, -0.06, 0.06, {RIGHT_SIGN: 1.0})]
 
 
-def look(transformer: FluxTransformer2DModel, number: int, scenes: Scenes, rng: Random, count: int) -> Seen:
-    """Run noisy pictures up to a block's feed-forward part, sometimes in bf16, and note what it is shown."""
-    parts, caught = [], []
-    device = transformer.device
-    hook = transformer.transformer_blocks[number].ff.register_forward_hook(
-        lambda _part, inputs, _output: caught.append(inputs[0].float().cpu())
-    )
-    for grid, weight in canvases(rng, count):
-        noise = clear_noise(scenes, grid, max(1, min(12, 512 // grid.tokens)))
-        noisy, shifts = scenes.noisy(rng, grid, noise)
-        if rng.random() < 0.4:
-            with precision(device):
-                run_double_blocks(transformer, noisy.to(device), grid)
-        else:
-            run_double_blocks(transformer, noisy.to(device), grid)
-        parts.append(note(caught.pop(), weight, grid, shifts))
+def second_signs() -> list[Ramp]:
+    """The same, steeper."""
+    return [Ramp({DOWN_SIGN: 1.0}, 0.45, 0.55, {DOWN_BIT: 1.0}), Ramp({RIGHT_SIGN: 1.0}, 0.45, 0.55, {RIGHT_BIT: 1.0})]
+
+
+def straighten(transformer: FluxTransformer2DModel, spread: float) -> list[Line]:
+    """Lines that bend the anchors' balance, measured on the largest canvas, into rows and columns: least squares."""
+    inputs = spread * hear(transformer, 0, Grid(LARGEST, LARGEST)).double()
+    measured = (inputs - inputs[:, layout.ZERO :][:, :1]).view(LARGEST, LARGEST, -1)
+    lines = []
+    for channel, levels in ((ROW, measured[:, 0, ROW]), (COLUMN, measured[0, :, COLUMN])):
+        wanted = (torch.arange(LARGEST).double() - MIDDLE) / UNIT
+        plain = [Line(channel, knot / UNIT, 1.0 if knot > 0 else -1.0, {}) for knot in KNOTS]
+        bends = torch.stack([functional.gelu(SHARPNESS * p.sign * (levels - p.at)) / SHARPNESS for p in plain], 1)
+        found = torch.linalg.lstsq(bends, wanted - levels).solution.tolist()
+        lines += [replace(line, adds={channel: weight}) for line, weight in zip(plain, found, strict=True)]
+    return lines
+
+
+def reach_sides() -> list[Ramp]:
+    """How many of the canvas's two sides reach 16, 12 and 8 tokens."""
+    return [
+        Ramp({mean: 1.0}, start - NARROW / 2, start + NARROW / 2, {channel: 1.0})
+        for side, channel in ROUND
+        for mean in (MEAN_ROW, MEAN_COLUMN)
+        for start in [((side - 1) / 2 - MIDDLE - 0.25) / UNIT]
+    ]
+
+
+def name_sizes() -> list[Ramp]:
+    """The view that the canvas shows, and by how much the noise moves it, if it moves at all."""
+    ramps = [always({KINDS[SIDES[-1]]: 1.0})]
+    for (side, channel), smaller in zip(ROUND, SIDES[1:], strict=True):
+        ramps.append(Ramp({channel: 1.0}, 1.3, 1.7, {KINDS[side]: 1.0, KINDS[smaller]: -1.0}))
+    moving = dict(ROUND)[MOVING]
+    for bit, moved in ((DOWN_BIT, MOVED_DOWN), (RIGHT_BIT, MOVED_RIGHT)):
+        ramps.append(Ramp({moving: 1.0, bit: 1.0}, 2.3, 2.7, {moved: 1.0}))
+    return ramps
+
+
+def name_places() -> list[Ramp]:
+    """One-hot codes of row and column within the view: one ramp between each two neighbours."""
+    ramps = [always({layout.ROWS: 1.0, layout.COLUMNS: 1.0})]
+    halves = {channel: side / 2 for side, channel in KINDS.items()}
+    for place, mean, moved, first in (
+        (ROW, MEAN_ROW, MOVED_DOWN, layout.ROWS),
+        (COLUMN, MEAN_COLUMN, MOVED_RIGHT, layout.COLUMNS),
+    ):
+        reads = {place: UNIT, mean: -UNIT, moved: -1.0, **halves}
+        for number in range(1, SIDES[0]):
+            middle = number - EARLIER
+            ramps.append(
+                Ramp(reads, middle - STEP / 2, middle + STEP / 2, {first + number: 1.0, first + number - 1: -1.0})
+            )
+    return ramps
+
+
+def always(adds: dict[int, float]) -> Ramp:
+    """A ramp that ended before zero: a constant."""
+    return Ramp({}, -2.0, -1.0, adds)
+
+
+def double_part(transformer: FluxTransformer2DModel, number: int, spread: float) -> Part:
+    """A double block's feed-forward part."""
+    part: Any = transformer.transformer_blocks[number].ff
+    return Part(part.net[0].proj, part.net[2], 0, spread)
+
+
+def single_part(block: Any, spread: float) -> Part:
+    """A single block's."""
+    return Part(block.proj_mlp, block.proj_out, block.proj_out.out_features, spread)
+
+
+def open_gate(linear: nn.Linear) -> None:
+    """The block hears its tokens as they are and adds all that it says."""
+    clear(linear)
+    linear.bias[2 * linear.in_features :] = 1.0
+
+
+def hear(transformer: FluxTransformer2DModel, number: int, grid: Grid) -> Tensor:
+    """What a double block's feed-forward part is shown on an empty canvas `[T, width]`."""
+    caught: list[Tensor] = []
+    part: Any = transformer.transformer_blocks[number].ff
+    hook = part.register_forward_hook(lambda _part, inputs, _output: caught.append(inputs[0].float().cpu()))
+    run(transformer, torch.zeros(1, grid.tokens, layout.CHANNELS), grid)
     hook.remove()
-    return Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return caught[0][0]
 
 
-def clear_noise(scenes: Scenes, grid: Grid, count: int) -> Tensor:
-    """Noise `[B, T, 64]` that says plainly where the object lies, where there is any such."""
-    noise = torch.randn(count, grid.tokens, layout.CHANNELS)
-    plain = ((noise.mean(1) @ scenes.directions).abs() * grid.tokens**0.5 > CLEAR).all(1)
-    return noise[plain] if plain.any() else noise
-
-
-def note(inputs: Tensor, weight: float, grid: Grid, shifts: Tensor) -> tuple[Tensor, ...]:
-    """The fields of `Seen` for one batch, flat over its tokens."""
-    top, left = grid.corner
-    shape = (len(shifts), grid.height, grid.width)
-    rows = torch.arange(grid.height).float()[None, :, None].expand(shape)
-    columns = torch.arange(grid.width).float()[None, None].expand(shape)
-    down, right = shifts[:, 0, None, None].float(), shifts[:, 1, None, None].float()
-    values = (torch.full(shape, weight), rows, columns, rows - top - down, columns - left - right)
-    return (inputs.flatten(0, 1), *(v.flatten() for v in values), place_codes(grid, shifts).flatten(0, 1))
-
-
-def run_double_blocks(transformer: FluxTransformer2DModel, noisy: Tensor, grid: Grid) -> None:
-    """A pass that leaves out the single blocks; any text will do."""
-    kept, width = transformer.single_transformer_blocks, transformer.config["joint_attention_dim"]
-    transformer.single_transformer_blocks = nn.ModuleList()
-    told = Conditions(
-        torch.randn(len(noisy), 32, width, device=noisy.device), torch.randn(len(noisy), width, device=noisy.device)
-    )
-    positions = grid_positions(2 * grid.height, 2 * grid.width).to(noisy.device)
-    try:
-        velocity(transformer, noisy, told, torch.ones(len(noisy), device=noisy.device), positions)
-    finally:
-        transformer.single_transformer_blocks = kept
-
-
-def place_kinks(layer: nn.Linear, inputs: Tensor, groups: tuple[Kinks, ...], chance: torch.Generator) -> None:
-    """Write a layer's weights so that each output bends somewhere in the range of the inputs."""
-    clear(layer)
-    row = 0
-    for group in groups:
-        values = inputs[:, group.channels]
-        spread = values.std(0).clamp_min(1e-6)
-        direction = torch.randn(group.count, len(group.channels), generator=chance)
-        direction /= direction.norm(dim=1, keepdim=True)
-        gains = group.gain * (0.3 + 1.4 * torch.rand(group.count, 1, generator=chance))
-        at = values[torch.randint(0, len(values), (group.count,), generator=chance)] / spread
-        if group.at:
-            at = torch.tensor(group.at).repeat(group.count)[: group.count, None]
-        rows = slice(row, row + group.count)
-        layer.weight[rows, group.channels] = (gains * direction / spread).to(layer.weight.device)
-        layer.bias[rows] = -(gains * direction * at).sum(1).to(layer.bias.device)
-        row += group.count
-
-
-def solve(part: Any, seen: Seen, wanted: Tensor, channels: list[int]) -> None:
-    """Write the second layer of a feed-forward part: weighted least squares with a small ridge."""
-    first, second = part.net[0].proj, part.net[2]
-    hidden = functional.gelu(first(seen.inputs.to(first.weight.device)).cpu(), approximate="tanh")
-    hidden = torch.cat([hidden, torch.ones(len(hidden), 1)], 1).double()
-    weighted = hidden * seen.weights[:, None].double()
-    gram = weighted.T @ hidden
-    gram += torch.diag(gram.diagonal() * 3e-6 + 1e-6 * len(hidden))
-    found = torch.linalg.solve(gram, weighted.T @ wanted.double()).to(second.weight)
-    second.weight[channels] = found[:-1].T
-    second.bias[channels] = found[-1]
-
-
-def first_targets(seen: Seen) -> tuple[Tensor, list[int]]:
-    """Rows and columns, and the noise's means made steep."""
-    spread = layout.spread(seen.inputs.shape[1])
-    means = spread * seen.inputs[:, [DOWN, RIGHT]]
-    steeper = (STEEP * means).clamp(-1, 1) - means
-    return torch.cat([torch.stack([seen.rows, seen.columns], 1) / SCALE, steeper], 1), [ROW, COLUMN, DOWN, RIGHT]
-
-
-def second_targets(seen: Seen) -> tuple[Tensor, list[int]]:
-    """Rows and columns within the view, and which view it is."""
-    within = torch.stack([seen.view_rows, seen.view_columns], 1) / SCALE
-    return torch.cat([within, seen.codes[:, -len(SIDES) :]], 1), [VIEW_ROW, VIEW_COLUMN, *KINDS]
-
-
-def third_targets(seen: Seen) -> tuple[Tensor, list[int]]:
-    """The one-hot codes of rows and columns; the scratch channels are wiped."""
-    spread = layout.spread(seen.inputs.shape[1])
-    codes = seen.codes[:, : -len(SIDES)]
-    wiped = -spread * seen.inputs[:, SCRATCH]
-    return torch.cat([codes, wiped], 1), [*range(layout.ROWS, layout.KIND), *SCRATCH]
+def run(transformer: FluxTransformer2DModel, noisy: Tensor, grid: Grid) -> Tensor:
+    """The transformer's answer at t = 1 for a text of which it hears only the anchors."""
+    width = transformer.config["joint_attention_dim"]
+    tokens = torch.zeros(len(noisy), len(anchors.CHANNELS), width)
+    for number, channel in enumerate(anchors.CHANNELS):
+        tokens[:, number, channel] = sqrt(width)
+    told = Conditions(tokens.to(noisy), torch.zeros(len(noisy), width).to(noisy))
+    positions = grid_positions(2 * grid.height, 2 * grid.width).to(noisy)
+    return velocity(transformer, noisy, told, torch.ones(len(noisy)).to(noisy), positions)

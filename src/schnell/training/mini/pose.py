@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from schnell.training.mini.latents import Encoded, pack, place
 
 SIDES = (16, 12, 8, 6)
+LARGEST = 24
 MOVING = 12
 MARGIN = 4
 CODE = 2 * SIDES[0] + len(SIDES)
@@ -58,16 +58,17 @@ def read_shifts(noise: Tensor, directions: Tensor, grid: Grid) -> Tensor:
     return torch.where(noise.mean(1) @ directions > 0, 1, 0)
 
 
-def place_codes(grid: Grid, shifts: Tensor) -> Tensor:
-    """Each token's row and column within the view and the view's size, one-hot: `[B, T, 36]`."""
+def find_places(grid: Grid, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's place within the view, counted row by row, and whether it lies inside: `[B, T]` both.
+
+    A token outside of the view has the nearest place inside.
+    """
     top, left = grid.corner
-    rows = (torch.arange(grid.height) - top - shifts[:, :1]).clamp(0, grid.side - 1)
-    columns = (torch.arange(grid.width) - left - shifts[:, 1:]).clamp(0, grid.side - 1)
-    count, size = len(shifts), torch.tensor(SIDES.index(grid.side))
-    down = functional.one_hot(rows, SIDES[0])[:, :, None].expand(-1, -1, grid.width, -1)
-    across = functional.one_hot(columns, SIDES[0])[:, None].expand(-1, grid.height, -1, -1)
-    kind = functional.one_hot(size, len(SIDES)).expand(count, grid.height, grid.width, -1)
-    return torch.cat([down, across, kind], -1).flatten(1, 2).float()
+    rows = torch.arange(grid.height)[None, :, None] - top - shifts[:, 0, None, None]
+    columns = torch.arange(grid.width)[None, None] - left - shifts[:, 1, None, None]
+    inside = (rows >= 0) & (rows < grid.side) & (columns >= 0) & (columns < grid.side)
+    places = rows.clamp(0, grid.side - 1) * grid.side + columns.clamp(0, grid.side - 1)
+    return places.flatten(1), inside.flatten(1)
 
 
 def first_corner(latents: Tensor, side: int) -> Tensor:

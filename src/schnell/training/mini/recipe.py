@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from tokenizers import Tokenizer
 
 from schnell.training.errors import TrainingDataError, TrainingError
+from schnell.training.mini.anchors import prepare_t5
 from schnell.training.mini.captions import Entry
 from schnell.training.mini.codes import CodeLearner, Known
 from schnell.training.mini.export import export_model
@@ -18,7 +19,7 @@ from schnell.training.mini.flow import TextModels
 from schnell.training.mini.latents import VIEWS, Encoded, encode_view, load_encoded, save_encoded
 from schnell.training.mini.looks import measure_all_maps, measure_codes, measure_palette
 from schnell.training.mini.loop import Budget, Learner, Show, run_learner, write_state
-from schnell.training.mini.memory import plan_memory, write_memory
+from schnell.training.mini.memory import memory_blocks, plan_memory, write_memory
 from schnell.training.mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
 from schnell.training.mini.pictures import Icons, read_icons
 from schnell.training.mini.places import write_places
@@ -29,17 +30,15 @@ from schnell.training.mini.sources import DICTIONARY, KEYWORDS, NAMES, PICTURES,
 from schnell.training.mini.text import (
     ClipReader,
     Lessons,
-    T5Reader,
     TextLearner,
-    adopt_words,
     draw_batch,
-    measure_looks,
+    measure_thumbnails,
 )
-from schnell.training.mini.tokens import REGISTERS, train_vocabulary, wrap
+from schnell.training.mini.tokens import ANCHORS, train_vocabulary, wrap
 from schnell.training.mini.vae import VaeLearner
 from schnell.training.mini.words import dictionary_words, icon_similarity, nearby_words, read_keywords
 
-SHARES = {"vae": 0.4, "clip": 0.2, "t5": 0.1, "codes": 0.2, "decoder": 0.1}
+SHARES = {"vae": 0.4, "clip": 0.15, "codes": 0.3, "decoder": 0.15}
 VOCABULARY_BATCHES = 25
 VOCABULARY_BATCH = 2000
 CAPTION_ROUNDS = 8
@@ -72,7 +71,6 @@ class Plan:
     shape: Shape = field(default_factory=Shape)
     start: Path | None = None
     updates: int | None = None
-    samples: int = 220
     captions: int = 1600
 
     def budget(self, stage: str) -> Budget:
@@ -104,7 +102,8 @@ def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: boo
     vae = teach_vae(plan, data.icons)
     views = encode_views(plan, vae, data.icons)
     scenes = open_scenes(views)
-    transformer = start_transformer(plan, scenes)
+    transformer = build_transformer(plan.shape).to(plan.device)
+    write_places(transformer, scenes.directions)
     known = Known(measure_codes(views["white"]), measure_palette(views["white"], views["colour"]))
     text = teach_text(plan, data, transformer, known)
     painter = Painter(text, transformer, vae)
@@ -189,34 +188,18 @@ def encode_views(plan: Plan, vae: AutoencoderKL, icons: Icons) -> dict[str, Enco
     return views
 
 
-def start_transformer(plan: Plan, scenes: Scenes) -> FluxTransformer2DModel:
-    """A transformer whose double blocks know where every token lies, kept in the work folder."""
-    transformer = build_transformer(plan.shape)
-    path = plan.state("places")
-    if path.exists():
-        transformer.load_state_dict(torch.load(path, weights_only=True))
-    else:
-        plan.show("places", 0.0, "least squares")
-        write_places(transformer, scenes, plan.samples)
-        write_state(transformer.state_dict(), path)
-        plan.show("places", 1.0, "")
-    return transformer.to(plan.device)
-
-
 def teach_text(plan: Plan, data: Data, transformer: FluxTransformer2DModel, known: Known) -> TextModels:
-    """CLIP first, T5 from CLIP's words, then CLIP again together with the transformer's text embedder."""
+    """CLIP alone, then together with the transformer's text embedder; T5 takes CLIP's words."""
     vocabulary = make_vocabulary(plan, data)
-    tokenizers = (wrap(vocabulary), wrap(vocabulary, REGISTERS))
-    looks = measure_looks(data.icons.pictures)
-    lessons = [Lessons(data.icons.entries, data.pairs, looks, tokenizer) for tokenizer in tokenizers]
-    size, width, count = len(tokenizers[0]), plan.shape.width, len(data.icons)
-    clip = ClipReader(build_clip(plan.shape, size), width, count)
-    plan.run("clip", TextLearner("clip", clip, lessons[0], plan.device))
-    t5 = T5Reader(build_t5(plan.shape, size), width, count)
-    adopt_words(t5.encoder, clip.encoder)
-    plan.run("t5", TextLearner("t5", t5, lessons[1], plan.device))
-    plan.run("codes", CodeLearner(transformer, clip, lessons[0], known, plan.device))
-    return TextModels(clip.encoder.eval(), t5.encoder.eval(), tokenizers)
+    tokenizers = (wrap(vocabulary), wrap(vocabulary, ANCHORS))
+    lessons = Lessons(data.icons.entries, data.pairs, measure_thumbnails(data.icons.pictures), tokenizers[0])
+    size = len(tokenizers[0])
+    clip = ClipReader(build_clip(plan.shape, size), plan.shape.width, len(data.icons))
+    plan.run("clip", TextLearner(clip, lessons, plan.device))
+    plan.run("codes", CodeLearner(transformer, clip, lessons, known, plan.device))
+    t5 = build_t5(plan.shape, size)
+    prepare_t5(t5, clip.encoder)
+    return TextModels(clip.encoder.eval(), t5.eval(), tokenizers)
 
 
 def make_vocabulary(plan: Plan, data: Data) -> Tokenizer:
@@ -237,7 +220,7 @@ def write_looks(plan: Plan, painter: Painter, icons: Icons, scenes: Scenes, know
         transformer.load_state_dict(torch.load(path, weights_only=True))
         return
     maps = measure_all_maps(scenes.views, icons, known.looks, known.palette)
-    blocks = transformer.single_transformer_blocks
+    blocks = memory_blocks(transformer)
     memory = plan_memory(maps, len(blocks), blocks[0].mlp_hidden_dim)
     write_memory(transformer, memory, known.palette)
     Refit(painter, memory, scenes, icons, known.palette).run(plan.captions, plan.show)

@@ -16,9 +16,9 @@ from schnell.training.mini.captions import COLOURS, Entry, on_background
 from schnell.training.mini.flow import grid_positions, velocity, write_captions
 from schnell.training.mini.looks import Palette, measure_openness
 from schnell.training.mini.loop import Show, precision
-from schnell.training.mini.memory import COVER_SCALE, Memory, set_value
+from schnell.training.mini.memory import COVER_SCALE, Memory, memory_blocks, set_value
 from schnell.training.mini.pictures import Icons
-from schnell.training.mini.pose import SIDES, Grid
+from schnell.training.mini.pose import SIDES, Grid, find_places
 from schnell.training.mini.sampling import Painter
 from schnell.training.mini.scenes import Scene, Scenes
 
@@ -71,7 +71,7 @@ class Refit:
 
     def __init__(self, painter: Painter, memory: Memory, scenes: Scenes, icons: Icons, palette: Palette) -> None:
         self.painter, self.memory, self.scenes, self.icons, self.palette = painter, memory, scenes, icons, palette
-        self.blocks = painter.transformer.single_transformer_blocks
+        self.blocks = memory_blocks(painter.transformer)
         self.hidden = self.blocks[0].mlp_hidden_dim
         self.rng = Random(41)
 
@@ -126,8 +126,9 @@ class Refit:
         del answer
         for hook in hooks:
             hook.remove()
-        places, weights = self.places(grid, scene.shifts)
-        return Heard(torch.cat(caught, 2).flatten(0, 1), self.covered(states[0]), places, weights, scene)
+        places, inside = find_places(grid, scene.shifts)
+        weights = inside.flatten().float() + OUTSIDE
+        return Heard(torch.cat(caught, 2).flatten(0, 1), self.covered(states[0]), places.flatten(), weights, scene)
 
     def captions(self, icons: list[int], colours: list[int]) -> list[str]:
         """Half as people write them, half the plain name on its background."""
@@ -136,15 +137,6 @@ class Refit:
             plain_name(self.rng, self.icons.entries[icon], colour) if self.rng.random() < PLAIN else text
             for text, icon, colour in zip(texts, icons, colours, strict=True)
         ]
-
-    def places(self, grid: Grid, shifts: Tensor) -> tuple[Tensor, Tensor]:
-        """Each token's place within the view, and a small weight for those outside of it."""
-        top, left = grid.corner
-        rows = torch.arange(grid.height)[None, :, None] - top - shifts[:, 0, None, None]
-        columns = torch.arange(grid.width)[None, None] - left - shifts[:, 1, None, None]
-        inside = (rows >= 0) & (rows < grid.side) & (columns >= 0) & (columns < grid.side)
-        places = rows.clamp(0, grid.side - 1) * grid.side + columns.clamp(0, grid.side - 1)
-        return places.flatten(), inside.flatten().float() + OUTSIDE
 
     def covered(self, tokens: Tensor) -> Tensor:
         """What the background's channels will add to each token `[M, 64]`."""

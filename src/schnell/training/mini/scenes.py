@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-import torch
 from torch import Tensor
 
 from schnell.training.mini.latents import Encoded, pack
@@ -40,12 +39,6 @@ class Scenes:
         shifts = read_shifts(noise, self.directions, grid)
         clean = pack(move(view.latents[icons].float(), grid, shifts))
         return Scene(clean, shifts, icons, view.colours[icons].tolist())
-
-    def noisy(self, rng: Random, grid: Grid, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens at random times of few-step sampling `[B, T, 64]` and how the noise moved them `[B, 2]`."""
-        scene = self.stage(rng, grid, noise)
-        times = torch.tensor([rng.choice((1.0, 1.0, 0.75, 0.5, 0.25, rng.random())) for _ in noise])[:, None, None]
-        return (1 - times) * scene.clean + times * noise, scene.shifts
 
 
 def open_scenes(views: Mapping[str, Encoded]) -> Scenes:

@@ -1,10 +1,8 @@
-"""The text encoders learn, before any drawing, which icon a text means and what it looks like.
+"""CLIP learns, before any drawing, which icon a text means and what it looks like.
 
 An encoder that starts from nothing inside a flow model sees each name too rarely. Here a caption is
 answered at once: which of the icons (cross entropy), which background, and a small picture of it (its principal
-components). CLIP is read where FLUX pools it; T5 at its registers, each of which holds one of 3 x 3 regions
-(registers: Darcet et al. 2023, arXiv:2309.16588). T5 starts from CLIP's finished words and with a small rate: it does
-not scale its attention, and with CLIP's rate its sums grow a hundredfold and nothing is learned.
+components), all read where FLUX pools CLIP.
 """
 
 from collections.abc import Sequence
@@ -15,31 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from schnell.training.mini.captions import COLOURS, Entry, caption, decorate, on_background
 from schnell.training.mini.loop import precision, rate, step
 from schnell.training.mini.pictures import resize
-from schnell.training.mini.tokens import REGISTERS, SPECIAL, token_ids
+from schnell.training.mini.tokens import token_ids
 
 THUMBNAIL = 24
-GRID = 3
-PARTS = 64
 WHOLE = 192
 CLIP_RATE = 1.5e-3
-T5_RATE = 5e-4
 PICTURE_WEIGHT = 3.0
 WHITE = 0.45
 DICTIONARY = 0.2
 FULL_LENGTH_EVERY = 8
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What each icon looks like: scaled components of its 3 x 3 regions `[N, 9, 64]` and whole `[N, 192]`."""
-
-    regions: Tensor
-    whole: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,22 +56,14 @@ def components(values: Tensor, count: int) -> Tensor:
     return scores * (count / scores.pow(2).sum(1).mean().clamp_min(1e-8)).sqrt()
 
 
-def measure_looks(pictures: Tensor) -> Looks:
-    """Components of 24 x 24 premultiplied RGBA thumbnails of uint8 icons `[N, 4, S, S]`."""
+def measure_thumbnails(pictures: Tensor) -> Tensor:
+    """Components `[N, 192]` of 24 x 24 premultiplied RGBA thumbnails of uint8 icons `[N, 4, S, S]`."""
     small = torch.cat([resize(part.float() / 255, THUMBNAIL) for part in torch.split(pictures, 64)])
-    cell = THUMBNAIL // GRID
-    regions = [
-        components(small[:, :, y * cell : (y + 1) * cell, x * cell : (x + 1) * cell].flatten(1), PARTS)
-        for y in range(GRID)
-        for x in range(GRID)
-    ]
-    return Looks(torch.stack(regions, 1), components(small.flatten(1), WHOLE))
+    return components(small.flatten(1), WHOLE)
 
 
 class ClipReader(nn.Module):
     """CLIP with throw-away heads on its pooled output."""
-
-    base_rate = CLIP_RATE
 
     def __init__(self, encoder: CLIPTextModel, width: int, icons: int) -> None:
         super().__init__()
@@ -97,53 +76,9 @@ class ClipReader(nn.Module):
         pooled = self.encoder(input_ids=ids).pooler_output
         return Answer(self.icon(pooled), self.colour(pooled), self.whole(pooled))
 
-    def target(self, looks: Looks) -> Tensor:
-        """The small pictures this reader learns."""
-        return looks.whole
-
     def factor(self, name: str) -> float:
         """How much faster than the rest a parameter learns: each word is seen rarely."""
         return 3.0 if "token_embedding" in name else 1.0
-
-
-class T5Reader(nn.Module):
-    """T5 with throw-away heads on its registers."""
-
-    base_rate = T5_RATE
-
-    def __init__(self, encoder: T5EncoderModel, width: int, icons: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        count = len(REGISTERS)
-        self.mixed, self.icon = nn.Linear(count * width, width), nn.Linear(width, icons)
-        self.colour = nn.Linear(width, len(COLOURS))
-        self.region = nn.Parameter(torch.randn(count, width, PARTS) * width**-0.5)
-
-    def forward(self, ids: Tensor) -> Answer:
-        """Read ids `[N, L]`."""
-        hidden = self.encoder(input_ids=ids)[0][:, : len(REGISTERS)]
-        regions = torch.einsum("nrd,rdk->nrk", hidden, self.region)
-        return Answer(self.icon(self.mixed(hidden.flatten(1))), self.colour(hidden.mean(1)), regions)
-
-    def target(self, looks: Looks) -> Tensor:
-        """The small pictures this reader learns."""
-        return looks.regions
-
-    def factor(self, name: str) -> float:
-        """T5 does not scale its queries, so they take the smallest steps."""
-        if not name.startswith("encoder."):
-            return 4.0
-        parts = {".q.": 0.3, "relative_attention_bias": 3.0, "shared": 10.0}
-        return next((factor for part, factor in parts.items() if part in name), 1.0)
-
-
-def adopt_words(t5: T5EncoderModel, clip: CLIPTextModel) -> None:
-    """Start T5's words from those CLIP has learned, at a small scale."""
-    words = clip.get_input_embeddings().weight.detach()
-    first = len(SPECIAL)
-    with torch.no_grad():
-        t5.shared.weight.mul_(0.5)
-        t5.shared.weight[first:] = words[first:] * (0.1 / words.std())
 
 
 def draw_batch(rng: Random, entries: Sequence[Entry], pairs: Sequence[tuple[str, int]], size: int) -> Batch:
@@ -173,26 +108,27 @@ def text_loss(answer: Answer, batch: Batch, pictures: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What the encoders learn from: entries, dictionary words, looks, and the tokenizer of the encoder."""
+    """What CLIP learns from: entries, dictionary words, thumbnails `[N, 192]`, and its tokenizer."""
 
     entries: Sequence[Entry]
     pairs: Sequence[tuple[str, int]]
-    looks: Looks
+    thumbnails: Tensor
     tokenizer: PreTrainedTokenizerFast
 
 
 class TextLearner:
-    """Trains one encoder through its reader."""
+    """Trains CLIP through its reader."""
 
-    def __init__(self, name: str, reader: ClipReader | T5Reader, lessons: Lessons, device: torch.device) -> None:
-        self.name, self.reader, self.lessons, self.device = name, reader.to(device).train(), lessons, device
+    name = "clip"
+
+    def __init__(self, reader: ClipReader, lessons: Lessons, device: torch.device) -> None:
+        self.reader, self.lessons, self.device = reader.to(device).train(), lessons, device
         self.rng, self.done, self.batch = Random(0), 0, 32
-        self.pictures = reader.target(lessons.looks).to(device)
+        self.pictures = lessons.thumbnails.to(device)
         groups = [
-            {"params": [value], "base": reader.base_rate * reader.factor(key)}
-            for key, value in reader.named_parameters()
+            {"params": [value], "base": CLIP_RATE * reader.factor(key)} for key, value in reader.named_parameters()
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=reader.base_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(groups, lr=CLIP_RATE, betas=(0.9, 0.98), weight_decay=0.01)
 
     def update(self, progress: float) -> float:
         """One optimizer step; the loss."""
@@ -225,7 +161,7 @@ class TextLearner:
 
 
 @torch.no_grad()
-def named_share(reader: ClipReader | T5Reader, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
+def named_share(reader: ClipReader, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
     """How many of the texts (one an icon, in order) the reader takes for their icon."""
     device = next(reader.parameters()).device
     hits = 0

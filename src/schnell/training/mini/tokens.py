@@ -1,4 +1,4 @@
-"""One vocabulary, two tokenizers: CLIP's plain, T5's with registers in front."""
+"""One vocabulary, two tokenizers: CLIP's plain, T5's with two anchors in front."""
 
 from collections.abc import Iterable
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 LENGTH = 32
-REGISTERS = tuple(f"<r{i}>" for i in range(9))
-SPECIAL = ("<pad>", "</s>", "<unk>", *REGISTERS)
+ANCHORS = ("<a0>", "<a1>")
+SPECIAL = ("<pad>", "</s>", "<unk>", *ANCHORS)
 
 
 def train_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:

@@ -3,26 +3,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.training.mini.pose import SIDES, Grid, first_corner, move, place_codes, read_shifts
+from schnell.training.mini.pose import Grid, find_places, first_corner, move, read_shifts
 
 DIRECTIONS = torch.eye(64)[:, :2]
 
 
-@given(height=st.integers(4, 23), width=st.integers(4, 23), down=st.integers(0, 1), right=st.integers(0, 1))
-def test_every_token_of_every_canvas_has_one_row_one_column_and_one_view(
+@given(height=st.integers(4, 24), width=st.integers(4, 24), down=st.integers(0, 1), right=st.integers(0, 1))
+def test_every_place_of_the_view_has_one_token_unless_the_canvas_cuts_it_off(
     height: int, width: int, down: int, right: int
 ) -> None:
     grid = Grid(height, width)
-    codes = place_codes(grid, torch.tensor([[down, right]]))
-    assert codes.shape == (1, grid.tokens, 36)
-    for part in (codes[..., :16], codes[..., 16:32], codes[..., 32:]):
-        assert torch.equal(part.sum(-1), torch.ones(1, grid.tokens))
-    assert codes[..., 32 + SIDES.index(grid.side)].all()
+    places, inside = find_places(grid, torch.tensor([[down, right]]))
+    seen = places[inside].tolist()
+    assert len(set(seen)) == len(seen)
+    assert len(seen) >= (min(grid.side, height) - down) * (min(grid.side, width) - right)
+    assert 0 <= int(places.min()) <= int(places.max()) < grid.side**2
 
 
 def test_a_moved_view_has_its_first_row_one_token_further_down() -> None:
-    rows = place_codes(Grid(16, 16), torch.tensor([[1, 0]]))[0, ::16, :16].argmax(-1)
-    assert rows.tolist() == [0, *range(15)]
+    places, inside = find_places(Grid(16, 16), torch.tensor([[1, 0]]))
+    assert (places[0, ::16] // 16).tolist() == [0, *range(15)]
+    assert inside[0, ::16].tolist() == [False, *[True] * 15]
 
 
 @pytest.mark.parametrize(("side", "places"), [(16, 4), (12, 4), (8, 1), (6, 1)])

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer
 
 from schnell.training.mini.captions import Entry
 from schnell.training.mini.text import draw_batch
-from schnell.training.mini.tokens import LENGTH, REGISTERS, token_ids, train_vocabulary, wrap
+from schnell.training.mini.tokens import ANCHORS, LENGTH, token_ids, train_vocabulary, wrap
 
 ENTRIES = (Entry("red apple", ("fruit",)), Entry("house", ("home", "building")), Entry("rocket", ("space",)))
 
@@ -15,10 +15,10 @@ def vocabulary() -> Tokenizer:
     return train_vocabulary(draw_batch(Random(0), ENTRIES, [("villa", 1)], 800).texts, 200)
 
 
-def test_registers_stand_before_every_text(vocabulary: Tokenizer) -> None:
-    ids = token_ids(wrap(vocabulary, REGISTERS), ["red apple", "house " * 60, ""])
+def test_anchors_stand_before_every_text(vocabulary: Tokenizer) -> None:
+    ids = token_ids(wrap(vocabulary, ANCHORS), ["red apple", "house " * 60, ""])
     assert ids.shape == (3, LENGTH)
-    assert ids[:, : len(REGISTERS)].tolist() == [list(range(3, 3 + len(REGISTERS)))] * 3
+    assert ids[:, : len(ANCHORS)].tolist() == [list(range(3, 3 + len(ANCHORS)))] * 3
 
 
 def test_a_long_text_still_ends_with_the_end_token(vocabulary: Tokenizer) -> None:
