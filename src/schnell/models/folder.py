@@ -20,6 +20,7 @@ class ModelFolder:
 
     `draw_scale` is the whole number by which the asked width and height exceed the drawn ones; `sequence_length` counts
     the T5 tokens that run; `pixels_per_token` is the side of the square of drawn pixels behind one latent token.
+    `lora_layers` is a regular expression of the layers that LoRAs are trained on; without it, all of FLUX's.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModelFolder:
     sequence_length: int
     pixels_per_token: int
     transformer: Mapping[str, Any]
+    lora_layers: str | None = None
 
     def token_grid(self, size: Size) -> Size:
         """The latent tokens (columns, rows) that cover a picture of `size`, rounded up to whole tokens."""
@@ -38,7 +40,8 @@ class ModelFolder:
 def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
     """Describe the diffusers folder at `path`.
 
-    `schnell.json` in the folder may set `draw_scale` and `sequence_length`; without it they are 1 and 256.
+    `schnell.json` in the folder may set `draw_scale`, `sequence_length` and `lora_layers`; without it they are 1, 256
+    and all layers.
 
     Raises:
         ModelFolderError: a component is missing, or the transformer is not FLUX's.
@@ -60,6 +63,7 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
         sequence_length=int(convention.get("sequence_length", _FLUX_SEQUENCE_LENGTH)),
         pixels_per_token=_PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
         transformer=_read_json(path / "transformer" / "config.json"),
+        lora_layers=convention.get("lora_layers"),
     )
 
 

@@ -111,7 +111,7 @@ def make_card(lora: BundledLora, base: BaseModel) -> dict[str, Any]:
 def draw_preview(lora: BundledLora, file: Path, base: BaseModel) -> bytes:
     """Four pictures in one square WebP of at most 30,000 bytes, drawn with the LoRA at scale 1."""
     transformer = base.load("transformer")
-    layers = install_low_rank(transformer, RANK, seed=0)
+    layers = install_low_rank(transformer, RANK, seed=0, only=base.folder.lora_layers)
     write_factors(layers, read_lora_file(file))
     prompts = [f"{prompt}, {lora.trigger}" for prompt in PREVIEW_PROMPTS]
     sheet = make_sheet(build_sampler(prompts, base, "0.25").draw(transformer), columns=2)

@@ -51,22 +51,26 @@ class LowRankLinear(nn.Module):
 LowRankLayers = Mapping[str, LowRankLinear]
 
 
-def install_low_rank(transformer: nn.Module, rank: int, seed: int) -> dict[str, LowRankLinear]:
+def install_low_rank(transformer: nn.Module, rank: int, seed: int, only: str | None = None) -> dict[str, LowRankLinear]:
     """Put a `LowRankLinear` in the place of every target layer; gives them by module path.
+
+    `only` is a regular expression that narrows the targets.
 
     Raises:
         TrainingError: the transformer has no such layers, or they are narrower than `rank`.
     """
+    wanted = re.compile(only or ".*")
     generator = torch.Generator("cpu").manual_seed(seed)
     installed: dict[str, LowRankLinear] = {}
     for path, module in list(transformer.named_modules()):
-        if type(module) is nn.Linear and TARGETS.fullmatch(path):
+        if type(module) is nn.Linear and TARGETS.fullmatch(path) and wanted.fullmatch(path):
             _check_rank(rank, module)
             installed[path] = LowRankLinear(module, rank, generator)
             parent, _, name = path.rpartition(".")
             setattr(transformer.get_submodule(parent), name, installed[path])
     if not installed:
-        raise TrainingError("this model's transformer has none of FLUX's attention and feed-forward layers")
+        chosen = f" that match {only!r}" if only else ""
+        raise TrainingError(f"this model's transformer has none of FLUX's attention and feed-forward layers{chosen}")
     return installed
 
 

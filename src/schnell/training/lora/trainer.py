@@ -111,7 +111,7 @@ class _Run:
 def _start(request: TrainingRequest, data: TrainingData, identity: Identity, saved: SavedTraining | None) -> _Run:
     plan = request.plan
     transformer = request.base.load("transformer")
-    layers = install_low_rank(transformer, plan.rank, plan.seed)
+    layers = install_low_rank(transformer, plan.rank, plan.seed, request.base.folder.lora_layers)
     if plan.checkpointing:
         transformer.enable_gradient_checkpointing()
     run = _Run(

@@ -1,6 +1,6 @@
 """What the transformer is told and what it answers: rectified flow's velocity (Liu et al. 2022, arXiv:2209.03003)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -9,7 +9,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
 
-from schnell.training.mini.captions import COLOURS, Entry, caption, decorate, on_background
+from schnell.training.mini.captions import COLOURS, Entry, caption
 from schnell.training.mini.tokens import token_ids
 
 
@@ -46,18 +46,10 @@ def grid_positions(height: int, width: int) -> Tensor:
     return ids.reshape(-1, 3)
 
 
-def write_captions(
-    rng: Random, entries: Sequence[Entry], nearby: Mapping[int, Sequence[str]], icons: list[int], colours: list[int]
-) -> list[str]:
-    """A caption for each icon on its background; a tenth use a dictionary word that means it."""
-    names, texts = list(COLOURS), []
-    for icon, colour in zip(icons, colours, strict=True):
-        words = nearby.get(icon, ())
-        if words and rng.random() < 0.1:
-            texts.append(on_background(rng, decorate(rng, rng.choice(list(words))), names[colour]))
-        else:
-            texts.append(caption(rng, entries[icon], names[colour]))
-    return texts
+def write_captions(rng: Random, entries: Sequence[Entry], icons: Sequence[int], colours: Sequence[int]) -> list[str]:
+    """A caption for each icon on its background."""
+    names = list(COLOURS)
+    return [caption(rng, entries[icon], names[colour]) for icon, colour in zip(icons, colours, strict=True)]
 
 
 def velocity(

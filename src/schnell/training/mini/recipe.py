@@ -52,13 +52,6 @@ class Data:
     icons: Icons
     pairs: tuple[tuple[str, int], ...]
 
-    def nearby(self) -> dict[int, list[str]]:
-        """Dictionary words by icon."""
-        words: dict[int, list[str]] = {}
-        for word, icon in self.pairs:
-            words.setdefault(icon, []).append(word)
-        return words
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -132,7 +132,7 @@ class Refit:
 
     def captions(self, icons: list[int], colours: list[int]) -> list[str]:
         """Half as people write them, half the plain name on its background."""
-        texts = write_captions(self.rng, self.icons.entries, {}, icons, colours)
+        texts = write_captions(self.rng, self.icons.entries, icons, colours)
         return [
             plain_name(self.rng, self.icons.entries[icon], colour) if self.rng.random() < PLAIN else text
             for text, icon, colour in zip(texts, icons, colours, strict=True)

@@ -74,6 +74,16 @@ def test_the_layer_equals_merged_weights(transformer: Any) -> None:
     torch.testing.assert_close(layer(x), merged, rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_can_name_the_layers_that_are_trained(transformer: Any) -> None:
+    names = set(install_low_rank(transformer, 2, seed=0, only=r"single_transformer_blocks\.0\.proj_(mlp|out)"))
+    assert names == {f"single_transformer_blocks.0.{name}" for name in ("proj_mlp", "proj_out")}
+
+
+def test_layers_that_match_nothing_are_refused(transformer: Any) -> None:
+    with pytest.raises(TrainingError, match="that match 'double'"):
+        install_low_rank(transformer, 2, seed=0, only="double")
+
+
 def test_a_network_without_fluxs_layers_is_refused() -> None:
     with pytest.raises(TrainingError, match="none of FLUX's"):
         install_low_rank(torch.nn.Sequential(torch.nn.Linear(4, 4)), 2, seed=0)

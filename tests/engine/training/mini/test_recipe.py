@@ -121,4 +121,4 @@ def test_data_kept_in_the_work_folder_is_read_again(tmp_path: Path) -> None:
     assert again.icons.entries == data.icons.entries
     assert again.pairs == data.pairs
     assert torch.equal(again.icons.pictures, data.icons.pictures)
-    assert read_data(tmp_path / "data.pt").nearby() == {7: ["boulder"], 6: ["fence"]}
+    assert read_data(tmp_path / "data.pt").pairs == (("boulder", 7), ("fence", 6))
