@@ -5,7 +5,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,15 +14,15 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from schnell.accounts.first_start import prepare_first_start
-from schnell.accounts.identity import new_id, now
-from schnell.accounts.keys import create_key
-from schnell.accounts.teams import add_member, list_teams
+from schnell.accounts.identity import DEFAULT_SCOPES, SYSTEM, Team, new_id, now
+from schnell.accounts.keys import digest_key
+from schnell.accounts.teams import list_teams
 from schnell.benchmarks.result import BenchmarkResult, seconds_of
 from schnell.benchmarks.server import KEY, serving
 from schnell.database.connection import Connection
 from schnell.database.migration import migrate
 from schnell.database.session import Database
-from schnell.database.tables import images, ledger, records
+from schnell.database.tables import api_keys, images, ledger, members, records, users
 
 _KEYS: Final = 1_000
 _RECORDS: Final = 100_000
@@ -54,12 +54,13 @@ async def fill(connection: Connection, keys: int, rows: int) -> None:
     """Give an empty database this many keys and finished records; the first team has half of the records."""
     await prepare_first_start(connection, KEY)
     [team] = await list_teams(connection)
-    made = [(team.id, (await add_member(connection, team.id, f"user {number}")).user_id) for number in range(keys)]
-    for team_id, user_id in made:
-        await create_key(connection, team_id, user_id)
+    people = [_person(team, number) for number in range(keys)]
+    for table in (users, members, api_keys):
+        await connection.execute(table.insert(), [person[table] for person in people])
+    present = now()
     for start in range(0, rows, _AT_ONCE):
-        whose = [made[number % keys] for number in range(start, min(rows, start + _AT_ONCE))]
-        drawn = [_rows(start + place, each, other=place % 2 == 1) for place, each in enumerate(whose)]
+        numbers = range(start, min(rows, start + _AT_ONCE))
+        drawn = [_drawing(team, people[number % keys][users]["id"], number, present) for number in numbers]
         for table in (records, images, ledger):
             await connection.execute(table.insert(), [each[table] for each in drawn])
 
@@ -109,9 +110,40 @@ def _ask(client: HTTPConnection) -> None:
     client.getresponse().read()
 
 
-def _rows(number: int, whose: tuple[str, str], *, other: bool) -> dict[Table, dict[str, Any]]:
-    team_id, user_id = (new_id(), new_id()) if other else whose
-    moment, record_id = now() - timedelta(minutes=number), new_id()
+def _person(team: Team, number: int) -> dict[Table, dict[str, Any]]:
+    user_id = new_id()
+    user = {"id": user_id, "name": f"user {number}", "avatar": None, "created_at": team.created_at}
+    member = {
+        "team_id": team.id,
+        "user_id": user_id,
+        "status": "ACTIVE",
+        "role": "MEMBER",
+        "credit_limit": team.credit_limit,
+        "used_credit": 0,
+        "budget_window": "none",
+        "window_label": "",
+        "created_at": team.created_at,
+        "created_by": SYSTEM,
+        "updated_at": team.created_at,
+        "updated_by": SYSTEM,
+    }
+    key = {
+        "id": new_id(),
+        "team_id": team.id,
+        "user_id": user_id,
+        "name": "default",
+        "prefix": "schnell_",
+        "digest": digest_key(new_id()),
+        "scopes": ",".join(DEFAULT_SCOPES),
+        "created_at": team.created_at,
+    }
+    return {users: user, members: member, api_keys: key}
+
+
+def _drawing(team: Team, user_id: str, number: int, present: datetime) -> dict[Table, dict[str, Any]]:
+    """A finished generation; every second one is of a team that nobody asks for."""
+    team_id, user_id = (new_id(), new_id()) if number % 2 else (team.id, user_id)
+    moment, record_id = present - timedelta(minutes=number), new_id()
     prompt = {"prompt": f"picture number {number} of a red apple on a blue background", "seed": number}
     settings = prompt | {"width": 1024, "height": 1024, "steps": 4, "num_outputs": 1, "loras": []}
     record = {
