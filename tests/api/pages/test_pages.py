@@ -34,19 +34,6 @@ async def test_the_sign_in_page_leads_to_no_other_site(server: Server, next_page
     assert 'data-next="/"' in answer.text
 
 
-async def test_a_chosen_theme_is_in_the_page_and_nothing_else_that_its_cookie_says(server: Server) -> None:
-    for said, written in (("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('"><script>', "")):
-        page = await server.client.get("/docs", headers={"Cookie": f"schnell-theme={said}"})
-        assert f'<html lang="en"{written}>' in page.text
-
-
-async def test_no_script_holds_up_the_first_paint(server: Server) -> None:
-    head = (await server.client.get("/")).text.split("</head>")[0]
-    scripts = re.findall(r"<script [^>]*>", head)
-    assert scripts
-    assert all('type="module"' in script or 'type="application/json"' in script for script in scripts)
-
-
 async def test_static_files_are_kept_for_good_under_their_digest_only(server: Server) -> None:
     page = (await server.client.get("/")).text
     address = page.split('rel="stylesheet" href="')[1].split('"')[0]

@@ -18,8 +18,6 @@ from schnell.web.services import Services, services_of
 
 _SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
 _WORTH_COMPRESSING: Final = 1024
-_THEME_COOKIE: Final = "schnell-theme"
-_THEMES: Final = ("light", "dark")
 
 
 class Site:
@@ -60,7 +58,6 @@ def page(request: Request, template: str, caller: Caller | None, **context: Any)
         "caller": caller,
         "has_loras": site_of(request).serves("/api/loras"),
         "public_url": services_of(request).config.public_url,
-        "theme": theme if (theme := request.cookies.get(_THEME_COOKIE)) in _THEMES else None,
     }
     return respond(request, site_of(request).render(template, shown | context))
 

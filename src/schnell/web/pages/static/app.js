@@ -56,8 +56,7 @@ function switchTheme() {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
-  // the server writes it into every page, so that no script has to run before the first paint
-  document.cookie = `schnell-theme=${root.dataset.theme}; Path=/; Max-Age=31536000; SameSite=Lax`;
+  localStorage.setItem("schnell-theme", root.dataset.theme);
 }
 
 function addCopyButtons() {
