@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, case, func,
 
 from schnell.accounts.identity import BudgetWindow, Caller, now
 from schnell.database.connection import Connection
+from schnell.database.prepared import Prepared
 from schnell.database.tables import ledger, members, teams
 from schnell.errors import InsufficientCreditsError
 
@@ -47,15 +48,14 @@ async def reserve(connection: Connection, caller: Caller, record_id: str, amount
         InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit is in the way.
     """
     values = {"of_team": caller.team_id, "of_user": caller.user_id, "amount": amount} | _window_labels()
-    member_window: str | None = (await connection.execute(_TAKE_OF_MEMBER, values)).scalar_one_or_none()
-    if member_window is None:
+    of_member = (await _TAKE_OF_MEMBER.run(connection, values)).first
+    if of_member is None:
         raise await _refusal(connection, members, values, f"member {caller.user_name}")
-    team_window: str | None = (await connection.execute(_TAKE_OF_TEAM, values)).scalar_one_or_none()
-    if team_window is None:
+    of_team = (await _TAKE_OF_TEAM.run(connection, values)).first
+    if of_team is None:
         raise await _refusal(connection, teams, values, "Team")
-    reservation = Reservation(
-        record_id, caller.team_id, caller.user_id, caller.key_id, amount, team_window, member_window
-    )
+    windows = of_team.window_label, of_member.window_label
+    reservation = Reservation(record_id, caller.team_id, caller.user_id, caller.key_id, amount, *windows)
     await _write(connection, reservation, "reserve", amount)
     return reservation
 
@@ -147,12 +147,11 @@ def _give(table: Table) -> Update:
     )
 
 
-# SQLAlchemy takes longer to put a statement together than SQLite to run it: these are put together once
-_TAKE_OF_MEMBER: Final = _take(members)
-_TAKE_OF_TEAM: Final = _take(teams)
-_GIVE_TO_MEMBER: Final = _give(members)
-_GIVE_TO_TEAM: Final = _give(teams)
-_BOOK: Final = ledger.insert()
+_TAKE_OF_MEMBER: Final = Prepared(_take(members))
+_TAKE_OF_TEAM: Final = Prepared(_take(teams))
+_GIVE_TO_MEMBER: Final = Prepared(_give(members))
+_GIVE_TO_TEAM: Final = Prepared(_give(teams))
+_BOOK: Final = Prepared(ledger.insert())
 
 
 async def _refusal(
@@ -169,8 +168,8 @@ async def _give_back(connection: Connection, reservation: Reservation, amount: i
     if not amount:
         return
     values = {"of_team": reservation.team_id, "of_user": reservation.user_id, "amount": amount}
-    await connection.execute(_GIVE_TO_MEMBER, values | {"in_window": reservation.member_window})
-    await connection.execute(_GIVE_TO_TEAM, values | {"in_window": reservation.team_window})
+    await _GIVE_TO_MEMBER.run(connection, values | {"in_window": reservation.member_window})
+    await _GIVE_TO_TEAM.run(connection, values | {"in_window": reservation.team_window})
 
 
 async def _write(connection: Connection, reservation: Reservation, kind: str, amount: int, pictures: int = 0) -> None:
@@ -188,4 +187,4 @@ async def _write(connection: Connection, reservation: Reservation, kind: str, am
         "day": f"{moment:%Y-%m-%d}",
         "created_at": moment,
     }
-    await connection.execute(_BOOK, row)
+    await _BOOK.run(connection, row)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, select, upda
 
 from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope, new_id, now
 from schnell.database.connection import Connection
+from schnell.database.prepared import Prepared
 from schnell.database.tables import api_keys, members, teams, users
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
 
@@ -145,13 +146,12 @@ def _caller_query(condition: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-# put together once: every request asks
-_BY_DIGEST: Final = _caller_query(api_keys.c.digest == bindparam("wanted"))
-_BY_ID: Final = _caller_query(api_keys.c.id == bindparam("wanted"))
+_BY_DIGEST: Final = Prepared(_caller_query(api_keys.c.digest == bindparam("wanted")))
+_BY_ID: Final = Prepared(_caller_query(api_keys.c.id == bindparam("wanted")))
 
 
-async def _find_caller(connection: Connection, query: Select[Any], wanted: str) -> Caller:
-    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
+async def _find_caller(connection: Connection, query: Prepared, wanted: str) -> Caller:
+    row = (await query.run(connection, {"wanted": wanted})).first
     if row is None:
         raise UnauthorizedError("API Key is not valid. Send it in the API-KEY header")
     _refuse_inactive(row)

@@ -19,6 +19,7 @@ from schnell.accounts.identity import (
     now,
 )
 from schnell.database.connection import Connection
+from schnell.database.prepared import Prepared
 from schnell.database.tables import members, teams, users
 from schnell.errors import ConflictError, NotFoundError
 
@@ -130,8 +131,11 @@ async def list_members(connection: Connection, team_id: str | None = None) -> li
 
 async def find_members(connection: Connection, team_id: str, user_ids: Iterable[str]) -> list[Member]:
     """Those of these users who are members of the team."""
-    values = {"of_team": team_id, "users": sorted(set(user_ids))}
-    return [_to_member(row) for row in await connection.execute(_SOME_MEMBERS, values)]
+    wanted = sorted(set(user_ids))
+    if len(wanted) == 1:
+        return [_to_member(row) for row in (await _MEMBER.run(connection, {"team": team_id, "user": wanted[0]})).rows]
+    query = _member_query().where(members.c.team_id == team_id, members.c.user_id.in_(wanted))
+    return [_to_member(row) for row in await connection.execute(query)]
 
 
 async def find_member(connection: Connection, team_id: str, user: str | None = None) -> Member:
@@ -172,9 +176,8 @@ def _member_query() -> Select[Any]:
     )
 
 
-# put together once: every answer with a record asks
-_SOME_MEMBERS: Final = _member_query().where(
-    members.c.team_id == bindparam("of_team"), members.c.user_id.in_(bindparam("users", expanding=True))
+_MEMBER: Final = Prepared(
+    _member_query().where(members.c.team_id == bindparam("team"), members.c.user_id == bindparam("user"))
 )
 
 

@@ -25,7 +25,7 @@ class LocalAssets:
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:  # noqa: ARG002 - the ending says it
         """Write beside, then rename: a reader sees the whole file or none."""
-        await asyncio.to_thread(self._write, self.path(key), data)
+        await asyncio.to_thread(self._write, f"{self.root}/{check_key(key)}", data)
 
     async def get(self, key: str) -> bytes:
         """The file's bytes."""
@@ -62,17 +62,17 @@ class LocalAssets:
         """Where the picture lies. Raises NotFoundError for anything that is no picture's key."""
         return self.root / check_key(key)
 
-    def _write(self, path: Path, data: bytes) -> None:
-        draft = self._drafts / uuid4().hex
+    def _write(self, path: str, data: bytes) -> None:
+        draft = f"{self._drafts}/{uuid4().hex}"
         try:
             try:
                 _write_beside(draft, path, data)
             except FileNotFoundError:  # only the first picture finds no folders
                 self._drafts.mkdir(parents=True, exist_ok=True)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 _write_beside(draft, path, data)
         except OSError as cause:
-            draft.unlink(missing_ok=True)
+            Path(draft).unlink(missing_ok=True)
             raise AssetError(f"the picture cannot be stored: {cause.strerror}") from cause
 
     def _delete(self, paths: list[Path]) -> None:
@@ -88,9 +88,12 @@ class LocalAssets:
         return sorted(key for key in keys if is_key(key))
 
 
-def _write_beside(draft: Path, path: Path, data: bytes) -> None:
-    draft.write_bytes(data)
-    draft.replace(path)
+def _write_beside(draft: str, path: str, data: bytes) -> None:
+    with open(draft, "wb", buffering=0) as file:  # noqa: PTH123 - every request waits for this one
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+    os.replace(draft, path)  # noqa: PTH105 - as above
 
 
 def _remove_folder(folder: Path) -> None:

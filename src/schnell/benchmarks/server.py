@@ -1,4 +1,7 @@
-"""How long the server takes around the engine: requests to `schnell serve`, less the stages that the engine timed."""
+"""How long the server takes around the engine: requests to `schnell serve`, less the stages that the engine timed.
+
+Everything else counts: the socket, key, credits, record, hand-overs between threads, gaps between steps, file, answer.
+"""
 
 import json
 import os

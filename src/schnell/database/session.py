@@ -1,7 +1,7 @@
 """One door to the database: short read and write transactions on SQLite or PostgreSQL."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from sqlalchemy import make_url
@@ -45,17 +45,13 @@ class Database:
         self.location = parsed.render_as_string(hide_password=True)
         self._engine = InlineSqlite(parsed) if self.dialect == "sqlite" else _PooledPostgres(parsed)
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Connection]:
+    def write(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that may write."""
-        async with self._engine.write() as connection:
-            yield connection
+        return self._engine.write()
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[Connection]:
+    def read(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that only reads."""
-        async with self._engine.read() as connection:
-            yield connection
+        return self._engine.read()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -168,7 +168,8 @@ class Generations:
         finally:
             if not started.is_set():
                 marking.cancel()
-            await asyncio.wait([marking])
+            if not marking.done():
+                await asyncio.wait([marking])
         if not outcome.images:
             raise UnsafeContentError(
                 "every picture was flagged by the safety checker; nothing was charged. Change the prompt or the seed"

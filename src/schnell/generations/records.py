@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, union, update
 
 from schnell.database.connection import Connection
+from schnell.database.prepared import Prepared
 from schnell.database.tables import images, records
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 
@@ -94,14 +95,12 @@ class RecordPage:
 _COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "images")
 _ENDING: Final = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
 
-# SQLAlchemy takes longer to put a statement together than SQLite to run it: what every generation runs is put together
-# once. Columns that are set come with the values.
 _THIS_RECORD: Final = records.c.id == bindparam("of_record")
-_INSERT_RECORD: Final = records.insert()
-_INSERT_IMAGES: Final = images.insert()
-_START: Final = update(records).where(_THIS_RECORD, records.c.status == "QUEUED")
-_FINISH: Final = update(records).where(_THIS_RECORD, records.c.status.in_(UNFINISHED))
-_STORE_IMAGE: Final = update(images).where(images.c.key == bindparam("of_key"))
+_INSERT_RECORD: Final = Prepared(records.insert())
+_INSERT_IMAGE: Final = Prepared(images.insert())
+_START: Final = Prepared(update(records).where(_THIS_RECORD, records.c.status == "QUEUED"))
+_FINISH: Final = Prepared(update(records).where(_THIS_RECORD, or_(*(records.c.status == each for each in UNFINISHED))))
+_STORE_IMAGE: Final = Prepared(update(images).where(images.c.key == bindparam("of_key")))
 _FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), _VISIBLE)
 _PICTURES: Final = (
     select(images)
@@ -113,27 +112,23 @@ _PICTURES: Final = (
 async def insert_record(connection: Connection, record: Record) -> None:
     """Write a new record, and its pictures as ALLOCATED: their files do not exist yet."""
     values = {name: getattr(record, name) for name in _COLUMNS}
-    await connection.execute(_INSERT_RECORD, values | {"receipts": list(record.receipts)})
-    await connection.execute(
-        _INSERT_IMAGES,
-        [
-            {
-                "key": image.key,
-                "record_id": record.id,
-                "output": image.output,
-                "state": "ALLOCATED",
-                "media_type": image.media_type,
-                "bytes": 0,
-                "created_at": record.created_at,
-            }
-            for image in record.images
-        ],
-    )
+    await _INSERT_RECORD.run(connection, values | {"receipts": list(record.receipts)})
+    for image in record.images:
+        row = {
+            "key": image.key,
+            "record_id": record.id,
+            "output": image.output,
+            "state": "ALLOCATED",
+            "media_type": image.media_type,
+            "bytes": 0,
+            "created_at": record.created_at,
+        }
+        await _INSERT_IMAGE.run(connection, row)
 
 
 async def mark_started(connection: Connection, record_id: str, started_at: datetime) -> None:
     """QUEUED becomes PROCESSING."""
-    await connection.execute(_START, {"of_record": record_id, "status": "PROCESSING", "started_at": started_at})
+    await _START.run(connection, {"of_record": record_id, "status": "PROCESSING", "started_at": started_at})
 
 
 async def finish_record(connection: Connection, record: Record) -> bool:
@@ -142,10 +137,10 @@ async def finish_record(connection: Connection, record: Record) -> bool:
     Pictures that `record` does not name are marked for removal.
     """
     values: dict[str, Any] = {name: getattr(record, name) for name in _ENDING} | {"receipts": list(record.receipts)}
-    if (await connection.execute(_FINISH, values | {"of_record": record.id})).rowcount != 1:
+    if (await _FINISH.run(connection, values | {"of_record": record.id})).changed != 1:
         return False
     for image in record.images:
-        await connection.execute(_STORE_IMAGE, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})
+        await _STORE_IMAGE.run(connection, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})
     if len(record.images) < record.settings["num_outputs"]:
         unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(unused).values(state="DELETING"))

@@ -1,7 +1,7 @@
 """What a LoRA's name means, and the files behind it: the team's own, public ones, bundled ones, then the outside."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -62,6 +62,7 @@ class LoraLibrary:
         self._bundled = tuple(bundled)
         self._per_team = per_team
         self._converted: dict[str, ConvertedAdapter] = {}
+        self._shown: dict[str, LibraryLora] = {}
 
     async def resolve(
         self, refs: Sequence[LoraRef], team_id: str, on_fetch: FetchListener | None = None
@@ -148,11 +149,15 @@ class LoraLibrary:
     async def find_preview(self, name_or_id: str, team_id: str) -> Path:
         """The WebP picture that shows a LoRA. Raises NotFoundError where there is no LoRA or no picture."""
         lora = await self.show(name_or_id, team_id)
-        bundled = next((each.preview for each in self._bundled if lora.id == each.name), None)
-        path = bundled or self._files.preview_path(lora.sha256)
+        path = self._preview_path(lora)
         if not await asyncio.to_thread(path.is_file):
             raise NotFoundError(f"the LoRA {lora.name!r} has no preview picture")
         return path
+
+    async def list_previewed(self, found: Iterable[LibraryLora]) -> frozenset[str]:
+        """The ids of those that have a preview picture."""
+        paths = {lora.id: self._preview_path(lora) for lora in found}
+        return await asyncio.to_thread(lambda: frozenset(id_ for id_, path in paths.items() if path.is_file()))
 
     async def keep_preview(self, lora: LibraryLora, picture: bytes) -> None:
         """Keep a WebP picture that shows this LoRA."""
@@ -276,14 +281,21 @@ class LoraLibrary:
             known = self._converted[lora.name] = await self._files.convert(lora.path)
         return known
 
+    def _preview_path(self, lora: LibraryLora) -> Path:
+        bundled = next((each.preview for each in self._bundled if lora.id == each.name), None)
+        return bundled or self._files.preview_path(lora.sha256)
+
     async def _show_bundled(self, lora: BundledLora) -> LibraryLora:
         converted = await self._convert_bundled(lora)
+        if (known := self._shown.get(lora.name)) is not None:
+            return known
         info = replace(converted.info, trigger_words=lora.trigger_words, licence=lora.licence)
         size = (await asyncio.to_thread(converted.path.stat)).st_size
         shown = draft_lora(
             info, converted.sha256, size, owner=PUBLIC, name=lora.name, source="bundled", created_by="schnell"
         )
-        return replace(shown, id=lora.name)
+        self._shown[lora.name] = replace(shown, id=lora.name)
+        return self._shown[lora.name]
 
 
 def check_name(name: str) -> str:

@@ -12,6 +12,7 @@ from schnell.accounts.teams import find_members, list_teams
 from schnell.benchmarks.large_database import fill
 from schnell.benchmarks.server import KEY
 from schnell.database.connection import Connection
+from schnell.database.inline_sqlite import InlineConnection
 from schnell.database.session import Database
 from schnell.generations.records import find_record, list_records
 
@@ -21,6 +22,11 @@ LARGE = ("records", "images", "ledger", "api_keys", "members", "users")
 @asynccontextmanager
 async def statements_of(connection: Connection) -> AsyncIterator[list[tuple[str, Any]]]:
     seen: list[tuple[str, Any]] = []
+    if isinstance(connection, InlineConnection):  # prepared statements pass by SQLAlchemy
+        connection.driver.set_trace_callback(lambda statement: seen.append((statement, ())))
+        yield seen
+        connection.driver.set_trace_callback(None)
+        return
 
     def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         seen.append((statement, values))

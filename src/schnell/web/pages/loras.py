@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,7 +11,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import NotFoundError, SchnellError
+from schnell.errors import SchnellError
 from schnell.loras.entries import Labels, LibraryLora
 from schnell.web.auth import Generator
 from schnell.web.errors import flat_error
@@ -32,7 +31,7 @@ async def library(request: Request) -> Response:
         return sign_in_first(request)
     services = services_of(request)
     found = await services.loras.list(caller.team_id)
-    drawn = {lora.id for lora in found if await has_preview(services, caller, lora.id)}
+    drawn = await services.loras.list_previewed(found)
     return page(
         request,
         "loras.html",
@@ -52,14 +51,6 @@ async def add_from_place(request: Request, caller: Generator) -> Response:
     fields.check()
     addition = _Addition(services_of(request), caller, str(source), name or None)
     return EventSourceResponse(addition.events(), background=BackgroundTask(addition.draw_preview))
-
-
-async def has_preview(services: Services, caller: Caller, lora_id: str) -> bool:
-    """Whether a LoRA's preview was drawn: a page must not ask for a picture that is not there."""
-    with suppress(NotFoundError):
-        await services.loras.find_preview(lora_id, caller.team_id)
-        return True
-    return False
 
 
 class _Addition:
