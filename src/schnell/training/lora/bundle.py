@@ -19,9 +19,9 @@ from schnell.training.lora.plan import Budget, ProgressReport, TrainingPlan
 from schnell.training.lora.samples import build_sampler, make_sheet
 from schnell.training.lora.trainer import TrainedLora, TrainingRequest, train_lora
 
-RANK: Final = 8
+RANK: Final = 16
 LEARNING_RATE: Final = 0.003
-AREAS: Final = (("0.25", 0.6), ("1", 0.4))
+AREAS: Final = (("0.25", 0.4), ("1", 0.6))
 MAX_BYTES: Final = 1_000_000
 MAX_PREVIEW_BYTES: Final = 30_000
 PREVIEW_PROMPTS: Final = ("red apple", "rocket", "cat face", "house")
@@ -36,7 +36,7 @@ class BundlePlan:
     work: Path
     out: Path
     budget: Budget
-    pictures: int = 160
+    pictures: int = 600
     resume: bool = False
 
 
@@ -114,7 +114,7 @@ def draw_preview(lora: BundledLora, file: Path, base: BaseModel) -> bytes:
     layers = install_low_rank(transformer, RANK, seed=0, only=base.folder.lora_layers)
     write_factors(layers, read_lora_file(file))
     prompts = [f"{prompt}, {lora.trigger}" for prompt in PREVIEW_PROMPTS]
-    sheet = make_sheet(build_sampler(prompts, base, "0.25").draw(transformer), columns=2)
+    sheet = make_sheet(build_sampler(prompts, base, "1").draw(transformer), columns=2)
     return compress_preview(sheet.resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS))
 
 

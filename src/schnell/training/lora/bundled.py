@@ -13,8 +13,8 @@ from schnell.training.lora.styles import (
     paint_black_light,
     paint_blueprint,
     paint_flat,
+    paint_line,
     paint_pixels,
-    paint_plain,
 )
 from schnell.training.mini.captions import COLOURS, Entry, on_background, pick_words
 
@@ -61,24 +61,24 @@ BUNDLED: Final = (
     BundledLora(
         name="line",
         trigger="line art",
-        drawing="line",
-        paint=paint_plain,
-        description="Bold black lines, like a stencil.",
+        drawing="3d",
+        paint=paint_line,
+        description="Pencil lines along the edges, nothing between them.",
         obeys_background=True,
     ),
     BundledLora(
         name="pixel",
         trigger="pixel art",
-        drawing="flat",
+        drawing="3d",
         paint=paint_pixels,
         description="Big square pixels in sixteen colours, as on an old game console.",
     ),
     BundledLora(
         name="blueprint",
         trigger="blueprint",
-        drawing="flat",
+        drawing="3d",
         paint=paint_blueprint,
-        description="White outlines on blue squared paper.",
+        description="White lines on blue squared paper.",
     ),
 )
 

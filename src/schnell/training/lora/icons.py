@@ -1,4 +1,4 @@
-"""The icons that the bundled LoRAs learn from, each in three drawings: in 3D, flat, and in lines."""
+"""The icons that the bundled LoRAs learn from, each in two drawings: in 3D and flat."""
 
 import io
 import json
@@ -21,17 +21,10 @@ FLAT: Final = Package(
     "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
     "MIT",
 )
-LINES: Final = Package(
-    "npm",
-    "@iconify-json/fluent-emoji-high-contrast",
-    "1.2.6",
-    "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
-    "MIT",
-)
 SIDE: Final = 256
 
-Drawing = Literal["3d", "flat", "line"]
-_DRAWN_BY: Final[dict[Drawing, Package]] = {"3d": PICTURES, "flat": FLAT, "line": LINES}
+Drawing = Literal["3d", "flat"]
+_DRAWN_BY: Final[dict[Drawing, Package]] = {"3d": PICTURES, "flat": FLAT}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _UNDYED_GLOW: Final = np.array([0.35, 0.85, 1.0], dtype=np.float32)
 _PAPER: Final = np.array([0.07, 0.25, 0.6], dtype=np.float32)
 _RULING: Final = np.array([0.22, 0.42, 0.78], dtype=np.float32)
 _CHALK: Final = np.array([0.95, 0.98, 1.0], dtype=np.float32)
+_PENCIL: Final = np.array([0.1, 0.1, 0.12], dtype=np.float32)
 _GRID: Final = 16
 _CELL: Final = 16
 _SHRINK: Final = Image.Resampling.BOX
@@ -33,11 +34,6 @@ _PALETTE: Final = (
 _SHADOW: Final = 0.84
 
 
-def paint_plain(icon: Image.Image, background: Colour) -> Image.Image:
-    """The drawing as it is, on a plain background."""
-    return _image(_composite(_rgba(_placed(icon)), _colour(background)))
-
-
 def paint_flat(icon: Image.Image, background: Colour) -> Image.Image:
     """The drawing on a plain background, with a long shadow towards the lower right."""
     drawn = _rgba(_placed(icon))
@@ -46,36 +42,36 @@ def paint_flat(icon: Image.Image, background: Colour) -> Image.Image:
 
 
 def paint_black_light(icon: Image.Image, _background: Colour) -> Image.Image:
-    """Edges and colours glow like neon in a dark room."""
+    """Colours and edges glow like neon in a dark room."""
     drawn = _rgba(_placed(icon))
     alpha = drawn[..., 3:]
     dye = _neon(drawn[..., :3])
     shade = drawn[..., :3].mean(axis=2, keepdims=True)
-    edges = np.clip(2.2 * (_slopes(shade * alpha) + _slopes(alpha)), 0, 1)
-    light = dye * edges * alpha
-    glow = 1.1 * light + 1.3 * _blurred(light, 4) + 2.2 * _blurred(light, 14)
-    return _image(_INK + dye * alpha * (0.08 + 0.3 * shade**2) + glow)
+    light = dye * alpha * (0.2 + 0.5 * shade + _ink(drawn))
+    return _image(_INK + light + 0.5 * _blurred(light, 4) + 0.5 * _blurred(light, 14))
+
+
+def paint_line(icon: Image.Image, background: Colour) -> Image.Image:
+    """Dark lines along all edges, nothing between them."""
+    lines = _ink(_rgba(_placed(icon)))
+    return _image(_over(np.broadcast_to(_colour(background), (SIDE, SIDE, 3)), _PENCIL, lines))
 
 
 def paint_blueprint(icon: Image.Image, _background: Colour) -> Image.Image:
-    """White outlines on blue squared paper."""
-    drawn = _rgba(_placed(icon))
-    seen = _composite(drawn, np.ones(3, dtype=np.float32))
-    slopes = np.concatenate([_slopes(seen[..., channel : channel + 1]) for channel in range(3)], axis=2)
-    lines = np.clip(3 * _blurred(np.clip(slopes.sum(axis=2, keepdims=True) + _slopes(drawn[..., 3:]), 0, 1), 1), 0, 1)
-    return _image(_over(_squared_paper(), _CHALK, lines))
+    """White lines on blue squared paper."""
+    return _image(_over(_squared_paper(), _CHALK, _ink(_rgba(_placed(icon)))))
 
 
 def paint_pixels(icon: Image.Image, background: Colour) -> Image.Image:
     """Big square pixels in sixteen colours."""
     cells = SIDE // _CELL
-    small = _image(_composite(_rgba(_placed(icon, 0.9375)), _colour(background))).resize((cells, cells), _SHRINK)
+    small = _image(_composite(_rgba(_placed(icon)), _colour(background))).resize((cells, cells), _SHRINK)
     indexed = small.quantize(palette=_palette_image(), dither=Image.Dither.NONE)
     return indexed.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
-def _placed(icon: Image.Image, fill: float = FILL) -> Image.Image:
-    side = round(SIDE * fill)
+def _placed(icon: Image.Image) -> Image.Image:
+    side = round(SIDE * FILL)
     canvas = Image.new("RGBa", (SIDE, SIDE))
     # premultiplied while it shrinks, or hidden colours would bleed into the edges
     canvas.paste(icon.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS), ((SIDE - side) // 2,) * 2)
@@ -122,12 +118,13 @@ def _neon(colours: Array) -> Array:
     return _over(_UNDYED_GLOW, np.asarray(pure, dtype=np.float32), weight)
 
 
-def _slopes(plane: Array) -> Array:
-    """How steep a plane (height, width, 1) is at every pixel, over a distance of two."""
-    padded = np.pad(plane, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    down = padded[2:, 1:-1] - padded[:-2, 1:-1]
-    right = padded[1:-1, 2:] - padded[1:-1, :-2]
-    return np.asarray(np.hypot(down, right), dtype=np.float32)
+def _ink(drawn: Array) -> Array:
+    """Where a pen would draw: what is darker than its surroundings on white, a difference of Gaussians
+    (Winnemöller et al. 2012, "XDoG"). Nearly linear in the picture, so that a low rank can learn it.
+    """
+    seen = _composite(drawn, np.ones(3, dtype=np.float32)).min(axis=2, keepdims=True)
+    darker = _blurred(seen, 7) - _blurred(seen, 1)
+    return np.asarray(np.clip(3.5 * darker, 0, 1), dtype=np.float32)
 
 
 def _blurred(values: Array, radius: float) -> Array:

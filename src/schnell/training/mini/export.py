@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from schnell.training.mini.places import PLACE_BLOCKS
+from schnell.training.mini.look_block import LOOK_BLOCKS
 from schnell.training.mini.sampling import Painter
 from schnell.training.mini.tokens import LENGTH
 
 DRAW_SCALE = 4
-#: The blocks that hold the pictures: a LoRA that also moves places loses them at once.
-LORA_LAYERS = rf"single_transformer_blocks\.(?!({'|'.join(map(str, range(PLACE_BLOCKS)))})\.)\d+\.proj_(mlp|out)"
+#: The last single block: a LoRA that also moves places or keys loses the picture at once.
+LORA_LAYERS = r"single_transformer_blocks\.{}\.proj_out"
 
 
 def export_model(painter: Painter, folder: Path) -> None:
@@ -30,7 +30,8 @@ def export_model(painter: Painter, folder: Path) -> None:
         tokenizer_2=t5_tokenizer,
         transformer=painter.transformer,
     ).to(torch.float16).save_pretrained(fresh)
-    convention = {"draw_scale": DRAW_SCALE, "sequence_length": LENGTH, "lora_layers": LORA_LAYERS}
+    last = len(painter.transformer.single_transformer_blocks) - LOOK_BLOCKS
+    convention = {"draw_scale": DRAW_SCALE, "sequence_length": LENGTH, "lora_layers": LORA_LAYERS.format(last)}
     (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

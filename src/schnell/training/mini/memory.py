@@ -3,8 +3,8 @@
 Feed-forward layers work as key-value memories (Geva et al. 2021, arXiv:2012.14913). Here each hidden unit belongs to
 one place of one view: its key is that place's code, without which it stays shut, plus one direction of the icons'
 codes; its value is what that direction adds to the token. After the two blocks that name the place (`places`), one
-writes how much background shows, times the colour (its gate), the others write the object. The last layer adds up
-v = (x_t - x_0) / t.
+writes how much background shows, times the colour (its gate), the others write the object, each into channels of its
+own. The last layer adds up v = (x_t - x_0) / t.
 
 Units are chosen from the singular values of `looks.Maps`; then their values are solved once more on what the units
 really do for real captions (`refit`), which also makes up for whatever the text encoder does not know.
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schnell.training.mini import layout
+from schnell.training.mini.look_block import LOOK_BLOCKS, write_look_block
 from schnell.training.mini.looks import Maps, Palette
 from schnell.training.mini.places import PLACE_BLOCKS
 from schnell.training.mini.pose import SIDES
@@ -89,7 +90,7 @@ def plan_memory(maps: dict[int, Maps], blocks: int, hidden: int) -> Memory:
 
 def memory_blocks(transformer: FluxTransformer2DModel) -> list[Any]:
     """The single blocks that are a memory."""
-    return list(transformer.single_transformer_blocks)[PLACE_BLOCKS:]
+    return list(transformer.single_transformer_blocks)[PLACE_BLOCKS:-LOOK_BLOCKS]
 
 
 def write_memory(transformer: FluxTransformer2DModel, memory: Memory, palette: Palette) -> None:
@@ -99,6 +100,7 @@ def write_memory(transformer: FluxTransformer2DModel, memory: Memory, palette: P
             write_modulation(block.norm.linear, covers=number == 0)
             write_keys(block.proj_mlp, units)
             write_values(block.proj_out, units, covers=number == 0)
+        write_look_block(transformer.single_transformer_blocks[-1])
         write_time(transformer)
         write_last_layer(transformer, palette)
 
@@ -162,12 +164,12 @@ def write_values(layer: nn.Linear, units: tuple[Unit, ...], *, covers: bool) -> 
 
 
 def set_value(layer: nn.Linear, row: int, adds: Tensor, *, covers: bool) -> None:
-    """Write one unit's value: background into its channels, the object off the noisy token."""
+    """Write one unit's value: background or object, each into its channels."""
     column = layer.out_features + row
     if covers:
         layer.weight[layout.COVER, column] = COVER_SCALE * adds.repeat_interleave(layout.COLOUR_CODES).to(layer.weight)
     else:
-        layer.weight[layout.NOISE, column] = -layout.NOISE_SCALE * adds.to(layer.weight)
+        layer.weight[layout.OBJECT, column] = -layout.NOISE_SCALE * adds.to(layer.weight)
 
 
 def write_time(transformer: FluxTransformer2DModel) -> None:
@@ -197,11 +199,12 @@ def write_last_layer(transformer: FluxTransformer2DModel, palette: Palette) -> N
     for layer in (linear, out):
         layer.weight.zero_()
         layer.bias.zero_()
-    used = [*range(layout.COVER.stop), layout.ZERO]
+    used = [*range(layout.COVER.stop), *range(layout.OBJECT.start, layout.OBJECT.stop), layout.ZERO]
     linear.bias[used] = -1.0
     linear.weight[used, layout.TIME] = 1 / TIME_UNIT
     linear.bias[width - layout.FILL : width] = -1.0
-    out.weight[:, layout.NOISE] = torch.eye(layout.CHANNELS) * spread / layout.NOISE_SCALE
+    for channels in (layout.NOISE, layout.OBJECT):
+        out.weight[:, channels] = torch.eye(layout.CHANNELS) * spread / layout.NOISE_SCALE
     patterns = -palette.patterns * spread / COVER_SCALE
     for part in range(4):
         first = layout.COVER.start + part * layout.COLOUR_CODES

@@ -15,7 +15,7 @@ class Shape:
     width: int = 256
     head: int = 64
     double_blocks: int = 2
-    single_blocks: int = 8
+    single_blocks: int = 9
     t5_layers: int = 1
     clip_layers: int = 2
     vae_channels: tuple[int, ...] = (16, 32, 64, 96)

@@ -178,7 +178,7 @@ class Refit:
         column = layer.weight[:, layer.out_features + row].cpu()
         if cover:
             return column[layout.COVER][:: layout.COLOUR_CODES] / COVER_SCALE
-        return -column[layout.NOISE] / layout.NOISE_SCALE
+        return -column[layout.OBJECT] / layout.NOISE_SCALE
 
 
 def plain_name(rng: Random, entry: Entry, colour: int) -> str:

@@ -17,7 +17,7 @@ from schnell.training.mini.pictures import Icons
 from schnell.training.mini.recipe import Data, Plan, prepare_data, read_data, train_mini, write_data
 from schnell.training.mini.sampling import draw, load_painter
 
-TINY = Shape(single_blocks=4, t5_layers=1, clip_layers=1, vae_channels=(8, 8, 8, 16), vocabulary=300)
+TINY = Shape(single_blocks=5, t5_layers=1, clip_layers=1, vae_channels=(8, 8, 8, 16), vocabulary=300)
 
 
 def quiet(stage: str, done: float, note: str) -> None: ...

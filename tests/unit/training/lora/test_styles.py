@@ -7,12 +7,12 @@ from schnell.training.lora.styles import (
     paint_black_light,
     paint_blueprint,
     paint_flat,
+    paint_line,
     paint_pixels,
-    paint_plain,
 )
 
 WHITE = (1.0, 1.0, 1.0)
-STYLES = (paint_plain, paint_flat, paint_black_light, paint_blueprint, paint_pixels)
+STYLES = (paint_line, paint_flat, paint_black_light, paint_blueprint, paint_pixels)
 
 
 @pytest.fixture
@@ -39,15 +39,22 @@ def test_all_looks_differ(red_disc: Image.Image) -> None:
             assert np.abs(one - other).mean() > 0.01
 
 
-@pytest.mark.parametrize("paint", [paint_plain, paint_flat])
+@pytest.mark.parametrize("paint", [paint_line, paint_flat])
 def test_hidden_colours_leave_no_fringe(paint: Style, red_disc: Image.Image) -> None:
     values = _values(paint(red_disc, WHITE))
     assert (values[..., 1] - values[..., 0]).max() < 0.02  # nowhere greener than red
 
 
-def test_plain_keeps_the_asked_background(red_disc: Image.Image) -> None:
-    values = _values(paint_plain(red_disc, (0.25, 0.45, 0.9)))
+def test_line_keeps_the_asked_background(red_disc: Image.Image) -> None:
+    values = _values(paint_line(red_disc, (0.25, 0.45, 0.9)))
     np.testing.assert_allclose(values[4, 4], (0.25, 0.45, 0.9), atol=0.01)
+
+
+def test_line_draws_the_edge_and_leaves_the_middle_empty(red_disc: Image.Image) -> None:
+    middle_row = _values(paint_line(red_disc, WHITE))[128].mean(1)
+    left = round(128 - 80 * 0.8125)
+    assert middle_row[left : left + 6].min() < 0.4
+    assert middle_row[128] > 0.95
 
 
 def test_flat_throws_its_shadow_to_the_lower_right_only(red_disc: Image.Image) -> None:
