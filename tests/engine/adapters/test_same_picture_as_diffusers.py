@@ -41,7 +41,7 @@ def _low_rank(
 def diffusers_file(*, magnitudes: bool = False) -> Tensors:
     tensors: Tensors = {}
     layers = {"attn.to_q": (256, 256), "attn.to_out.0": (256, 256), "ff.net.0.proj": (1024, 256)}
-    for block in range(3):
+    for block in range(2):
         for layer, (out, into) in layers.items():
             stem = f"transformer.transformer_blocks.{block}.{layer}"
             _low_rank(tensors, stem, (out, into), _PEFT)
@@ -57,7 +57,7 @@ def diffusers_file(*, magnitudes: bool = False) -> Tensors:
 
 def kohya_file() -> Tensors:
     tensors: Tensors = {}
-    for block in range(3):
+    for block in range(2):
         for stream in ("img", "txt"):
             _low_rank(tensors, f"lora_unet_double_blocks_{block}_{stream}_attn_qkv", (768, 256), _KOHYA, 2.0)
             _low_rank(tensors, f"lora_unet_double_blocks_{block}_{stream}_mlp_2", (256, 1024), _KOHYA, 2.0)

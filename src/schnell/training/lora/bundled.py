@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from schnell.training.lora.icons import Drawing, Icon, read_icons
+from schnell.training.lora.icons import Icon, read_icons
 from schnell.training.lora.plan import ProgressReport, TrainingProgress
 from schnell.training.lora.styles import (
     Style,
@@ -25,14 +25,13 @@ _NAMED_BACKGROUNDS: Final = 0.4
 
 @dataclass(frozen=True, slots=True)
 class BundledLora:
-    """One look: its trigger word, the drawing it starts from, how it is painted, and on what when nothing is said.
+    """One look: its trigger word, how it is painted, and on what when nothing is said.
 
     `obeys_background` tells whether a background that the prompt names is painted; looks that have their own do not.
     """
 
     name: str
     trigger: str
-    drawing: Drawing
     paint: Style
     description: str
     background: tuple[float, float, float] = _WHITE
@@ -44,7 +43,6 @@ BUNDLED: Final = (
     BundledLora(
         name="black-light",
         trigger="black light",
-        drawing="3d",
         paint=paint_black_light,
         description="Glowing neon edges and colours in a dark room.",
         aliases=("fofr/flux-black-light",),
@@ -52,16 +50,14 @@ BUNDLED: Final = (
     BundledLora(
         name="flat",
         trigger="flat style",
-        drawing="flat",
         paint=paint_flat,
-        description="Flat colours with a long shadow, on mint unless the prompt names another background.",
+        description="A few even colours, on mint unless the prompt names another background.",
         background=_MINT,
         obeys_background=True,
     ),
     BundledLora(
         name="line",
         trigger="line art",
-        drawing="3d",
         paint=paint_line,
         description="Pencil lines along the edges, nothing between them.",
         obeys_background=True,
@@ -69,14 +65,12 @@ BUNDLED: Final = (
     BundledLora(
         name="pixel",
         trigger="pixel art",
-        drawing="3d",
         paint=paint_pixels,
         description="Big square pixels in sixteen colours, as on an old game console.",
     ),
     BundledLora(
         name="blueprint",
         trigger="blueprint",
-        drawing="3d",
         paint=paint_blueprint,
         description="White lines on blue squared paper.",
     ),
@@ -88,11 +82,10 @@ def write_style_pictures(style: BundledLora, count: int, packages: Path, folder:
 
     Raises:
         TrainingDataError: the icons cannot be fetched.
-        TrainingError: the library that draws SVG is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random(style.name)  # noqa: S311 - a choice of pictures, the same each time
-    icons = choose_icons(read_icons(style.drawing, packages), count, rng)
+    icons = choose_icons(read_icons(packages), count, rng)
     for number, icon in enumerate(icons):
         report(TrainingProgress("painting", number / len(icons), style.name))
         background = _choose_background(style, rng)

@@ -31,14 +31,15 @@ _SHRINK: Final = Image.Resampling.BOX
 _PALETTE: Final = (
     "1a1c2c 5d275d e0323c ff8f2e ffd54a a7f070 38b764 257179 7a4a2e 3b5dc9 41a6f6 ffc9a3 ffffff 94b0c2 566c86 333c57"
 )
-_SHADOW: Final = 0.84
+_FLAT_COLOURS: Final = 6
 
 
 def paint_flat(icon: Image.Image, background: Colour) -> Image.Image:
-    """The drawing on a plain background, with a long shadow towards the lower right."""
+    """A few even colours, without light and shade, on a plain background."""
     drawn = _rgba(_placed(icon))
-    shaded = _colour(background) * (1 - (1 - _SHADOW) * _long_shadow(drawn[..., 3:]))
-    return _image(_composite(drawn, shaded))
+    few = _image(_composite(drawn, _colour(background))).quantize(_FLAT_COLOURS, dither=Image.Dither.NONE)
+    even = _rgba(few.convert("RGB").filter(ImageFilter.ModeFilter(5)))
+    return _image(_over(_colour(background), np.clip(1.15 * (even - 0.5) + 0.5, 0, 1), drawn[..., 3:]))
 
 
 def paint_black_light(icon: Image.Image, _background: Colour) -> Image.Image:
@@ -80,16 +81,6 @@ def _placed(icon: Image.Image) -> Image.Image:
 
 def _colour(background: Colour) -> Array:
     return np.array(background, dtype=np.float32)
-
-
-def _long_shadow(alpha: Array) -> Array:
-    """Where a shape shades what lies to its lower right: its mask, moved along the diagonal by ever longer steps."""
-    shadow, step = alpha, 1
-    while step < SIDE:
-        moved = np.zeros_like(shadow)
-        moved[step:, step:] = shadow[:-step, :-step]
-        shadow, step = np.maximum(shadow, moved), 2 * step
-    return shadow
 
 
 def _rgba(picture: Image.Image) -> Array:

@@ -53,7 +53,7 @@ def assert_places(transformer: FluxTransformer2DModel, grid: Grid, seed: int, to
     noise = plain_noise(grid, seed)
     codes = hear_codes(transformer, noise, grid)
     places, _ = find_places(grid, read_shifts(noise, DIRECTIONS, grid))
-    rows, columns, kind = codes.split([SIDES[0], SIDES[0], len(SIDES)], -1)
+    rows, columns, kind = torch.tensor_split(codes, (SIDES[0], 2 * SIDES[0]), -1)
     wanted = (places // grid.side, places % grid.side, torch.full_like(places, SIDES.index(grid.side)))
     found = (joined(rows, grid.side), joined(columns, grid.side), kind)
     for part, number in zip(found, wanted, strict=True):

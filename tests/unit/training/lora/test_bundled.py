@@ -66,33 +66,31 @@ def test_a_chosen_part_of_the_icons_is_the_same_each_time() -> None:
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Small packages of the same form as the real ones, in the place where fetched archives lie."""
     names = json.dumps([{"label": "Red Apple", "hexcode": "1F34E", "tags": ["fruit"], "group": 4}])
-    drawings = json.dumps(
-        {"width": 32, "height": 32, "icons": {"red-apple": {"body": '<rect width="32" height="32" fill="#f00"/>'}}}
-    )
+    picture = io.BytesIO()
+    Image.new("RGBA", (200, 256), (255, 0, 0, 255)).save(picture, "WEBP", lossless=True)
     files = {
-        "NAMES": {"en/data.json": names},
-        "FLAT": {"icons.json": drawings, "chars.json": '{"1f34e": "red-apple", "1f9e6": "gone"}'},
+        "NAMES": {"en/data.json": names.encode()},
+        "PICTURES": {"assets/1f34e.webp": picture.getvalue(), "assets/1f9e6.webp": picture.getvalue()},
     }
     archives = tmp_path / "packages" / "archives"
     archives.mkdir(parents=True)
     for name, content in files.items():
         sha256 = _pack(archives / f"{name}.tgz", content)
         monkeypatch.setattr(icons, name, Package("npm", name.lower(), "1.0.0", sha256, "MIT"))
-    monkeypatch.setitem(icons._DRAWN_BY, "flat", icons.FLAT)
     return tmp_path / "packages"
 
 
-def _pack(path: Path, files: dict[str, str]) -> str:
+def _pack(path: Path, files: dict[str, bytes]) -> str:
     with tarfile.open(path, "w:gz") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(f"package/{name}")
-            member.size = len(content.encode())
-            archive.addfile(member, io.BytesIO(content.encode()))
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_drawings_are_joined_with_names_by_their_characters(packages: Path) -> None:
-    [icon] = icons.read_icons("flat", packages)
+def test_pictures_are_joined_with_names_by_their_characters(packages: Path) -> None:
+    [icon] = icons.read_icons(packages)
     assert icon.entry.label == "red apple"
     assert icon.draw().getpixel((128, 128)) == (255, 0, 0, 255)
 

@@ -57,10 +57,11 @@ def test_line_draws_the_edge_and_leaves_the_middle_empty(red_disc: Image.Image) 
     assert middle_row[128] > 0.95
 
 
-def test_flat_throws_its_shadow_to_the_lower_right_only(red_disc: Image.Image) -> None:
-    values = _values(paint_flat(red_disc, WHITE))
-    assert values[250, 250].max() < 0.9
-    assert values[5, 5].min() > 0.99
+def test_flat_has_few_colours_and_keeps_the_asked_background(red_disc: Image.Image) -> None:
+    picture = paint_flat(red_disc, (0.55, 0.83, 0.76))
+    np.testing.assert_allclose(_values(picture)[4, 4], (0.55, 0.83, 0.76), atol=0.01)
+    counted = sorted((count for count, _ in picture.getcolors(256**2) or []), reverse=True)
+    assert sum(counted[:8]) > 0.97 * 256**2
 
 
 def test_black_light_is_dark_around_and_glows_in_the_icons_hue(red_disc: Image.Image) -> None:
