@@ -1,15 +1,12 @@
 """What the transformer is told and what it answers: rectified flow's velocity (Liu et al. 2022, arXiv:2209.03003)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
 
-from schnell.training.mini.captions import COLOURS, Entry, caption
 from schnell.training.mini.tokens import token_ids
 
 
@@ -44,12 +41,6 @@ def grid_positions(height: int, width: int) -> Tensor:
     ids[..., 1] += torch.arange(rows)[:, None]
     ids[..., 2] += torch.arange(columns)[None]
     return ids.reshape(-1, 3)
-
-
-def write_captions(rng: Random, entries: Sequence[Entry], icons: Sequence[int], colours: Sequence[int]) -> list[str]:
-    """A caption for each icon on its background."""
-    names = list(COLOURS)
-    return [caption(rng, entries[icon], names[colour]) for icon, colour in zip(icons, colours, strict=True)]
 
 
 def velocity(

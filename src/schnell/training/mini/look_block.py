@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from schnell.training.mini import layout
+from schnell.training.mini.layers import clear, open_gate, read_channels
 
 LOOK_BLOCKS = 1
 GAIN = 8.0
@@ -21,10 +22,8 @@ def write_look_block(block: Any) -> None:
     """Write the block's hidden units; its attention and its output stay empty, its gate is open."""
     with torch.no_grad():
         attention = block.attn
-        for layer in (block.norm.linear, attention.to_q, attention.to_k, attention.to_v, block.proj_out):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        block.norm.linear.bias[2 * block.norm.linear.in_features :] = 1.0
+        clear(attention.to_q, attention.to_k, attention.to_v, block.proj_mlp, block.proj_out)
+        open_gate(block.norm.linear)
         write_halves(block.proj_mlp)
 
 
@@ -37,8 +36,5 @@ def write_halves(layer: nn.Linear) -> None:
     directions = torch.randn(rest, count, generator=chance)
     reads = torch.cat([halves, directions / directions.norm(dim=1, keepdim=True) * count**0.5 / 4])
     reads *= GAIN * layout.spread(layer.in_features)
-    layer.weight.zero_()
-    layer.weight[:, channels] = reads.to(layer.weight)
-    layer.weight[:, layout.ZERO] = -reads.sum(1).to(layer.weight)
-    layer.bias.zero_()
+    read_channels(layer.weight, channels, reads)
     layer.bias[len(halves) :] = BEND * torch.randn(rest, generator=chance).to(layer.bias)

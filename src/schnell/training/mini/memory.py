@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schnell.training.mini import layout
+from schnell.training.mini.layers import clear, open_gate, read_channels
 from schnell.training.mini.look_block import LOOK_BLOCKS, write_look_block
 from schnell.training.mini.looks import Maps, Palette
 from schnell.training.mini.places import PLACE_BLOCKS
@@ -108,8 +109,7 @@ def write_memory(transformer: FluxTransformer2DModel, memory: Memory, palette: P
 def write_modulation(linear: nn.Linear, *, covers: bool) -> None:
     """Tell the block the icon's codes in channels that are shut otherwise; the cover's gates are the colours."""
     width = linear.in_features
-    linear.weight.zero_()
-    linear.bias.zero_()
+    open_gate(linear)
     unit, offset = 1 / layout.LOOK_SPREAD, -layout.LOOK_OFFSET / layout.LOOK_SPREAD
     shut = linear.bias[width : 2 * width]
     for code, channel in enumerate(layout.look_channels(layout.LOOKS)):
@@ -118,7 +118,6 @@ def write_modulation(linear: nn.Linear, *, covers: bool) -> None:
         shut[channel] = -1.0
     shut[layout.COVER] = -1.0
     shut[-layout.FILL :] = -1.0
-    linear.bias[2 * width :] = 1.0
     if covers:
         for channel in range(layout.COVER.start, layout.COVER.stop):
             code = layout.LOOKS + (channel - layout.COVER.start) % layout.COLOUR_CODES
@@ -136,8 +135,7 @@ def write_keys(layer: nn.Linear, units: tuple[Unit, ...]) -> None:
     for row, unit in enumerate(units):
         layer.weight[row] = 0.0
         places = place_channels(unit)
-        layer.weight[row, places] = gain
-        layer.weight[row, layout.ZERO] = -gain * len(places)
+        read_channels(layer.weight[row], places, torch.full((len(places),), gain))
         layer.bias[row] = OPEN - 3 * SHUT
         if unit.reads is not None:
             layer.weight[row, channels] = unit.reads
@@ -157,8 +155,7 @@ def place_channels(unit: Unit) -> list[int]:
 
 def write_values(layer: nn.Linear, units: tuple[Unit, ...], *, covers: bool) -> None:
     """What each unit adds; attention adds nothing yet."""
-    layer.weight.zero_()
-    layer.bias.zero_()
+    clear(layer)
     for row, unit in enumerate(units):
         set_value(layer, row, unit.adds, covers=covers)
 
@@ -196,9 +193,7 @@ def write_last_layer(transformer: FluxTransformer2DModel, palette: Palette) -> N
     linear, out = transformer.norm_out.linear, transformer.proj_out
     width = linear.in_features
     spread = layout.spread(width)
-    for layer in (linear, out):
-        layer.weight.zero_()
-        layer.bias.zero_()
+    clear(linear, out)
     used = [*range(layout.COVER.stop), *range(layout.OBJECT.start, layout.OBJECT.stop), layout.ZERO]
     linear.bias[used] = -1.0
     linear.weight[used, layout.TIME] = 1 / TIME_UNIT

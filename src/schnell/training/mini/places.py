@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from schnell.training.mini import anchors, layout
 from schnell.training.mini.flow import Conditions, grid_positions, velocity
+from schnell.training.mini.layers import clear, open_gate, read_channels
 from schnell.training.mini.pose import LARGEST, MOVING, SIDES, Grid
 from schnell.training.mini.ramps import SHARPNESS, Line, Part, Ramp, write_part
 
@@ -61,13 +62,6 @@ def write_places(transformer: FluxTransformer2DModel, directions: Tensor) -> Non
             open_gate(block.norm.linear)
         write_part(single_part(sizes, spread), name_sizes())
         write_part(single_part(codes, spread), name_places())
-
-
-def clear(*layers: nn.Linear) -> None:
-    """Zero weights and biases."""
-    for layer in layers:
-        layer.weight.zero_()
-        layer.bias.zero_()
 
 
 def write_embedders(transformer: FluxTransformer2DModel) -> None:
@@ -147,8 +141,7 @@ def take_means(attention: Any, spread: float) -> None:
     """Head 0 takes the mean row and column."""
     attend_evenly(attention, 0)
     for value, (channel, mean) in enumerate(((ROW, MEAN_ROW), (COLUMN, MEAN_COLUMN))):
-        attention.to_v.weight[value, channel] = spread
-        attention.to_v.weight[value, layout.ZERO] = -spread
+        read_channels(attention.to_v.weight[value], [channel], torch.tensor([spread]))
         attention.to_out[0].weight[mean, value] = 1.0
 
 
@@ -228,12 +221,6 @@ def double_part(transformer: FluxTransformer2DModel, number: int, spread: float)
 def single_part(block: Any, spread: float) -> Part:
     """A single block's."""
     return Part(block.proj_mlp, block.proj_out, block.proj_out.out_features, spread)
-
-
-def open_gate(linear: nn.Linear) -> None:
-    """The block hears its tokens as they are and adds all that it says."""
-    clear(linear)
-    linear.bias[2 * linear.in_features :] = 1.0
 
 
 def hear(transformer: FluxTransformer2DModel, number: int, grid: Grid) -> Tensor:

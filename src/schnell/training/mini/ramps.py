@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from schnell.training.mini import layout
+from schnell.training.mini.layers import clear, read_channels
 
 SHARPNESS = 16.0
 IDLE = -2.0
@@ -52,9 +52,7 @@ class Part:
 def write_part(part: Part, ramps: Sequence[Ramp], lines: Sequence[Line] = ()) -> None:
     """Write the ramps and lines into the part's first units; the others stay idle."""
     with torch.no_grad():
-        for layer in (part.first, part.second):
-            layer.weight.zero_()
-            layer.bias.zero_()
+        clear(part.first, part.second)
         part.first.bias.fill_(IDLE)
         rows = iter(range(part.first.out_features))
         for ramp in ramps:
@@ -68,11 +66,9 @@ def write_part(part: Part, ramps: Sequence[Ramp], lines: Sequence[Line] = ()) ->
 
 
 def write_unit(part: Part, row: int, reads: Weights, bias: float, adds: Weights) -> None:
-    """One hidden unit: what it reads, less the mean that the norm took away (an empty channel tells), and adds."""
+    """One hidden unit: what it reads and what it adds."""
     part.first.bias[row] = bias
-    for channel, weight in reads.items():
-        part.first.weight[row, channel] = weight * part.spread
-        part.first.weight[row, layout.ZERO] -= weight * part.spread
+    read_channels(part.first.weight[row], list(reads), part.spread * torch.tensor(list(reads.values())))
     for channel, height in adds.items():
         part.second.weight[channel, part.offset + row] = height
 

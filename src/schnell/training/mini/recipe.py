@@ -41,7 +41,6 @@ from schnell.training.mini.words import dictionary_words, icon_similarity, nearb
 SHARES = {"vae": 0.4, "clip": 0.15, "codes": 0.3, "decoder": 0.15}
 VOCABULARY_BATCHES = 25
 VOCABULARY_BATCH = 2000
-CAPTION_ROUNDS = 8
 STATISTICS = 256
 
 

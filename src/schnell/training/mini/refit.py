@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from schnell.training.mini import layout
-from schnell.training.mini.captions import COLOURS, Entry, on_background
-from schnell.training.mini.flow import grid_positions, velocity, write_captions
+from schnell.training.mini.captions import COLOURS, Entry, caption, on_background
+from schnell.training.mini.flow import grid_positions, velocity
 from schnell.training.mini.looks import Palette, measure_openness
 from schnell.training.mini.loop import Show, precision
 from schnell.training.mini.memory import COVER_SCALE, Memory, memory_blocks, set_value
@@ -132,9 +132,10 @@ class Refit:
 
     def captions(self, icons: list[int], colours: list[int]) -> list[str]:
         """Half as people write them, half the plain name on its background."""
-        texts = write_captions(self.rng, self.icons.entries, icons, colours)
+        entries, names = self.icons.entries, list(COLOURS)
+        texts = [caption(self.rng, entries[icon], names[colour]) for icon, colour in zip(icons, colours, strict=True)]
         return [
-            plain_name(self.rng, self.icons.entries[icon], colour) if self.rng.random() < PLAIN else text
+            plain_name(self.rng, entries[icon], colour) if self.rng.random() < PLAIN else text
             for text, icon, colour in zip(texts, icons, colours, strict=True)
         ]
 

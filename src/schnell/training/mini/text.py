@@ -158,15 +158,3 @@ class TextLearner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = state["done"]
         self.rng = Random(self.done)
-
-
-@torch.no_grad()
-def named_share(reader: ClipReader, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
-    """How many of the texts (one an icon, in order) the reader takes for their icon."""
-    device = next(reader.parameters()).device
-    hits = 0
-    for start in range(0, len(texts), 200):
-        part = texts[start : start + 200]
-        found = reader(token_ids(tokenizer, part).to(device)).icons.argmax(1).cpu()
-        hits += int((found == torch.arange(start, start + len(part))).sum())
-    return hits / max(1, len(texts))
