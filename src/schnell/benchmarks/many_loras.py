@@ -19,6 +19,7 @@ from schnell.benchmarks.result import BenchmarkResult, median_pair, seconds_of
 from schnell.benchmarks.single import begin, make_job, psnr
 from schnell.bootstrap import build_engine
 from schnell.engine.denoise import Drawing, denoise_step
+from schnell.engine.device import choose_device
 from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.flux_forward import FluxForward
 from schnell.engine.networks import load_network
@@ -119,7 +120,7 @@ def _mix(engine: DrawnSizeEngine, files: Sequence[LoraFile], megapixels: str, pr
     go_fast = precision != FLOAT32
     jobs = [_job(i, files[i % LORAS].use, megapixels, go_fast=go_fast) for i in range(REQUESTS)]
     plain = [replace(job, id=f"plain-{job.seed}", adapters=()) for job in jobs]
-    pipeline = stock_pipeline(engine.folder, precision.dtype)
+    pipeline = stock_pipeline(engine.folder, precision.dtype).to(engine.device)
     load_peft_adapters(pipeline, [file.peer for file in files])
     theirs: dict[int, Image.Image] = {}
     sizer: BatchSizer[Any] = BatchSizer()
@@ -174,7 +175,7 @@ def slots_installed() -> BenchmarkResult:
 def drawn_size_engine() -> DrawnSizeEngine:
     """The embedded model's engine, stopping at drawn size."""
     folder = build_engine(DEFAULT_MODEL, safety=False).folder
-    engine = DrawnSizeEngine(folder, torch.device("cpu"))
+    engine = DrawnSizeEngine(folder, choose_device("auto"))
     engine.pictures, engine.watch = {}, Stopwatch()
     engine.load(FLOAT32)
     return engine
@@ -263,7 +264,7 @@ def _switch_seconds(submit: Callable[[Job], None], first: Job, second: Job, time
 
 
 def _peer_switch_seconds(engine: Engine, files: Sequence[LoraFile]) -> tuple[float, float]:
-    pipeline = stock_pipeline(engine.folder, FLOAT32.dtype)
+    pipeline = stock_pipeline(engine.folder, FLOAT32.dtype).to(engine.device)
     load_peft_adapters(pipeline, [file.peer for file in files])
     names = [file.peer.stem for file in files]
     switches = [seconds_of(partial(pipeline.set_adapters, [name], [SCALE])) for name in names * 4]

@@ -34,8 +34,9 @@ def train_mini_command(
     if evaluate:
         evaluate_model(model, work, device, limit, as_json=as_json)
         return
+    from schnell.training.mini.data import prepare_data
     from schnell.training.mini.progress import showing
-    from schnell.training.mini.recipe import Plan, pick_device, prepare_data, train_mini
+    from schnell.training.mini.recipe import Plan, pick_device, train_mini
 
     with showing() as show:
         plan = Plan(work, minutes, pick_device(device), show, start=start)
@@ -49,9 +50,10 @@ def train_mini_command(
 def evaluate_model(model: Path | None, work: Path, device: str, limit: int | None, *, as_json: bool) -> None:
     """Print the figures of a model folder."""
     from schnell.models.catalogue import find_model
+    from schnell.training.mini.data import prepare_data
     from schnell.training.mini.evaluation import evaluate
     from schnell.training.mini.progress import showing
-    from schnell.training.mini.recipe import pick_device, prepare_data
+    from schnell.training.mini.recipe import pick_device
 
     folder = model or find_model("schnell-mini").path
     with showing() as show:

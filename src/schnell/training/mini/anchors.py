@@ -8,7 +8,7 @@ last norm.
 from math import sqrt
 
 import torch
-from transformers import CLIPTextModel, T5EncoderModel
+from transformers import T5EncoderModel
 
 from schnell.training.mini import layout
 from schnell.training.mini.tokens import ANCHORS, SPECIAL
@@ -23,12 +23,11 @@ def heard(width: int) -> float:
     return width / sqrt(layout.ENERGY + width)
 
 
-def prepare_t5(t5: T5EncoderModel, clip: CLIPTextModel) -> None:
-    """Words from CLIP, anchors in their channels, and no layer that writes into these."""
-    words = clip.get_input_embeddings().weight.detach()
+def prepare_t5(t5: T5EncoderModel) -> None:
+    """Random words, anchors in their channels, and no layer that writes into these."""
     first = len(SPECIAL)
     with torch.no_grad():
-        t5.shared.weight[first:] = words[first:] * (WORD_SPREAD / words.std())
+        t5.shared.weight[first:].normal_(std=WORD_SPREAD)
         t5.shared.weight[:, list(CHANNELS)] = 0.0
         for anchor, channel in zip(ANCHORS, CHANNELS, strict=True):
             row = SPECIAL.index(anchor)

@@ -66,17 +66,24 @@ def pick_words(rng: Random, words: Sequence[str], low: int, high: int) -> list[s
     return rng.sample(list(words), min(len(words), rng.randint(low, high)))
 
 
+def half_of_keywords(rng: Random, entry: Entry) -> str:
+    """A random half of an icon's keywords; its name when it has none."""
+    keywords = list(entry.keywords)
+    return ", ".join(rng.sample(keywords, (len(keywords) + 1) // 2)) or entry.label
+
+
 def describe(rng: Random, entry: Entry) -> str:
-    """The object alone: its name, some keywords, both, or a looser word."""
+    """The object alone: its name, half of its keywords, some of them, both, or a looser word."""
     tags, chance = entry.keywords, rng.random()
-    if entry.extra and rng.random() < 0.15:
+    if entry.extra and rng.random() < 0.1:
         return rng.choice(entry.extra)
-    if chance < 0.45 or not tags:
+    if chance < 0.35 or not tags:
         return entry.label
-    if chance < 0.75:
-        half = max(1, (len(tags) + 1) // 2)
-        return rng.choice((", ", " ")).join(pick_words(rng, tags, min(2, half), max(2, half)))
-    if chance < 0.88:
+    if chance < 0.65:
+        return half_of_keywords(rng, entry)
+    if chance < 0.8:
+        return rng.choice((", ", " ")).join(pick_words(rng, tags, 1, len(tags)))
+    if chance < 0.92:
         return rng.choice((", ", " ")).join([entry.label, *pick_words(rng, tags, 1, 3)])
     words = f"{entry.label} {' '.join(tags)}".split()
     return " ".join(pick_words(rng, words, 2, 6))

@@ -13,7 +13,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from schnell.training.mini.captions import COLOURS, Entry
+from schnell.training.mini.captions import COLOURS, half_of_keywords
 from schnell.training.mini.gallery import Gallery, build_gallery, inside_frame, nearest_colour
 from schnell.training.mini.pictures import Icons, Pose, compose
 from schnell.training.mini.sampling import Painter, draw, load_painter
@@ -110,12 +110,6 @@ def share(hits: Sequence[bool]) -> float:
 def psnr(first: Tensor, second: Tensor) -> float:
     """Peak signal-to-noise ratio of pictures in 0..1, in dB."""
     return float(-10 * torch.log10((first - second).pow(2).mean().clamp_min(1e-10)))
-
-
-def half_of_keywords(rng: Random, entry: Entry) -> str:
-    """A random half of an icon's keywords; its name when it has none."""
-    keywords = list(entry.keywords)
-    return ", ".join(rng.sample(keywords, (len(keywords) + 1) // 2)) or entry.label
 
 
 def colour_share(bench: Bench, count: int) -> float:

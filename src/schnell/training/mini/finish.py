@@ -10,79 +10,83 @@ from random import Random
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 
-from schnell.training.mini.captions import COLOURS, on_background
-from schnell.training.mini.latents import FACTOR, centred_pose, pack, palette, unpack
-from schnell.training.mini.layout import CHANNELS
+from schnell.training.mini.latents import FACTOR, centred_pose, palette, unpack
 from schnell.training.mini.loop import Average, precision, rate, step
 from schnell.training.mini.pictures import Icons, compose
 from schnell.training.mini.pose import MOVING, Grid
-from schnell.training.mini.sampling import Painter, denoise
+from schnell.training.mini.sampling import flow
 from schnell.training.mini.scenes import Scene, Scenes
+from schnell.training.mini.told import Teller, told_by_codes
 from schnell.training.mini.vae import picture_loss
 
-RATE = 2e-4
+RATE = 4e-4
 WINDOW = 16
 MARGIN = 24
+RIM, RIM_WEIGHT = 2, 0.3
 DRAWN_STEPS = (1, 2, 4, 4)
-GRIDS = (Grid(16, 16), Grid(16, 16), Grid(16, 16), Grid(12, 12), Grid(8, 8))
+GRIDS = (Grid(16, 16),) * 4 + (Grid(12, 12), Grid(8, 8), Grid(8, 8), Grid(6, 6))
+BATCH = {"cuda": 64, "cpu": 6}
 
 
 class DecoderLearner:
-    """Trains `vae.decoder` on windows of 128 pixels."""
+    """Trains `vae.decoder` on windows of 128 pixels, or on the whole canvas where that is smaller."""
 
     name = "decoder"
 
-    def __init__(self, painter: Painter, icons: Icons, scenes: Scenes, device: torch.device) -> None:
-        self.painter, self.icons, self.scenes, self.device = painter, icons, scenes, device
-        self.decoder = painter.vae.decoder.to(memory_format=torch.channels_last).train()
-        self.rng, self.done, self.batch = Random(0), 0, 6
-        self.average = Average(self.decoder, 0.98)
+    def __init__(
+        self, vae: AutoencoderKL, transformer: FluxTransformer2DModel, teller: Teller, scenes: Scenes, icons: Icons
+    ) -> None:
+        self.vae, self.transformer, self.teller, self.scenes, self.icons = vae, transformer, teller, scenes, icons
+        self.device = transformer.device
+        self.decoder = vae.decoder.to(memory_format=torch.channels_last).requires_grad_(requires_grad=True).train()
+        self.rng, self.done, self.batch = Random(0), 0, BATCH[self.device.type]
+        self.colours = palette().to(icons.pictures.device)
+        self.average = Average(self.decoder, 0.99)
         groups = [{"params": list(self.decoder.parameters()), "base": RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99))
 
-    def update(self, progress: float) -> float:
+    def update(self, progress: float) -> Tensor:
         """One optimizer step; the loss."""
         grid = self.rng.choice(GRIDS)
-        noise = torch.randn(self.batch, grid.tokens, CHANNELS)
-        scene = self.scenes.stage(self.rng, grid, noise)
-        tokens = self.draw(scene, grid, noise) if self.done % 2 else scene.clean
+        scene = self.scenes.stage(self.rng, grid, self.batch)
+        tokens = self.draw(scene, grid) if self.done % 3 else scene.clean
         latents = unpack(tokens, 2 * grid.height, 2 * grid.width)
-        top, left = (self.corner(side - WINDOW) for side in latents.shape[-2:])
-        config = self.painter.vae.config
-        part = latents[..., top : top + WINDOW, left : left + WINDOW].to(self.device, memory_format=torch.channels_last)
+        window = min(WINDOW, latents.shape[-1])
+        top, left = (self.corner(side - window) for side in latents.shape[-2:])
+        config = self.vae.config
+        part = latents[..., top : top + window, left : left + window].to(memory_format=torch.channels_last)
         with precision(self.device, convolutions=True):
             made = self.decoder(part / config["scaling_factor"] + config["shift_factor"])
-        rows, columns = (seen(first, side) for first, side in zip((top, left), latents.shape[-2:], strict=True))
+        rows, columns = (seen(first, window, side) for first, side in zip((top, left), latents.shape[-2:], strict=True))
         wanted = self.pixels(scene, grid)[..., FACTOR * top :, FACTOR * left :].to(self.device)
         loss = picture_loss(made[..., rows, columns], wanted[..., rows, columns])
+        ends = tuple(
+            (first == 0, first + window == side) for first, side in zip((top, left), latents.shape[-2:], strict=True)
+        )
+        loss = loss + RIM_WEIGHT * rim_loss(made.float() - wanted[..., : made.shape[-2], : made.shape[-1]], *ends)
         step(self.optimizer, loss, self.decoder, rate(progress, self.done, 20, 0.5))
         self.average.add(self.decoder)
         self.done += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def corner(self, most: int) -> int:
         """The first row or column of a window: at one edge, the other, or anywhere."""
         return self.rng.choice((0, most, self.rng.randint(0, most)))
 
-    def draw(self, scene: Scene, grid: Grid, noise: Tensor) -> Tensor:
-        """The tokens that the transformer draws for the names from this very noise."""
-        names = list(COLOURS)
-        texts = [
-            on_background(self.rng, self.icons.entries[icon].label, names[colour])
-            for icon, colour in zip(scene.icons, scene.colours, strict=True)
-        ]
-        told = self.painter.text.encode(texts)
-        start = unpack(noise, 2 * grid.height, 2 * grid.width)
-        drawn = denoise(self.painter, told, start, self.rng.choice(DRAWN_STEPS))
-        return pack(drawn.float().cpu())
+    def draw(self, scene: Scene, grid: Grid) -> Tensor:
+        """The tokens that the transformer draws of the scene from its very noise."""
+        told = self.teller.tell(self.rng, scene.icons, scene.colours)
+        with told_by_codes(self.transformer):
+            return flow(self.transformer, told, scene.noise, (grid.height, grid.width), self.rng.choice(DRAWN_STEPS))
 
     def pixels(self, scene: Scene, grid: Grid) -> Tensor:
         """The pictures of a square scene, moved as its noise says."""
-        canvas = 2 * grid.side * FACTOR
-        backgrounds = palette()[scene.colours]
-        pictures = compose(self.icons.pictures[scene.icons], backgrounds, centred_pose(canvas), canvas)
+        canvas, place = 2 * grid.side * FACTOR, self.icons.pictures.device
+        backgrounds = self.colours[scene.colours.to(place)]
+        pictures = compose(self.icons.pictures[scene.icons.to(place)], backgrounds, centred_pose(canvas), canvas)
         if grid.side < MOVING:
             return pictures
         moves = ((2 * scene.shifts - 1) * FACTOR).tolist()
@@ -113,7 +117,20 @@ class DecoderLearner:
         self.rng = Random(self.done)
 
 
-def seen(first: int, side: int) -> slice:
+def rim_loss(difference: Tensor, rows: tuple[bool, bool], columns: tuple[bool, bool]) -> Tensor:
+    """Mean absolute error of the outermost pixels where a window `[B, 3, H, W]` ends at the canvas's edge.
+
+    `rows` and `columns` say at which of their two ends. Corners, where a convolution sees least, count once more.
+    """
+    ends = (slice(0, RIM), slice(-RIM, None))
+    across = [difference[..., end, :] for end, there in zip(ends, rows, strict=True) if there]
+    along = [difference[..., end] for end, there in zip(ends, columns, strict=True) if there]
+    corners = [strip[..., end] for strip in across for end, there in zip(ends, columns, strict=True) if there]
+    parts = [part.abs().mean() for part in (*across, *along, *corners)]
+    return torch.stack(parts).mean() if parts else difference.new_zeros(())
+
+
+def seen(first: int, window: int, side: int) -> slice:
     """The window's pixels that count: all at the canvas's edge, not those that lack their neighbours inside."""
-    last = first + WINDOW == side
-    return slice(0 if first == 0 else MARGIN, WINDOW * FACTOR - (0 if last else MARGIN))
+    last = first + window == side
+    return slice(0 if first == 0 else MARGIN, window * FACTOR - (0 if last else MARGIN))

@@ -1,6 +1,6 @@
 """Latents of posed icons, made once: every later stage reads these, never pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -24,6 +24,10 @@ class Encoded:
     colours: Tensor
     canvas: int
     pose: Pose
+
+    def to(self, device: torch.device) -> "Encoded":
+        """The same with its latents on a device."""
+        return replace(self, latents=self.latents.to(device))
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ def encode_view(vae: AutoencoderKL, icons: Icons, view: View, seed: int, batch: 
     """Encode one view of all icons with the VAE's mean, shifted and scaled as FLUX does."""
     colours = draw_colours(Random(seed), len(icons), view.white)
     pose = centred_pose(view.canvas)
-    rgb, parts = palette(), []
+    rgb, parts = palette().to(icons.pictures.device), []
     shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     vae.to(memory_format=torch.channels_last)
     for start in range(0, len(icons), batch):
-        chosen = colours[start : start + batch]
+        chosen = colours[start : start + batch].to(rgb.device)
         pixels = compose(icons.pictures[start : start + batch], rgb[chosen], pose, view.canvas)
         laid = pixels.to(vae.device, vae.dtype, memory_format=torch.channels_last)
         mean = vae.encode(laid).latent_dist.mean

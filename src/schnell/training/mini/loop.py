@@ -22,8 +22,8 @@ class Learner(Protocol):
 
     name: str
 
-    def update(self, progress: float) -> float:
-        """One optimizer step at `progress` in 0..1 of the stage; the loss."""
+    def update(self, progress: float) -> Tensor:
+        """One optimizer step at `progress` in 0..1 of the stage; the loss, which nobody waits for."""
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -63,7 +63,8 @@ def run_learner(learner: Learner, budget: Budget, path: Path, show: Show) -> Non
         elapsed, done = state["elapsed"], state["done"]
         if state["finished"]:
             return
-    mean, saved, last = 0.0, time.monotonic(), time.monotonic()
+    mean: Tensor | None = None
+    saved = last = time.monotonic()
 
     def save(*, finished: bool) -> None:
         write_state({"learner": learner.state(), "elapsed": elapsed, "done": done, "finished": finished}, path)
@@ -71,15 +72,15 @@ def run_learner(learner: Learner, budget: Budget, path: Path, show: Show) -> Non
     while (progress := budget.progress(elapsed, done)) < 1:
         loss = learner.update(progress)
         done += 1
-        mean = loss if mean == 0 else 0.98 * mean + 0.02 * loss
+        mean = loss if mean is None else torch.lerp(mean, loss, 0.02)
         elapsed, last = elapsed + time.monotonic() - last, time.monotonic()
         if done % REPORT_EVERY == 0:
-            show(learner.name, progress, f"loss {mean:.4f}, {done} updates")
+            show(learner.name, progress, f"loss {float(mean):.4f}, {done} updates")
         if time.monotonic() - saved > SAVE_EVERY:
             save(finished=False)
             saved = time.monotonic()
     save(finished=True)
-    show(learner.name, 1.0, f"loss {mean:.4f}, {done} updates")
+    show(learner.name, 1.0, f"{done} updates" if mean is None else f"loss {float(mean):.4f}, {done} updates")
 
 
 def rate(progress: float, done: int, warm: int = 100, hold: float = 0.6, end: float = 0.03) -> float:

@@ -6,8 +6,7 @@ codes; its value is what that direction adds to the token. After the two blocks 
 writes how much background shows, times the colour (its gate), the others write the object, each into channels of its
 own. The last layer adds up v = (x_t - x_0) / t.
 
-Units are chosen from the singular values of `looks.Maps`; then their values are solved once more on what the units
-really do for real captions (`refit`), which also makes up for whatever the text encoder does not know.
+Units are chosen from the singular values of `looks.Maps`. What is left over is for the drawing blocks that follow.
 """
 
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from torch.nn import functional
 
 from schnell.training.mini import layout
 from schnell.training.mini.layers import clear, open_gate, read_channels
-from schnell.training.mini.look_block import LOOK_BLOCKS, write_look_block
+from schnell.training.mini.look_block import write_look_block
 from schnell.training.mini.looks import Maps, Palette
 from schnell.training.mini.places import PLACE_BLOCKS
 from schnell.training.mini.pose import SIDES
 
+MEMORY_BLOCKS = 3
 OPEN = 4.0
 SHUT = 14.0
 COVER_SCALE = 0.3
@@ -91,7 +91,7 @@ def plan_memory(maps: dict[int, Maps], blocks: int, hidden: int) -> Memory:
 
 def memory_blocks(transformer: FluxTransformer2DModel) -> list[Any]:
     """The single blocks that are a memory."""
-    return list(transformer.single_transformer_blocks)[PLACE_BLOCKS:-LOOK_BLOCKS]
+    return list(transformer.single_transformer_blocks)[PLACE_BLOCKS : PLACE_BLOCKS + MEMORY_BLOCKS]
 
 
 def write_memory(transformer: FluxTransformer2DModel, memory: Memory, palette: Palette) -> None:

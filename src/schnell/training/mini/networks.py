@@ -15,9 +15,11 @@ class Shape:
     width: int = 256
     head: int = 64
     double_blocks: int = 2
-    single_blocks: int = 9
+    single_blocks: int = 12
     t5_layers: int = 1
-    clip_layers: int = 2
+    t5_width: int = 64
+    clip_layers: int = 3
+    clip_hidden: int = 1024
     vae_channels: tuple[int, ...] = (16, 32, 64, 96)
     vocabulary: int = 6000
 
@@ -48,11 +50,11 @@ def build_t5(shape: Shape, vocabulary: int) -> T5EncoderModel:
     """The token-wise encoder."""
     config = T5Config(
         vocab_size=vocabulary,
-        d_model=shape.width,
-        d_kv=shape.head,
-        d_ff=2 * shape.width,
+        d_model=shape.t5_width,
+        d_kv=shape.t5_width,
+        d_ff=2 * shape.t5_width,
         num_layers=shape.t5_layers,
-        num_heads=shape.heads,
+        num_heads=1,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
         pad_token_id=0,
@@ -67,7 +69,7 @@ def build_clip(shape: Shape, vocabulary: int) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=shape.width,
-        intermediate_size=2 * shape.width,
+        intermediate_size=shape.clip_hidden,
         num_hidden_layers=shape.clip_layers,
         num_attention_heads=shape.heads,
         max_position_embeddings=LENGTH,
@@ -89,7 +91,7 @@ def build_transformer(shape: Shape) -> FluxTransformer2DModel:
         num_single_layers=shape.single_blocks,
         attention_head_dim=shape.head,
         num_attention_heads=shape.heads,
-        joint_attention_dim=shape.width,
+        joint_attention_dim=shape.t5_width,
         pooled_projection_dim=shape.width,
         guidance_embeds=False,
         axes_dims_rope=(shape.head // 8, half, half),

@@ -70,7 +70,7 @@ def write_embedders(transformer: FluxTransformer2DModel) -> None:
     clear(image, text)
     image.weight.copy_(layout.NOISE_SCALE * torch.eye(image.out_features, layout.CHANNELS))
     for channel in anchors.CHANNELS:
-        text.weight[channel, channel] = 1.0
+        text.weight[channel, channel] = sqrt(text.out_features / text.in_features)
     for layer in (image, text):
         layer.bias[-layout.FILL :] = layout.filling()
 
@@ -239,6 +239,6 @@ def run(transformer: FluxTransformer2DModel, noisy: Tensor, grid: Grid) -> Tenso
     tokens = torch.zeros(len(noisy), len(anchors.CHANNELS), width)
     for number, channel in enumerate(anchors.CHANNELS):
         tokens[:, number, channel] = sqrt(width)
-    told = Conditions(tokens.to(noisy), torch.zeros(len(noisy), width).to(noisy))
+    told = Conditions(tokens.to(noisy), torch.zeros(len(noisy), transformer.config["pooled_projection_dim"]).to(noisy))
     positions = grid_positions(2 * grid.height, 2 * grid.width).to(noisy)
     return velocity(transformer, noisy, told, torch.ones(len(noisy)).to(noisy), positions)

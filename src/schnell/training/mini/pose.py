@@ -51,11 +51,14 @@ def find_directions(views: Sequence[Encoded]) -> Tensor:
     return directions[:, :2].contiguous()
 
 
-def read_shifts(noise: Tensor, directions: Tensor, grid: Grid) -> Tensor:
-    """Tokens `[B, 2]` (0 or 1) by which each noise `[B, T, 64]` moves the view down and right; small views stay."""
-    if grid.side < MOVING:
-        return torch.zeros(len(noise), 2, dtype=torch.long)
-    return torch.where(noise.mean(1) @ directions > 0, 1, 0)
+def settle(noise: Tensor, directions: Tensor, shifts: Tensor) -> Tensor:
+    """The noise `[B, T, 64]`, mirrored along the directions `[64, 2]` where it does not say `shifts` `[B, 2]`.
+
+    Noise says 1 along a direction, a token further down or right, where its mean is positive.
+    """
+    means = noise.mean(1) @ directions
+    wanted = means.abs() * (2 * shifts.to(means) - 1)
+    return noise + ((wanted - means) @ directions.T)[:, None]
 
 
 def find_places(grid: Grid, shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +83,12 @@ def first_corner(latents: Tensor, side: int) -> Tensor:
 def move(latents: Tensor, grid: Grid, shifts: Tensor) -> Tensor:
     """Square views `[N, 16, 2S, 2S]` on a canvas, moved by `shifts` `[N, 2]`: `[N, 16, 2H, 2W]`."""
     half, (top, left) = half_token(grid), grid.corner
-    corners = [(2 * (top + down) - half, 2 * (left + right) - half) for down, right in shifts.tolist()]
-    return torch.cat([lay_at(one[None], grid, corner) for one, corner in zip(latents, corners, strict=True)])
+    moved = latents.new_empty(len(latents), latents.shape[1], 2 * grid.height, 2 * grid.width)
+    for down, right in {(down, right) for down, right in shifts.tolist()}:
+        chosen = (shifts == torch.tensor([down, right])).all(1).nonzero()[:, 0].to(latents.device)
+        corner = (2 * (top + down) - half, 2 * (left + right) - half)
+        moved[chosen] = lay_at(latents[chosen], grid, corner)
+    return moved
 
 
 def half_token(grid: Grid) -> int:

@@ -3,58 +3,47 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from random import Random
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from schnell.training.errors import TrainingDataError, TrainingError
+from schnell.training.errors import TrainingError
 from schnell.training.mini.anchors import prepare_t5
-from schnell.training.mini.captions import Entry
-from schnell.training.mini.codes import CodeLearner, Known
+from schnell.training.mini.bank import Bank, Lore, fill_bank, load_bank, make_texts, save_bank
+from schnell.training.mini.codes import CodeLearner
+from schnell.training.mini.data import Data
+from schnell.training.mini.drawing_blocks import BlockLearner
 from schnell.training.mini.export import export_model
 from schnell.training.mini.finish import DecoderLearner
 from schnell.training.mini.flow import TextModels
-from schnell.training.mini.latents import VIEWS, Encoded, encode_view, load_encoded, save_encoded
+from schnell.training.mini.latents import VIEWS, Encoded, View, encode_view, load_encoded, save_encoded
 from schnell.training.mini.looks import measure_all_maps, measure_codes, measure_palette
-from schnell.training.mini.loop import Budget, Learner, Show, run_learner, write_state
+from schnell.training.mini.loop import Budget, Learner, Show, run_learner
 from schnell.training.mini.memory import memory_blocks, plan_memory, write_memory
 from schnell.training.mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
-from schnell.training.mini.pictures import Icons, read_icons
+from schnell.training.mini.pictures import Icons
 from schnell.training.mini.places import write_places
-from schnell.training.mini.refit import Refit
 from schnell.training.mini.sampling import Painter
 from schnell.training.mini.scenes import Scenes, open_scenes
-from schnell.training.mini.sources import DICTIONARY, KEYWORDS, NAMES, PICTURES, SENTENCE_ENCODER, fetch
-from schnell.training.mini.text import (
-    ClipReader,
-    Lessons,
-    TextLearner,
-    draw_batch,
-    measure_thumbnails,
-)
-from schnell.training.mini.tokens import ANCHORS, train_vocabulary, wrap
+from schnell.training.mini.text import ClipReader, TextLearner
+from schnell.training.mini.tokens import ANCHORS, token_ids, train_vocabulary, wrap
+from schnell.training.mini.told import Known, Teller
 from schnell.training.mini.vae import VaeLearner
-from schnell.training.mini.words import dictionary_words, icon_similarity, nearby_words, read_keywords
 
-SHARES = {"vae": 0.4, "clip": 0.15, "codes": 0.3, "decoder": 0.15}
-VOCABULARY_BATCHES = 25
-VOCABULARY_BATCH = 2000
+SHARES = {"vae": 0.25, "clip": 0.15, "codes": 0.2, "blocks": 0.25, "decoder": 0.15}
+VOCABULARY_TEXTS = 60_000
 STATISTICS = 256
-
-
-@dataclass(frozen=True)
-class Data:
-    """Icons with their words, and dictionary words with the icon each means."""
-
-    icons: Icons
-    pairs: tuple[tuple[str, int], ...]
+HEARD_TEXTS = 512
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where to work, for how long, how large, on what, and which folder to start from."""
+    """Where to work, for how long, how large, on what, and which folder to start from.
+
+    `captions` are kept in the bank that the text encoder learns from; `colourings` is how often each view is encoded.
+    """
 
     work: Path
     minutes: float
@@ -63,7 +52,8 @@ class Plan:
     shape: Shape = field(default_factory=Shape)
     start: Path | None = None
     updates: int | None = None
-    captions: int = 1600
+    captions: int = 1_000_000
+    colourings: int = 2
 
     def budget(self, stage: str) -> Budget:
         """A stage's part of the minutes."""
@@ -93,60 +83,15 @@ def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: boo
     data = prepare(plan.work, plan.show)
     vae = teach_vae(plan, data.icons)
     views = encode_views(plan, vae, data.icons)
-    scenes = open_scenes(views)
+    known = Known(measure_codes(views["white"][0]), measure_palette(views["white"][0], views["colour"][0]))
+    torch.manual_seed(0)
     transformer = build_transformer(plan.shape).to(plan.device)
-    write_places(transformer, scenes.directions)
-    known = Known(measure_codes(views["white"]), measure_palette(views["white"], views["colour"]))
-    text = teach_text(plan, data, transformer, known)
-    painter = Painter(text, transformer, vae)
-    write_looks(plan, painter, data.icons, scenes, known)
-    finish_decoder(plan, painter, data.icons, scenes)
+    painter = Painter(teach_text(plan, data, transformer, known), transformer, vae)
+    learn_to_draw(plan, painter, data, Pictures(views, known))
     folder = plan.work / "schnell-mini"
     export_model(painter, folder)
     plan.show("export", 1.0, str(folder))
     return folder
-
-
-def prepare_data(work: Path, show: Show) -> Data:
-    """Fetch the pinned packages, read the pictures and collect the words; kept in the work folder."""
-    kept = work / "data.pt"
-    if kept.exists():
-        return read_data(kept)
-    show("data", 0.0, "pictures and names")
-    packages = work / "packages"
-    icons = read_icons(fetch(PICTURES, packages), fetch(NAMES, packages))
-    keywords = read_keywords(fetch(KEYWORDS, packages))
-    icons = replace(icons, entries=tuple(add_keywords(e, keywords) for e in icons.entries))
-    known = {word for entry in icons.entries for word in (entry.label, *entry.tags)}
-    words = [w for w in dictionary_words(fetch(DICTIONARY, packages)) if w not in known]
-    show("data", 0.3, f"{len(words)} dictionary words")
-    pairs = nearby_words(icon_similarity(fetch(SENTENCE_ENCODER, packages), icons.entries, words), words)
-    data = Data(icons, tuple(pairs))
-    write_data(data, kept)
-    show("data", 1.0, f"{len(icons)} icons, {len(pairs)} more words")
-    return data
-
-
-def add_keywords(entry: Entry, keywords: dict[str, tuple[str, ...]]) -> Entry:
-    """An entry with the other list's words as looser ones."""
-    extra = (word for word in keywords.get(entry.key, ()) if word != entry.label and word not in entry.tags)
-    return replace(entry, extra=tuple(extra))
-
-
-def write_data(data: Data, path: Path) -> None:
-    """Keep the data in one file."""
-    rows = [(e.label, e.tags, e.extra, e.key) for e in data.icons.entries]
-    write_state({"pictures": data.icons.pictures, "entries": rows, "pairs": data.pairs}, path)
-
-
-def read_data(path: Path) -> Data:
-    """Raises TrainingDataError when the file is not one of ours."""
-    try:
-        kept = torch.load(path, weights_only=True)
-        entries = tuple(Entry(*row) for row in kept["entries"])
-        return Data(Icons(kept["pictures"], entries), tuple(kept["pairs"]))
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise TrainingDataError(f"{path} cannot be read; delete it to fetch the data again") from error
 
 
 def teach_vae(plan: Plan, icons: Icons) -> AutoencoderKL:
@@ -166,64 +111,100 @@ def teach_vae(plan: Plan, icons: Icons) -> AutoencoderKL:
     return vae
 
 
-def encode_views(plan: Plan, vae: AutoencoderKL, icons: Icons) -> dict[str, Encoded]:
-    """Latents of every view, kept in the work folder."""
+def encode_views(plan: Plan, vae: AutoencoderKL, icons: Icons) -> dict[str, tuple[Encoded, ...]]:
+    """Latents of every view, in several colourings unless it is all white; kept in the work folder."""
     folder = plan.work / "latents"
     folder.mkdir(exist_ok=True)
     views = {}
     for number, view in enumerate(VIEWS):
-        path = folder / f"{view.name}.pt"
-        if not path.exists():
-            plan.show("latents", number / len(VIEWS), view.name)
-            save_encoded(encode_view(vae, icons, view, number), path)
-        views[view.name] = load_encoded(path)
+        plan.show("latents", number / len(VIEWS), view.name)
+        rounds = 1 if view.white == 1 else plan.colourings
+        paths = [folder / f"{view.name}-{turn}.pt" for turn in range(rounds)]
+        views[view.name] = tuple(
+            encode_once(vae, icons, view, number + turn * len(VIEWS), path) for turn, path in enumerate(paths)
+        )
     return views
 
 
+def encode_once(vae: AutoencoderKL, icons: Icons, view: View, seed: int, path: Path) -> Encoded:
+    """A view's latents, from its file where there is one."""
+    if not path.exists():
+        save_encoded(encode_view(vae, icons, view, seed), path)
+    return load_encoded(path)
+
+
 def teach_text(plan: Plan, data: Data, transformer: FluxTransformer2DModel, known: Known) -> TextModels:
-    """CLIP alone, then together with the transformer's text embedder; T5 takes CLIP's words."""
-    vocabulary = make_vocabulary(plan, data)
+    """CLIP alone, then together with the transformer's text embedder."""
+    vocabulary = make_vocabulary(plan, data.lore)
     tokenizers = (wrap(vocabulary), wrap(vocabulary, ANCHORS))
-    lessons = Lessons(data.icons.entries, data.pairs, measure_thumbnails(data.icons.pictures), tokenizers[0])
     size = len(tokenizers[0])
-    clip = ClipReader(build_clip(plan.shape, size), plan.shape.width, len(data.icons))
-    plan.run("clip", TextLearner(clip, lessons, plan.device))
-    plan.run("codes", CodeLearner(transformer, clip, lessons, known, plan.device))
+    bank = make_bank(plan, data.lore, vocabulary).to(plan.device)
+    reader = ClipReader(build_clip(plan.shape, size), plan.shape.width, len(data.icons))
+    plan.run("clip", TextLearner(reader, bank, plan.device))
+    learner = CodeLearner(transformer, reader, bank, known, plan.device)
+    plan.run("codes", learner)
+    learner.finish()
+    torch.manual_seed(0)
     t5 = build_t5(plan.shape, size)
-    prepare_t5(t5, clip.encoder)
-    return TextModels(clip.encoder.eval(), t5.eval(), tokenizers)
+    prepare_t5(t5)
+    return TextModels(reader.encoder.eval(), t5.to(plan.device).eval(), tokenizers)
 
 
-def make_vocabulary(plan: Plan, data: Data) -> Tokenizer:
+def make_vocabulary(plan: Plan, lore: Lore) -> Tokenizer:
     """The word pieces of many captions, kept in the work folder."""
     path = plan.work / "vocabulary.json"
     if not path.exists():
-        rng = Random(0)
-        batches = (draw_batch(rng, data.icons.entries, data.pairs, VOCABULARY_BATCH) for _ in range(VOCABULARY_BATCHES))
-        texts = (text for batch in batches for text in batch.texts)
-        train_vocabulary(texts, plan.shape.vocabulary).save(str(path))
+        train_vocabulary(make_texts(lore, VOCABULARY_TEXTS), plan.shape.vocabulary).save(str(path))
     return Tokenizer.from_file(str(path))
 
 
-def write_looks(plan: Plan, painter: Painter, icons: Icons, scenes: Scenes, known: Known) -> None:
-    """The single blocks' memory of every icon, kept in the work folder."""
-    transformer, path = painter.transformer.eval(), plan.state("memory")
-    if path.exists():
-        transformer.load_state_dict(torch.load(path, weights_only=True))
-        return
-    maps = measure_all_maps(scenes.views, icons, known.looks, known.palette)
+def make_bank(plan: Plan, lore: Lore, vocabulary: Tokenizer) -> Bank:
+    """The captions to learn from, kept in the work folder."""
+    path = plan.work / "captions.pt"
+    if not path.exists():
+        plan.show("captions", 0.0, f"{plan.captions} captions")
+        save_bank(fill_bank(lore, vocabulary, plan.captions), path)
+        plan.show("captions", 1.0, f"{plan.captions} captions")
+    return load_bank(path)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Encoded views, and the codes that stand for icons and backgrounds."""
+
+    views: dict[str, tuple[Encoded, ...]]
+    known: Known
+
+
+def learn_to_draw(plan: Plan, painter: Painter, data: Data, pictures: Pictures) -> None:
+    """Places and memory are written, drawing blocks and decoder learn."""
+    transformer, scenes = painter.transformer, open_scenes(pictures.views, plan.device)
+    write_looks(transformer, data.icons, scenes, pictures)
+    heard = hear_texts(painter.text.t5, painter.text.tokenizers[1], data.lore)
+    teller = Teller(pictures.known.to(plan.device), heard)
+    blocks = BlockLearner(transformer, teller, scenes)
+    plan.run("blocks", blocks)
+    blocks.finish()
+    decoder = DecoderLearner(painter.vae, transformer, teller, scenes, data.icons)
+    plan.run("decoder", decoder)
+    decoder.finish()
+
+
+def write_looks(transformer: FluxTransformer2DModel, icons: Icons, scenes: Scenes, pictures: Pictures) -> None:
+    """Write the places, the linear memory of every icon, the time's way in, and the last layer."""
+    write_places(transformer, scenes.directions)
+    views = {name: same[0] for name, same in pictures.views.items()}
+    maps = measure_all_maps(views, icons, pictures.known.looks, pictures.known.palette)
     blocks = memory_blocks(transformer)
-    memory = plan_memory(maps, len(blocks), blocks[0].mlp_hidden_dim)
-    write_memory(transformer, memory, known.palette)
-    Refit(painter, memory, scenes, icons, known.palette).run(plan.captions, plan.show)
-    write_state(transformer.state_dict(), path)
+    write_memory(transformer, plan_memory(maps, len(blocks), blocks[0].mlp_hidden_dim), pictures.known.palette)
 
 
-def finish_decoder(plan: Plan, painter: Painter, icons: Icons, scenes: Scenes) -> None:
-    """Polish the decoder on what the model draws, and at the pictures' edges."""
-    learner = DecoderLearner(painter, icons, scenes, plan.device)
-    plan.run("decoder", learner)
-    learner.finish()
+@torch.no_grad()
+def hear_texts(t5: T5EncoderModel, tokenizer: PreTrainedTokenizerFast, lore: Lore) -> torch.Tensor:
+    """What T5 says about some captions `[M, 32, D]`."""
+    ids = token_ids(tokenizer, make_texts(lore, HEARD_TEXTS, seed=1))
+    heard: torch.Tensor = t5(input_ids=ids.to(t5.device))[0]
+    return heard
 
 
 def pick_device(name: str) -> torch.device:

@@ -48,14 +48,21 @@ def start_noise(seeds: Sequence[int], height: int, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def denoise(painter: Painter, told: Conditions, noise: Tensor, steps: int) -> Tensor:
-    """Euler steps on sigmas 1 ... 1/n down to 0: clean latents `[N, 16, h, w]`."""
-    height, width = noise.shape[-2:]
-    tokens = pack(noise).to(painter.device)
-    positions = grid_positions(height, width).to(painter.device)
+def flow(
+    transformer: FluxTransformer2DModel, told: Conditions, tokens: Tensor, grid: tuple[int, int], steps: int
+) -> Tensor:
+    """Euler steps on sigmas 1 ... 1/n down to 0, from noise tokens `[N, T, 64]` to clean ones; `grid` in tokens."""
+    positions = grid_positions(2 * grid[0], 2 * grid[1]).to(tokens.device)
     for step in range(steps):
-        times = torch.full((len(tokens),), 1 - step / steps, device=painter.device)
-        tokens = tokens - velocity(painter.transformer, tokens, told, times, positions) / steps
+        times = torch.full((len(tokens),), 1 - step / steps, device=tokens.device)
+        tokens = tokens - velocity(transformer, tokens, told, times, positions) / steps
+    return tokens
+
+
+def denoise(painter: Painter, told: Conditions, noise: Tensor, steps: int) -> Tensor:
+    """Clean latents `[N, 16, h, w]` from noise."""
+    height, width = noise.shape[-2:]
+    tokens = flow(painter.transformer, told, pack(noise).to(painter.device), (height // 2, width // 2), steps)
     return unpack(tokens, height, width)
 
 

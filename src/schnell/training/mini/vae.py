@@ -59,7 +59,7 @@ class VaeLearner:
         groups = [{"params": list(vae.parameters()), "base": RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-4)
 
-    def update(self, progress: float) -> float:
+    def update(self, progress: float) -> Tensor:
         """One optimizer step; the loss."""
         pictures = self.icons.pictures
         crops = [
@@ -75,7 +75,7 @@ class VaeLearner:
         loss = picture_loss(made, wanted) + (KL * kl if self.done > QUIET else 0.0)
         step(self.optimizer, loss, self.vae, rate(progress, self.done, 200, 0.3, 0.02))
         self.done += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizer and count of updates."""

@@ -1,16 +1,17 @@
 """More words for each icon: other keyword lists, and dictionary words that a sentence encoder places nearby."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
 from schnell.training.mini.captions import Entry
 
-NEAR = 0.42
+BATCH = 128
 POS = {"1": 1, "2": 4, "3": 4, "4": 9, "5": 4}
 
 
@@ -40,30 +41,41 @@ def clean_keywords(words: Sequence[str]) -> list[str]:
     return [word for word in plain if word.replace(" ", "").replace("-", "").isalnum()]
 
 
-@torch.no_grad()
-def embed(encoder: Path, texts: Sequence[str], batch: int = 64) -> Tensor:
-    """Sentence vectors `[N, 384]` of unit length: the mean over tokens, as all-MiniLM-L6-v2 wants it."""
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = AutoModel.from_pretrained(encoder).eval()
-    parts = []
-    for start in range(0, len(texts), batch):
-        tokens = tokenizer(list(texts[start : start + batch]), padding=True, return_tensors="pt")
-        hidden = model(**tokens).last_hidden_state
+class SentenceEncoder:
+    """all-MiniLM-L6-v2: texts to vectors of unit length, the mean over tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder).eval()
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Vectors `[N, 384]`."""
+        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt")
+        hidden = self.model(**tokens).last_hidden_state
         mask = tokens["attention_mask"][..., None].float()
-        parts.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
-    return torch.cat(parts)
+        return functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
 
-def icon_similarity(encoder: Path, entries: Sequence[Entry], words: Sequence[str]) -> Tensor:
-    """`[words, icons]`: mean of the likeness to the name alone and to the name with its keywords."""
-    names = embed(encoder, [e.label for e in entries])
-    full = embed(encoder, [", ".join((e.label, *e.keywords)) for e in entries])
-    vectors = embed(encoder, words)
-    return (vectors @ names.T + vectors @ full.T) / 2
+def icon_vectors(encoder: SentenceEncoder, entries: Sequence[Entry]) -> Tensor:
+    """`[icons, 384]`: the mean of each name alone, with its keywords, and with the looser words as well."""
+    forms = [
+        [", ".join((entry.label, *more)) for more in ((), entry.keywords, (*entry.keywords, *entry.extra))]
+        for entry in entries
+    ]
+    return torch.stack([encoder.embed(texts).mean(0) for texts in forms])
 
 
-def nearby_words(similarity: Tensor, words: Sequence[str]) -> list[tuple[str, int]]:
-    """Each word with the icon it is nearest to, where that is near enough."""
-    best, index = similarity.max(1)
-    pairs = zip(words, best.tolist(), index.tolist(), strict=True)
-    return [(word, icon) for word, score, icon in pairs if score >= NEAR]
+def nearest_icons(
+    encoder: SentenceEncoder, icons: Tensor, texts: Sequence[str], near: float, report: Callable[[float], None]
+) -> list[tuple[str, int]]:
+    """Each text with the icon that it is nearest to, where that is near enough."""
+    found: list[tuple[str, int]] = []
+    ordered = sorted(texts, key=len)
+    for start in range(0, len(ordered), BATCH):
+        part = ordered[start : start + BATCH]
+        best, index = (encoder.embed(part) @ icons.T).max(1)
+        rows = zip(part, best.tolist(), index.tolist(), strict=True)
+        found += [(text, icon) for text, score, icon in rows if score >= near]
+        report(min(1.0, (start + BATCH) / len(ordered)))
+    return found

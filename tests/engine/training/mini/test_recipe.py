@@ -10,14 +10,15 @@ from diffusers import FluxPipeline
 from schnell.models.folder import open_model_folder
 from schnell.training.errors import TrainingError
 from schnell.training.mini.captions import COLOURS, Entry
+from schnell.training.mini.data import Data, prepare_data, read_data, write_data
 from schnell.training.mini.evaluation import evaluate, psnr
 from schnell.training.mini.loop import Show
 from schnell.training.mini.networks import Shape
 from schnell.training.mini.pictures import Icons
-from schnell.training.mini.recipe import Data, Plan, prepare_data, read_data, train_mini, write_data
+from schnell.training.mini.recipe import Plan, train_mini
 from schnell.training.mini.sampling import draw, load_painter
 
-TINY = Shape(single_blocks=5, t5_layers=1, clip_layers=1, vae_channels=(8, 8, 8, 16), vocabulary=300)
+TINY = Shape(single_blocks=7, t5_layers=1, clip_layers=1, clip_hidden=64, vae_channels=(8, 8, 8, 16), vocabulary=300)
 
 
 def quiet(stage: str, done: float, note: str) -> None: ...
@@ -39,11 +40,11 @@ def eight_icons() -> Icons:
 
 
 def small_data(work: Path, show: Show) -> Data:
-    return Data(eight_icons(), (("boulder", 7), ("fence", 6)))
+    return Data(eight_icons(), (("boulder", 7), ("fence", 6)), (("a wall in the rain", 2),))
 
 
 def tiny_plan(work: Path) -> Plan:
-    return Plan(work, 60, torch.device("cpu"), quiet, shape=TINY, updates=2, captions=8)
+    return Plan(work, 60, torch.device("cpu"), quiet, shape=TINY, updates=2, captions=12)
 
 
 @pytest.fixture(scope="module")
@@ -121,4 +122,5 @@ def test_data_kept_in_the_work_folder_is_read_again(tmp_path: Path) -> None:
     assert again.icons.entries == data.icons.entries
     assert again.pairs == data.pairs
     assert torch.equal(again.icons.pictures, data.icons.pictures)
-    assert read_data(tmp_path / "data.pt").pairs == (("boulder", 7), ("fence", 6))
+    kept = read_data(tmp_path / "data.pt")
+    assert (kept.pairs, kept.sentences) == (data.pairs, data.sentences)

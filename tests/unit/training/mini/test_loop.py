@@ -2,6 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from schnell.training.mini import loop
 from schnell.training.mini.loop import Budget, rate, run_learner
@@ -16,12 +18,12 @@ class Counter:
         self.count, self.fails_at = 0, fails_at
         self.seen: list[float] = []
 
-    def update(self, progress: float) -> float:
+    def update(self, progress: float) -> Tensor:
         if self.count == self.fails_at:
             raise KeyboardInterrupt
         self.count += 1
         self.seen.append(progress)
-        return 1.0
+        return torch.ones(())
 
     def state(self) -> dict[str, Any]:
         return {"count": self.count}

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.training.mini.pose import Grid, find_places, first_corner, move, read_shifts
+from schnell.training.mini.pose import Grid, find_places, first_corner, move, settle
 
 DIRECTIONS = torch.eye(64)[:, :2]
 
@@ -26,11 +26,14 @@ def test_a_moved_view_has_its_first_row_one_token_further_down() -> None:
     assert inside[0, ::16].tolist() == [False, *[True] * 15]
 
 
-@pytest.mark.parametrize(("side", "places"), [(16, 4), (12, 4), (8, 1), (6, 1)])
-def test_noise_chooses_among_four_places_where_there_is_room(side: int, places: int) -> None:
-    noise = torch.randn(64, side * side, 64, generator=torch.Generator().manual_seed(0))
-    shifts = read_shifts(noise, DIRECTIONS, Grid(side, side)).tolist()
-    assert len({tuple(shift) for shift in shifts}) == places
+@pytest.mark.parametrize("shift", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_settled_noise_points_where_it_should_and_is_noise_still(shift: tuple[int, int]) -> None:
+    noise = torch.randn(8, 256, 64, generator=torch.Generator().manual_seed(0))
+    settled = settle(noise, DIRECTIONS, torch.tensor([shift] * 8))
+    means = settled.mean(1) @ DIRECTIONS
+    assert ((means > 0).long() == torch.tensor(shift)).all()
+    assert torch.allclose(means.abs(), (noise.mean(1) @ DIRECTIONS).abs(), atol=1e-6)
+    assert torch.equal(settled[..., 2:], noise[..., 2:])
 
 
 def test_the_places_of_a_view_are_sixteen_pixels_apart() -> None:

@@ -1,10 +1,8 @@
-from random import Random
-
 import pytest
 from tokenizers import Tokenizer
 
+from schnell.training.mini.bank import Lore, make_texts
 from schnell.training.mini.captions import Entry
-from schnell.training.mini.text import draw_batch
 from schnell.training.mini.tokens import ANCHORS, LENGTH, token_ids, train_vocabulary, wrap
 
 ENTRIES = (Entry("red apple", ("fruit",)), Entry("house", ("home", "building")), Entry("rocket", ("space",)))
@@ -12,7 +10,7 @@ ENTRIES = (Entry("red apple", ("fruit",)), Entry("house", ("home", "building")),
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Tokenizer:
-    return train_vocabulary(draw_batch(Random(0), ENTRIES, [("villa", 1)], 800).texts, 200)
+    return train_vocabulary(make_texts(Lore(ENTRIES, (("villa", 1),), ()), 800), 200)
 
 
 def test_anchors_stand_before_every_text(vocabulary: Tokenizer) -> None:
@@ -29,10 +27,3 @@ def test_a_long_text_still_ends_with_the_end_token(vocabulary: Tokenizer) -> Non
 def test_case_and_punctuation_do_not_matter(vocabulary: Tokenizer) -> None:
     plain, loud = token_ids(wrap(vocabulary), ["red apple", "Red, APPLE!"])
     assert plain.tolist() == loud.tolist()
-
-
-def test_dictionary_words_stand_for_their_icon() -> None:
-    batch = draw_batch(Random(1), ENTRIES, [("villa", 1)], 400)
-    villas = [icon for text, icon in zip(batch.texts, batch.icons.tolist(), strict=True) if "villa" in text]
-    assert villas
-    assert set(villas) == {1}

@@ -1,0 +1,141 @@
+"""A bank of captions, read once: word pieces, the icon and the background that each means."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from schnell.training.mini.captions import COLOURS, Entry, caption, decorate, on_background
+from schnell.training.mini.tokens import token_ids, wrap
+
+WHITE = 0.45
+SENTENCES = 0.3
+DICTIONARY = 0.1
+PLAIN = 0.15
+CHUNKS = 16
+
+
+@dataclass(frozen=True)
+class Lore:
+    """All that captions are made of: entries, dictionary words with the icon each means, and sentences likewise."""
+
+    entries: tuple[Entry, ...]
+    pairs: tuple[tuple[str, int], ...]
+    sentences: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text, its icon and background; `sure` unless other icons would do as well."""
+
+    text: str
+    icon: int
+    colour: int
+    sure: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ids `[N, L]`, icons, colours and `sure` `[N]`."""
+
+    ids: Tensor
+    icons: Tensor
+    colours: Tensor
+    sure: Tensor
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Many captions as tensors on the device that learns from them."""
+
+    ids: Tensor
+    icons: Tensor
+    colours: Tensor
+    sure: Tensor
+
+    def __len__(self) -> int:
+        return len(self.icons)
+
+    def draw(self, rng: Random, count: int) -> Batch:
+        """Random captions; on a CPU without the padding that none of them needs."""
+        device = self.ids.device
+        generator = torch.Generator(device).manual_seed(rng.getrandbits(40))
+        rows = torch.randint(len(self), (count,), generator=generator, device=device)
+        ids = self.ids[rows].long()
+        if device.type == "cpu":
+            ids = ids[:, : int((ids > 0).sum(1).max())]
+        return Batch(ids, self.icons[rows].long(), self.colours[rows].long(), self.sure[rows])
+
+    def to(self, device: torch.device) -> "Bank":
+        """The same on a device."""
+        return Bank(*(part.to(device) for part in (self.ids, self.icons, self.colours, self.sure)))
+
+
+def draw_caption(rng: Random, lore: Lore) -> Caption:
+    """A plain name, a sentence, a dictionary word, or an icon described."""
+    names, chance = list(COLOURS), rng.random()
+    colour = 0 if rng.random() < WHITE else rng.randrange(len(names))
+    if chance < SENTENCES and lore.sentences:
+        text, icon = rng.choice(lore.sentences)
+        return Caption(on_background(rng, text, names[colour]), icon, colour, sure=True)
+    if chance > 1 - DICTIONARY and lore.pairs:
+        word, icon = rng.choice(lore.pairs)
+        return Caption(on_background(rng, decorate(rng, word), names[colour]), icon, colour, sure=True)
+    icon = rng.randrange(len(lore.entries))
+    if rng.random() < PLAIN:
+        return Caption(on_background(rng, lore.entries[icon].label, names[colour]), icon, colour, sure=True)
+    return Caption(caption(rng, lore.entries[icon], names[colour]), icon, colour, sure=False)
+
+
+def make_texts(lore: Lore, count: int, seed: int = 0) -> list[str]:
+    """Only the texts of many captions."""
+    rng = Random(seed)
+    return [draw_caption(rng, lore).text for _ in range(count)]
+
+
+def fill(lore: Lore, vocabulary: str, seed: int, count: int) -> Bank:
+    """One process's captions."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokenizer, rng = wrap(Tokenizer.from_str(vocabulary)), Random(seed)
+    found = [draw_caption(rng, lore) for _ in range(count)]
+    return Bank(
+        token_ids(tokenizer, [one.text for one in found]).short(),
+        torch.tensor([one.icon for one in found], dtype=torch.short),
+        torch.tensor([one.colour for one in found], dtype=torch.short),
+        torch.tensor([one.sure for one in found]),
+    )
+
+
+def fill_bank(lore: Lore, vocabulary: Tokenizer, count: int) -> Bank:
+    """Captions from all processors, the same however many these are."""
+    if count < CHUNKS:
+        return fill(lore, vocabulary.to_str(), 0, count)
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        each = repeat(lore), repeat(vocabulary.to_str()), range(CHUNKS), repeat(count // CHUNKS)
+        return join_banks(list(pool.map(fill, *each)))
+
+
+def join_banks(parts: Sequence[Bank]) -> Bank:
+    """One bank of several."""
+    rows = zip(*((part.ids, part.icons, part.colours, part.sure) for part in parts), strict=True)
+    return Bank(*(torch.cat(row) for row in rows))
+
+
+def save_bank(bank: Bank, path: Path) -> None:
+    """Write in one move."""
+    fresh = path.with_suffix(".part")
+    torch.save((bank.ids, bank.icons, bank.colours, bank.sure), fresh)
+    fresh.replace(path)
+
+
+def load_bank(path: Path) -> Bank:
+    """Read what `save_bank` wrote."""
+    return Bank(*torch.load(path, weights_only=True))
