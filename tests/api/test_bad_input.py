@@ -129,6 +129,13 @@ async def test_what_is_no_json_object_is_refused(server: Server, content: bytes)
     await assert_nothing_happened(server)
 
 
+async def test_half_a_character_is_named(server: Server) -> None:
+    answer = await server.client.post("/api/features", content=b'{"promptObject": {"prompt": "caf\\ud83d"}}')
+    assert (answer.status_code, answer.json()["errorCode"]) == (400, "INVALID_BODY")
+    assert "\\ud83d, half of a character" in answer.json()["message"]
+    await assert_nothing_happened(server)
+
+
 async def test_a_body_of_50_megabytes_is_refused_without_being_held(server: Server) -> None:
     async def chunks() -> Any:
         for _ in range(50):

@@ -96,8 +96,9 @@ def test_stacked_layers_keep_each_its_own_loras(gain: torch.Tensor | None) -> No
     layers = list(install_slots(network, routing, 4).values())
     layers[0].write_low_rank(1, torch.randn(4, 12), torch.randn(8, 4))
     layers[1].write_low_rank(2, torch.randn(9, 12), torch.randn(20, 9), gain)
-    x = torch.randn(3, 5, 12)
-    with routing.using([[SlotUse(1, 0.8), SlotUse(2, 1.0)], [], [SlotUse(2, 0.5)]]):
-        apart = torch.cat([layer(x) for layer in layers], dim=-1)
-        together = StackedLinear(layers)(x)
-    assert torch.allclose(together, apart, atol=1e-5)
+    x, stacked = torch.randn(3, 5, 12), StackedLinear(layers)
+    for second_row in ([], [SlotUse(1, 1.0)]):
+        with routing.using([[SlotUse(1, 0.8), SlotUse(2, 1.0)], second_row, [SlotUse(2, 0.5)]]):
+            apart = torch.cat([layer(x) for layer in layers], dim=-1)
+            assert torch.allclose(stacked(x), apart, atol=1e-5)
+            assert torch.allclose(stacked(2 * x), torch.cat([layer(2 * x) for layer in layers], dim=-1), atol=1e-5)

@@ -49,6 +49,23 @@ def test_every_row_gets_its_own_sum_of_deltas(uses: list[list[tuple[int, float]]
 
 
 @torch.inference_mode()
+def test_what_was_gathered_for_a_batch_is_not_used_for_another() -> None:
+    base, layer, routing, deltas = build({1: 4, 2: 8})
+    x = torch.randn(1, 3, IN)
+
+    def ours(slot: int, scale: float) -> Tensor:
+        with routing.using([[SlotUse(slot, scale)]]):
+            return layer(x)
+
+    assert torch.equal(ours(1, 1.0), ours(1, 1.0))
+    for slot, scale in ((1, 0.5), (2, 0.5), (1, 0.5)):
+        assert_close(ours(slot, scale), merged(base, x, scale * deltas[slot]))
+    down, up = torch.randn(4, IN), torch.randn(OUT, 4)
+    layer.write_low_rank(1, down, up)
+    assert_close(ours(1, 0.5), merged(base, x, 0.5 * up @ down))
+
+
+@torch.inference_mode()
 def test_scale_zero_and_slot_zero_are_exactly_the_base_layer() -> None:
     base, layer, routing, _ = build({1: 4})
     x = torch.randn(2, 3, IN)

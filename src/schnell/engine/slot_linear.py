@@ -42,7 +42,8 @@ class SlotRouting:
     """Which slots the rows of the batch at hand use: shared by all layers of a model.
 
     `slots` and `scales` are (rows, adapters a row); rows that use fewer have slot 0 there. `rows` lists the batch rows
-    that use any LoRA, or is None where all do. With `rows_used` 0 the layers are plain linears.
+    that use any LoRA, or is None where all do. With `rows_used` 0 the layers are plain linears. `batch` is another
+    number whenever rows use other slots than before, or a slot holds another LoRA; layers keep what they gathered.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,6 +54,12 @@ class SlotRouting:
         self.scales = torch.zeros(0, 1, device=device)
         self.slots_used: frozenset[int] = frozenset()
         self.is_static = False
+        self.batch = 0
+        self._last: tuple[list[list[SlotUse]], bool] | None = None
+
+    def forget(self) -> None:
+        """A slot holds something else now: what layers gathered for earlier batches is void."""
+        self._last = None
 
     @contextmanager
     def using(self, uses: Sequence[Sequence[SlotUse]], *, static: bool = False) -> Iterator[None]:
@@ -71,8 +78,9 @@ class SlotRouting:
         self.is_static = static
         chosen = range(len(uses)) if static else [row for row, row_uses in enumerate(uses) if row_uses]
         self.rows_used = len(chosen)
-        if not self.rows_used:
+        if not self.rows_used or self._last == (uses, static):
             return
+        self.batch, self._last = self.batch + 1, (uses, static)
         width = MAX_ADAPTERS_PER_ROW if static else max(len(uses[row]) for row in chosen)
         padded = [[*uses[row], *[SlotUse(0, 0.0)] * (width - len(uses[row]))] for row in chosen]
         self.rows = None if len(chosen) == len(uses) else torch.tensor(list(chosen), device=self._device)
@@ -82,12 +90,23 @@ class SlotRouting:
 
 
 MAX_ADAPTERS_PER_ROW = 2
+#: Up to this many weights a layer keeps what it gathered from step to step: there, gathering takes as long as
+#: multiplying. At FLUX.1's own width it takes next to nothing, and a batch's factors would be gigabytes.
+_SMALL = 1 << 20
 RANK_BUCKETS = (8, 16, 32, 64, 128)
 
 
 def rank_bucket(rank: int) -> int:
     """The padded rank that an adapter of this rank is stored at."""
     return next(bucket for bucket in RANK_BUCKETS if rank <= bucket)
+
+
+@dataclass(frozen=True, slots=True)
+class RowFactors:
+    """A batch's factors, row by row: `down` [rows, rank, in], and `up` [rows, rank, out] times the scales."""
+
+    down: Tensor
+    up: Tensor
 
 
 class SlotLinear(nn.Module):
@@ -109,6 +128,8 @@ class SlotLinear(nn.Module):
         self.register_buffer("up", None, persistent=False)  # [slots, rank, out]
         self.register_buffer("gain", None, persistent=False)  # [slots, out]: DoRA's g - 1
         self.kronecker: dict[int, KroneckerFactors] = {}
+        self._kept: RowFactors | None = None
+        self._kept_for = -1
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out)."""
@@ -120,11 +141,13 @@ class SlotLinear(nn.Module):
         if result is not y and result.data_ptr() != y.data_ptr():
             y.copy_(result)
 
+    @property
+    def has_side_paths(self) -> bool:
+        """Whether a LoRA may act on this layer in the batch at hand."""
+        return bool(self._routing.rows_used) and (self.down is not None or bool(self.kronecker))
+
     def _with_side_paths(self, x: Tensor, y: Tensor) -> Tensor:
-        routing = self._routing
-        if routing.rows_used and (self.down is not None or self.kronecker):
-            return self._add_side_paths(x, y, routing)
-        return y
+        return self._add_side_paths(x, y, self._routing) if self.has_side_paths else y
 
     def _add_side_paths(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
         flat_x, flat_y = (
@@ -145,10 +168,43 @@ class SlotLinear(nn.Module):
         if self.down is not None and self.up is not None:
             rank = self.down.shape[1] if routing.is_static else max(self._ranks[slot] for slot in routing.slots_used)
             if rank:
-                result = _add_low_rank(x, result, routing, self.down[:, :rank], self.up[:, :rank])
+                factors = self._row_factors(routing, rank)
+                # in place: `y` was made by the layer's own product just now, and a copy costs more than the side path
+                result = result.baddbmm_(torch.bmm(x, factors.down.transpose(1, 2)), factors.up)
         if self.kronecker:  # asked first: a compiled model without LoKr must not look at which slots are used
             result = self._add_kronecker(x, result, routing)
         return result
+
+    @property
+    def batch(self) -> int:
+        """The number of the batch at hand."""
+        return self._routing.batch
+
+    def joint_factors(self) -> RowFactors | None:
+        """The batch's factors where low-rank products of all rows are all that the LoRAs do here, and are kept."""
+        routing = self._routing
+        if self.down is None or self.gain is not None or self.kronecker or routing.rows is not None:
+            return None
+        rank = max(self._ranks[slot] for slot in routing.slots_used)
+        return self._row_factors(routing, rank) if rank and self._keeps(routing) else None
+
+    def _keeps(self, routing: SlotRouting) -> bool:
+        return not routing.is_static and self.in_features * self.out_features <= _SMALL
+
+    def _row_factors(self, routing: SlotRouting, rank: int) -> RowFactors:
+        if not self._keeps(routing):  # a compiled model must not look at the batch's number
+            return self._gathered(routing, rank)
+        if self._kept is None or self._kept_for != routing.batch:
+            self._kept, self._kept_for = self._gathered(routing, rank), routing.batch
+        return self._kept
+
+    def _gathered(self, routing: SlotRouting, rank: int) -> RowFactors:
+        assert self.down is not None  # noqa: S101 - for the type checker: asked by the callers
+        assert self.up is not None  # noqa: S101
+        # the factors of a row's LoRAs, one after the other, are those of one LoRA of their ranks' sum
+        scales = routing.scales.to(self.up.dtype)[..., None, None]
+        down = self.down[:, :rank][routing.slots].flatten(1, 2)
+        return RowFactors(down, self.up[:, :rank][routing.slots].mul_(scales).flatten(1, 2))
 
     def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
         for slot in sorted(routing.slots_used & self.kronecker.keys()):
@@ -177,6 +233,7 @@ class SlotLinear(nn.Module):
 
     def clear(self, slot: int) -> None:
         """Make a slot act on this layer as no LoRA does."""
+        self._routing.forget()
         self.kronecker.pop(slot, None)
         self._ranks[slot] = 0
         for stack in (self.down, self.up, self.gain):
@@ -198,14 +255,6 @@ class SlotLinear(nn.Module):
         if stack is not None:
             grown[:, : stack.shape[1]].copy_(stack)
         return grown
-
-
-def _add_low_rank(x: Tensor, y: Tensor, routing: SlotRouting, down: Tensor, up: Tensor) -> Tensor:
-    # the factors of a row's LoRAs, one after the other, are those of one LoRA of their ranks' sum
-    down_rows = down[routing.slots].flatten(1, 2)  # (rows, adapters*rank, in)
-    up_rows = up[routing.slots].mul_(routing.scales.to(x.dtype)[..., None, None]).flatten(1, 2)  # (..., out)
-    # in place: `y` was made by the layer's own product just now, and a copy of it costs more than the side path
-    return y.baddbmm_(torch.bmm(x, down_rows.transpose(1, 2)), up_rows)
 
 
 def install_slots(network: nn.Module, routing: SlotRouting, slot_count: int) -> dict[str, SlotLinear]:

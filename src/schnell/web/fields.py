@@ -33,8 +33,10 @@ async def read_json_object(request: Request) -> dict[str, Any]:
         raise ClientGoneError("the client closed the connection") from None
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-        # an escaped half of a surrogate pair is JSON, but no text
         json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as cause:
+        half = f"\\u{ord(cause.object[cause.start]):04x}"
+        raise UnreadableBodyError(f"the body holds {half}, half of a character: send both or neither") from cause
     except (ValueError, RecursionError) as cause:
         raise UnreadableBodyError("the body must be JSON in UTF-8") from cause
     if not isinstance(value, dict):

@@ -18,7 +18,6 @@ from schnell.training.lora.styles import (
 )
 from schnell.training.mini.captions import COLOURS, Entry, on_background, pick_words
 
-_MINT: Final = (0.55, 0.83, 0.76)
 _WHITE: Final = (1.0, 1.0, 1.0)
 _NAMED_BACKGROUNDS: Final = 0.4
 
@@ -51,15 +50,15 @@ BUNDLED: Final = (
         name="flat",
         trigger="flat style",
         paint=paint_flat,
-        description="A few even colours, on mint unless the prompt names another background.",
-        background=_MINT,
+        description="A few even colours, on sky blue unless the prompt names another background.",
+        background=COLOURS["sky blue"],
         obeys_background=True,
     ),
     BundledLora(
         name="line",
         trigger="line art",
         paint=paint_line,
-        description="Pencil lines along the edges, nothing between them.",
+        description="A pencil drawing: dark lines, light grey tones, no colour.",
         obeys_background=True,
     ),
     BundledLora(
@@ -72,7 +71,8 @@ BUNDLED: Final = (
         name="blueprint",
         trigger="blueprint",
         paint=paint_blueprint,
-        description="White lines on blue squared paper.",
+        description="White lines around light blue shapes, on blue paper.",
+        background=COLOURS["blue"],
     ),
 )
 

@@ -20,11 +20,9 @@ Style = Callable[[Image.Image, Colour], Image.Image]
 FILL: Final = 0.8125
 _INK: Final = np.array([0.02, 0.005, 0.07], dtype=np.float32)
 _UNDYED_GLOW: Final = np.array([0.35, 0.85, 1.0], dtype=np.float32)
-_PAPER: Final = np.array([0.07, 0.25, 0.6], dtype=np.float32)
-_RULING: Final = np.array([0.22, 0.42, 0.78], dtype=np.float32)
 _CHALK: Final = np.array([0.95, 0.98, 1.0], dtype=np.float32)
 _PENCIL: Final = np.array([0.1, 0.1, 0.12], dtype=np.float32)
-_GRID: Final = 16
+_TONE: Final = 0.45
 _CELL: Final = 16
 _SHRINK: Final = Image.Resampling.BOX
 #: After GrafxKid's "Sweetie 16", with a brown, white, and stronger reds and yellows.
@@ -53,14 +51,18 @@ def paint_black_light(icon: Image.Image, _background: Colour) -> Image.Image:
 
 
 def paint_line(icon: Image.Image, background: Colour) -> Image.Image:
-    """Dark lines along all edges, nothing between them."""
-    lines = _ink(_rgba(_placed(icon)))
-    return _image(_over(np.broadcast_to(_colour(background), (SIDE, SIDE, 3)), _PENCIL, lines))
+    """A pencil drawing: dark lines along all edges, light grey tones between them."""
+    drawn = _rgba(_placed(icon))
+    greys = np.repeat(drawn[..., :3].mean(axis=2, keepdims=True), 3, axis=2)
+    toned = _over(_colour(background), greys, _TONE * drawn[..., 3:])
+    return _image(_over(toned, _PENCIL, _ink(drawn)))
 
 
-def paint_blueprint(icon: Image.Image, _background: Colour) -> Image.Image:
-    """White lines on blue squared paper."""
-    return _image(_over(_squared_paper(), _CHALK, _ink(_rgba(_placed(icon)))))
+def paint_blueprint(icon: Image.Image, background: Colour) -> Image.Image:
+    """White lines around light blue shapes on blue paper."""
+    drawn = _rgba(_placed(icon))
+    washed = _over(_colour(background), _CHALK, 0.5 * _TONE * drawn[..., 3:])
+    return _image(_over(washed, _CHALK, _ink(drawn)))
 
 
 def paint_pixels(icon: Image.Image, background: Colour) -> Image.Image:
@@ -122,13 +124,6 @@ def _blurred(values: Array, radius: float) -> Array:
     picture = Image.fromarray((np.clip(values.squeeze(), 0, 1) * 255).astype(np.uint8))
     blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
     return np.asarray(blurred.reshape(values.shape), dtype=np.float32)
-
-
-def _squared_paper() -> Array:
-    paper = np.broadcast_to(_PAPER, (SIDE, SIDE, 3)).copy()
-    for line in range(0, SIDE, _GRID):
-        paper[line : line + 2] = paper[:, line : line + 2] = _RULING
-    return paper
 
 
 def _palette_image() -> Image.Image:

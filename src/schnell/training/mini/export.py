@@ -12,8 +12,8 @@ from schnell.training.mini.sampling import Painter
 from schnell.training.mini.tokens import LENGTH
 
 DRAW_SCALE = 4
-#: The last single block: a LoRA that also moves places or keys loses the picture at once.
-LORA_LAYERS = r"single_transformer_blocks\.{}\.proj_out"
+#: The last two single blocks: a LoRA that also moves places or keys loses the picture at once.
+LORA_LAYERS = r"single_transformer_blocks\.({}|{})\.(proj_mlp|proj_out)"
 
 
 def export_model(painter: Painter, folder: Path) -> None:
@@ -31,7 +31,11 @@ def export_model(painter: Painter, folder: Path) -> None:
         transformer=painter.transformer,
     ).to(torch.float16).save_pretrained(fresh)
     last = len(painter.transformer.single_transformer_blocks) - LOOK_BLOCKS
-    convention = {"draw_scale": DRAW_SCALE, "sequence_length": LENGTH, "lora_layers": LORA_LAYERS.format(last)}
+    convention = {
+        "draw_scale": DRAW_SCALE,
+        "sequence_length": LENGTH,
+        "lora_layers": LORA_LAYERS.format(last - 1, last),
+    }
     (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
