@@ -136,6 +136,16 @@ async def test_half_a_character_is_named(server: Server) -> None:
     await assert_nothing_happened(server)
 
 
+async def test_json_that_is_sent_as_a_form_is_told_what_is_missing(server: Server) -> None:
+    answer = await server.client.post(
+        "/api/results/0b9a0018-dff0-4901-8648-65aa0996a899/rating",
+        content=b'{"rating": "GOOD"}',
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.status_code == 400
+    assert answer.json()["message"] == "body: must be a JSON object, sent with Content-Type: application/json"
+
+
 async def test_a_body_of_50_megabytes_is_refused_without_being_held(server: Server) -> None:
     async def chunks() -> Any:
         for _ in range(50):

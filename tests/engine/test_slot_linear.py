@@ -55,7 +55,8 @@ def test_what_was_gathered_for_a_batch_is_not_used_for_another() -> None:
 
     def ours(slot: int, scale: float) -> Tensor:
         with routing.using([[SlotUse(slot, scale)]]):
-            return layer(x)
+            answer: Tensor = layer(x)
+        return answer
 
     assert torch.equal(ours(1, 1.0), ours(1, 1.0))
     for slot, scale in ((1, 0.5), (2, 0.5), (1, 0.5)):

@@ -24,7 +24,7 @@ def build_app() -> typer.Typer:
     """The whole command with its sub-commands."""
     app = typer.Typer(
         name="schnell",
-        help="A self-hosted FLUX.1 [schnell] + LoRA image service.",
+        help=r"A self-hosted FLUX.1 \[schnell] + LoRA image service.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -142,8 +142,14 @@ def error_headers(error: SchnellError, dialect: DialectErrors = _FLAT) -> dict[s
 
 def _as_field_error(error: RequestValidationError) -> FieldError:
     problems = [
-        (found["type"] == "missing", FieldProblem(".".join(map(str, found["loc"][1:])) or "body", found["msg"]))
+        (found["type"] == "missing", FieldProblem(".".join(map(str, found["loc"][1:])) or "body", _advice(found)))
         for found in error.errors()
     ]
     missing = [problem for absent, problem in problems if absent]
     return MissingFieldError(*missing) if missing else InvalidFieldError(*(problem for _, problem in problems))
+
+
+def _advice(found: Mapping[str, Any]) -> str:
+    if found["type"] == "model_attributes_type":  # a body that was sent as a form, as curl does unless told otherwise
+        return "must be a JSON object, sent with Content-Type: application/json"
+    return str(found["msg"])

@@ -20,7 +20,7 @@ from schnell.training.lora.samples import build_sampler, make_sheet
 from schnell.training.lora.trainer import TrainedLora, TrainingRequest, train_lora
 
 RANK: Final = 16
-LEARNING_RATE: Final = 0.002
+LEARNING_RATE: Final = 0.003
 AREAS: Final = (("0.25", 1.0),)  # at 1 MP the noise moves objects off the middle, where the pictures have them
 MAX_BYTES: Final = 1_000_000
 MAX_PREVIEW_BYTES: Final = 30_000

@@ -58,7 +58,7 @@ BUNDLED: Final = (
         name="line",
         trigger="line art",
         paint=paint_line,
-        description="A pencil drawing: dark lines, light grey tones, no colour.",
+        description="A pencil drawing: dark lines, grey tones, no colour.",
         obeys_background=True,
     ),
     BundledLora(

@@ -22,7 +22,8 @@ _INK: Final = np.array([0.02, 0.005, 0.07], dtype=np.float32)
 _UNDYED_GLOW: Final = np.array([0.35, 0.85, 1.0], dtype=np.float32)
 _CHALK: Final = np.array([0.95, 0.98, 1.0], dtype=np.float32)
 _PENCIL: Final = np.array([0.1, 0.1, 0.12], dtype=np.float32)
-_TONE: Final = 0.45
+_TONE: Final = 0.8
+_WASH: Final = 0.225
 _CELL: Final = 16
 _SHRINK: Final = Image.Resampling.BOX
 #: After GrafxKid's "Sweetie 16", with a brown, white, and stronger reds and yellows.
@@ -51,7 +52,7 @@ def paint_black_light(icon: Image.Image, _background: Colour) -> Image.Image:
 
 
 def paint_line(icon: Image.Image, background: Colour) -> Image.Image:
-    """A pencil drawing: dark lines along all edges, light grey tones between them."""
+    """A pencil drawing: dark lines along all edges, grey tones between them."""
     drawn = _rgba(_placed(icon))
     greys = np.repeat(drawn[..., :3].mean(axis=2, keepdims=True), 3, axis=2)
     toned = _over(_colour(background), greys, _TONE * drawn[..., 3:])
@@ -61,7 +62,7 @@ def paint_line(icon: Image.Image, background: Colour) -> Image.Image:
 def paint_blueprint(icon: Image.Image, background: Colour) -> Image.Image:
     """White lines around light blue shapes on blue paper."""
     drawn = _rgba(_placed(icon))
-    washed = _over(_colour(background), _CHALK, 0.5 * _TONE * drawn[..., 3:])
+    washed = _over(_colour(background), _CHALK, _WASH * drawn[..., 3:])
     return _image(_over(washed, _CHALK, _ink(drawn)))
 
 
