@@ -1,9 +1,10 @@
 """The decoder's last polish: latents as the transformer draws them, pictures as they should be, up to their edges.
 
 Since a picture follows from its text and its noise, the latents that the model itself draws for a name have a right
-answer. The decoder learns to give it, half of the time; the other half it learns from clean latents, so that
+answer. The decoder learns to give it, two times of three; the third time it learns from clean latents, so that
 reconstruction improves as well. Windows often lie at the canvas's edge, where a convolution that was trained on
-crops leaves a rim. The encoder and the latents stay as they are.
+crops leaves a rim: the outermost pixels, and corners above all, count more. The encoder and the latents stay as they
+are.
 """
 
 from random import Random

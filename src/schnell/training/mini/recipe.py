@@ -26,7 +26,7 @@ from schnell.training.mini.networks import Shape, build_clip, build_t5, build_tr
 from schnell.training.mini.pictures import Icons
 from schnell.training.mini.places import write_places
 from schnell.training.mini.sampling import Painter
-from schnell.training.mini.scenes import Scenes, open_scenes
+from schnell.training.mini.scenes import open_scenes
 from schnell.training.mini.text import ClipReader, TextLearner
 from schnell.training.mini.tokens import ANCHORS, token_ids, train_vocabulary, wrap
 from schnell.training.mini.told import Known, Teller
@@ -80,6 +80,8 @@ def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: boo
         raise TrainingError(f"{plan.work} holds an earlier run: add --resume to go on, or choose another --work")
     states.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
+    if plan.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # what is not in bfloat16 there: TF32 keeps places apart as well
     data = prepare(plan.work, plan.show)
     vae = teach_vae(plan, data.icons)
     views = encode_views(plan, vae, data.icons)
@@ -179,7 +181,8 @@ class Pictures:
 def learn_to_draw(plan: Plan, painter: Painter, data: Data, pictures: Pictures) -> None:
     """Places and memory are written, drawing blocks and decoder learn."""
     transformer, scenes = painter.transformer, open_scenes(pictures.views, plan.device)
-    write_looks(transformer, data.icons, scenes, pictures)
+    write_looks(transformer.to("cpu"), data.icons, scenes.directions.cpu(), pictures)
+    transformer.to(plan.device)
     heard = hear_texts(painter.text.t5, painter.text.tokenizers[1], data.lore)
     teller = Teller(pictures.known.to(plan.device), heard)
     blocks = BlockLearner(transformer, teller, scenes)
@@ -190,9 +193,11 @@ def learn_to_draw(plan: Plan, painter: Painter, data: Data, pictures: Pictures) 
     decoder.finish()
 
 
-def write_looks(transformer: FluxTransformer2DModel, icons: Icons, scenes: Scenes, pictures: Pictures) -> None:
+def write_looks(
+    transformer: FluxTransformer2DModel, icons: Icons, directions: torch.Tensor, pictures: Pictures
+) -> None:
     """Write the places, the linear memory of every icon, the time's way in, and the last layer."""
-    write_places(transformer, scenes.directions)
+    write_places(transformer, directions)
     views = {name: same[0] for name, same in pictures.views.items()}
     maps = measure_all_maps(views, icons, pictures.known.looks, pictures.known.palette)
     blocks = memory_blocks(transformer)
