@@ -58,5 +58,5 @@ def test_the_models_shape_is_read_from_its_configs() -> None:
     folder = Path(read_model_shape.__code__.co_filename).parents[1] / "models" / "embedded" / "schnell-mini"
     shape = read_model_shape(folder)
     assert isinstance(shape, ModelShape)
-    assert (shape.width, shape.double_blocks, shape.single_blocks) == (256, 2, 9)
+    assert (shape.width, shape.double_blocks, shape.single_blocks) == (256, 2, 12)
     assert shape.clip == EncoderShape(256, 256, 512, 2)
