@@ -13,13 +13,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from schnell.training.mini.captions import COLOURS, Entry, caption, decorate, on_background
+from schnell.training.mini.captions import COLOURS, Entry, KeywordOwners, caption, decorate, half, on_background
 from schnell.training.mini.tokens import token_ids, wrap
 
 WHITE = 0.45
 SENTENCES = 0.3
 DICTIONARY = 0.1
 PLAIN = 0.15
+HALVES = 0.25
 CHUNKS = 16
 
 
@@ -79,33 +80,47 @@ class Bank:
         return Bank(*(part.to(device) for part in (self.ids, self.icons, self.colours, self.sure)))
 
 
-def draw_caption(rng: Random, lore: Lore) -> Caption:
-    """A plain name, a sentence, a dictionary word, or an icon described."""
-    names, chance = list(COLOURS), rng.random()
-    colour = 0 if rng.random() < WHITE else rng.randrange(len(names))
-    if chance < SENTENCES and lore.sentences:
-        text, icon = rng.choice(lore.sentences)
-        return Caption(on_background(rng, text, names[colour]), icon, colour, sure=True)
-    if chance > 1 - DICTIONARY and lore.pairs:
-        word, icon = rng.choice(lore.pairs)
-        return Caption(on_background(rng, decorate(rng, word), names[colour]), icon, colour, sure=True)
-    icon = rng.randrange(len(lore.entries))
-    if rng.random() < PLAIN:
-        return Caption(on_background(rng, lore.entries[icon].label, names[colour]), icon, colour, sure=True)
-    return Caption(caption(rng, lore.entries[icon], names[colour]), icon, colour, sure=False)
+class Author:
+    """Writes captions."""
+
+    def __init__(self, lore: Lore, rng: Random) -> None:
+        self.lore, self.rng = lore, rng
+        self.owners = KeywordOwners(lore.entries)
+
+    def write(self) -> Caption:
+        """A sentence, a dictionary word, or an icon by its name, by half of its keywords, or described."""
+        rng, chance = self.rng, self.rng.random()
+        colour = 0 if rng.random() < WHITE else rng.randrange(len(COLOURS))
+        if chance < SENTENCES and self.lore.sentences:
+            return self.on(colour, *rng.choice(self.lore.sentences))
+        if chance > 1 - DICTIONARY and self.lore.pairs:
+            word, icon = rng.choice(self.lore.pairs)
+            return self.on(colour, decorate(rng, word), icon)
+        icon, kind = rng.randrange(len(self.lore.entries)), rng.random()
+        entry = self.lore.entries[icon]
+        if kind < PLAIN or (kind < PLAIN + HALVES and not entry.keywords):
+            return self.on(colour, entry.label, icon)
+        if kind < PLAIN + HALVES:
+            words = rng.sample(entry.keywords, half(entry.keywords))
+            return self.on(colour, ", ".join(words), self.owners.likeliest(words))
+        return Caption(caption(rng, entry, list(COLOURS)[colour]), icon, colour, sure=False)
+
+    def on(self, colour: int, text: str, icon: int) -> Caption:
+        """A text whose icon is known, on a background."""
+        return Caption(on_background(self.rng, text, list(COLOURS)[colour]), icon, colour, sure=True)
 
 
 def make_texts(lore: Lore, count: int, seed: int = 0) -> list[str]:
     """Only the texts of many captions."""
-    rng = Random(seed)
-    return [draw_caption(rng, lore).text for _ in range(count)]
+    author = Author(lore, Random(seed))
+    return [author.write().text for _ in range(count)]
 
 
 def fill(lore: Lore, vocabulary: str, seed: int, count: int) -> Bank:
     """One process's captions."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokenizer, rng = wrap(Tokenizer.from_str(vocabulary)), Random(seed)
-    found = [draw_caption(rng, lore) for _ in range(count)]
+    tokenizer, author = wrap(Tokenizer.from_str(vocabulary)), Author(lore, Random(seed))
+    found = [author.write() for _ in range(count)]
     return Bank(
         token_ids(tokenizer, [one.text for one in found]).short(),
         torch.tensor([one.icon for one in found], dtype=torch.short),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 from random import Random
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -69,21 +70,41 @@ def pick_words(rng: Random, words: Sequence[str], low: int, high: int) -> list[s
 def half_of_keywords(rng: Random, entry: Entry) -> str:
     """A random half of an icon's keywords; its name when it has none."""
     keywords = list(entry.keywords)
-    return ", ".join(rng.sample(keywords, (len(keywords) + 1) // 2)) or entry.label
+    return ", ".join(rng.sample(keywords, half(keywords))) or entry.label
+
+
+def half(keywords: Sequence[str]) -> int:
+    """How many keywords a half is."""
+    return (len(keywords) + 1) // 2
+
+
+class KeywordOwners:
+    """Which icons have a keyword, and whose half a list of keywords is most likely."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._owners: dict[str, set[int]] = {}
+        for number, entry in enumerate(entries):
+            for word in entry.keywords:
+                self._owners.setdefault(word, set()).add(number)
+
+    def likeliest(self, words: Sequence[str]) -> int:
+        """The icon that draws this half most often, when each draws any of its halves alike: Bayes' rule."""
+        owners = set.intersection(*(self._owners[word] for word in words))
+        able = [number for number in sorted(owners) if half(self._entries[number].keywords) == len(words)]
+        return min(able, key=lambda number: comb(len(self._entries[number].keywords), len(words)))
 
 
 def describe(rng: Random, entry: Entry) -> str:
-    """The object alone: its name, half of its keywords, some of them, both, or a looser word."""
+    """The object alone: its name, some of its keywords, both, or a looser word."""
     tags, chance = entry.keywords, rng.random()
     if entry.extra and rng.random() < 0.1:
         return rng.choice(entry.extra)
     if chance < 0.35 or not tags:
         return entry.label
-    if chance < 0.65:
-        return half_of_keywords(rng, entry)
-    if chance < 0.8:
+    if chance < 0.75:
         return rng.choice((", ", " ")).join(pick_words(rng, tags, 1, len(tags)))
-    if chance < 0.92:
+    if chance < 0.9:
         return rng.choice((", ", " ")).join([entry.label, *pick_words(rng, tags, 1, 3)])
     words = f"{entry.label} {' '.join(tags)}".split()
     return " ".join(pick_words(rng, words, 2, 6))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from schnell.training.mini.bank import CHUNKS, Lore, draw_caption, fill, fill_bank, load_bank, make_texts, save_bank
+from schnell.training.mini.bank import CHUNKS, Author, Lore, fill, fill_bank, load_bank, make_texts, save_bank
 from schnell.training.mini.captions import COLOURS, Entry
 from schnell.training.mini.tokens import LENGTH, train_vocabulary
 
@@ -20,15 +20,15 @@ def vocabulary() -> Tokenizer:
 
 @pytest.mark.parametrize(("words", "icon"), [("villa", 1), ("a long way to the moon", 2)])
 def test_words_and_sentences_stand_for_their_icon_for_sure(words: str, icon: int) -> None:
-    rng = Random(1)
-    captions = [one for one in (draw_caption(rng, LORE) for _ in range(600)) if words in one.text]
+    author = Author(LORE, Random(1))
+    captions = [one for one in (author.write() for _ in range(600)) if words in one.text]
     assert captions
     assert {(one.icon, one.sure) for one in captions} == {(icon, True)}
 
 
 def test_only_descriptions_are_unsure() -> None:
-    rng = Random(2)
-    unsure = [one.text for one in (draw_caption(rng, LORE) for _ in range(400)) if not one.sure]
+    author = Author(LORE, Random(2))
+    unsure = [one.text for one in (author.write() for _ in range(400)) if not one.sure]
     assert unsure
     assert not any("villa" in text or "moon" in text for text in unsure)
 

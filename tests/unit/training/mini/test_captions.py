@@ -3,7 +3,16 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.training.mini.captions import COLOURS, SPELLINGS, Entry, caption, describe, on_background
+from schnell.training.mini.captions import (
+    COLOURS,
+    SPELLINGS,
+    Entry,
+    KeywordOwners,
+    caption,
+    describe,
+    half_of_keywords,
+    on_background,
+)
 
 APPLE = Entry("red apple", ("apple", "fruit", "red apple"), ("snack",))
 
@@ -38,3 +47,22 @@ def test_an_icon_without_keywords_is_called_by_its_name() -> None:
 
 def test_keywords_leave_out_the_name() -> None:
     assert APPLE.keywords == ("apple", "fruit")
+
+
+def test_a_list_of_keywords_means_the_icon_that_has_fewest_halves_with_them() -> None:
+    entries = (
+        Entry("beach", ("sand", "sea", "sun", "holiday", "water")),
+        Entry("sun", ("sea", "sun", "weather")),
+        Entry("wave", ("sea", "sun", "water", "ocean")),
+    )
+    owners = KeywordOwners(entries)
+    assert owners.likeliest(["sun", "sea"]) == 1
+    assert owners.likeliest(["water", "sea"]) == 2
+    assert owners.likeliest(["sea", "sun", "water"]) == 0
+
+
+@given(st.integers(0, 10_000))
+def test_an_icons_own_keywords_mean_it(seed: int) -> None:
+    other = Entry("house", ("home", "building"))
+    words = half_of_keywords(Random(seed), APPLE).split(", ")
+    assert KeywordOwners((other, APPLE)).likeliest(words) == 1
