@@ -59,4 +59,4 @@ def test_the_models_shape_is_read_from_its_configs() -> None:
     shape = read_model_shape(folder)
     assert isinstance(shape, ModelShape)
     assert (shape.width, shape.double_blocks, shape.single_blocks) == (256, 2, 12)
-    assert shape.clip == EncoderShape(256, 256, 512, 2)
+    assert shape.clip == EncoderShape(256, 256, 1024, 3)

@@ -52,7 +52,7 @@ def test_keywords_leave_out_the_name() -> None:
 def test_a_list_of_keywords_means_the_icon_that_has_fewest_halves_with_them() -> None:
     entries = (
         Entry("beach", ("sand", "sea", "sun", "holiday", "water")),
-        Entry("sun", ("sea", "sun", "weather")),
+        Entry("light", ("sea", "sun", "weather")),
         Entry("wave", ("sea", "sun", "water", "ocean")),
     )
     owners = KeywordOwners(entries)
