@@ -35,7 +35,7 @@ def export_model(painter: Painter, folder: Path) -> None:
     convention = {
         "draw_scale": DRAW_SCALE,
         "sequence_length": LENGTH,
-        "lora_layers": LORA_LAYERS.format(last - 1, last),
+        "lora_layers": LORA_LAYERS.format(last),
     }
     (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

@@ -57,6 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_export_is_a_model_folder_of_ours(trained: Path) -> None:
     folder = open_model_folder(trained / "schnell-mini")
     assert (folder.draw_scale, folder.sequence_length, folder.pixels_per_token) == (4, 32, 16)
+    assert folder.lora_layers == rf"single_transformer_blocks\.{TINY.single_blocks - 1}\.proj_out"
 
 
 def test_the_export_is_in_half_precision(trained: Path) -> None:
