@@ -15,7 +15,8 @@ from schnell.engine.denoise import Drawing
 from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.networks import Networks
 from schnell.engine.precision import FLOAT32
-from schnell.engine.slot_linear import SlotRouting, install_slots
+from schnell.engine.slot_linear import install_slots
+from schnell.engine.slot_routing import SlotRouting
 from schnell.errors import AdapterError
 from schnell.models.folder import ModelFolder, open_model_folder
 from schnell.spec import AdapterUse, Job, Size

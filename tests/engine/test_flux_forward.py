@@ -9,7 +9,8 @@ from schnell.engine.denoise import begin_drawing, denoise_step
 from schnell.engine.flux_forward import FluxForward, gelu_into
 from schnell.engine.networks import Networks, load_networks
 from schnell.engine.precision import BFLOAT16, FLOAT32, Precision
-from schnell.engine.slot_linear import SlotRouting, SlotUse, install_slots
+from schnell.engine.slot_linear import install_slots
+from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.stacked_linear import StackedLinear
 from schnell.engine.text import TextEncoder
 from schnell.models.folder import ModelFolder, open_model_folder

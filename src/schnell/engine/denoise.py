@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from schnell.engine.slot_linear import SlotUse
+from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
 

@@ -20,7 +20,8 @@ from schnell.engine.precision import Precision, choose_precision
 from schnell.engine.prompt_cache import PromptCache
 from schnell.engine.receipt import AdapterReceipt, Receipt
 from schnell.engine.safety import SafetyChecker
-from schnell.engine.slot_linear import SlotRouting, SlotUse, install_slots
+from schnell.engine.slot_linear import install_slots
+from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.stopwatch import Stopwatch
 from schnell.engine.text import PromptEmbedding, TextEncoder
 from schnell.engine.version import ENGINE_VERSION

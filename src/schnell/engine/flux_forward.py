@@ -64,12 +64,12 @@ class FluxForward:
         return (network.proj_out(_modulated(joint[:, text.shape[1] :], scale, shift)),)
 
     def _rotation_for(self, ids: Tensor) -> Tensor:
-        """(tokens, 1, 1, head width / 2) complex; computed anew only where the positions are other than last time."""
+        """(tokens, head width / 2) complex; computed anew only where the positions are other than last time."""
         if not torch.equal(ids, self._ids):
             cosines, sines = self._network.pos_embed(ids)
             # diffusers repeats every angle for the two numbers that it turns
             rotation = torch.complex(cosines[:, ::2].contiguous(), sines[:, ::2].contiguous())
-            self._ids, self._rotation = ids, rotation[:, None, None]
+            self._ids, self._rotation = ids, rotation
         return self._rotation
 
 
@@ -94,9 +94,10 @@ def _double_block(  # noqa: PLR0913, PLR0917 - a block, its stacked layers, and 
     )
     weights = torch.cat(
         [
-            _norm_weights(attn.norm_added_q, attn.norm_added_k).expand(length, -1, -1, -1),
-            _norm_weights(attn.norm_q, attn.norm_k).expand(image.shape[1], -1, -1, -1),
-        ]
+            _norm_weights(attn.norm_added_q, attn.norm_added_k).expand(-1, -1, length, -1),
+            _norm_weights(attn.norm_q, attn.norm_k).expand(-1, -1, image.shape[1], -1),
+        ],
+        dim=2,
     )
     mixed = torch.empty_like(qkv[..., : attn.inner_dim])
     _attend(qkv, mixed, weights, rotation, attn)
@@ -129,15 +130,15 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _norm_weights(of_query: nn.RMSNorm, of_key: nn.RMSNorm) -> Tensor:
-    """(1, 2, 1, head width) in float32: what normalised queries and keys are multiplied with."""
-    return torch.stack([of_query.weight, of_key.weight]).float()[None, :, None]
+    """(2, 1, 1, head width) in float32: what normalised queries and keys are multiplied with."""
+    return torch.stack([of_query.weight, of_key.weight]).float()[:, None, None]
 
 
 def _attend(qkv: Tensor, out: Tensor, weights: Tensor, rotation: Tensor, attn: Any) -> None:
     """Joint attention of queries, keys and values (rows, tokens, 3*width) into `out` (rows, tokens, width)."""
-    heads = qkv.view(*qkv.shape[:2], 3, -1, attn.head_dim)
-    turned = _normalised_and_turned(heads[:, :, :2], weights, rotation, attn.norm_q.eps).to(qkv.dtype)
-    query, key, value = (part.transpose(1, 2) for part in (turned[:, :, 0], turned[:, :, 1], heads[:, :, 2]))
+    heads = qkv.view(*qkv.shape[:2], 3, -1, attn.head_dim).permute(2, 0, 3, 1, 4)
+    query, key = _normalised_and_turned(heads[:2].transpose(0, 1), weights, rotation, attn.norm_q.eps).unbind(1)
+    value = heads[2]
     if qkv.dtype == torch.bfloat16 and qkv.shape[1] <= _LONGEST_PLAIN_ATTENTION:
         scores = torch.matmul(query, key.transpose(-1, -2))
         mixed = torch.matmul(scores.softmax(-1), value)
@@ -147,18 +148,19 @@ def _attend(qkv: Tensor, out: Tensor, weights: Tensor, rotation: Tensor, attn: A
 
 
 def _normalised_and_turned(heads: Tensor, weights: Tensor, rotation: Tensor, eps: float) -> Tensor:
-    """RMS norm, then rotary embedding, of (rows, tokens, 2, heads, head width), in float32.
+    """RMS norm and rotary embedding of (rows, 2, heads, tokens, head width), in float32 from end to end.
 
-    Queries come out divided by the square root of their width, as attention wants them.
+    Queries come out divided by the square root of their width, as attention wants them. A rotation does not change how
+    long a vector is: it is divided by its length last, in the pass that rounds it.
     """
     width = heads.shape[-1]
-    exact = heads.float()
+    exact = torch.empty(heads.shape, device=heads.device).copy_(heads)
     mean_square = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_().div_(width)
     inverse = mean_square.add_(eps).rsqrt_()
-    inverse[:, :, 0].mul_(width**-0.5)
-    turned: Tensor = (exact * inverse).mul_(weights)
-    torch.view_as_complex(turned.view(*turned.shape[:-1], -1, 2)).mul_(rotation)
-    return turned
+    inverse[:, 0].mul_(width**-0.5)
+    torch.view_as_complex(exact.mul_(weights).view(*exact.shape[:-1], -1, 2)).mul_(rotation)
+    turned = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
+    return torch.mul(exact, inverse, out=turned)
 
 
 def gelu_into(x: Tensor, out: Tensor) -> None:
@@ -169,8 +171,8 @@ def gelu_into(x: Tensor, out: Tensor) -> None:
     """
     rows = max(1, _GELU_CHUNK // x.shape[-1])
     parts, targets = torch.split(x.flatten(0, -2), rows), torch.split(out.flatten(0, -2), rows)
+    linear = torch.tensor(_GELU_LINEAR, device=x.device)
     for part, target in zip(parts, targets, strict=True):
         exact = part.float()
-        signal = exact.square().mul_(_GELU_CUBIC).add_(_GELU_LINEAR).mul_(exact).sigmoid_()
-        torch.mul(exact, signal, out=signal)
-        target.copy_(signal)
+        signal = torch.addcmul(linear, exact, exact, value=_GELU_CUBIC).mul_(exact).sigmoid_()
+        torch.mul(exact, signal, out=target)

@@ -5,21 +5,14 @@ for each. Slot indices and scales are tensors, so a batch of other LoRAs is the 
 follows the grouped side paths of S-LoRA (Sheng et al., arXiv:2311.03285) and Punica (Chen et al., arXiv:2310.18547).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True, slots=True)
-class SlotUse:
-    """A slot that a row uses, and how strongly. Slot 0 is no LoRA."""
-
-    slot: int
-    scale: float
+from schnell.engine.slot_routing import SlotRouting
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,61 +31,11 @@ class KroneckerFactors:
         return product.flatten(-2)[..., self.start : self.stop]
 
 
-class SlotRouting:
-    """Which slots the rows of the batch at hand use: shared by all layers of a model.
-
-    `slots` and `scales` are (rows, adapters a row); rows that use fewer have slot 0 there. `rows` lists the batch rows
-    that use any LoRA, or is None where all do. With `rows_used` 0 the layers are plain linears. `batch` is another
-    number whenever rows use other slots than before, or a slot holds another LoRA; layers keep what they gathered.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.rows_used = 0
-        self.rows: Tensor | None = None
-        self.slots = torch.zeros(0, 1, dtype=torch.long, device=device)
-        self.scales = torch.zeros(0, 1, device=device)
-        self.slots_used: frozenset[int] = frozenset()
-        self.is_static = False
-        self.batch = 0
-        self._last: tuple[list[list[SlotUse]], bool] | None = None
-
-    def forget(self) -> None:
-        """A slot holds something else now: what layers gathered for earlier batches is void."""
-        self._last = None
-
-    @contextmanager
-    def using(self, uses: Sequence[Sequence[SlotUse]], *, static: bool = False) -> Iterator[None]:
-        """Route a batch for the duration of the block: one sequence of slot uses a row.
-
-        `static` gives every batch of a size tensors of the same shape, rows without LoRA included, so that a compiled
-        model meets no new shape.
-        """
-        self._route([[use for use in row if use.slot and use.scale] for row in uses], static=static)
-        try:
-            yield
-        finally:
-            self.rows_used = 0
-
-    def _route(self, uses: list[list[SlotUse]], *, static: bool) -> None:
-        self.is_static = static
-        chosen = range(len(uses)) if static else [row for row, row_uses in enumerate(uses) if row_uses]
-        self.rows_used = len(chosen)
-        if not self.rows_used or self._last == (uses, static):
-            return
-        self.batch, self._last = self.batch + 1, (uses, static)
-        width = MAX_ADAPTERS_PER_ROW if static else max(len(uses[row]) for row in chosen)
-        padded = [[*uses[row], *[SlotUse(0, 0.0)] * (width - len(uses[row]))] for row in chosen]
-        self.rows = None if len(chosen) == len(uses) else torch.tensor(list(chosen), device=self._device)
-        self.slots = torch.tensor([[use.slot for use in row] for row in padded], device=self._device)
-        self.scales = torch.tensor([[use.scale for use in row] for row in padded], device=self._device)
-        self.slots_used = frozenset(use.slot for row in padded for use in row)
-
-
-MAX_ADAPTERS_PER_ROW = 2
 #: Up to this many weights a layer keeps what it gathered from step to step: there, gathering takes as long as
 #: multiplying. At FLUX.1's own width it takes next to nothing, and a batch's factors would be gigabytes.
-_SMALL = 1 << 20
+_SMALL: Final = 1 << 20
+#: And no batch's factors that are more bytes than this: ranks and rows so large make the products what takes time.
+_KEPT_BYTES: Final = 2 << 20
 RANK_BUCKETS = (8, 16, 32, 64, 128)
 
 
@@ -103,10 +46,15 @@ def rank_bucket(rank: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RowFactors:
-    """A batch's factors, row by row: `down` [rows, rank, in], and `up` [rows, rank, out] times the scales."""
+    """A batch's factors, row by row: `down` [rows, rank, in], and `up` [rows, rank, out]; `scale` is yet to be applied."""
 
     down: Tensor
     up: Tensor
+    scale: float = 1.0
+
+    def add_to(self, y: Tensor, hidden: Tensor) -> Tensor:
+        """Add to `y` (rows, tokens, out), in place, what comes up from `hidden` (rows, tokens, rank)."""
+        return y.baddbmm_(hidden, self.up, alpha=self.scale)
 
 
 class SlotLinear(nn.Module):
@@ -128,8 +76,7 @@ class SlotLinear(nn.Module):
         self.register_buffer("up", None, persistent=False)  # [slots, rank, out]
         self.register_buffer("gain", None, persistent=False)  # [slots, out]: DoRA's g - 1
         self.kronecker: dict[int, KroneckerFactors] = {}
-        self._kept: RowFactors | None = None
-        self._kept_for = -1
+        self._kept: dict[int, RowFactors] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out)."""
@@ -170,15 +117,15 @@ class SlotLinear(nn.Module):
             if rank:
                 factors = self._row_factors(routing, rank)
                 # in place: `y` was made by the layer's own product just now, and a copy costs more than the side path
-                result = result.baddbmm_(torch.bmm(x, factors.down.transpose(1, 2)), factors.up)
+                result = factors.add_to(result, torch.bmm(x, factors.down.transpose(1, 2)))
         if self.kronecker:  # asked first: a compiled model without LoKr must not look at which slots are used
             result = self._add_kronecker(x, result, routing)
         return result
 
     @property
-    def batch(self) -> int:
-        """The number of the batch at hand."""
-        return self._routing.batch
+    def routing(self) -> SlotRouting:
+        """Which slots the batch at hand uses."""
+        return self._routing
 
     def joint_factors(self) -> RowFactors | None:
         """The batch's factors where low-rank products of all rows are all that the LoRAs do here, and are kept."""
@@ -189,22 +136,34 @@ class SlotLinear(nn.Module):
         return self._row_factors(routing, rank) if rank and self._keeps(routing) else None
 
     def _keeps(self, routing: SlotRouting) -> bool:
-        return not routing.is_static and self.in_features * self.out_features <= _SMALL
+        if routing.is_static or self.in_features * self.out_features > _SMALL or self.up is None:
+            return False
+        bytes_a_rank = (self.in_features + self.out_features) * self.up.element_size()
+        return routing.slots.numel() * self.up.shape[1] * bytes_a_rank <= _KEPT_BYTES
 
     def _row_factors(self, routing: SlotRouting, rank: int) -> RowFactors:
         if not self._keeps(routing):  # a compiled model must not look at the batch's number
             return self._gathered(routing, rank)
-        if self._kept is None or self._kept_for != routing.batch:
-            self._kept, self._kept_for = self._gathered(routing, rank), routing.batch
-        return self._kept
+        factors = self._kept.get(routing.batch)
+        if factors is None:
+            factors = self._gathered(routing, rank)
+            self._kept = {batch: kept for batch, kept in self._kept.items() if batch in routing.batches}
+            self._kept[routing.batch] = factors
+        return factors
 
     def _gathered(self, routing: SlotRouting, rank: int) -> RowFactors:
         assert self.down is not None  # noqa: S101 - for the type checker: asked by the callers
         assert self.up is not None  # noqa: S101
+        down, up = self.down[:, :rank], self.up[:, :rank]
+        if routing.shared is not None:
+            # nothing to gather: every row sees the slot itself
+            slot, rows = routing.shared.slot, routing.rows_used
+            return RowFactors(
+                down[slot].expand(rows, -1, -1), up[slot].expand(rows, -1, -1), scale=routing.shared.scale
+            )
         # the factors of a row's LoRAs, one after the other, are those of one LoRA of their ranks' sum
         scales = routing.scales.to(self.up.dtype)[..., None, None]
-        down = self.down[:, :rank][routing.slots].flatten(1, 2)
-        return RowFactors(down, self.up[:, :rank][routing.slots].mul_(scales).flatten(1, 2))
+        return RowFactors(down[routing.slots].flatten(1, 2), up[routing.slots].mul_(scales).flatten(1, 2))
 
     def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
         for slot in sorted(routing.slots_used & self.kronecker.keys()):

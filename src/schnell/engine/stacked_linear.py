@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schnell.engine.slot_linear import RowFactors, SlotLinear
+from schnell.engine.slot_routing import SlotRouting
 
 
 class StackedLinear:
@@ -22,7 +23,7 @@ class StackedLinear:
         biases = [layer.bias for layer in self._layers if layer.bias is not None]
         self._bias = _as_views_of_one(biases) if len(biases) == len(self._layers) else None
         self._loose_biases = self._bias is None and bool(biases)
-        self._downs: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._downs: dict[int, Tensor] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, tokens, in) to (rows, tokens, sum of all out), in the order of the layers."""
@@ -35,20 +36,25 @@ class StackedLinear:
         factors = [layer.joint_factors() for layer, _ in slotted]
         known = [each for each in factors if each is not None]
         if known and len(known) == len(slotted) and x.dim() == 3:
-            self._add_jointly(x, [part for _, part in slotted], known, slotted[0][0].batch)
+            self._add_jointly(x, [part for _, part in slotted], known, slotted[0][0].routing)
         else:
             for layer, part in slotted:
                 layer.add_side_paths(x, part)
         return y
 
-    def _add_jointly(self, x: Tensor, parts: Sequence[Tensor], factors: Sequence[RowFactors], batch: int) -> None:
+    def _add_jointly(
+        self, x: Tensor, parts: Sequence[Tensor], factors: Sequence[RowFactors], routing: SlotRouting
+    ) -> None:
         """All layers' way down to their ranks is one product, kept together from step to step."""
-        if self._downs[0] != batch:
-            self._downs = batch, torch.cat([each.down for each in factors], dim=1)
-        hidden = torch.bmm(x, self._downs[1].transpose(1, 2))
+        down = self._downs.get(routing.batch)
+        if down is None:
+            down = torch.cat([each.down for each in factors], dim=1)
+            self._downs = {batch: kept for batch, kept in self._downs.items() if batch in routing.batches}
+            self._downs[routing.batch] = down
+        hidden = torch.bmm(x, down.transpose(1, 2))
         lower = torch.split(hidden, [each.down.shape[1] for each in factors], dim=-1)
         for part, each, low in zip(parts, factors, lower, strict=True):
-            part.baddbmm_(low, each.up)
+            each.add_to(part, low)
 
 
 def _as_views_of_one(parameters: Sequence[Tensor]) -> Tensor:

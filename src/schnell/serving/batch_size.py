@@ -1,12 +1,17 @@
 """How many rows a batch should have, learnt from how long steps take."""
 
-from collections import defaultdict
-from typing import Generic
+from collections import defaultdict, deque
+from statistics import median_low
+from typing import Final, Generic
 
 from schnell.serving.scheduler import LaneT
 
-_WORTHWHILE = 0.97
-_SMOOTHING = 0.3
+_WORTHWHILE: Final = 0.97
+#: A size is judged by the median of its last steps, and not before there are two: the first one pays for what the
+#: libraries prepare for new shapes.
+_REMEMBERED: Final = 5
+#: After so many steps at its size a lane tries the larger batch again that once seemed too slow.
+_PATIENCE: Final = 200
 
 
 class BatchSizer(Generic[LaneT]):
@@ -20,7 +25,8 @@ class BatchSizer(Generic[LaneT]):
         self._longest_step = longest_step
         self._limits: defaultdict[LaneT, int] = defaultdict(lambda: min(first, largest))
         self._ceilings: defaultdict[LaneT, int] = defaultdict(lambda: largest)
-        self._row_seconds: dict[tuple[LaneT, int], float] = {}
+        self._last_steps: dict[tuple[LaneT, int], deque[float]] = {}
+        self._steps_here: defaultdict[LaneT, int] = defaultdict(int)
 
     def limit(self, lane: LaneT) -> int:
         """The most rows for the next batch of this lane."""
@@ -28,15 +34,24 @@ class BatchSizer(Generic[LaneT]):
 
     def seconds_per_row(self) -> dict[LaneT, float]:
         """What one row's step costs in each lane, in the largest batch that was seen."""
-        return {lane: seconds for (lane, _), seconds in sorted(self._row_seconds.items(), key=lambda seen: seen[0][1])}
+        largest_last = sorted(self._last_steps, key=lambda seen: seen[1])
+        return {lane: self._row_seconds(lane, rows) for lane, rows in largest_last}
 
     def observe(self, lane: LaneT, rows: int, seconds: float) -> None:
         """Learn from a step that succeeded."""
-        per_row = seconds / rows
-        known = self._row_seconds.get((lane, rows))
-        self._row_seconds[lane, rows] = per_row if known is None else known + _SMOOTHING * (per_row - known)
-        if rows == self._limits[lane]:
+        steps = self._last_steps.setdefault((lane, rows), deque(maxlen=_REMEMBERED))
+        steps.append(seconds / rows)
+        if rows != self._limits[lane]:
+            return
+        if self._is_known(lane, rows) or seconds > self._longest_step:
             self._limits[lane] = self._better_limit(lane, rows)
+        self._steps_here[lane] = self._steps_here[lane] + 1 if self._limits[lane] == rows else 0
+        if self._steps_here[lane] == _PATIENCE:
+            self._steps_here[lane] = 0
+            self._last_steps.pop((lane, rows * 2), None)
+
+    def _row_seconds(self, lane: LaneT, rows: int) -> float:
+        return median_low(self._last_steps[lane, rows])
 
     def ran_out_of_memory(self, lane: LaneT, rows: int) -> None:
         """Learn from a step that did not fit: this lane never tries so many rows again."""
@@ -44,11 +59,18 @@ class BatchSizer(Generic[LaneT]):
         self._limits[lane] = min(self._limits[lane], self._ceilings[lane])
 
     def _better_limit(self, lane: LaneT, rows: int) -> int:
-        half = self._row_seconds.get((lane, rows // 2))
-        here = self._row_seconds[lane, rows]
-        if rows > 1 and (here * rows > self._longest_step or (half is not None and here > half * _WORTHWHILE)):
+        here = self._row_seconds(lane, rows)
+        if rows > 1 and (here * rows > self._longest_step or not self._is_worthwhile(lane, rows)):
             return rows // 2
-        double = self._row_seconds.get((lane, rows * 2))
         if rows * 2 > self._ceilings[lane] or here * rows * 2 > self._longest_step:
             return rows
-        return rows * 2 if double is None or double < here * _WORTHWHILE else rows
+        return rows * 2 if self._is_worthwhile(lane, rows * 2) else rows
+
+    def _is_worthwhile(self, lane: LaneT, rows: int) -> bool:
+        """Whether a row costs less in a batch of so many than in one of half as many, as far as both are known."""
+        if not self._is_known(lane, rows) or not self._is_known(lane, rows // 2):
+            return True
+        return self._row_seconds(lane, rows) <= self._row_seconds(lane, rows // 2) * _WORTHWHILE
+
+    def _is_known(self, lane: LaneT, rows: int) -> bool:
+        return len(self._last_steps.get((lane, rows), ())) > 1

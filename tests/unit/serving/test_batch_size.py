@@ -18,6 +18,21 @@ def test_batches_stop_growing_where_rows_get_no_cheaper() -> None:
     assert settle(sizer, {2: 0.3, 4: 0.5, 8: 1.0, 16: 2.0}) == 4
 
 
+def test_the_first_step_of_a_size_does_not_decide() -> None:
+    sizer: BatchSizer[str] = BatchSizer(largest=16, longest_step=10)
+    slow_once = dict.fromkeys((4, 8, 16), 5.0)
+    for _ in range(30):
+        rows = sizer.limit("lane")
+        sizer.observe("lane", rows, slow_once.pop(rows, 1.0 + rows / 100))
+    assert sizer.limit("lane") == 16
+
+
+def test_a_size_that_was_slow_once_is_tried_again() -> None:
+    sizer: BatchSizer[str] = BatchSizer(largest=16, longest_step=10)
+    assert settle(sizer, {4: 1.0, 8: 1.2, 16: 9.0}) == 8
+    assert settle(sizer, {4: 1.0, 8: 1.2, 16: 1.4}, steps=300) == 16
+
+
 def test_no_step_takes_longer_than_newcomers_should_wait() -> None:
     sizer: BatchSizer[str] = BatchSizer(largest=64, longest_step=1.0)
     limit = settle(sizer, {1: 0.3, 2: 0.55, 4: 1.05, 8: 2.0})
