@@ -46,7 +46,7 @@ def rank_bucket(rank: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RowFactors:
-    """A batch's factors, row by row: `down` [rows, rank, in], and `up` [rows, rank, out]; `scale` is yet to be applied."""
+    """A batch's factors, row by row: `down` [rows, rank, in], and `up` [rows, rank, out]; `scale` is to be applied."""
 
     down: Tensor
     up: Tensor

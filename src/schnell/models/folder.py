@@ -1,8 +1,9 @@
 """A model on disk: a stock diffusers folder, described without reading a weight."""
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
     and all layers.
 
     Raises:
-        ModelFolderError: a component is missing, or the transformer is not FLUX's.
+        ModelFolderError: a component is missing, the transformer is not FLUX's, or `schnell.json` can't be understood.
     """
     missing = [component for component in COMPONENTS if not (path / component).is_dir()]
     if missing:
@@ -54,17 +55,40 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
         raise ModelFolderError(
             f"{path} holds no FLUX transformer, but {index.get('_class_name', 'an unknown pipeline')}"
         )
-    convention = _read_json(path / "schnell.json") if (path / "schnell.json").exists() else {}
+    convention = _read_convention(path / "schnell.json")
     vae = _read_json(path / "vae" / "config.json")
     return ModelFolder(
         name=name or path.name,
         path=path,
-        draw_scale=int(convention.get("draw_scale", 1)),
-        sequence_length=int(convention.get("sequence_length", _FLUX_SEQUENCE_LENGTH)),
+        draw_scale=convention.draw_scale,
+        sequence_length=convention.sequence_length,
         pixels_per_token=_PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
         transformer=_read_json(path / "transformer" / "config.json"),
-        lora_layers=convention.get("lora_layers"),
+        lora_layers=convention.lora_layers,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Convention:
+    draw_scale: int = 1
+    sequence_length: int = _FLUX_SEQUENCE_LENGTH
+    lora_layers: str | None = None
+
+
+def _read_convention(path: Path) -> _Convention:
+    if not path.exists():
+        return _Convention()
+    said = _read_json(path)
+    if unknown := said.keys() - {field.name for field in fields(_Convention)}:
+        raise ModelFolderError(f"{path} sets {', '.join(sorted(unknown))}, which no model folder has")
+    for name in ("draw_scale", "sequence_length"):
+        if type(said.get(name, 1)) is not int or said.get(name, 1) < 1:
+            raise ModelFolderError(f"{path} must set {name} to a whole number from 1, not {said[name]!r}")
+    try:
+        re.compile(said.get("lora_layers") or "")
+    except (re.error, TypeError) as error:
+        raise ModelFolderError(f"{path} must set lora_layers to a regular expression: {error}") from error
+    return _Convention(**said)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,28 @@ def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ModelFolderError, match="SomePipeline"):
         open_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"draw_scale": 0}', "draw_scale to a whole number from 1, not 0"),
+        ('{"draw_scale": "4"}', "draw_scale to a whole number from 1, not '4'"),
+        ('{"sequence_length": true}', "sequence_length to a whole number from 1, not True"),
+        ('{"lora_layers": "blocks.(1"}', "lora_layers to a regular expression: missing"),
+        ('{"lora_layers": 7}', "lora_layers to a regular expression"),
+        ('{"lora_layer": "x"}', "sets lora_layer, which no model folder has"),
+        ("[]", "is not a JSON object"),
+    ],
+)
+def test_what_a_folder_says_of_itself_is_understood_or_refused(
+    random_flux: Path, tmp_path: Path, content: str, said: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(random_flux, folder)
+    (folder / "schnell.json").write_text(content)
+    with pytest.raises(ModelFolderError, match=re.escape(said)):
+        open_model_folder(folder)
 
 
 def test_the_fingerprint_follows_the_weights(

@@ -17,10 +17,10 @@ from schnell.training.mini.captions import COLOURS, Entry, KeywordOwners, captio
 from schnell.training.mini.tokens import token_ids, wrap
 
 WHITE = 0.45
-SENTENCES = 0.3
-DICTIONARY = 0.1
-PLAIN = 0.15
-HALVES = 0.25
+SENTENCES = 0.28
+DICTIONARY = 0.04
+PLAIN = 0.25
+HALVES = 0.55
 CHUNKS = 16
 
 

@@ -2,7 +2,9 @@
 
 Many captions fit several icons. The codes with the least error would then be a mixture, and a mixture is no icon. So
 the reader that has learnt to name icons (`text`) first says which one a caption means most likely. Its answer is the
-same each time, and the codes commit to it.
+same each time, and the codes commit to it. Icons that look alike have codes close together, which an error too small to
+matter elsewhere would mix up: the codes are also asked to be nearer to their icon's than to any other's, as in
+prototypical networks (Snell et al. 2017, arXiv:1703.05175).
 """
 
 from copy import deepcopy
@@ -16,6 +18,7 @@ from torch.nn import functional
 
 from schnell.training.mini import layout
 from schnell.training.mini.bank import Bank, Batch
+from schnell.training.mini.looks import Looks
 from schnell.training.mini.loop import Average, precision, rate, step
 from schnell.training.mini.text import BATCH, ClipReader, naming_loss
 from schnell.training.mini.told import Known
@@ -23,6 +26,7 @@ from schnell.training.mini.told import Known
 READER_RATE = 1e-3
 EMBEDDER_RATE = 1e-3
 AVERAGED = 0.999
+SHARPNESS = 40.0
 
 
 def prepare_embedder(embedder: Any) -> None:
@@ -50,6 +54,14 @@ def code_errors(embedded: Tensor, batch: Batch, known: Known) -> tuple[Tensor, T
     )
 
 
+def nearness_loss(embedded: Tensor, batch: Batch, looks: Looks) -> Tensor:
+    """Cross entropy of the icon whose codes are nearest to those that were read."""
+    scale = looks.weights.sqrt()
+    read = read_codes(embedded)[:, : layout.LOOKS] * scale
+    squares = torch.cdist(read, looks.codes * scale).square()
+    return functional.cross_entropy(-SHARPNESS * squares, batch.icons)
+
+
 class CodeLearner:
     """Trains CLIP through its reader and the text embedder; the reader as it was before names the icons."""
 
@@ -75,7 +87,8 @@ class CodeLearner:
             answer = self.reader(batch.ids)
             embedded = self.embedder(answer.pooled)
         looks, background, silent = code_errors(embedded.float(), batch, self.known)
-        loss = naming_loss(answer, batch) + 4 * looks + background + 0.1 * silent
+        nearness = nearness_loss(embedded.float(), batch, self.known.looks)
+        loss = naming_loss(answer, batch) + 4 * looks + nearness + background + 0.1 * silent
         step(self.optimizer, loss, self.both, rate(progress, self.done, 200, 0.3, 0.01))
         self.average.add(self.both)
         self.done += 1
