@@ -88,7 +88,7 @@ class CodeLearner:
             embedded = self.embedder(answer.pooled)
         looks, background, silent = code_errors(embedded.float(), batch, self.known)
         nearness = nearness_loss(embedded.float(), batch, self.known.looks)
-        loss = naming_loss(answer, batch) + 4 * looks + nearness + background + 0.1 * silent
+        loss = naming_loss(answer, batch) + 16 * looks + 0.25 * nearness + background + 0.1 * silent
         step(self.optimizer, loss, self.both, rate(progress, self.done, 200, 0.3, 0.01))
         self.average.add(self.both)
         self.done += 1

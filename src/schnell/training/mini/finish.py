@@ -27,6 +27,7 @@ RATE = 4e-4
 WINDOW = 16
 MARGIN = 24
 RIM, RIM_WEIGHT = 2, 0.3
+CORNER = 24
 DRAWN_STEPS = (1, 2, 4, 4)
 GRIDS = (Grid(16, 16),) * 4 + (Grid(12, 12), Grid(8, 8), Grid(8, 8), Grid(6, 6))
 BATCH = {"cuda": 64, "cpu": 6}
@@ -121,14 +122,23 @@ class DecoderLearner:
 def rim_loss(difference: Tensor, rows: tuple[bool, bool], columns: tuple[bool, bool]) -> Tensor:
     """Mean absolute error of the outermost pixels where a window `[B, 3, H, W]` ends at the canvas's edge.
 
-    `rows` and `columns` say at which of their two ends. Corners, where a convolution sees least, count once more.
+    `rows` and `columns` say at which of their two ends. Corners, where a convolution sees least, count once more, and
+    so do the squares of `CORNER` pixels around them.
     """
-    ends = (slice(0, RIM), slice(-RIM, None))
-    across = [difference[..., end, :] for end, there in zip(ends, rows, strict=True) if there]
-    along = [difference[..., end] for end, there in zip(ends, columns, strict=True) if there]
-    corners = [strip[..., end] for strip in across for end, there in zip(ends, columns, strict=True) if there]
+    across = [difference[..., end, :] for end in _ends(RIM, rows)]
+    along = [difference[..., end] for end in _ends(RIM, columns)]
+    corners = [
+        difference[..., end, other]
+        for size in (RIM, CORNER)
+        for end in _ends(size, rows)
+        for other in _ends(size, columns)
+    ]
     parts = [part.abs().mean() for part in (*across, *along, *corners)]
     return torch.stack(parts).mean() if parts else difference.new_zeros(())
+
+
+def _ends(width: int, there: tuple[bool, bool]) -> list[slice]:
+    return [end for end, is_there in zip((slice(0, width), slice(-width, None)), there, strict=True) if is_there]
 
 
 def seen(first: int, window: int, side: int) -> slice:

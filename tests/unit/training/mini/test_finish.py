@@ -7,7 +7,7 @@ INSIDE, WHOLE = (False, False), (True, True)
 
 
 def off_at(row: int, column: int) -> torch.Tensor:
-    difference = torch.zeros(1, 3, 32, 32)
+    difference = torch.zeros(1, 3, 64, 64)
     difference[..., row, column] = 1.0
     return difference
 
@@ -18,9 +18,14 @@ def test_a_window_inside_the_canvas_has_no_rim() -> None:
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, -1), (-1, 0), (-1, -1)])
 def test_a_wrong_corner_weighs_most(row: int, column: int) -> None:
-    corner, edge, middle = (rim_loss(off_at(*at), WHOLE, WHOLE) for at in ((row, column), (row, 16), (16, 16)))
+    corner, edge, middle = (rim_loss(off_at(*at), WHOLE, WHOLE) for at in ((row, column), (row, 32), (32, 32)))
     assert corner > 5 * edge > 0
     assert middle == 0
+
+
+def test_a_smudge_near_a_corner_counts() -> None:
+    assert rim_loss(off_at(10, -10), WHOLE, WHOLE) > 0
+    assert rim_loss(off_at(10, -10), INSIDE, WHOLE) == 0
 
 
 def test_only_the_ends_that_lie_at_the_edge_count() -> None:
