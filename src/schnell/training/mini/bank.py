@@ -14,12 +14,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from schnell.training.mini.captions import COLOURS, Entry, KeywordOwners, caption, decorate, half, on_background
+from schnell.training.mini.prompts import STYLES
 from schnell.training.mini.tokens import token_ids, wrap
 
 WHITE = 0.45
 SENTENCES = 0.28
 DICTIONARY = 0.04
 PLAIN = 0.25
+STYLED = 0.4
 HALVES = 0.55
 CHUNKS = 16
 
@@ -88,7 +90,7 @@ class Author:
         self.owners = KeywordOwners(lore.entries)
 
     def write(self) -> Caption:
-        """A sentence, a dictionary word, or an icon by its name, by half of its keywords, or described."""
+        """A sentence, a dictionary word, or an icon: by name (in some style), by half of its keywords, or described."""
         rng, chance = self.rng, self.rng.random()
         colour = 0 if rng.random() < WHITE else rng.randrange(len(COLOURS))
         if chance < SENTENCES and self.lore.sentences:
@@ -99,7 +101,8 @@ class Author:
         icon, kind = rng.randrange(len(self.lore.entries)), rng.random()
         entry = self.lore.entries[icon]
         if kind < PLAIN or (kind < PLAIN + HALVES and not entry.keywords):
-            return self.on(colour, entry.label, icon)
+            style = f", {rng.choice(STYLES)}" if rng.random() < STYLED else ""
+            return self.on(colour, entry.label + style, icon)
         if kind < PLAIN + HALVES:
             words = rng.sample(entry.keywords, half(entry.keywords))
             return self.on(colour, ", ".join(words), self.owners.likeliest(words))

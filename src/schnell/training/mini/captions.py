@@ -83,13 +83,19 @@ class KeywordOwners:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = entries
+        self._named = {entry.label: number for number, entry in enumerate(entries)}
         self._owners: dict[str, set[int]] = {}
         for number, entry in enumerate(entries):
             for word in entry.keywords:
                 self._owners.setdefault(word, set()).add(number)
 
     def likeliest(self, words: Sequence[str]) -> int:
-        """The icon that draws this half most often, when each draws any of its halves alike: Bayes' rule."""
+        """The icon that draws this half most often, when each draws any of its halves alike: Bayes' rule.
+
+        One word that is an icon's name means that icon: "spider" is not half of a spider web.
+        """
+        if len(words) == 1 and words[0] in self._named:
+            return self._named[words[0]]
         owners = set.intersection(*(self._owners[word] for word in words))
         able = [number for number in sorted(owners) if half(self._entries[number].keywords) == len(words)]
         return min(able, key=lambda number: comb(len(self._entries[number].keywords), len(words)))

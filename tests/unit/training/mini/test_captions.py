@@ -61,6 +61,13 @@ def test_a_list_of_keywords_means_the_icon_that_has_fewest_halves_with_them() ->
     assert owners.likeliest(["sea", "sun", "water"]) == 0
 
 
+def test_a_word_that_is_a_name_means_that_icon_rather_than_half_of_another() -> None:
+    entries = (Entry("spider", ("bug", "insect", "legs")), Entry("spider web", ("spider", "web")))
+    owners = KeywordOwners(entries)
+    assert owners.likeliest(["spider"]) == 0
+    assert owners.likeliest(["web"]) == 1
+
+
 @given(st.integers(0, 10_000))
 def test_an_icons_own_keywords_mean_it(seed: int) -> None:
     other = Entry("house", ("home", "building"))
