@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from schnell.benchmarks.result import seconds_of
-from schnell.benchmarks.server import KEY, serving
+from schnell.benchmarks.server import KEY, request_body, serving
 from schnell.errors import BenchmarkError
 
 _PATIENCE_SECONDS = 120
@@ -25,7 +25,11 @@ def seconds_over_http(
     Raises:
         BenchmarkError: the server did not start, or refused.
     """
-    bodies = [_body(prompt, i, files[i % len(files)].stem, scale, megapixels) for i, prompt in enumerate(prompts)]
+    alike = {"lora_scale": scale, "megapixels": megapixels, "go_fast": True}
+    bodies = [
+        request_body(prompt=prompt, seed=i, lora_weights=files[i % len(files)].stem, **alike)
+        for i, prompt in enumerate(prompts)
+    ]
     with (
         TemporaryDirectory(prefix="schnell-bench-") as folder,
         serving(Path(folder)) as address,
@@ -55,18 +59,3 @@ def _post(client: httpx.Client, path: str, **content: Any) -> None:
     answer = client.post(path, **content)
     if answer.is_error:
         raise BenchmarkError(f"{path} answered {answer.status_code}: {answer.text[:500]}")
-
-
-def _body(prompt: str, seed: int, lora: str, scale: float, megapixels: str) -> dict[str, Any]:
-    return {
-        "type": "IMAGE_GENERATOR",
-        "model": "black-forest-labs/flux-schnell-lora",
-        "promptObject": {
-            "prompt": prompt,
-            "seed": seed,
-            "lora_weights": lora,
-            "lora_scale": scale,
-            "megapixels": megapixels,
-            "go_fast": True,
-        },
-    }

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from schnell.benchmarks.result import BenchmarkResult
 from schnell.errors import BenchmarkError
@@ -89,6 +89,11 @@ def serving(folder: Path, **settings: str) -> Iterator[str]:
             process.terminate()
 
 
+def request_body(**prompt: Any) -> dict[str, Any]:
+    """A generation as `POST /api/features` takes it."""
+    return {"type": "IMAGE_GENERATOR", "model": "black-forest-labs/flux-schnell-lora", "promptObject": prompt}
+
+
 def _connect(address: str) -> socket.socket:
     host, _, port = address.partition(":")
     client = socket.create_connection((host, int(port)))
@@ -97,13 +102,7 @@ def _connect(address: str) -> socket.socket:
 
 
 def _time_one(client: socket.socket, seed: int) -> RequestTime:
-    body = json.dumps(
-        {
-            "type": "IMAGE_GENERATOR",
-            "model": "black-forest-labs/flux-schnell-lora",
-            "promptObject": {"prompt": "a red apple on a blue background", "seed": seed},
-        }
-    )
+    body = json.dumps(request_body(prompt="a red apple on a blue background", seed=seed))
     head = f"POST /api/features HTTP/1.1\r\nHost: bench\r\nAPI-KEY: {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
     request = (head + body).encode()
     started = time.perf_counter()

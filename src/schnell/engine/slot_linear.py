@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.engine.slot_routing import SlotRouting
+from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ class SlotLinear(nn.Module):
         self.bias = base.bias
         self.in_features = base.in_features
         self.out_features = base.out_features
-        self._routing = routing
+        self.routing = routing
         self._ranks = [0] * slot_count
         self.register_buffer("down", None, persistent=False)  # [slots, rank, in]
         self.register_buffer("up", None, persistent=False)  # [slots, rank, out]
         self.register_buffer("gain", None, persistent=False)  # [slots, out]: DoRA's g - 1
         self.kronecker: dict[int, KroneckerFactors] = {}
-        self._kept: dict[int, RowFactors] = {}
+        self._kept: KeptPerBatch[RowFactors] = KeptPerBatch()
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out)."""
@@ -91,10 +91,10 @@ class SlotLinear(nn.Module):
     @property
     def has_side_paths(self) -> bool:
         """Whether a LoRA may act on this layer in the batch at hand."""
-        return bool(self._routing.rows_used) and (self.down is not None or bool(self.kronecker))
+        return bool(self.routing.rows_used) and (self.down is not None or bool(self.kronecker))
 
     def _with_side_paths(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._add_side_paths(x, y, self._routing) if self.has_side_paths else y
+        return self._add_side_paths(x, y, self.routing) if self.has_side_paths else y
 
     def _add_side_paths(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
         flat_x, flat_y = (
@@ -122,14 +122,9 @@ class SlotLinear(nn.Module):
             result = self._add_kronecker(x, result, routing)
         return result
 
-    @property
-    def routing(self) -> SlotRouting:
-        """Which slots the batch at hand uses."""
-        return self._routing
-
     def joint_factors(self) -> RowFactors | None:
         """The batch's factors where low-rank products of all rows are all that the LoRAs do here, and are kept."""
-        routing = self._routing
+        routing = self.routing
         if self.down is None or self.gain is not None or self.kronecker or routing.rows is not None:
             return None
         rank = max(self._ranks[slot] for slot in routing.slots_used)
@@ -144,12 +139,7 @@ class SlotLinear(nn.Module):
     def _row_factors(self, routing: SlotRouting, rank: int) -> RowFactors:
         if not self._keeps(routing):  # a compiled model must not look at the batch's number
             return self._gathered(routing, rank)
-        factors = self._kept.get(routing.batch)
-        if factors is None:
-            factors = self._gathered(routing, rank)
-            self._kept = {batch: kept for batch, kept in self._kept.items() if batch in routing.batches}
-            self._kept[routing.batch] = factors
-        return factors
+        return self._kept.get(routing, lambda: self._gathered(routing, rank))
 
     def _gathered(self, routing: SlotRouting, rank: int) -> RowFactors:
         assert self.down is not None  # noqa: S101 - for the type checker: asked by the callers
@@ -192,7 +182,7 @@ class SlotLinear(nn.Module):
 
     def clear(self, slot: int) -> None:
         """Make a slot act on this layer as no LoRA does."""
-        self._routing.forget()
+        self.routing.forget()
         self.kronecker.pop(slot, None)
         self._ranks[slot] = 0
         for stack in (self.down, self.up, self.gain):

@@ -1,11 +1,11 @@
 """Which slots the rows of a batch use: what all layers of a model look up."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class Route:
     scales: Tensor
     slots_used: frozenset[int]
     shared: SlotUse | None
+
+
+KeptT = TypeVar("KeptT")
 
 
 class SlotRouting:
@@ -106,3 +109,17 @@ class SlotRouting:
         # attributes of this one object: a compiled model takes them for its inputs
         self.batch, self.rows, self.slots, self.scales = route.batch, route.rows, route.slots, route.scales
         self.slots_used, self.shared = route.slots_used, route.shared
+
+
+class KeptPerBatch(Generic[KeptT]):
+    """What a layer has made for the batches that its routing remembers, and nothing older."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, KeptT] = {}
+
+    def get(self, routing: SlotRouting, make: Callable[[], KeptT]) -> KeptT:
+        """What was made for the batch at hand, or is made now."""
+        if routing.batch not in self._kept:
+            self._kept = {batch: kept for batch, kept in self._kept.items() if batch in routing.batches}
+            self._kept[routing.batch] = make()
+        return self._kept[routing.batch]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schnell.engine.slot_linear import RowFactors, SlotLinear
-from schnell.engine.slot_routing import SlotRouting
+from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 
 
 class StackedLinear:
@@ -23,7 +23,7 @@ class StackedLinear:
         biases = [layer.bias for layer in self._layers if layer.bias is not None]
         self._bias = _as_views_of_one(biases) if len(biases) == len(self._layers) else None
         self._loose_biases = self._bias is None and bool(biases)
-        self._downs: dict[int, Tensor] = {}
+        self._downs: KeptPerBatch[Tensor] = KeptPerBatch()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, tokens, in) to (rows, tokens, sum of all out), in the order of the layers."""
@@ -46,11 +46,7 @@ class StackedLinear:
         self, x: Tensor, parts: Sequence[Tensor], factors: Sequence[RowFactors], routing: SlotRouting
     ) -> None:
         """All layers' way down to their ranks is one product, kept together from step to step."""
-        down = self._downs.get(routing.batch)
-        if down is None:
-            down = torch.cat([each.down for each in factors], dim=1)
-            self._downs = {batch: kept for batch, kept in self._downs.items() if batch in routing.batches}
-            self._downs[routing.batch] = down
+        down = self._downs.get(routing, lambda: torch.cat([each.down for each in factors], dim=1))
         hidden = torch.bmm(x, down.transpose(1, 2))
         lower = torch.split(hidden, [each.down.shape[1] for each in factors], dim=-1)
         for part, each, low in zip(parts, factors, lower, strict=True):

@@ -21,7 +21,6 @@ class BatchSizer(Generic[LaneT]):
     """
 
     def __init__(self, largest: int = 16, longest_step: float = 2.0, first: int = 4) -> None:
-        self._largest = largest
         self._longest_step = longest_step
         self._limits: defaultdict[LaneT, int] = defaultdict(lambda: min(first, largest))
         self._ceilings: defaultdict[LaneT, int] = defaultdict(lambda: largest)
@@ -34,8 +33,8 @@ class BatchSizer(Generic[LaneT]):
 
     def seconds_per_row(self) -> dict[LaneT, float]:
         """What one row's step costs in each lane, in the largest batch that was seen."""
-        largest_last = sorted(self._last_steps, key=lambda seen: seen[1])
-        return {lane: self._row_seconds(lane, rows) for lane, rows in largest_last}
+        largest = dict(sorted(self._last_steps, key=lambda seen: seen[1]))
+        return {lane: self._row_seconds(lane, rows) for lane, rows in largest.items()}
 
     def observe(self, lane: LaneT, rows: int, seconds: float) -> None:
         """Learn from a step that succeeded."""

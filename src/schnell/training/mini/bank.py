@@ -24,6 +24,10 @@ PLAIN = 0.25
 STYLED = 0.4
 HALVES = 0.55
 CHUNKS = 16
+#: What LoRAs are woken by, and the styles that people ask for: neither changes what is drawn.
+LOOKS = (
+    *STYLES, "flat style", "flat icon", "line art", "line drawing", "black light", "blueprint", "pencil drawing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Author:
         icon, kind = rng.randrange(len(self.lore.entries)), rng.random()
         entry = self.lore.entries[icon]
         if kind < PLAIN or (kind < PLAIN + HALVES and not entry.keywords):
-            style = f", {rng.choice(STYLES)}" if rng.random() < STYLED else ""
+            style = f", {rng.choice(LOOKS)}" if rng.random() < STYLED else ""
             return self.on(colour, entry.label + style, icon)
         if kind < PLAIN + HALVES:
             words = rng.sample(entry.keywords, half(entry.keywords))

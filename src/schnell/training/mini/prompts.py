@@ -28,7 +28,6 @@ STYLES = (
     "digital art", "oil painting", "watercolor", "photo", "portrait", "close up", "cyberpunk style", "neon lights",
     "cinematic lighting", "highly detailed", "3d render", "cartoon", "sketch", "studio light", "minimal", "fantasy",
     "pixel art", "vintage poster", "bokeh", "soft colors", "dramatic sky", "isometric", "illustration", "4k",
-    "flat style", "flat icon", "line art", "line drawing", "black light", "blueprint", "pencil drawing",
 )  # fmt: skip
 PLACES = (
     "city", "forest", "park", "kitchen", "garden", "sky", "sea", "mountains", "street", "desert", "house", "snow",

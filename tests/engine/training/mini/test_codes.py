@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from schnell.training.mini.bank import Bank
-from schnell.training.mini.codes import CodeLearner, read_codes
+from schnell.training.mini.bank import Bank, Batch
+from schnell.training.mini.codes import CodeLearner, nearness_loss, read_codes
 from schnell.training.mini.layout import LOOKS, TIME_CODE
 from schnell.training.mini.looks import Looks, Palette
 from schnell.training.mini.networks import Shape, build_clip, build_transformer
 from schnell.training.mini.text import ClipReader, TextLearner
-from schnell.training.mini.told import Known
+from schnell.training.mini.told import CodesAsTold, Known
 
 ICONS, CPU = 3, torch.device("cpu")
 SHARED, OWN = [5, 1], [6, 1]
@@ -26,6 +26,16 @@ def bank() -> Bank:
     ids = ids_of([SHARED, SHARED, SHARED, OWN])
     sure = torch.tensor([False, False, False, True])
     return Bank(ids, torch.tensor([0, 1, 1, 2]), torch.zeros(4, dtype=torch.long), sure)
+
+
+def test_a_code_that_is_nearest_to_its_own_icon_costs_least() -> None:
+    codes = torch.zeros(2, LOOKS)
+    codes[0, 0], codes[1, 0] = 1.0, -1.0
+    looks = Looks(codes, torch.ones(LOOKS))
+    batch = Batch(torch.zeros(2, 1), torch.tensor([0, 1]), torch.zeros(2), torch.ones(2, dtype=torch.bool))
+    told = CodesAsTold(TIME_CODE)(torch.cat([codes, torch.zeros(2, TIME_CODE - LOOKS)], 1))
+    own, swapped = (nearness_loss(each, batch, looks) for each in (told, told.flip(0)))
+    assert own < 0.5 < swapped
 
 
 def test_codes_are_those_of_one_icon_and_not_a_mixture(bank: Bank) -> None:

@@ -5,9 +5,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from schnell.training.mini.bank import CHUNKS, Author, Lore, fill, fill_bank, load_bank, make_texts, save_bank
+from schnell.training.mini.bank import CHUNKS, LOOKS, Author, Lore, fill, fill_bank, load_bank, make_texts, save_bank
 from schnell.training.mini.captions import COLOURS, Entry
-from schnell.training.mini.prompts import STYLES
 from schnell.training.mini.tokens import LENGTH, train_vocabulary
 
 ENTRIES = (Entry("red apple", ("fruit",)), Entry("house", ("home", "building")), Entry("rocket", ("space",)))
@@ -29,7 +28,7 @@ def test_words_and_sentences_stand_for_their_icon_for_sure(words: str, icon: int
 
 def test_a_name_in_a_style_is_still_that_icon() -> None:
     author = Author(LORE, Random(3))
-    styled = tuple(f"red apple, {style}" for style in STYLES)
+    styled = tuple(f"red apple, {style}" for style in LOOKS)
     captions = [one for one in (author.write() for _ in range(600)) if one.sure and one.text.startswith(styled)]
     assert captions
     assert {one.icon for one in captions} == {0}
