@@ -7,7 +7,7 @@ import sys
 
 from fakes import FakeRunner
 from schnell.bootstrap import read_settings
-from schnell.cli.http_server import listen, run_server
+from schnell.cli.http_server import (listen, run_server)
 from schnell.cli.logs import configure_logs
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from schnell.database.session import Database
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
-    from schnell.loras.download import Downloader
     from schnell.loras.library import LoraLibrary
     from schnell.loras.sources import SourceSites
     from schnell.loras.tokens import SourceTokens
-    from schnell.serving.in_process import InProcessRunner
+    from schnell.outbound.downloads import Downloader
+    from schnell.serving.runner import InProcessRunner
     from schnell.serving.scheduler import QueueLimits
     from schnell.settings import Settings
     from schnell.web.services import Services
@@ -41,8 +41,8 @@ def build_runner(engine: "Engine", limits: "QueueLimits | None" = None) -> "InPr
     """A started runner over this engine, in this process."""
     from schnell.serving.active_job import LaneKey
     from schnell.serving.batch_size import BatchSizer
-    from schnell.serving.in_process import InProcessRunner
-    from schnell.serving.scheduler import QueueLimits, Scheduler
+    from schnell.serving.runner import InProcessRunner
+    from schnell.serving.scheduler import (QueueLimits, Scheduler)
     from schnell.serving.worker import Worker
 
     sizer: BatchSizer[LaneKey] = BatchSizer()
@@ -138,7 +138,7 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
     from schnell.loras.bundled import read_bundled
     from schnell.loras.files import AdapterFiles
     from schnell.loras.library import LoraLibrary
-    from schnell.loras.outside import OutsideLoras
+    from schnell.loras.remote import OutsideLoras
     from schnell.models.catalogue import find_model
     from schnell.models.locations import embedded_home
 
@@ -171,13 +171,14 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.generations import Admission, Generations, History
+    from schnell.generations import (Admission, Generations, History)
+    from schnell.generations.lora_previews import LoraPreviews
     from schnell.generations.subscriptions import Subscriptions
-    from schnell.web.dialects.onemin_schema import MODEL_IDS
+    from schnell.generations.webhooks import WebhookSender
     from schnell.web.metrics import Metrics
-    from schnell.web.services import ServedModel, Services, WebConfig
+    from schnell.web.native.feature_schema import MODEL_IDS
+    from schnell.web.services import (ServedModel, Services, WebConfig)
     from schnell.web.session import SessionSigner
-    from schnell.web.webhooks import WebhookSender
 
     database = build_database(settings)
     store = build_store(settings)
@@ -222,13 +223,14 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),
         loras=loras,
+        lora_previews=LoraPreviews(runner, loras),
         source_tokens=build_source_tokens(settings, database),
     )
 
 
 def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     """The server's app around `runner`. Its lifespan migrates, recovers, drains and closes."""
-    from schnell.web.app import create_app
+    from schnell.web.app import (RESUMES, create_app)
     from schnell.web.lifecycle import Lifecycle
     from schnell.web.openapi import keep_openapi_true
 
@@ -237,6 +239,7 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
         bootstrap_key=settings.bootstrap_key,
         retention_days=settings.retention_days,
         drain_seconds=settings.drain_seconds,
+        resumes=RESUMES,
     )
     app = create_app(build_services(settings, runner), lifecycle)
     keep_openapi_true(app)
@@ -262,8 +265,8 @@ def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
     import ssl
 
     from schnell.errors import ConfigurationError
-    from schnell.loras.addresses import AddressPolicy
-    from schnell.loras.download import Downloader, DownloadLimits
+    from schnell.outbound.addresses import AddressPolicy
+    from schnell.outbound.downloads import (Downloader, DownloadLimits)
 
     try:
         authorities = ssl.create_default_context(cafile=settings.lora_ca_file) if settings.lora_ca_file else None

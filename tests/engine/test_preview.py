@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from conftest import make_job
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import (Engine, PromptRequest)
 from schnell.engine.precision import FLOAT32
 from schnell.engine.preview import PreviewFit
 from schnell.models.folder import ModelFolder

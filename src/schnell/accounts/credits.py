@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, case, func, select, update
 
-from schnell.accounts.identity import BudgetWindow, Caller, now
+from schnell.accounts.identity import (BudgetWindow, Caller, now)
 from schnell.database.connection import Connection
 from schnell.database.prepared import Prepared
-from schnell.database.tables import ledger, members, teams
+from schnell.database.tables import (ledger, members, teams)
 from schnell.errors import InsufficientCreditsError
 
 

@@ -3,8 +3,8 @@ from typing import Final
 from sqlalchemy import select
 
 from schnell.accounts.identity import SCOPES
-from schnell.accounts.keys import create_key, digest_key
-from schnell.accounts.teams import create_team, find_member, list_teams
+from schnell.accounts.keys import (create_key, digest_key)
+from schnell.accounts.teams import (create_team, find_member, list_teams)
 from schnell.database.connection import Connection
 from schnell.database.tables import api_keys
 from schnell.errors import ConfigurationError

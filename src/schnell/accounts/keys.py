@@ -10,11 +10,11 @@ from typing import Any, Final
 from limits import parse as parse_limit
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, select, update
 
-from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope, new_id, now
+from schnell.accounts.identity import (DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope, new_id, now)
 from schnell.database.connection import Connection
 from schnell.database.prepared import Prepared
-from schnell.database.tables import api_keys, members, teams, users
-from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
+from schnell.database.tables import (api_keys, members, teams, users)
+from schnell.errors import (FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError)
 
 _PREFIX: Final = "schnell_"
 _SHOWN: Final = 14

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from schnell.adapters.tensors import DTYPE_NAMES, MAX_HEADER_BYTES, Array
+from schnell.adapters.tensors import (DTYPE_NAMES, MAX_HEADER_BYTES, Array)
 
 _ALIGNMENT: Final = 8
 

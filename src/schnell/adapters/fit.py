@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from schnell.adapters.names import Component, block_index
-from schnell.adapters.shape import FLUX_1, LinearSize, ModelShape
-from schnell.adapters.sizes import block_count, expected_size
-from schnell.adapters.source import SourceFile, SourceModule
+from schnell.adapters.names import (Component, block_index)
+from schnell.adapters.shape import (FLUX_1, LinearSize, ModelShape)
+from schnell.adapters.sizes import (block_count, expected_size)
+from schnell.adapters.source import (SourceFile, SourceModule)
 from schnell.adapters.tensors import shorten
 
 _ANY_NUMBER: Final = 10_000

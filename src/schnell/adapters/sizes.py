@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from schnell.adapters.names import Component
-from schnell.adapters.shape import TIME_CHANNELS, LinearSize, ModelShape
+from schnell.adapters.shape import (TIME_CHANNELS, LinearSize, ModelShape)
 
 _BLOCK: Final = re.compile(r"^(transformer_blocks|single_transformer_blocks|encoder\.layers|encoder\.block)\.\d+\.")
 

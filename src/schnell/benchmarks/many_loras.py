@@ -16,24 +16,24 @@ from safetensors.torch import save_file
 from schnell.adapters import convert_adapter
 from schnell.benchmarks.many_loras_over_http import seconds_over_http
 from schnell.benchmarks.own_thread import in_own_thread
-from schnell.benchmarks.peers import draw_with_pipeline, load_peft_adapters, stock_pipeline
-from schnell.benchmarks.result import BenchmarkResult, median_pair, seconds_of
-from schnell.benchmarks.single import begin, make_job, psnr
+from schnell.benchmarks.peers import (draw_with_pipeline, load_peft_adapters, stock_pipeline)
+from schnell.benchmarks.result import (BenchmarkResult, median_pair, seconds_of)
+from schnell.benchmarks.single import (begin, make_job, psnr)
 from schnell.bootstrap import build_engine
-from schnell.engine.denoise import Drawing, denoise_step
+from schnell.clock import Stopwatch
+from schnell.engine.cpu_forward import FluxForward
+from schnell.engine.denoise import (Drawing, denoise_step)
 from schnell.engine.device import choose_device
-from schnell.engine.engine import Engine, PromptRequest
-from schnell.engine.flux_forward import FluxForward
-from schnell.engine.networks import load_network
-from schnell.engine.precision import FLOAT32, Precision
+from schnell.engine.engine import (Engine, PromptRequest)
+from schnell.engine.loading import load_network
+from schnell.engine.precision import (FLOAT32, Precision)
 from schnell.engine.slot_linear import SlotLinear
-from schnell.engine.stopwatch import Stopwatch
 from schnell.engine.text import PromptEmbedding
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.scheduler import Scheduler
 from schnell.serving.worker import Worker
-from schnell.spec import AdapterUse, GeneratedImage, Job
+from schnell.spec import (AdapterUse, GeneratedImage, Job)
 
 REQUESTS, CLIENTS, LORAS, RANK, SCALE = 64, 16, 16, 16, 0.8
 #: Small, and still another picture (23 dB from the one without LoRA at 1 MP, median). The embedded model's tokens find

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from schnell.benchmarks.result import seconds_of
-from schnell.benchmarks.server import KEY, request_body, serving
+from schnell.benchmarks.server import (KEY, request_body, serving)
 from schnell.errors import BenchmarkError
 
 _PATIENCE_SECONDS = 120

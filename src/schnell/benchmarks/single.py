@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from schnell.benchmarks.peers import draw_with_pipeline, run_quietly, run_stock_script, stock_pipeline
-from schnell.benchmarks.result import BenchmarkResult, median_pair
+from schnell.benchmarks.peers import (draw_with_pipeline, run_quietly, run_stock_script, stock_pipeline)
+from schnell.benchmarks.result import (BenchmarkResult, median_pair)
 from schnell.bootstrap import build_engine
 from schnell.engine.denoise import Drawing
-from schnell.engine.engine import Engine, PromptRequest, generate
-from schnell.engine.precision import BFLOAT16, FLOAT32, Precision
+from schnell.engine.engine import (Engine, PromptRequest, generate)
+from schnell.engine.precision import (BFLOAT16, FLOAT32, Precision)
 from schnell.models.catalogue import DEFAULT_MODEL
-from schnell.spec import GenerationSpec, Job, resolve_size
+from schnell.spec import (GenerationSpec, Job, resolve_size)
 
 PROMPT = "red apple on a blue background"
 

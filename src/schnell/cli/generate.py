@@ -5,22 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from schnell.cli.output import print_json, say
-from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.cli.output import (print_json, say)
+from schnell.errors import (FieldProblem, InvalidFieldError)
 from schnell.models.folder import ModelFolder
-from schnell.spec import (
-    CUSTOM_RATIO,
-    AdapterUse,
-    GeneratedImage,
-    GenerationSpec,
-    Job,
-    JobOutcome,
-    LoraRef,
-    OutputFormat,
-    output_format_named,
-    random_seed,
-    resolve_size,
-)
+from schnell.spec import (CUSTOM_RATIO, AdapterUse, GeneratedImage, GenerationSpec, Job, JobOutcome, LoraRef, OutputFormat, output_format_named, random_seed, resolve_size)
 
 
 def generate_command(
@@ -92,7 +80,7 @@ def _draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
 
 
 def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
-    from schnell.adapters import convert_adapter, read_model_shape
+    from schnell.adapters import (convert_adapter, read_model_shape)
     from schnell.models.locations import cache_home
 
     file = _lora_file(lora.reference, model)

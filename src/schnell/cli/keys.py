@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir, on_database
+from schnell.cli.database import (AsJson, DataDir, on_database)
 from schnell.cli.output import say
-from schnell.cli.tables import print_value, print_values
+from schnell.cli.tables import (print_value, print_values)
 
 if TYPE_CHECKING:
     from schnell.accounts.identity import ApiKey
@@ -29,7 +29,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and show it, this once."""
-    from schnell.accounts import keys, teams
+    from schnell.accounts import (keys, teams)
     from schnell.accounts.identity import DEFAULT_SCOPES
 
     expires_at = expires.replace(tzinfo=UTC) if expires else None
@@ -62,7 +62,7 @@ def show_all(
     as_json: AsJson = False,
 ) -> None:
     """Keys, by their first characters."""
-    from schnell.accounts import keys, teams
+    from schnell.accounts import (keys, teams)
 
     async def run(connection: "Connection") -> "list[ApiKey]":
         found = await teams.find_team(connection, team) if team else None

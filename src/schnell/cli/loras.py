@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir
-from schnell.cli.output import print_json, say
-from schnell.cli.tables import print_value, print_values
+from schnell.cli.database import (AsJson, DataDir)
+from schnell.cli.output import (print_json, say)
+from schnell.cli.tables import (print_value, print_values)
 
 if TYPE_CHECKING:
     from schnell.database.session import Database
@@ -34,7 +34,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Check a LoRA and put it into the library."""
-    from schnell.loras.entries import Labels
+    from schnell.loras.repository import Labels
 
     path = Path(source)
     labels = Labels(name, tuple(trigger or ()), licence)
@@ -116,7 +116,7 @@ def keep_token(
 ) -> None:
     """Give a team its own token for a site that LoRAs come from. It is asked for, or read from a pipe; never shown."""
     from schnell.accounts.identity import now
-    from schnell.bootstrap import build_database, build_source_tokens, read_settings
+    from schnell.bootstrap import (build_database, build_source_tokens, read_settings)
     from schnell.database.migration import migrate
     from schnell.loras.tokens import read_site
 
@@ -151,7 +151,7 @@ def inspect_file(
 
     Reads the header only. The exit code is 1 for a file that cannot be served.
     """
-    from schnell.adapters import inspect_adapter, read_model_shape
+    from schnell.adapters import (inspect_adapter, read_model_shape)
     from schnell.models.catalogue import find_model
 
     shape = read_model_shape(find_model(model).path) if model else None
@@ -171,7 +171,7 @@ def _with_library(
     action: "Callable[[LoraLibrary, str], Awaitable[_Answer]]",
 ) -> _Answer:
     """Run `action` on the library, with the id of the team named (empty: no team)."""
-    from schnell.bootstrap import build_database, build_loras, read_settings
+    from schnell.bootstrap import (build_database, build_loras, read_settings)
     from schnell.database.migration import migrate
 
     async def run() -> _Answer:

@@ -13,8 +13,8 @@ def serve_command(
     model: Annotated[str | None, typer.Option(help="A model's name or folder [default: schnell-mini].")] = None,
 ) -> None:
     """Run the server. SIGTERM finishes what runs, then exits 0."""
-    from schnell.bootstrap import build_server_runner, read_settings
-    from schnell.cli.http_server import listen, run_server
+    from schnell.bootstrap import (build_server_runner, read_settings)
+    from schnell.cli.http_server import (listen, run_server)
     from schnell.cli.logs import configure_logs
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)

@@ -3,9 +3,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir, on_database
+from schnell.cli.database import (AsJson, DataDir, on_database)
 from schnell.cli.output import say
-from schnell.cli.tables import print_value, print_values
+from schnell.cli.tables import (print_value, print_values)
 
 if TYPE_CHECKING:
     from schnell.accounts.identity import Team

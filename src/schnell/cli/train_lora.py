@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schnell.cli.output import print_json, say
+from schnell.cli.output import (print_json, say)
 
 if TYPE_CHECKING:
     from schnell.training.lora.base_model import BaseModel
@@ -22,9 +22,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_lora_commands(train: typer.Typer) -> None:
-    """Add `lora` and `bundled-loras` to the commands under `schnell train`."""
+    """Add `lora` to the commands under `schnell train`."""
     train.command("lora")(train_lora_command)
-    train.command("bundled-loras")(train_bundled_command)
 
 
 def train_lora_command(
@@ -52,8 +51,8 @@ def train_lora_command(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA on a folder of pictures."""
-    from schnell.training.lora.plan import Budget, TrainingPlan, divide_steps
-    from schnell.training.lora.trainer import TrainingRequest, train_lora
+    from schnell.training.lora.plan import (Budget, TrainingPlan, divide_steps)
+    from schnell.training.lora.trainer import (TrainingRequest, train_lora)
 
     plan = TrainingPlan(
         trigger=trigger,
@@ -76,31 +75,6 @@ def train_lora_command(
         say(f"{trained.path}  {trained.steps} steps, loss {trained.loss:.4f}")
 
 
-def train_bundled_command(
-    minutes: Minutes = 2.0,
-    steps: Steps = None,
-    resume: Resume = False,
-    model: Model = "schnell-mini",
-    device: Device = "auto",
-    only: Annotated[list[str] | None, typer.Option(help="Train this one alone; may be given several times.")] = None,
-    work: Annotated[Path, typer.Option(help="Where icons, painted pictures and states lie.")] = Path("work/loras"),
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write them; into the package, beside the model, if not given.")
-    ] = None,
-) -> None:
-    """Make the LoRAs that come with schnell-mini: paint icons in five looks, train one LoRA on each."""
-    from schnell.models.locations import embedded_home
-    from schnell.training.lora.bundle import BundlePlan, pick_bundled, train_bundled
-    from schnell.training.lora.plan import Budget
-
-    plan = BundlePlan(work, out or embedded_home() / "loras", Budget(minutes, steps), resume=resume)
-    base = _base_model(model, device)
-    for lora in pick_bundled(only or []):
-        with _progress() as report:
-            trained = train_bundled(lora, base, plan, report)
-        say(f"{lora.name}: {trained.steps} steps, loss {trained.loss:.4f}")
-
-
 def _base_model(model: str, device: str) -> "BaseModel":
     from schnell.engine.device import choose_device
     from schnell.models.catalogue import find_model
@@ -111,7 +85,7 @@ def _base_model(model: str, device: str) -> "BaseModel":
 
 @contextmanager
 def _progress() -> Iterator[Report]:
-    from schnell.training.mini.progress import showing
+    from schnell.cli.progress import showing
 
     with showing() as show:
         yield lambda progress: show(progress.stage, progress.done, progress.message)

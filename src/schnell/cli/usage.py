@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir, on_database
+from schnell.cli.database import (AsJson, DataDir, on_database)
 from schnell.cli.tables import print_values
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def usage_command(
 ) -> None:
     """Requests, pictures and credits by day, team, user and key."""
     from schnell.accounts.teams import find_team
-    from schnell.accounts.usage import collect_usage, write_csv
+    from schnell.accounts.usage import (collect_usage, write_csv)
 
     async def run(connection: "Connection") -> "list[UsageRow]":
         return await collect_usage(

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from schnell.engine.denoise import Drawing, unpack_latents
+from schnell.engine.denoise import (Drawing, unpack_latents)
 from schnell.spec import Size
 
 

@@ -10,25 +10,25 @@ import torch
 from PIL import Image
 from torch import nn
 
+from schnell.clock import Stopwatch
 from schnell.engine.adapter_slots import AdapterSlots
-from schnell.engine.decode import decode_latents, fit_to_size
-from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
-from schnell.engine.flux_forward import FluxForward
-from schnell.engine.image_file import MEDIA_TYPES, encode_image
-from schnell.engine.networks import Networks, load_networks
-from schnell.engine.precision import Precision, choose_precision
+from schnell.engine.cpu_forward import FluxForward
+from schnell.engine.decode import (decode_latents, fit_to_size)
+from schnell.engine.denoise import (Drawing, begin_drawing, denoise_step)
+from schnell.engine.image_file import (MEDIA_TYPES, encode_image)
+from schnell.engine.loading import (Networks, load_networks)
+from schnell.engine.precision import (Precision, choose_precision)
 from schnell.engine.prompt_cache import PromptCache
-from schnell.engine.receipt import AdapterReceipt, Receipt
+from schnell.engine.receipt import (AdapterReceipt, Receipt)
 from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import install_slots
-from schnell.engine.slot_routing import SlotRouting, SlotUse
-from schnell.engine.stopwatch import Stopwatch
-from schnell.engine.text import PromptEmbedding, TextEncoder
+from schnell.engine.slot_routing import (SlotRouting, SlotUse)
+from schnell.engine.text import (PromptEmbedding, TextEncoder)
 from schnell.engine.version import ENGINE_VERSION
 from schnell.errors import GenerationFailedError
 from schnell.models.fingerprint import weights_sha256
 from schnell.models.folder import ModelFolder
-from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
+from schnell.spec import (AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed)
 
 DEFAULT_ADAPTER_SLOTS: Final = 16
 _PROMPT_CACHE_BYTES: Final = 256 << 20

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from schnell.engine.denoise import LATENT_CHANNELS, Drawing, unpack_latents
+from schnell.engine.denoise import (LATENT_CHANNELS, Drawing, unpack_latents)
 from schnell.spec import Size
 
 _FORGETTING = 0.9

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from schnell.errors import ImageMetadataError, SchnellError
-from schnell.spec import GenerationSpec, LoraRef, OutputFormat, Size
+from schnell.errors import (ImageMetadataError, SchnellError)
+from schnell.spec import (GenerationSpec, LoraRef, OutputFormat, Size)
 
 RECEIPT_VERSION: Final = 1
 

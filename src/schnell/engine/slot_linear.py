@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
+from schnell.engine.slot_routing import (KeptPerBatch, SlotRouting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from schnell.engine.slot_linear import RowFactors, SlotLinear
-from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
+from schnell.engine.slot_linear import (RowFactors, SlotLinear)
+from schnell.engine.slot_routing import (KeptPerBatch, SlotRouting)
 
 
 class StackedLinear:

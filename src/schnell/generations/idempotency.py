@@ -6,8 +6,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from schnell.accounts.identity import now
 from schnell.database.connection import Connection
-from schnell.database.tables import idempotency_keys, records
-from schnell.errors import FieldProblem, IdempotencyConflictError, InvalidFieldError
+from schnell.database.tables import (idempotency_keys, records)
+from schnell.errors import (FieldProblem, IdempotencyConflictError, InvalidFieldError)
 
 KEPT_FOR: Final = timedelta(hours=24)
 _LONGEST: Final = 255

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, selec
 
 from schnell.database.connection import Connection
 from schnell.database.prepared import Prepared
-from schnell.database.tables import images, records
-from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
+from schnell.database.tables import (images, records)
+from schnell.errors import (FieldProblem, InvalidFieldError, NotFoundError)
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")

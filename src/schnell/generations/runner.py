@@ -1,6 +1,6 @@
 from typing import Protocol
 
-from schnell.spec import GenerationSpec, Job, JobOutcome, Outlook, ProgressListener, RunnerSnapshot
+from schnell.spec import (GenerationSpec, Job, JobOutcome, Outlook, ProgressListener, RunnerSnapshot)
 
 
 class Runner(Protocol):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from schnell.errors import SchnellError
 from schnell.generations.records import Record
-from schnell.spec import JobOutcome, Progress
+from schnell.spec import (JobOutcome, Progress)
 
 
 class Running:

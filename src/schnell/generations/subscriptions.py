@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, select, update
 
-from schnell.accounts.identity import new_id, now
+from schnell.accounts.identity import (new_id, now)
 from schnell.database.session import Database
 from schnell.database.tables import webhooks
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from schnell.clock import Stopwatch
 from schnell.engine.denoise import Drawing
 from schnell.engine.precision import Precision
-from schnell.engine.stopwatch import Stopwatch
 from schnell.engine.text import PromptEmbedding
-from schnell.errors import GenerationFailedError, SchnellError
-from schnell.spec import GeneratedImage, Job, JobOutcome, ProgressListener, RunnerSnapshot, Size
+from schnell.errors import (GenerationFailedError, SchnellError)
+from schnell.spec import (GeneratedImage, Job, JobOutcome, ProgressListener, RunnerSnapshot, Size)
 
 
 @dataclass(frozen=True, slots=True)

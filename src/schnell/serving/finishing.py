@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 from PIL import Image
 
-from schnell.engine.engine import Engine, outcome_of, warnings_for
+from schnell.engine.engine import (Engine, outcome_of, warnings_for)
 from schnell.errors import SchnellError
 from schnell.serving.active_job import ActiveJob
 

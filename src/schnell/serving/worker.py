@@ -10,14 +10,14 @@ import structlog
 import torch
 
 from schnell.engine.denoise import Drawing
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import (Engine, PromptRequest)
 from schnell.engine.preview import PreviewFit
 from schnell.errors import SchnellError
-from schnell.serving.active_job import ActiveJob, LaneKey, WorkerStatus
+from schnell.serving.active_job import (ActiveJob, LaneKey, WorkerStatus)
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.finishing import Finisher
-from schnell.serving.scheduler import Batch, Entry, Row, RowKey, Scheduler
-from schnell.spec import Job, JobOutcome, Progress, ProgressListener, RunnerSnapshot
+from schnell.serving.scheduler import (Batch, Entry, Row, RowKey, Scheduler)
+from schnell.spec import (Job, JobOutcome, Progress, ProgressListener, RunnerSnapshot)
 
 log = structlog.get_logger(__name__)
 

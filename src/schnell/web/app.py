@@ -1,22 +1,62 @@
+"""The app: which routes there are, in which shape each dialect hears of errors, and what every request passes."""
+
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from schnell.web import account, admin, files, health, lora_sources, loras, models, pages, results
-from schnell.web.dialects import onemin
-from schnell.web.dialects.registered import DIALECT_ERRORS, DIALECT_ROUTERS
-from schnell.web.errors import install_error_handlers
-from schnell.web.middleware import IncomingLimits, RequestContext
+from schnell.web import pages
+from schnell.web.dialects import (automatic1111, automatic1111_state, huggingface, model_list, openai)
+from schnell.web.dialects.openai_shapes import (OPENAI_STATUSES, openai_error)
+from schnell.web.dialects import replicate
+from schnell.web.dialects import replicate_webhooks
+from schnell.web.dialects.replicate_schema import (REPLICATE_STATUSES, replicate_error)
+from schnell.web.errors import (DialectErrors, install_error_handlers)
+from schnell.web.middleware import (IncomingLimits, RequestContext)
+from schnell.web.native import (account, admin, features, lora_sources, loras, models, results)
+from schnell.web.operations import (files, health)
 from schnell.web.services import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_ROUTERS: Sequence[APIRouter] = (
-    onemin.router,
+_DIALECT_ROUTERS: Final[Sequence[APIRouter]] = (
+    openai.router,
+    replicate.router,
+    replicate_webhooks.router,
+    model_list.router,
+    automatic1111.router,
+    automatic1111_state.router,
+    huggingface.router,
+)
+_PROBLEM: Final = "application/problem+json"
+_BASIC: Final = 'Basic realm="schnell: your API key is the password"'
+
+_DIALECT_ERRORS: Final[Sequence[DialectErrors]] = (
+    DialectErrors("/v1/images/", openai_error, dialect="openai", statuses=OPENAI_STATUSES),
+    DialectErrors("/v1/predictions", replicate_error, _PROBLEM, "replicate", REPLICATE_STATUSES),
+    DialectErrors("/v1/webhooks/", replicate_error, _PROBLEM, "replicate", REPLICATE_STATUSES),
+    DialectErrors("/v1/", model_list.model_list_error, dialect="replicate", statuses=REPLICATE_STATUSES),
+    DialectErrors(
+        "/sdapi/",
+        automatic1111.a1111_error,
+        dialect="automatic1111",
+        statuses=automatic1111.A1111_STATUSES,
+        challenge=_BASIC,
+    ),
+    DialectErrors("/models/", huggingface.huggingface_error, "application/json", "huggingface", huggingface.STATUSES),
+    DialectErrors(
+        "/hf-inference/", huggingface.huggingface_error, "application/json", "huggingface", huggingface.STATUSES
+    ),
+)
+#: What is still owed to callers from before a start, by dialect.
+RESUMES: Final = (replicate_webhooks.resume_reporting,)
+
+_ROUTERS: Final[Sequence[APIRouter]] = (
+    features.router,
     results.router,
     models.router,
     loras.router,
@@ -24,7 +64,7 @@ _ROUTERS: Sequence[APIRouter] = (
     account.router,
     admin.router,
     files.router,
-    *DIALECT_ROUTERS,
+    *_DIALECT_ROUTERS,
     health.router,
 )
 
@@ -44,7 +84,7 @@ def create_app(services: Services, lifespan: Lifespan | None = None, version: st
     for router in _ROUTERS:
         app.include_router(router)
     pages.install(app, {route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)})
-    install_error_handlers(app, DIALECT_ERRORS)
+    install_error_handlers(app, _DIALECT_ERRORS)
     pages.install_error_pages(app)
     return app
 

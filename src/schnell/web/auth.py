@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from schnell.accounts.identity import Caller, Scope
-from schnell.accounts.keys import authenticate, authenticate_id
-from schnell.errors import ForbiddenError, UnauthorizedError
+from schnell.accounts.identity import (Caller, Scope)
+from schnell.accounts.keys import (authenticate, authenticate_id)
+from schnell.errors import (ForbiddenError, UnauthorizedError)
 from schnell.web.services import services_of
 from schnell.web.session import COOKIE
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -12,10 +12,8 @@ from fastapi import FastAPI
 from schnell.accounts.first_start import prepare_first_start
 from schnell.database.migration import migrate
 from schnell.errors import SchnellError
-from schnell.generations.recovery import apply_retention, recover
-from schnell.web.dialects.replicate_webhooks import resume_reporting
-from schnell.web.lora_previews import draw_missing_previews
-from schnell.web.services import services_of_app
+from schnell.generations.recovery import (apply_retention, recover)
+from schnell.web.services import (Services, services_of_app)
 
 _log = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS: Final = 3600.0
@@ -29,6 +27,8 @@ class Lifecycle:
     bootstrap_key: str | None = None
     retention_days: float | None = None
     drain_seconds: float = 60.0
+    #: What the dialects still owe their callers from before the start: told once no record is in between.
+    resumes: Sequence[Callable[[Services], Awaitable[None]]] = ()
 
     @asynccontextmanager
     async def __call__(self, app: FastAPI) -> AsyncIterator[None]:
@@ -42,7 +42,8 @@ class Lifecycle:
         recovery = await recover(services.database, services.store, self.instance)
         if recovery.failed or recovery.removed:
             _log.warning("recovered: %d unfinished records, %d pictures removed", recovery.failed, recovery.removed)
-        await resume_reporting(services)
+        for resume in self.resumes:
+            await resume(services)
         keeping = asyncio.create_task(self._keep_house(app))
         try:
             yield
@@ -66,5 +67,5 @@ class Lifecycle:
                     _log.info("removed %d old pictures", removed)
             except SchnellError as error:
                 _log.warning("old pictures could not be removed: %s", error.message)
-            await draw_missing_previews(services)
+            await services.lora_previews.draw_missing()
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)

@@ -10,12 +10,13 @@ from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
-from schnell.generations import Admission, Generations, History, Runner
+from schnell.generations import (Admission, Generations, History, Runner)
+from schnell.generations.lora_previews import LoraPreviews
+from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
 from schnell.web.metrics import Metrics
 from schnell.web.session import SessionSigner
-from schnell.web.webhooks import WebhookSender
 
 #: The response header that says which model really draws, whatever a request called it.
 MODEL_HEADER: Final = "X-Schnell-Model"
@@ -73,6 +74,7 @@ class Services:
     metrics: Metrics
     model: ServedModel
     loras: LoraLibrary
+    lora_previews: LoraPreviews
     source_tokens: SourceTokens
     webhooks: WebhookSender
 

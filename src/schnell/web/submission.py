@@ -7,12 +7,12 @@ from contextlib import aclosing
 from starlette.requests import Request
 
 from schnell.accounts.identity import Caller
-from schnell.errors import ClientGoneError, SchnellError
-from schnell.generations import GenerationRequest, Quote, Record, Running
-from schnell.spec import FetchListener, Progress
+from schnell.errors import (ClientGoneError, SchnellError)
+from schnell.generations import (GenerationRequest, Quote, Record, Running)
+from schnell.spec import (FetchListener, Progress)
 from schnell.web.middleware import add_headers
 from schnell.web.rate_headers import rate_headers
-from schnell.web.services import MODEL_HEADER, services_of
+from schnell.web.services import (MODEL_HEADER, services_of)
 
 
 def idempotency_key_in(request: Request) -> str | None:

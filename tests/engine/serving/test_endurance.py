@@ -18,7 +18,7 @@ from schnell.serving.active_job import LaneKey
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.scheduler import Scheduler
 from schnell.serving.worker import Worker
-from schnell.spec import JobOutcome, Progress, Size
+from schnell.spec import (JobOutcome, Progress, Size)
 
 REQUESTS = 10_000 if os.environ.get("SCHNELL_SOAK") else 1_000
 LORAS, SLOTS, IN_FLIGHT = 200, 8, 32

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from schnell.accounts.first_start import prepare_first_start
 from schnell.database.prepared import Prepared
 from schnell.database.session import Database
-from schnell.database.tables import images, records, teams
+from schnell.database.tables import (images, records, teams)
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 RECORD = {

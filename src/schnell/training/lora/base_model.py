@@ -3,8 +3,8 @@ from typing import Any
 
 import torch
 
-from schnell.engine.networks import load_network
-from schnell.engine.precision import Precision, choose_precision
+from schnell.engine.loading import load_network
+from schnell.engine.precision import (Precision, choose_precision)
 from schnell.models.fingerprint import weights_sha256
 from schnell.models.folder import ModelFolder
 

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.errors import FieldError, SchnellError, UnsupportedModelError
-from schnell.generations import GenerationRequest, Record
+from schnell.errors import (FieldError, SchnellError, UnsupportedModelError)
+from schnell.generations import (GenerationRequest, Record)
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.automatic1111_numbers import read_deaf, read_numbers
+from schnell.web.dialects.automatic1111_numbers import (read_deaf, read_numbers)
 from schnell.web.dialects.automatic1111_prompt import read_lora_tags
-from schnell.web.dialects.translation import build_request, find_model, read_base64, shown_seeds
-from schnell.web.fields import Fields, read_json_object
+from schnell.web.dialects.translation import (build_request, find_model, read_base64, shown_seeds)
+from schnell.web.fields import (Fields, read_json_object)
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["Automatic1111"], include_in_schema=False)

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from schnell.spec import MAX_OUTPUTS, MAX_SEED, MAX_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP
+from schnell.spec import (MAX_OUTPUTS, MAX_SEED, MAX_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP)
 from schnell.web.fields import Fields
 
 _DEAF: Final = (

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from schnell.spec import MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef
+from schnell.spec import (MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef)
 
 _TAG: Final = re.compile(r"<lora:([^<>]{1,600})>", re.IGNORECASE)
 _WEIGHTS: Final = re.compile(

@@ -8,10 +8,10 @@ from schnell.accounts.identity import Caller
 from schnell.errors import NotFoundError
 from schnell.generations import Running
 from schnell.spec import MAX_STEPS
-from schnell.web.auth import Generator, Reader
+from schnell.web.auth import (Generator, Reader)
 from schnell.web.dialects.translation import find_model
-from schnell.web.fields import Fields, read_json_object
-from schnell.web.services import Services, services_of
+from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.services import (Services, services_of)
 
 router = APIRouter(prefix="/sdapi/v1", tags=["Automatic1111"], include_in_schema=False)
 

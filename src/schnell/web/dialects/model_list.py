@@ -4,12 +4,12 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.errors import NotFoundError, SchnellError
+from schnell.errors import (NotFoundError, SchnellError)
 from schnell.web.auth import Reader
 from schnell.web.dialects.openai_shapes import openai_error
-from schnell.web.dialects.replicate_schema import describe_version, replicate_error, version_id
+from schnell.web.dialects.replicate_schema import (describe_version, replicate_error, version_id)
 from schnell.web.dialects.translation import find_model
-from schnell.web.services import Services, services_of
+from schnell.web.services import (Services, services_of)
 
 router = APIRouter(tags=["OpenAI"], include_in_schema=False)
 #: When FLUX.1 [schnell] was published; the clients want a moment for every model.

@@ -16,16 +16,16 @@ from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.identity import Caller
 from schnell.errors import SchnellError
-from schnell.generations import GenerationRequest, Record, Running
+from schnell.generations import (GenerationRequest, Record, Running)
 from schnell.spec import Progress
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.openai_events import choose_steps, completed_event, partial_event
+from schnell.web.dialects.openai_events import (choose_steps, completed_event, partial_event)
 from schnell.web.dialects.openai_shapes import openai_error
 from schnell.web.dialects.openai_sizes import read_size
-from schnell.web.dialects.translation import build_request, find_model, read_base64, shown_seeds
-from schnell.web.fields import Fields, read_json_object
-from schnell.web.files import picture_links
+from schnell.web.dialects.translation import (build_request, find_model, read_base64, shown_seeds)
+from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.operations.files import picture_links
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["OpenAI"], include_in_schema=False)

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError
+from schnell.errors import (FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError)
 
 #: OpenAI's clients know these: an exhausted budget is a 429 that must not be tried again (`x-should-retry: false`).
 OPENAI_STATUSES: Final = {InsufficientCreditsError: 429, UnsupportedModelError: 404}

@@ -11,17 +11,17 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import NotFoundError, SchnellError
-from schnell.generations import Record, Running
+from schnell.errors import (NotFoundError, SchnellError)
+from schnell.generations import (Record, Running)
 from schnell.web import submission
-from schnell.web.auth import Generator, Reader
-from schnell.web.dialects.replicate_headers import read_life, read_wait
+from schnell.web.auth import (Generator, Reader)
+from schnell.web.dialects.replicate_headers import (read_life, read_wait)
 from schnell.web.dialects.replicate_predictions import describe_prediction
-from schnell.web.dialects.replicate_schema import REPLICATE_RATIOS, version_id
-from schnell.web.dialects.replicate_webhooks import Hook, begin_reporting, read_hook
-from schnell.web.dialects.translation import build_request, find_model
-from schnell.web.fields import Fields, read_json_object
-from schnell.web.records import tell_model
+from schnell.web.dialects.replicate_schema import (REPLICATE_RATIOS, version_id)
+from schnell.web.dialects.replicate_webhooks import (Hook, begin_reporting, read_hook)
+from schnell.web.dialects.translation import (build_request, find_model)
+from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.native.records import tell_model
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["Replicate"], include_in_schema=False)

@@ -5,7 +5,7 @@ from typing import Final
 
 from fastapi import Request
 
-from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.errors import (FieldProblem, InvalidFieldError)
 
 _PREFER: Final = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*([0-9]{1,6}))?(?=$|[,;\s])")
 _LONGEST_WAIT: Final = 60

@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from schnell.errors import NotFoundError
-from schnell.generations import Record, Running
-from schnell.web.dialects.replicate_schema import REPLICATE_RATIOS, version_id
+from schnell.generations import (Record, Running)
+from schnell.web.dialects.replicate_schema import (REPLICATE_RATIOS, version_id)
 from schnell.web.dialects.translation import read_base64
-from schnell.web.files import picture_links
-from schnell.web.records import show_time
+from schnell.web.native.records import show_time
+from schnell.web.operations.files import picture_links
 from schnell.web.services import Services
 
 _STATUS: Final = {"QUEUED": "starting", "PROCESSING": "processing", "SUCCESS": "succeeded", "FAILURE": "failed"}

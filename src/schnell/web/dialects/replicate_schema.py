@@ -3,14 +3,8 @@
 from hashlib import sha256
 from typing import Any, Final
 
-from schnell.errors import (
-    FieldError,
-    InsufficientCreditsError,
-    SchnellError,
-    UnreadableBodyError,
-    UnsupportedModelError,
-)
-from schnell.spec import ASPECT_RATIOS, MAX_LORA_SCALE, MAX_OUTPUTS, MAX_SEED, MAX_STEPS, MIN_LORA_SCALE, Size
+from schnell.errors import (FieldError, InsufficientCreditsError, SchnellError, UnreadableBodyError, UnsupportedModelError)
+from schnell.spec import (ASPECT_RATIOS, MAX_LORA_SCALE, MAX_OUTPUTS, MAX_SEED, MAX_STEPS, MIN_LORA_SCALE, Size)
 from schnell.web.services import Services
 
 #: The shapes of Replicate's model that the native API has no name for, at one megapixel or as near as a side may go.

@@ -9,14 +9,14 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from schnell.errors import NotFoundError
-from schnell.generations import Record, Running
+from schnell.generations import (Record, Running)
 from schnell.generations.records import find_record
 from schnell.generations.subscriptions import Subscription
 from schnell.spec import Progress
 from schnell.web.auth import Generator
 from schnell.web.dialects.replicate_predictions import describe_prediction
 from schnell.web.fields import Fields
-from schnell.web.services import Services, services_of
+from schnell.web.services import (Services, services_of)
 
 router = APIRouter(tags=["Replicate"], include_in_schema=False)
 _EVENTS: Final = ("start", "output", "logs", "completed")

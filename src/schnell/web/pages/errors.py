@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schnell.errors import SchnellError
-from schnell.web.pages.site import find_caller, page
+from schnell.web.pages.site import (find_caller, page)
 
 _TITLES: Final = {403: "Not allowed", 404: "Nothing here", 405: "Not like this", 429: "Too fast"}
 _ABOUT_THE_BODY: Final = {"content-length", "content-type", "content-encoding"}

@@ -12,13 +12,12 @@ from starlette.responses import Response
 
 from schnell.accounts.identity import Caller
 from schnell.errors import SchnellError
-from schnell.loras.entries import Labels, LibraryLora
+from schnell.loras.repository import (Labels, LibraryLora)
 from schnell.web.auth import Generator
 from schnell.web.errors import flat_error
-from schnell.web.fields import Fields, read_json_object
-from schnell.web.lora_previews import draw_preview
-from schnell.web.pages.site import find_caller, page, sign_in_first
-from schnell.web.services import Services, services_of
+from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.pages.site import (find_caller, page, sign_in_first)
+from schnell.web.services import (Services, services_of)
 
 router = APIRouter()
 
@@ -81,7 +80,7 @@ class _Addition:
     async def draw_preview(self) -> None:
         """Draw the preview, if there is something to show."""
         if self._added is not None:
-            await draw_preview(self._services, self._added, self._caller.team_id)
+            await self._services.lora_previews.draw(self._added, self._caller.team_id)
 
     async def _add(self, told: "asyncio.Queue[tuple[int, int | None] | None]") -> LibraryLora:
         return await self._services.loras.add(

@@ -10,11 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import ForbiddenError, UnauthorizedError
+from schnell.errors import (ForbiddenError, UnauthorizedError)
 from schnell.web.auth import identify
 from schnell.web.pages.documents import Document
 from schnell.web.pages.static import StaticFiles
-from schnell.web.services import Services, services_of
+from schnell.web.services import (Services, services_of)
 
 _SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
 _WORTH_COMPRESSING: Final = 1024

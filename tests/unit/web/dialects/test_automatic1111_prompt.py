@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.spec import MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef
+from schnell.spec import (MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef)
 from schnell.web.dialects.automatic1111_prompt import read_lora_tags
 
 

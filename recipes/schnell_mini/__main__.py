@@ -1,0 +1,111 @@
+"""The recipe's own command: `python -m schnell_mini`, with `recipes` on the path. `make mini` calls it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schnell.cli.output import (print_json, say)
+from schnell.cli.progress import showing
+from schnell.engine.device import choose_device
+from schnell.models.catalogue import find_model
+from schnell.models.locations import embedded_home
+from schnell.training.lora.base_model import place_model
+from schnell.training.lora.plan import (Budget, ProgressReport)
+from schnell_mini.data import prepare_data
+from schnell_mini.evaluation import evaluate
+from schnell_mini.recipe import (Plan, pick_device, train_mini)
+from schnell_mini.safety import count_false_alarms
+from schnell_mini.train_loras import (BundlePlan, pick_bundled, train_bundled)
+
+app = typer.Typer(help="Make schnell-mini, the embedded model, and the LoRAs that come with it.", no_args_is_help=True)
+
+
+@app.command("model")
+def train_mini_command(
+    minutes: Annotated[float, typer.Option(min=0.01, help="Training time in all, divided over the stages.")] = 240,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the work folder's last state.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    work: Annotated[Path, typer.Option(help="Where data, states and the result lie.")] = Path("work/mini"),
+    start: Annotated[Path | None, typer.Option("--from", help="A model folder whose autoencoder to keep.")] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Print the figures of a model; train nothing.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="With --evaluate: the model folder; without: the embedded model.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --evaluate: ask for this many random icons.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make schnell-mini from nothing: data, autoencoder, text encoders, flow transformer, model folder."""
+    if evaluate:
+        evaluate_model(model, work, device, limit, as_json=as_json)
+        return
+
+    with showing() as show:
+        plan = Plan(work, minutes, pick_device(device), show, start=start)
+        folder = train_mini(plan, prepare_data, resume=resume)
+    if as_json:
+        print_json({"model": str(folder)})
+    else:
+        typer.echo(folder)
+
+
+def evaluate_model(model: Path | None, work: Path, device: str, limit: int | None, *, as_json: bool) -> None:
+    """Print the figures of a model folder."""
+
+    folder = model or find_model("schnell-mini").path
+    with showing() as show:
+        icons = prepare_data(work, show).icons
+        figures = evaluate(folder, icons, limit, str(pick_device(device)), evaluation_report(show))
+    if as_json:
+        print_json({"model": str(folder), **figures.to_json()})
+        return
+    for name, value, goal in figures.rows():
+        typer.echo(f"{name:42} {value:>9}  {goal}")
+
+
+def evaluation_report(show: Callable[[str, float, str], None]) -> Callable[[str, float], None]:
+    """Progress of a figure as a bar."""
+    return lambda title, done: show(title, done, "")
+
+
+@app.command("loras")
+def train_bundled_command(
+    minutes: Annotated[float, typer.Option(min=0.001, help="Training time of each LoRA.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")] = False,
+    model: Annotated[str, typer.Option(help="A model's name or folder.")] = "schnell-mini",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    only: Annotated[list[str] | None, typer.Option(help="Train this one alone; may be given several times.")] = None,
+    work: Annotated[Path, typer.Option(help="Where icons, painted pictures and states lie.")] = Path("work/loras"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write them; into the package, beside the model, if not given.")
+    ] = None,
+) -> None:
+    """Make the LoRAs that come with schnell-mini: paint icons in five looks, train one LoRA on each."""
+
+    plan = BundlePlan(work, out or embedded_home() / "loras", Budget(minutes, steps), resume=resume)
+    base = place_model(find_model(model), choose_device(device))
+    for lora in pick_bundled(only or []):
+        with _progress() as report:
+            trained = train_bundled(lora, base, plan, report)
+        say(f"{lora.name}: {trained.steps} steps, loss {trained.loss:.4f}")
+
+
+@app.command("safety")
+def safety_command(
+    work: Annotated[Path, typer.Option(help="Where the fetched packages lie.")] = Path("work/mini"),
+) -> None:
+    """How often the safety check is wrong about the pictures that the model learns from, all of them harmless."""
+    print_json(count_false_alarms(work / "packages"))
+
+
+@contextmanager
+def _progress() -> Iterator[ProgressReport]:
+    with showing() as show:
+        yield lambda progress: show(progress.stage, progress.done, progress.message)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,198 @@
+"""How well a model folder draws what it is asked: the figures of `python -m schnell_mini model --evaluate`.
+
+Every figure is a share between 0 and 1 except variety and reconstruction (PSNR in dB).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+
+from schnell_mini.captions import (COLOURS, half_of_keywords)
+from schnell_mini.gallery import (Gallery, build_gallery, inside_frame, nearest_colour)
+from schnell_mini.pictures import (Icons, Pose, compose)
+from schnell_mini.sampling import (Painter, draw, load_painter)
+
+SQUARE = (256, 256)
+FRAMES = {"16:9": (192, 336), "9:16": (336, 192), "0.25 MP": (128, 128)}
+STEPS = 4
+SEED = 7
+BATCH = 8
+
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures (a) to (h); `pictures` says how many prompts the shares rest on at most."""
+
+    named: float
+    named_within_ten: float
+    keywords: float
+    colour: float
+    named_two_steps: float
+    named_one_step: float
+    variety_db: float
+    variety_named: float
+    free_prompts: float
+    composition: float
+    reconstruction_db: float
+    pictures: int
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Name, value and goal of each figure, for people."""
+        return [
+            ("(a) named", f"{self.named:.1%}", "≥95%"),
+            ("    within the nearest ten", f"{self.named_within_ten:.1%}", ""),
+            ("(b) keywords", f"{self.keywords:.1%}", "≥80%"),
+            ("(c) colour", f"{self.colour:.1%}", "≥98%"),
+            ("(d) named, 2 steps", f"{self.named_two_steps:.1%}", "≥90%"),
+            ("(d) named, 1 step", f"{self.named_one_step:.1%}", "≥80%"),
+            ("(e) variety, median PSNR between seeds", f"{self.variety_db:.1f} dB", "≤22 dB"),
+            ("(e) the object stays", f"{self.variety_named:.1%}", ""),
+            ("(f) free prompts", f"{self.free_prompts:.1%}", "≥70%"),
+            ("(g) composition", f"{self.composition:.1%}", "≥95%"),
+            ("(h) reconstruction", f"{self.reconstruction_db:.1f} dB", "≥30 dB"),
+        ]
+
+    def to_json(self) -> dict[str, float]:
+        """The figures as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A free prompt and the numbers of the icons that would be right."""
+
+    text: str
+    icons: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, what it should know, and the icons to ask for."""
+
+    painter: Painter
+    icons: Icons
+    gallery: Gallery
+    asked: tuple[int, ...]
+    report: Report
+
+    def pictures(
+        self, title: str, prompts: Sequence[str], steps: int = STEPS, size: tuple[int, int] = SQUARE
+    ) -> Iterator[Tensor]:
+        """One picture for each prompt, drawn in batches with seeds that differ."""
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            yield from draw(self.painter, part, [SEED + start + i for i in range(len(part))], size, steps)
+            self.report(title, (start + len(part)) / len(prompts))
+
+    def ranks(self, title: str, prompts: Sequence[str], steps: int = STEPS) -> Tensor:
+        """For each asked icon, how many others are nearer to its picture."""
+        pictures = self.pictures(title, prompts, steps)
+        return torch.tensor([self.gallery.ranks(p, i) for p, i in zip(pictures, self.asked, strict=True)])
+
+    def names(self) -> list[str]:
+        """The names of the asked icons."""
+        return [self.icons.entries[i].label for i in self.asked]
+
+
+def share(hits: Sequence[bool]) -> float:
+    """The part of the hits that are true."""
+    return sum(hits) / max(1, len(hits))
+
+
+def psnr(first: Tensor, second: Tensor) -> float:
+    """Peak signal-to-noise ratio of pictures in 0..1, in dB."""
+    return float(-10 * torch.log10((first - second).pow(2).mean().clamp_min(1e-10)))
+
+
+def colour_share(bench: Bench, count: int) -> float:
+    """(c): the border is nearest to the asked colour."""
+    rng = Random(SEED)
+    asked = [(rng.choice(bench.icons.entries).label, rng.choice(list(COLOURS))) for _ in range(count)]
+    prompts = [f"{name} on a {colour} background" for name, colour in asked]
+    pictures = bench.pictures("colour", prompts)
+    return share([nearest_colour(p) == colour for p, (_, colour) in zip(pictures, asked, strict=True)])
+
+
+def variety(bench: Bench, count: int, seeds: int = 4) -> tuple[float, float]:
+    """(e): median PSNR between the seeds of one name, and how often the object stays."""
+    between: list[float] = []
+    hits: list[bool] = []
+    for number, icon in enumerate(bench.asked[:count], 1):
+        prompts = [bench.icons.entries[icon].label] * seeds
+        drawn = draw(bench.painter, prompts, range(seeds), SQUARE, STEPS)
+        between += [psnr(drawn[a], drawn[b]) for a in range(seeds) for b in range(a)]
+        hits += [bench.gallery.ranks(picture, icon) == 0 for picture in drawn]
+        bench.report("variety", number / count)
+    return float(torch.tensor(between).median()), share(hits)
+
+
+def read_sentences(icons: Icons) -> list[Sentence]:
+    """The written sentences, with icons by number."""
+    number = {entry.label: i for i, entry in enumerate(icons.entries)}
+    rows = json.loads(files("schnell_mini").joinpath("sentences.json").read_text("utf-8"))
+    return [Sentence(r["sentence"], frozenset(number[i] for i in r["icons"] if i in number)) for r in rows]
+
+
+def free_share(bench: Bench, count: int) -> float:
+    """(f): the nearest icon is one of those that would be right."""
+    sentences = read_sentences(bench.icons)[:count]
+    pictures = bench.pictures("free prompts", [s.text for s in sentences])
+    return share([bench.gallery.nearest(p) in s.icons for p, s in zip(pictures, sentences, strict=True)])
+
+
+def composition_share(bench: Bench, count: int) -> float:
+    """(g): the whole object is inside the frame, at the wide ratios and the small size."""
+    names = bench.names()[:count]
+    hits = [
+        inside_frame(picture)
+        for title, size in FRAMES.items()
+        for picture in bench.pictures(f"composition {title}", names, size=size)
+    ]
+    return share(hits)
+
+
+@torch.no_grad()
+def reconstruction(bench: Bench) -> float:
+    """(h): mean PSNR of the VAE on the asked icons at drawn size."""
+    vae, values = bench.painter.vae, []
+    for start in range(0, len(bench.asked), BATCH):
+        chosen = list(bench.asked[start : start + BATCH])
+        pixels = compose(bench.icons.pictures[chosen], torch.ones(len(chosen), 3), Pose(208), 256)
+        out = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mean).sample.cpu().clamp(-1, 1)
+        values += [psnr(a / 2 + 0.5, b / 2 + 0.5) for a, b in zip(out, pixels, strict=True)]
+    return sum(values) / len(values)
+
+
+def evaluate(folder: Path, icons: Icons, limit: int | None, device: str, report: Report) -> Figures:
+    """All figures of a model folder. `limit` asks for that many random icons instead of all; never fewer candidates."""
+    asked = tuple(range(len(icons)))
+    if limit is not None and limit < len(icons):
+        asked = tuple(sorted(Random(SEED).sample(asked, limit)))
+    bench = Bench(load_painter(folder, device), icons, build_gallery(icons.pictures), asked, report)
+    count = len(asked)
+    rng = Random(SEED)
+    named = bench.ranks("named", bench.names())
+    keywords = bench.ranks("keywords", [half_of_keywords(rng, icons.entries[i]) for i in asked])
+    between, stays = variety(bench, min(50, count))
+    return Figures(
+        named=share((named == 0).tolist()),
+        named_within_ten=share((named < 10).tolist()),
+        keywords=share((keywords == 0).tolist()),
+        colour=colour_share(bench, min(200, count)),
+        named_two_steps=share((bench.ranks("two steps", bench.names(), 2) == 0).tolist()),
+        named_one_step=share((bench.ranks("one step", bench.names(), 1) == 0).tolist()),
+        variety_db=between,
+        variety_named=stays,
+        free_prompts=free_share(bench, min(100, count)),
+        composition=composition_share(bench, min(100, count)),
+        reconstruction_db=reconstruction(bench),
+        pictures=count,
+    )

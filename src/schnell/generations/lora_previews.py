@@ -1,0 +1,44 @@
+"""The small picture that shows what a LoRA does: drawn when the LoRA is added, kept beside it."""
+
+import logging
+from typing import Final
+
+from schnell.errors import (NotFoundError, SchnellError)
+from schnell.generations.runner import Runner
+from schnell.loras.library import LoraLibrary
+from schnell.loras.repository import LibraryLora
+from schnell.spec import (GenerationSpec, Job, LoraRef, Size)
+
+_log = logging.getLogger(__name__)
+_PROMPT: Final = "a red apple"
+_SIZE: Final = Size(512, 512)
+_MOST_TRIGGERS: Final = 2
+
+
+class LoraPreviews:
+    """Draws previews on the runner that draws everything else. They cost nothing; a failure is only logged."""
+
+    def __init__(self, runner: Runner, loras: LoraLibrary) -> None:
+        self._runner = runner
+        self._loras = loras
+
+    async def draw_missing(self) -> None:
+        """Draw the previews of LoRAs that were added where nothing draws, as on the command line."""
+        for lora in await self._loras.added():
+            try:
+                await self._loras.find_preview(lora.id, lora.owner)
+            except NotFoundError:
+                await self.draw(lora, lora.owner)
+
+    async def draw(self, lora: LibraryLora, team_id: str) -> None:
+        """Draw one small picture with a LoRA and keep it as its preview."""
+        prompt = ", ".join((_PROMPT, *lora.trigger_words[:_MOST_TRIGGERS]))
+        try:
+            adapters = await self._loras.resolve([LoraRef(lora.id, scale=1.0)], team_id)
+            job = Job(f"preview-{lora.id}", team_id, GenerationSpec(prompt, _SIZE, seed=0), seed=0, adapters=adapters)
+            outcome = await self._runner.run(job, lambda _: None)
+        except SchnellError as error:
+            _log.warning("no preview of LoRA %s: %s", lora.name, error.message)
+            return
+        if outcome.images:
+            await self._loras.keep_preview(lora, outcome.images[0].data)

@@ -1,0 +1,272 @@
+"""Fetching one file: https only, bounded in size and time, resumed where it broke off, checked against its hash."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+import httpx
+
+from schnell.errors import (LoraDownloadError, LoraSourceError)
+from schnell.outbound.addresses import (AddressPolicy, CheckedTransport)
+
+#: Told of bytes fetched, and of all bytes where they are known.
+DownloadListener = Callable[[int, int | None], None]
+
+_MAX_REDIRECTS: Final = 6
+_MAX_JSON_BYTES: Final = 4 * 2**20
+_ATTEMPTS: Final = 4
+_PAUSE_SECONDS: Final = 0.3
+_PARTIAL_SECONDS: Final = 24 * 3600
+_SUFFIXES: Final = frozenset({".part", ".note", ".done"})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadLimits:
+    """The most bytes a file may have, the most seconds its download may take, and the seconds without any byte."""
+
+    max_bytes: int = 4 * 2**30
+    seconds: float = 600
+    silence_seconds: float = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file to fetch. `token` goes to the first host only, never to where it redirects, and is never shown."""
+
+    url: str
+    sha256: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+
+class Downloader:
+    """Fetches files into `folder`. What breaks off stays there for a day, to be resumed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        policy: AddressPolicy,
+        limits: DownloadLimits | None = None,
+        *,
+        offline: bool = False,
+        authorities: ssl.SSLContext | None = None,
+    ) -> None:
+        self._folder = folder
+        self._policy = policy
+        self._limits = limits or DownloadLimits()
+        self._offline = offline
+        self._authorities = authorities or httpx.create_ssl_context()
+        # two downloads of one address would write into one part
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def fetch(self, file: RemoteFile, on_progress: DownloadListener | None = None) -> Path:
+        """The file on this machine, complete and checked. The caller removes it when it is done with it.
+
+        Raises:
+            LoraSourceError: offline mode, or an address that is refused.
+            LoraDownloadError: it could not be fetched whole, is too large, took too long, or has another hash.
+        """
+        turn = self._turns.setdefault(file.url, asyncio.Lock())
+        async with turn:
+            partial = await asyncio.to_thread(_prepare, self._folder, file)
+            try:
+                async with asyncio.timeout(self._limits.seconds):
+                    await self._complete(file, partial, on_progress)
+            except TimeoutError:
+                raise LoraDownloadError(
+                    f"{_host(file.url)} did not deliver within {self._limits.seconds:g} s; asking again resumes"
+                ) from None
+            return await asyncio.to_thread(_finish, partial, file)
+
+    async def fetch_json(self, file: RemoteFile) -> Any:
+        """A small JSON document (at most 4 MiB), or None where we get none (401, 403, 404). Raises as `fetch`."""
+        try:
+            async with asyncio.timeout(2 * self._limits.silence_seconds):
+                body = await self._read_small(file)
+            return None if body is None else json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise LoraDownloadError(f"{_host(file.url)} answered with something that is not JSON") from error
+        except (TimeoutError, httpx.TransportError) as error:
+            raise LoraDownloadError(f"{_host(file.url)} does not answer") from error
+
+    async def _read_small(self, file: RemoteFile) -> bytes | None:
+        async with self._open(file, {}) as response:
+            if response.status_code in {401, 403, 404}:
+                return None
+            _check_status(response)
+            body = bytearray()
+            async for piece in response.aiter_raw():
+                body += piece
+                if len(body) > _MAX_JSON_BYTES:
+                    raise LoraDownloadError(f"{_host(file.url)} answered with more than 4 MiB")
+        return bytes(body)
+
+    async def _complete(self, file: RemoteFile, partial: Path, on_progress: DownloadListener | None) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._continue(file, partial, on_progress)
+            except LoraDownloadError:
+                _discard(partial)
+                raise
+            except httpx.TransportError as error:
+                if attempt + 1 == _ATTEMPTS:
+                    raise LoraDownloadError(f"{_host(file.url)}: {error}; asking again resumes") from error
+                await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
+            else:
+                return
+
+    async def _continue(self, file: RemoteFile, partial: Path, on_progress: DownloadListener | None) -> None:
+        headers = _resume_headers(partial)
+        async with self._open(file, headers) as response:
+            if response.status_code == 416:
+                _discard(partial)
+                raise httpx.ReadError("the part that is here does not fit")
+            _check_status(response)
+            start = _range_start(response, headers)
+            total = _total(response, start)
+            self._check_size(total or 0)
+            _keep_note(partial, response)
+            received = start
+            with partial.open("r+b" if start else "wb") as sink:
+                sink.seek(start)
+                sink.truncate()
+                async for piece in response.aiter_raw():
+                    received += len(piece)
+                    self._check_size(received)
+                    sink.write(piece)
+                    if on_progress is not None:
+                        on_progress(received, total)
+        if total is not None and received != total:
+            raise httpx.ReadError("the connection ended early")
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.max_bytes:
+            raise LoraDownloadError(
+                f"the file has more than {self._limits.max_bytes:,} bytes, the most that is fetched"
+            )
+
+    @asynccontextmanager
+    async def _open(self, file: RemoteFile, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """Follow redirects to the answer. Each step is resolved and checked anew; the token stays at the first host."""
+        if self._offline:
+            raise LoraSourceError("this server is offline: it serves the LoRAs of its library only")
+        url = httpx.URL(file.url)
+        first_host = url.host
+        async with self._client() as client:
+            for _ in range(_MAX_REDIRECTS):
+                own = dict(headers) | {"Accept-Encoding": "identity", "User-Agent": "schnell"}
+                if file.token and url.host == first_host:
+                    own["Authorization"] = f"Bearer {file.token}"
+                async with client.stream("GET", url, headers=own) as response:
+                    if response.status_code not in _REDIRECTS:
+                        yield response
+                        return
+                    url = _redirected(url, response)
+        raise LoraDownloadError(f"{first_host} redirects more than {_MAX_REDIRECTS} times")
+
+    def _client(self) -> httpx.AsyncClient:
+        # one connection a request: pooled connections are told apart by address alone, and hosts may share one
+        inner = httpx.AsyncHTTPTransport(
+            verify=self._authorities, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
+        return httpx.AsyncClient(
+            transport=CheckedTransport(self._policy, inner),
+            timeout=self._limits.silence_seconds,
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+
+def _redirected(url: httpx.URL, response: httpx.Response) -> httpx.URL:
+    try:
+        return url.join(response.headers["location"])
+    except (KeyError, httpx.InvalidURL) as error:
+        raise LoraDownloadError(f"{url.host} redirects to nowhere") from error
+
+
+def _resume_headers(partial: Path) -> dict[str, str]:
+    if not partial.exists() or not partial.stat().st_size:
+        return {}
+    try:
+        etag = json.loads(_note_of(partial).read_text("utf-8"))["etag"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    if not isinstance(etag, str) or etag.startswith("W/"):
+        return {}
+    return {"Range": f"bytes={partial.stat().st_size}-", "If-Range": etag}
+
+
+def _range_start(response: httpx.Response, asked: Mapping[str, str]) -> int:
+    if response.status_code != 206:
+        return 0
+    start = response.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+    if asked.get("Range") != f"bytes={start}-":
+        raise LoraDownloadError("the server answered with another range than was asked for")
+    return int(start)
+
+
+def _total(response: httpx.Response, start: int) -> int | None:
+    length = response.headers.get("content-length", "")
+    return start + int(length) if length.isdigit() and len(length) < 19 else None
+
+
+def _check_status(response: httpx.Response) -> None:
+    status, host = response.status_code, response.url.host
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise LoraDownloadError(f"{host} answered with a compressed body, which was not asked for")
+    if status in {401, 403}:
+        raise LoraDownloadError(
+            f"{host} refuses access ({status}): the file is private or gated; a token may be needed"
+        )
+    if status in {404, 410}:
+        raise LoraDownloadError(f"{host} has no such file ({status})")
+    if status == 429 or status >= 500:
+        raise httpx.RemoteProtocolError(f"it answered {status}")
+    if status not in {200, 206}:
+        raise LoraDownloadError(f"{host} answered {status}")
+
+
+def _prepare(folder: Path, file: RemoteFile) -> Path:
+    """The path of a file's part, in a folder without parts that nobody came back for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    oldest = time.time() - _PARTIAL_SECONDS
+    for path in folder.iterdir():
+        if path.suffix in _SUFFIXES and path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
+    return folder / f"{hashlib.sha256(file.url.encode()).hexdigest()}.part"
+
+
+def _finish(partial: Path, file: RemoteFile) -> Path:
+    _note_of(partial).unlink(missing_ok=True)
+    with partial.open("rb") as source:
+        found = hashlib.file_digest(source, "sha256").hexdigest()
+    if file.sha256 is not None and found != file.sha256.lower():
+        partial.unlink()
+        raise LoraDownloadError(f"the file from {_host(file.url)} has not the hash that was announced; it was removed")
+    return partial.replace(partial.with_name(f"{secrets.token_hex(8)}.done"))
+
+
+def _discard(partial: Path) -> None:
+    partial.unlink(missing_ok=True)
+    _note_of(partial).unlink(missing_ok=True)
+
+
+def _keep_note(partial: Path, response: httpx.Response) -> None:
+    _note_of(partial).write_text(json.dumps({"etag": response.headers.get("etag")}))
+
+
+def _note_of(partial: Path) -> Path:
+    return partial.with_suffix(".note")
+
+
+def _host(url: str) -> str:
+    return httpx.URL(url).host

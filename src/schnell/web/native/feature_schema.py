@@ -1,0 +1,264 @@
+"""The OpenAPI description of `POST /api/features`."""
+
+from typing import Any, Final
+
+from schnell.spec import (ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_PROMPT_LENGTH, MAX_SEED, MAX_SIDE, MIN_SIDE)
+
+#: Every name that the served model answers to; the first is the document's.
+MODEL_IDS: Final = (
+    "black-forest-labs/flux-schnell-lora",
+    "black-forest-labs/flux-schnell",
+    "flux-schnell-lora",
+    "flux-schnell",
+    "black-forest-labs/FLUX.1-schnell",
+    "FLUX.1-schnell",
+)
+
+
+def _nullable(kind: str, description: str, **more: Any) -> dict[str, Any]:
+    return {"type": [kind, "null"], "description": description, **more}
+
+
+def _choice(description: str, *values: Any, default: Any) -> dict[str, Any]:
+    return {"enum": [*values, None], "description": description, "default": default}
+
+
+def _whole(description: str, low: int, high: int, **more: Any) -> dict[str, Any]:
+    return _nullable("integer", description, minimum=low, maximum=high, **more)
+
+
+_SIDE: Final = {"type": "integer", "minimum": MIN_SIDE, "maximum": MAX_SIDE, "multipleOf": 32}
+_PROMPT_OBJECT: Final = {
+    "type": "object",
+    "required": ["prompt"],
+    "description": "What to draw. Keys that are not listed here are ignored.",
+    "properties": {
+        "prompt": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_PROMPT_LENGTH,
+            "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$",
+            "description": "Text description of the image to generate.",
+        },
+        "aspect_ratio": _choice("The picture's shape.", *ASPECT_RATIOS, CUSTOM_RATIO, default="1:1"),
+        "width": _SIDE | {"description": "Pixels; with aspect_ratio custom, and then with height."},
+        "height": _SIDE | {"description": "Pixels; with aspect_ratio custom, and then with width."},
+        "num_inference_steps": _whole("Denoising steps.", 1, 4, default=4),
+        "seed": _whole("The same seed gives the same picture; random if absent.", 0, MAX_SEED),
+        "output_quality": _whole("Compression quality.", 0, 100, default=80),
+        "disable_safety_checker": _nullable("boolean", "Switch the safety check off.", default=False),
+        "go_fast": _nullable("boolean", "Faster arithmetic where the processor has it.", default=True),
+        "lora_weights": _nullable("string", "A LoRA: owner/name, a URL, or a name from your library."),
+        "lora_scale": _nullable("number", "How strongly the LoRA acts.", minimum=0, maximum=3, default=0.8),
+        "extra_lora": _nullable("string", "A second LoRA."),
+        "extra_lora_scale": _nullable("number", "How strongly it acts.", minimum=0, maximum=3, default=0.8),
+        "megapixels": _choice("Resolution in megapixels.", "0.25", "1", 0.25, 1, default="1"),
+        "num_outputs": _whole("How many pictures.", 1, MAX_OUTPUTS, default=1),
+        "output_format": _choice("The file's format.", "webp", "jpg", "jpeg", "png", default="webp"),
+    },
+    "dependentRequired": {"width": ["height"], "height": ["width"]},
+    "if": {"required": ["aspect_ratio"], "properties": {"aspect_ratio": {"const": CUSTOM_RATIO}}},
+    "then": {"required": ["width", "height"]},
+}
+_EXAMPLE: Final = {
+    "type": "IMAGE_GENERATOR",
+    "model": "black-forest-labs/flux-schnell-lora",
+    "promptObject": {
+        "prompt": "Futuristic cityscape at night, neon lights, cyberpunk style",
+        "aspect_ratio": "1:1",
+        "num_inference_steps": 4,
+        "go_fast": True,
+        "lora_weights": "fofr/flux-black-light",
+        "lora_scale": 0.8,
+        "megapixels": "1",
+    },
+}
+_BODY: Final = {
+    "type": "object",
+    "required": ["type", "model", "promptObject"],
+    "properties": {
+        "type": {"const": "IMAGE_GENERATOR", "description": "The feature."},
+        "model": {"enum": list(MODEL_IDS), "description": "The model; all names stand for the one that is served."},
+        "promptObject": _PROMPT_OBJECT,
+        "conversationId": _nullable("string", "Kept with the record.", pattern=r"^[^\x00]*$"),
+        "async": _nullable("boolean", "Answer at once; ask /api/results/{uuid} later.", default=False),
+        "dryRun": _nullable("boolean", "Only say what it would cost, and how long it would take.", default=False),
+    },
+}
+FEATURE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _BODY, "examples": {"the document's own": {"value": _EXAMPLE}}}},
+    },
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "A repeated request with the same key and body is one generation and one charge, for a day.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        }
+    ],
+}
+
+
+def object_of(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """The schema of an object; every property is required unless some are named."""
+    return {"type": "object", "properties": properties, "required": list(required or properties)}
+
+
+def example_of(schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    """The schema with an example of it."""
+    return schema | {"examples": [example]}
+
+
+_TEXT: Final = {"type": "string"}
+_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
+_INTEGER: Final = {"type": "integer"}
+_KEY: Final = "development/images/2026_11_25_15_09_24_339_000001.webp"
+_LINK: Final = f"https://pictures.example/files/{_KEY}?expires=1796223600&signature={'0123456789abcdef' * 4}"
+EXAMPLE_RECORD: Final = {
+    "uuid": "0b6c9d1e-6f5e-4c52-9a55-2f6d0a3b7c11",
+    "userId": "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
+    "teamId": "8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33",
+    "teamUser": {
+        "teamId": "8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33",
+        "userId": "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
+        "userName": "Administrator",
+        "userAvatar": None,
+        "status": "ACTIVE",
+        "role": "ADMIN",
+        "creditLimit": 100_000_000,
+        "usedCredit": 1000,
+        "createdAt": "2026-11-25T15:00:00.000Z",
+        "createdBy": "SYSTEM",
+        "updatedAt": "2026-11-25T15:00:00.000Z",
+        "updatedBy": "SYSTEM",
+    },
+    "model": "black-forest-labs/flux-schnell-lora",
+    "type": "IMAGE_GENERATOR",
+    "metadata": None,
+    "rating": None,
+    "feedback": None,
+    "conversationId": None,
+    "status": "SUCCESS",
+    "createdAt": "2026-11-25T15:09:24.339Z",
+    "aiRecordDetail": {
+        "promptObject": {"prompt": "a red apple on a blue background", "megapixels": "1"},
+        "resultObject": [_KEY],
+        "responseObject": {
+            "seed": 7,
+            "seeds": [7],
+            "width": 1024,
+            "height": 1024,
+            "temporaryUrls": [_LINK],
+            "timings": {"text": 0.01, "denoise": 0.25, "decode": 0.1, "resample": 0.02, "safety": 0.03, "encode": 0.03},
+            "loras": [],
+            "warnings": [],
+            "flagged": [],
+        },
+    },
+    "additionalData": None,
+    "temporaryUrl": _LINK,
+}
+_TEAM_USER: Final = object_of(
+    dict.fromkeys(("teamId", "userId", "userName"), _TEXT)
+    | {"userAvatar": _TEXT_OR_NULL, "status": {"enum": ["ACTIVE", "INACTIVE"]}, "role": {"enum": ["ADMIN", "MEMBER"]}}
+    | {"creditLimit": _INTEGER, "usedCredit": _INTEGER}
+    | dict.fromkeys(("createdAt", "createdBy", "updatedAt", "updatedBy"), _TEXT)
+)
+AI_RECORD: Final = object_of(
+    dict.fromkeys(("uuid", "userId", "teamId"), _TEXT)
+    | {"teamUser": {"anyOf": [_TEAM_USER, {"type": "null"}]}, "model": _TEXT, "type": _TEXT}
+    | {"metadata": {"type": ["object", "null"]}, "rating": {"type": ["integer", "null"]}, "feedback": _TEXT_OR_NULL}
+    | {"conversationId": _TEXT_OR_NULL, "status": {"enum": ["PROCESSING", "SUCCESS", "FAILURE"]}, "createdAt": _TEXT}
+    | {
+        "aiRecordDetail": object_of(
+            {
+                "promptObject": {"type": "object"},
+                "resultObject": {"type": "array", "items": _TEXT},
+                "responseObject": {"type": "object"},
+            }
+        ),
+        "additionalData": {"type": "null"},
+        "temporaryUrl": _TEXT_OR_NULL,
+    }
+)
+ERROR: Final = example_of(
+    object_of({"errorCode": _TEXT, "message": _TEXT, "details": _TEXT}, "errorCode", "message"),
+    {
+        "errorCode": "INVALID_FIELD",
+        "message": "seed: must be 0-4294967295, got -1",
+        "details": '[{"field": "seed", "message": "must be 0-4294967295, got -1"}]',
+    },
+)
+_QUOTE: Final = object_of(
+    dict.fromkeys(("cost", "width", "height", "numOutputs", "queuePosition"), _INTEGER)
+    | {"expectedSeconds": {"type": "number"}}
+)
+_EXAMPLE_QUOTE: Final = {
+    "cost": 1000,
+    "width": 1024,
+    "height": 1024,
+    "numOutputs": 1,
+    "queuePosition": 0,
+    "expectedSeconds": 0.412,
+}
+
+
+def json_answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a route's `responses`."""
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+_ERRORS: Final = {
+    400: "A field is missing or wrong (MISSING_REQUIRED_FIELDS, INVALID_FIELD, INVALID_BODY, UNSUPPORTED_MODEL), or "
+    "every picture was flagged (NSFW_CONTENT)",
+    401: "No API key, or none that is good (HTTP_EXCEPTION)",
+    402: "Too few credits left (INSUFFICIENT_CREDITS)",
+    403: "The key may not do this (FORBIDDEN)",
+    404: "There is no such thing, or it is another team's (NOT_FOUND)",
+    409: "Another body had this Idempotency-Key (IDEMPOTENCY_CONFLICT), or the generation was cancelled (CANCELLED)",
+    413: "The body is too large (BODY_TOO_LARGE)",
+    429: "Too many requests (RATE_LIMITED), or too many of the team's are waiting (TEAM_QUEUE_FULL)",
+    500: "The picture could not be drawn (GENERATION_FAILED)",
+    503: "The queue is full (QUEUE_FULL), the server stops, or its store is away (STORAGE_FAILED)",
+}
+
+
+def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` entries for these error statuses."""
+    return {status: json_answer(_ERRORS[status], ERROR) for status in statuses}
+
+
+_FEATURE_ANSWER: Final[dict[str, Any]] = {
+    "description": "The record; with isStreaming the events download, queued, step, done and error",
+    "content": {
+        "application/json": {
+            "schema": {"anyOf": [object_of({"aiRecord": AI_RECORD}), object_of({"dryRun": _QUOTE})]},
+            "examples": {
+                "a picture": {"value": {"aiRecord": EXAMPLE_RECORD}},
+                "dryRun": {"value": {"dryRun": _EXAMPLE_QUOTE}},
+            },
+        },
+        "text/event-stream": {
+            "schema": object_of({"event": {"enum": ["download", "queued", "step", "done", "error"]}, "data": _TEXT}),
+            "examples": {"a step": {"value": 'event: step\ndata: {"stage": "denoise", "step": 1, "total": 4}\n\n'}},
+        },
+    },
+}
+FEATURE_RESPONSES: Final = error_answers(400, 401, 402, 403, 409, 413, 429, 500, 503) | {200: _FEATURE_ANSWER}
+RECORD_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer("The record", example_of(object_of({"aiRecord": AI_RECORD}), {"aiRecord": EXAMPLE_RECORD}))
+}
+RECORD_PAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer(
+        "Records, and the cursor of the next page",
+        example_of(
+            object_of({"aiRecords": {"type": "array", "items": AI_RECORD}, "nextCursor": _TEXT_OR_NULL}),
+            {
+                "aiRecords": [EXAMPLE_RECORD],
+                "nextCursor": "1795619364339.0b6c9d1e-6f5e-4c52-9a55-2f6d0a3b7c11",
+            },
+        ),
+    )
+}

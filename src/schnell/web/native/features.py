@@ -1,0 +1,133 @@
+"""The native API: `POST /api/features` of the reference document, and the results and history beside it."""
+
+from dataclasses import replace
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from schnell.errors import (UnsupportedFeatureError, UnsupportedModelError)
+from schnell.generations import (FEATURE, GenerationRequest)
+from schnell.spec import (ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_QUALITY, MAX_SEED, MAX_SIDE, MAX_STEPS, MEGAPIXELS, MIN_SIDE, GenerationSpec, LoraRef, output_format_named, resolve_size)
+from schnell.web import (streaming, submission)
+from schnell.web.auth import (SECURITY, Generator)
+from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.native.feature_schema import (FEATURE_BODY, FEATURE_RESPONSES)
+from schnell.web.native.records import (KNOWN_KEYS, describe_quote, describe_record)
+from schnell.web.services import services_of
+
+router = APIRouter(tags=["generation"], dependencies=SECURITY)
+_RATIOS: Final = (*ASPECT_RATIOS, CUSTOM_RATIO)
+_FORMATS: Final = ("webp", "jpg", "jpeg", "png")
+_ALIASES: Final = ("num_outputs", "n", "numImages", "samples")
+
+
+@router.post(
+    "/api/features",
+    summary="Draw pictures",
+    openapi_extra=FEATURE_BODY,
+    responses=FEATURE_RESPONSES,
+    response_class=JSONResponse,
+)
+async def create(
+    request: Request,
+    caller: Generator,
+    is_streaming: Annotated[bool, Query(alias="isStreaming", description="Answer with server-sent events.")] = False,
+) -> Response:
+    """Draw one to four pictures from a sentence, and answer with the record of it once they are done."""
+    body = Fields(await read_json_object(request))
+    wants_async = body.flag("async", default=False)
+    dry_run = body.flag("dryRun", default=False)
+    asked = replace(parse_request(request, body, detached=wants_async), wants_previews=is_streaming)
+    if dry_run:
+        return JSONResponse({"dryRun": describe_quote(await submission.quote(request, caller, asked))})
+    if is_streaming:
+        return await streaming.stream(request, caller, asked, lambda record: describe_record(request, record))
+    if wants_async:
+        record = await submission.find_started(request, caller, await submission.start(request, caller, asked))
+    else:
+        record = await submission.draw(request, caller, asked)
+    return JSONResponse(await describe_record(request, record))
+
+
+def parse_request(request: Request, body: Fields, *, detached: bool) -> GenerationRequest:
+    """The body of `POST /api/features`.
+
+    Raises:
+        MissingFieldError, InvalidFieldError: naming the fields.
+        UnsupportedFeatureError, UnsupportedModelError: another `type` or `model`.
+    """
+    feature = body.text("type", required=True)
+    model = body.text("model", required=True)
+    prompt_object = body.object("promptObject", required=True)
+    conversation = body.text("conversationId")
+    body.check()
+    if feature != FEATURE:
+        raise UnsupportedFeatureError(f"Unsupported feature type: {str(feature)[:100]}")
+    if services_of(request).model.find(model or "") is None:
+        raise UnsupportedModelError(f"Model {str(model)[:100]} is not supported for feature {FEATURE}")
+    values = prompt_object or {}
+    return GenerationRequest(
+        spec=parse_prompt_object(Fields(values)),
+        model=model or "",
+        dialect="onemin",
+        prompt_object={name: values[name] for name in KNOWN_KEYS if values.get(name) is not None},
+        conversation_id=conversation[:200] if conversation else None,
+        idempotency_key=submission.idempotency_key_in(request),
+        detached=detached,
+    )
+
+
+def parse_prompt_object(fields: Fields, lowest_scale: float = 0) -> GenerationSpec:
+    """What to draw. Unknown keys are not looked at. Raises MissingFieldError, InvalidFieldError."""
+    prompt = fields.text("prompt", required=True)
+    ratio = fields.choice("aspect_ratio", _RATIOS)
+    size = {name: fields.whole(name, MIN_SIDE, MAX_SIDE) for name in ("width", "height")}
+    megapixels = _read_megapixels(fields)
+    outputs = [fields.whole(name, 1, MAX_OUTPUTS) for name in _ALIASES]
+    steps = fields.whole("num_inference_steps", 1, MAX_STEPS)
+    seed = fields.whole("seed", 0, MAX_SEED)
+    quality = fields.whole("output_quality", 0, MAX_QUALITY)
+    file_format = fields.choice("output_format", _FORMATS)
+    go_fast = fields.flag("go_fast", default=True)
+    unchecked = fields.flag("disable_safety_checker", default=False)
+    loras = _read_loras(fields, lowest_scale)
+    _require_both(fields, size)
+    fields.check()
+    if ratio is None:
+        ratio = CUSTOM_RATIO if any(size.values()) else "1:1"
+    return GenerationSpec(
+        prompt=prompt or "",
+        size=resolve_size(ratio, megapixels, **size),
+        steps=4 if steps is None else steps,
+        seed=seed,
+        num_outputs=next((count for count in outputs if count), 1),
+        output_format=output_format_named(file_format or "webp"),
+        output_quality=80 if quality is None else quality,
+        go_fast=go_fast,
+        safety_checker=not unchecked,
+        loras=loras,
+    )
+
+
+def _require_both(fields: Fields, size: dict[str, int | None]) -> None:
+    given = [name for name in size if fields.raw(name) is not None]
+    if len(given) == 1:
+        fields.require("height" if given == ["width"] else "width", f"is required with {given[0]}")
+
+
+def _read_megapixels(fields: Fields) -> str:
+    value = fields.raw("megapixels")
+    if isinstance(value, int | float) and not isinstance(value, bool) and value in {0.25, 1}:
+        return f"{value:g}"
+    return fields.choice("megapixels", MEGAPIXELS) or "1"
+
+
+def _read_loras(fields: Fields, lowest_scale: float) -> tuple[LoraRef, ...]:
+    found = []
+    for name, scale_name in (("lora_weights", "lora_scale"), ("extra_lora", "extra_lora_scale")):
+        reference = fields.text(name)
+        scale = fields.number(scale_name, lowest_scale, 3)
+        if reference and reference.strip():
+            found.append(LoraRef(reference.strip(), 0.8 if scale is None else float(scale)))
+    return tuple(found)

@@ -1,0 +1,168 @@
+"""The LoRA library over HTTP: list, show, add by source or by upload, inspect, remove."""
+
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request
+from starlette.background import BackgroundTask
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import Message
+
+from schnell.accounts.identity import Caller
+from schnell.errors import (BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError)
+from schnell.loras.repository import (PUBLIC, Labels, LibraryLora)
+from schnell.web.auth import (SECURITY, Generator, Reader)
+from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.native.feature_schema import error_answers
+from schnell.web.native.lora_schema import (ADD_BODY, INSPECT_BODY, LIST_ANSWER, LONGEST_LABEL, LORA_ANSWER, MADE_ANSWER, MOST_WORDS, PREVIEW_ANSWER, REPORT_ANSWER)
+from schnell.web.services import services_of
+
+router = APIRouter(
+    prefix="/api/loras",
+    tags=["LoRAs"],
+    dependencies=SECURITY,
+    responses=error_answers(400, 401, 403, 404, 409, 413, 503),
+)
+
+_MOST_JSON_BYTES: Final = 65_536
+
+
+@router.get("", summary="The LoRAs that you may name", responses=LIST_ANSWER)
+async def list_all(request: Request, caller: Reader) -> dict[str, Any]:
+    """The team's own LoRAs, the public ones, and those that come with the model."""
+    found = await services_of(request).loras.list(caller.team_id)
+    return {"loras": [_show(lora) for lora in found], "total": len(found)}
+
+
+@router.post("", summary="Add a LoRA", status_code=201, openapi_extra=ADD_BODY, responses=MADE_ANSWER)
+async def add(request: Request, caller: Generator) -> JSONResponse:
+    """Fetch a LoRA from its source, or take an uploaded file, check it, and put it into the team's library."""
+    library = services_of(request).loras
+    if _is_form(request):
+        async with request.form(max_files=1, max_fields=8) as form:
+            fields = Fields(_read_form(form))
+            labels, owner = _read_labels(fields), _read_owner(fields, caller)
+            file = _file_in(form)
+            fields.check()
+            file_name = (file.filename or "lora")[:200]
+            lora = await library.add_file(
+                file.file, owner=owner, labels=labels, file_name=file_name, created_by=caller.user_name
+            )
+    else:
+        fields = Fields(await read_json_object(_limited(request)))
+        source = fields.text("source", required=True)
+        labels, owner = _read_labels(fields), _read_owner(fields, caller)
+        fields.check()
+        lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name)
+    drawing = BackgroundTask(services_of(request).lora_previews.draw, lora, caller.team_id)
+    return JSONResponse({"lora": _show(lora)}, status_code=201, background=drawing)
+
+
+@router.post("/inspect", summary="What a LoRA file is", openapi_extra=INSPECT_BODY, responses=REPORT_ANSWER)
+async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noqa: ARG001 - asked for its check
+    """Layout, model, layers, rank, alpha and trigger words of an uploaded file, or what is wrong with it."""
+    if not _is_form(request):
+        raise UnreadableBodyError("the body must be multipart/form-data with a field `file`")
+    async with request.form(max_files=1, max_fields=4) as form:
+        report = await services_of(request).loras.inspect(_file_in(form).file)
+    return {"report": {_camel(name): value for name, value in asdict(report).items()}}
+
+
+@router.get("/{name}", summary="One LoRA", responses=LORA_ANSWER)
+async def show(request: Request, name: str, caller: Reader) -> dict[str, Any]:
+    """A LoRA by its name or id."""
+    return {"lora": _show(await services_of(request).loras.show(name, caller.team_id))}
+
+
+@router.get(
+    "/{name}/preview", summary="A LoRA's preview picture", response_class=FileResponse, responses=PREVIEW_ANSWER
+)
+async def preview(request: Request, name: str, caller: Reader) -> FileResponse:
+    """A WebP picture drawn with the LoRA when it was added; there is none until it is drawn."""
+    path = await services_of(request).loras.find_preview(name, caller.team_id)
+    return FileResponse(path, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
+
+
+@router.delete("/{name}", summary="Remove a LoRA", status_code=204)
+async def remove(
+    request: Request,
+    name: str,
+    caller: Generator,
+    public: Annotated[bool, Query(description="The public one; needs a key with the scope admin.")] = False,
+) -> Response:
+    """Take one of the team's own LoRAs out of its library. Records of pictures that used it stay."""
+    await services_of(request).loras.remove(name, _owner(caller, public=public))
+    return Response(status_code=204)
+
+
+def _owner(caller: Caller, *, public: bool) -> str:
+    if public and "admin" not in caller.scopes:
+        raise ForbiddenError("only a key with the scope admin may change the public LoRAs")
+    return PUBLIC if public else caller.team_id
+
+
+def _read_owner(fields: Fields, caller: Caller) -> str:
+    return _owner(caller, public=fields.flag("public", default=False))
+
+
+def _read_labels(fields: Fields) -> Labels:
+    words = fields.raw("triggerWords")
+    words = [] if words is None else words
+    if not isinstance(words, list) or len(words) > MOST_WORDS or not all(map(_is_label, words)):
+        fields.refuse("triggerWords", f"must be a list of up to {MOST_WORDS} words of 1-{LONGEST_LABEL} characters")
+        words = []
+    licence = fields.text("licence")
+    if licence and not _is_label(licence):
+        fields.refuse("licence", f"must have 1-{LONGEST_LABEL} printable characters")
+    return Labels(fields.text("name") or None, tuple(words), licence or None)
+
+
+def _is_label(text: object) -> bool:
+    return isinstance(text, str) and 1 <= len(text) <= LONGEST_LABEL and text.isprintable()
+
+
+def _read_form(form: FormData) -> dict[str, Any]:
+    """A form's fields as JSON would have them."""
+    values: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value}
+    if "triggerWords" in values:
+        values["triggerWords"] = [word.strip() for word in values["triggerWords"].split(",") if word.strip()]
+    if values.get("public") in {"true", "false"}:
+        values["public"] = values["public"] == "true"
+    return values
+
+
+def _show(lora: LibraryLora) -> dict[str, Any]:
+    shown = {_camel(name): value for name, value in asdict(lora).items() if name != "owner"}
+    return shown | {"public": not lora.owner, "createdAt": lora.created_at.isoformat().replace("+00:00", "Z")}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _limited(request: Request) -> Request:
+    """The same request, but its body must be small: uploads alone may be large here."""
+    seen = 0
+
+    async def receive() -> Message:
+        nonlocal seen
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        if seen > _MOST_JSON_BYTES:
+            raise BodyTooLargeError(f"a JSON body must have at most {_MOST_JSON_BYTES} bytes; send a file as a form")
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def _file_in(form: FormData) -> UploadFile:
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise MissingFieldError(FieldProblem("file", "is required: the LoRA file"))
+    return file

@@ -1,0 +1,142 @@
+"""Records as the native API shows them: exactly the keys of the reference document, in its order."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from schnell.accounts.identity import Member
+from schnell.accounts.teams import find_members
+from schnell.generations import (Quote, Record)
+from schnell.web.middleware import add_headers
+from schnell.web.services import (MODEL_HEADER, Services, header_text, services_of)
+
+#: What `promptObject` echoes, in the order in which the document shows it: short names first.
+KNOWN_KEYS: Final = tuple(
+    sorted(
+        (
+            "prompt",
+            "aspect_ratio",
+            "num_inference_steps",
+            "seed",
+            "output_quality",
+            "disable_safety_checker",
+            "go_fast",
+            "lora_weights",
+            "lora_scale",
+            "extra_lora",
+            "extra_lora_scale",
+            "megapixels",
+            "width",
+            "height",
+            "n",
+            "num_outputs",
+            "numImages",
+            "samples",
+            "output_format",
+        ),
+        key=lambda name: (len(name), name),
+    )
+)
+#: Ours is finer than the document's: a generation that waits is already being worked on for the client.
+_STATUS: Final = {"QUEUED": "PROCESSING"}
+
+
+async def describe_record(request: Request, record: Record) -> dict[str, Any]:
+    """`{"aiRecord": …}` for one record, with fresh links."""
+    tell_model(request, record)
+    return {"aiRecord": (await describe_records(request, [record]))[0]}
+
+
+async def describe_records(request: Request, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The `aiRecord` of each record, all of one team."""
+    services = services_of(request)
+    members: dict[str, Member] = {}
+    if records:
+        async with services.database.read() as connection:
+            found = await find_members(connection, records[0].team_id, [record.user_id for record in records])
+            members = {each.user_id: each for each in found}
+    return [_ai_record(services, record, members.get(record.user_id)) for record in records]
+
+
+def tell_model(request: Request, record: Record) -> None:
+    """Say in the answer's headers which model really drew this record."""
+    if record.served_model:
+        add_headers(request, {MODEL_HEADER: header_text(record.served_model)})
+
+
+def picture_urls(services: Services, record: Record) -> list[str]:
+    """A fresh link for every picture of a finished record."""
+    if record.status != "SUCCESS":
+        return []
+    return [services.store.url(image.key, services.config.link_seconds) for image in record.images]
+
+
+def describe_quote(quote: Quote) -> dict[str, Any]:
+    """The answer to a dry run."""
+    return {
+        "cost": quote.cost,
+        "width": quote.spec.size.width,
+        "height": quote.spec.size.height,
+        "numOutputs": quote.spec.num_outputs,
+        "queuePosition": quote.outlook.position,
+        "expectedSeconds": round(quote.outlook.expected_seconds, 3),
+    }
+
+
+def show_time(moment: datetime | None) -> str | None:
+    """`2025-10-24T08:09:21.920Z`."""
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z" if moment else None
+
+
+def _ai_record(services: Services, record: Record, member: Member | None) -> dict[str, Any]:
+    urls = picture_urls(services, record)
+    return {
+        "uuid": record.id,
+        "userId": record.user_id,
+        "teamId": record.team_id,
+        "teamUser": _team_user(member) if member else None,
+        "model": record.model,
+        "type": record.type,
+        "metadata": record.metadata,
+        "rating": record.rating,
+        "feedback": record.feedback,
+        "conversationId": record.conversation_id,
+        "status": _STATUS.get(record.status, record.status),
+        "createdAt": show_time(record.created_at),
+        "aiRecordDetail": {
+            "promptObject": record.prompt_object,
+            "resultObject": [image.key for image in record.images] if urls else [],
+            "responseObject": _response_object(record, urls),
+        },
+        "additionalData": None,
+        "temporaryUrl": urls[0] if urls else None,
+    }
+
+
+def _response_object(record: Record, urls: list[str]) -> dict[str, Any]:
+    if record.status != "SUCCESS":
+        return dict(record.response_object)
+    found = record.response_object
+    ours = ("seed", "seeds", "width", "height")
+    more = ("timings", "loras", "warnings", "flagged")
+    shown = {key: found.get(key) for key in ours} | {"temporaryUrls": urls} | {key: found.get(key) for key in more}
+    return shown | {"servedModel": record.served_model}
+
+
+def _team_user(member: Member) -> dict[str, Any]:
+    return {
+        "teamId": member.team_id,
+        "userId": member.user_id,
+        "userName": member.user_name,
+        "userAvatar": member.user_avatar,
+        "status": member.status,
+        "role": member.role,
+        "creditLimit": member.credit_limit,
+        "usedCredit": member.used_credit,
+        "createdAt": show_time(member.created_at),
+        "createdBy": member.created_by,
+        "updatedAt": show_time(member.updated_at),
+        "updatedBy": member.updated_by,
+    }

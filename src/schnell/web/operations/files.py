@@ -1,0 +1,72 @@
+"""Stored pictures behind signed links of this server, wherever it keeps them."""
+
+import time
+from hashlib import sha256
+from typing import Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+
+from schnell.assets.links import FILES_PATH
+from schnell.assets.store import (check_key, file_name, media_type_of)
+from schnell.errors import NotFoundError
+from schnell.generations import Record
+from schnell.web.services import (Services, services_of)
+
+router = APIRouter()
+_POLICY: Final = "default-src 'none'; sandbox"
+
+
+@router.api_route(
+    FILES_PATH + "{key:path}",
+    methods=["GET", "HEAD"],
+    tags=["pictures"],
+    summary="A stored picture",
+    include_in_schema=False,
+)
+async def picture(request: Request, key: str) -> Response:
+    """The picture that a signed link opens. `If-None-Match` and HEAD work, and ranges where it is a file here.
+
+    Nothing else is asked for, and an `Authorization` of whoever opens it does no harm.
+    """
+    services = services_of(request)
+    raw_path = request.scope["raw_path"]
+    expires = services.links.check(raw_path, request.scope["query_string"], time.time())
+    if raw_path != (FILES_PATH + quote(check_key(key))).encode():
+        raise NotFoundError("no picture has this name")
+    # a picture under a key never changes, so its name tells it apart
+    etag = f'"{sha256(key.encode()).hexdigest()[:32]}"'
+    headers = {
+        "ETag": etag,
+        "Cache-Control": f"private, max-age={max(0, expires - int(time.time()))}, immutable",
+        "Content-Disposition": f'inline; filename="{file_name(key)}"',
+        "Content-Security-Policy": _POLICY,
+        "Cross-Origin-Resource-Policy": "cross-origin",
+    }
+    return await _answer(services, key, headers, is_known=etag in request.headers.get("if-none-match", ""))
+
+
+async def _answer(services: Services, key: str, headers: dict[str, str], *, is_known: bool) -> Response:
+    if services.local_assets is None:
+        data = b"" if is_known else await services.store.get(key)
+        return Response(data, 304 if is_known else 200, headers, None if is_known else media_type_of(key))
+    path = services.local_assets.path(key)
+    if not path.is_file():
+        raise NotFoundError("this picture is no longer stored")
+    if is_known:
+        return Response(status_code=304, headers=headers)
+    return FileResponse(path, media_type=media_type_of(key), headers=headers)
+
+
+def picture_links(services: Services, record: Record) -> list[str]:
+    """A fresh link of this server for every picture of a finished record.
+
+    Many clients send their `Authorization` to whatever address they are given. A presigned address of an S3 server
+    refuses a request that bears two proofs; these links look at their own signature alone.
+    """
+    if record.status != "SUCCESS":
+        return []
+    expires = int(time.time()) + services.config.link_seconds
+    paths = (FILES_PATH + quote(image.key) for image in record.images)
+    return [services.config.public_url + services.links.sign(path, expires) for path in paths]

@@ -1,0 +1,61 @@
+"""CLIP commits to one icon wherever a caption fits several."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from schnell_mini.bank import (Bank, Batch)
+from schnell_mini.codes import (CodeLearner, nearness_loss, read_codes)
+from schnell_mini.layout import (LOOKS, TIME_CODE)
+from schnell_mini.looks import (Looks, Palette)
+from schnell_mini.networks import (Shape, build_clip, build_transformer)
+from schnell_mini.text import (ClipReader, TextLearner)
+from schnell_mini.told import (CodesAsTold, Known)
+
+ICONS, CPU = 3, torch.device("cpu")
+SHARED, OWN = [5, 1], [6, 1]
+
+
+def ids_of(rows: list[list[int]]) -> Tensor:
+    return torch.tensor([row + [0] * (32 - len(row)) for row in rows])
+
+
+@pytest.fixture
+def bank() -> Bank:
+    """One text that two icons share, the second more often, and one of its own for the third."""
+    ids = ids_of([SHARED, SHARED, SHARED, OWN])
+    sure = torch.tensor([False, False, False, True])
+    return Bank(ids, torch.tensor([0, 1, 1, 2]), torch.zeros(4, dtype=torch.long), sure)
+
+
+def test_a_code_that_is_nearest_to_its_own_icon_costs_least() -> None:
+    codes = torch.zeros(2, LOOKS)
+    codes[0, 0], codes[1, 0] = 1.0, -1.0
+    looks = Looks(codes, torch.ones(LOOKS))
+    batch = Batch(torch.zeros(2, 1), torch.tensor([0, 1]), torch.zeros(2), torch.ones(2, dtype=torch.bool))
+    told = CodesAsTold(TIME_CODE)(torch.cat([codes, torch.zeros(2, TIME_CODE - LOOKS)], 1))
+    own, swapped = (nearness_loss(each, batch, looks) for each in (told, told.flip(0)))
+    assert own < 0.5 < swapped
+
+
+def test_codes_are_those_of_one_icon_and_not_a_mixture(bank: Bank) -> None:
+    torch.manual_seed(0)
+    known = Known(Looks(torch.randn(ICONS, LOOKS), torch.ones(LOOKS)), Palette(torch.randn(14, 3), torch.randn(3, 16)))
+    reader = ClipReader(build_clip(Shape(clip_layers=1, clip_hidden=64), 8), 256, ICONS)
+    naming = TextLearner(reader, bank, CPU)
+    for _ in range(60):
+        naming.update(0.0)
+    transformer = build_transformer(Shape(single_blocks=1, double_blocks=1))
+    learner = CodeLearner(transformer, reader, bank, known, CPU)
+    assert set(learner.commit(bank.draw(learner.rng, 64)).icons.tolist()) == {1, 2}
+    for _ in range(300):
+        learner.update(0.0)
+    learner.finish()
+    with torch.no_grad():
+        pooled = reader.encoder(input_ids=ids_of([SHARED, OWN])).pooler_output
+        codes = read_codes(learner.embedder(pooled))
+    assert codes.shape == (2, TIME_CODE)
+    nearest = torch.cdist(codes[:, :LOOKS], known.looks.codes)
+    assert nearest.argmin(1).tolist() == [1, 2]
+    mixture = known.looks.codes[:2].mean(0)
+    assert nearest[0, 1] < (codes[0, :LOOKS] - mixture).norm()
