@@ -6,7 +6,7 @@ import pytest
 
 from schnell.models.catalogue import find_model
 from schnell.models.folder import ModelFolder
-from schnell.spec import (GenerationSpec, Job)
+from schnell.spec import GenerationSpec, Job
 
 JobFactory = Callable[..., Job]
 

@@ -7,8 +7,8 @@ import sys
 
 from fakes import FakeRunner
 from schnell.bootstrap import read_settings
-from schnell.cli.http_server import (listen, run_server)
-from schnell.cli.logs import configure_logs
+from schnell.cli.http_server import listen, run_server
+from schnell.cli.serve import configure_logs
 
 if __name__ == "__main__":
     settings = read_settings()

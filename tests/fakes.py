@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from schnell.spec import (GeneratedImage, GenerationSpec, Job, JobOutcome, Outlook, Progress, ProgressListener, RunnerSnapshot, output_seed)
+from schnell.spec import (
+    GeneratedImage,
+    GenerationSpec,
+    Job,
+    JobOutcome,
+    Outlook,
+    Progress,
+    ProgressListener,
+    RunnerSnapshot,
+    output_seed,
+)
 
 _MEDIA_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
 

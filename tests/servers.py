@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fakes import FakeRunner
 from schnell.bootstrap import build_app
 from schnell.settings import Settings
-from schnell.web.services import (Services, services_of_app)
+from schnell.web.services import Services, services_of_app
 
 KEY = "test-key-of-the-first-team"
 BODY: dict[str, Any] = {

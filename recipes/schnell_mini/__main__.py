@@ -7,18 +7,17 @@ from typing import Annotated
 
 import typer
 
-from schnell.cli.output import (print_json, say)
-from schnell.cli.progress import showing
+from schnell.cli.output import print_json, say, showing
 from schnell.engine.device import choose_device
 from schnell.models.catalogue import find_model
-from schnell.models.locations import embedded_home
-from schnell.training.lora.base_model import place_model
-from schnell.training.lora.plan import (Budget, ProgressReport)
+from schnell.models.folder import embedded_home
+from schnell.training.low_rank import place_model
+from schnell.training.plan import Budget, ProgressReport
 from schnell_mini.data import prepare_data
 from schnell_mini.evaluation import evaluate
-from schnell_mini.recipe import (Plan, pick_device, train_mini)
+from schnell_mini.recipe import Plan, pick_device, train_mini
 from schnell_mini.safety import count_false_alarms
-from schnell_mini.train_loras import (BundlePlan, pick_bundled, train_bundled)
+from schnell_mini.train_loras import BundlePlan, pick_bundled, train_bundled
 
 app = typer.Typer(help="Make schnell-mini, the embedded model, and the LoRAs that come with it.", no_args_is_help=True)
 

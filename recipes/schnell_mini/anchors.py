@@ -11,7 +11,7 @@ import torch
 from transformers import T5EncoderModel
 
 from schnell_mini import layout
-from schnell_mini.tokens import (ANCHORS, SPECIAL)
+from schnell_mini.tokens import ANCHORS, SPECIAL
 
 CHANNELS = (0, 1)
 LENGTH = 300.0

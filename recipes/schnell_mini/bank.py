@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from schnell_mini.captions import (COLOURS, Entry, KeywordOwners, caption, decorate, half, on_background)
+from schnell_mini.captions import COLOURS, Entry, KeywordOwners, caption, decorate, half, on_background
 from schnell_mini.prompts import STYLES
-from schnell_mini.tokens import (token_ids, wrap)
+from schnell_mini.tokens import token_ids, wrap
 
 WHITE = 0.45
 SENTENCES = 0.28

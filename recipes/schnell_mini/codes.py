@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schnell_mini import layout
-from schnell_mini.bank import (Bank, Batch)
+from schnell_mini.bank import Bank, Batch
 from schnell_mini.looks import Looks
-from schnell_mini.loop import (Average, precision, rate, step)
-from schnell_mini.text import (BATCH, ClipReader, naming_loss)
+from schnell_mini.loop import Average, precision, rate, step
+from schnell_mini.text import BATCH, ClipReader, naming_loss
 from schnell_mini.told import Known
 
 READER_RATE = 1e-3

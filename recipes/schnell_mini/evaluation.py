@@ -13,10 +13,10 @@ from random import Random
 import torch
 from torch import Tensor
 
-from schnell_mini.captions import (COLOURS, half_of_keywords)
-from schnell_mini.gallery import (Gallery, build_gallery, inside_frame, nearest_colour)
-from schnell_mini.pictures import (Icons, Pose, compose)
-from schnell_mini.sampling import (Painter, draw, load_painter)
+from schnell_mini.captions import COLOURS, half_of_keywords
+from schnell_mini.gallery import Gallery, build_gallery, inside_frame, nearest_colour
+from schnell_mini.pictures import Icons, Pose, compose
+from schnell_mini.sampling import Painter, draw, load_painter
 
 SQUARE = (256, 256)
 FRAMES = {"16:9": (192, 336), "9:16": (336, 192), "0.25 MP": (128, 128)}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell_mini.captions import COLOURS
-from schnell_mini.pictures import (Icons, Pose, compose)
+from schnell_mini.pictures import Icons, Pose, compose
 
 FACTOR = 8
 FILL = 0.8125

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from schnell_mini import layout
-from schnell_mini.layers import (clear, open_gate, read_channels)
+from schnell_mini.layers import clear, open_gate, read_channels
 
 LOOK_BLOCKS = 1
 GAIN = 8.0

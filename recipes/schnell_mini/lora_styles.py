@@ -6,10 +6,10 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from schnell.training.lora.plan import (ProgressReport, TrainingProgress)
-from schnell_mini.captions import (COLOURS, Entry, on_background, pick_words)
-from schnell_mini.lora_icons import (Icon, read_icons)
-from schnell_mini.style_filters import (Style, paint_black_light, paint_blueprint, paint_flat, paint_line, paint_pixels)
+from schnell.training.plan import ProgressReport, TrainingProgress
+from schnell_mini.captions import COLOURS, Entry, on_background, pick_words
+from schnell_mini.lora_icons import Icon, read_icons
+from schnell_mini.style_filters import Style, paint_black_light, paint_blueprint, paint_flat, paint_line, paint_pixels
 
 _WHITE: Final = (1.0, 1.0, 1.0)
 _NAMED_BACKGROUNDS: Final = 0.4

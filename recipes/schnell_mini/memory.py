@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schnell_mini import layout
-from schnell_mini.layers import (clear, open_gate, read_channels)
+from schnell_mini.layers import clear, open_gate, read_channels
 from schnell_mini.look_block import write_look_block
-from schnell_mini.looks import (Maps, Palette)
+from schnell_mini.looks import Maps, Palette
 from schnell_mini.places import PLACE_BLOCKS
 from schnell_mini.pose import SIDES
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schnell_mini.latents import (Encoded, pack, place)
+from schnell_mini.latents import Encoded, pack, place
 
 SIDES = (16, 12, 8, 6)
 LARGEST = 24

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from schnell_mini.layers import (clear, read_channels)
+from schnell_mini.layers import clear, read_channels
 
 SHARPNESS = 16.0
 IDLE = -2.0

@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from schnell.training.errors import TrainingDataError
+from schnell.errors import TrainingDataError
 
 
 @dataclass(frozen=True)

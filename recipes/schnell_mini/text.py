@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
 
-from schnell_mini.bank import (Bank, Batch)
+from schnell_mini.bank import Bank, Batch
 from schnell_mini.captions import COLOURS
-from schnell_mini.loop import (precision, rate, step)
+from schnell_mini.loop import precision, rate, step
 
 CLIP_RATE = 1.5e-3
 BATCH = {"cuda": 768, "cpu": 64}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from schnell_mini import layout
 from schnell_mini.flow import Conditions
-from schnell_mini.looks import (Looks, Palette)
+from schnell_mini.looks import Looks, Palette
 
 ROUNDS = 6
 LEAST = 0.05

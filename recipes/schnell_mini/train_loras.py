@@ -9,15 +9,14 @@ from typing import Any, Final
 
 from PIL import Image
 
-from schnell.training.errors import TrainingError
-from schnell.training.lora.base_model import BaseModel
-from schnell.training.lora.lora_file import replace_file
-from schnell.training.lora.low_rank import (install_low_rank, read_lora_file, write_factors)
-from schnell.training.lora.plan import (Budget, ProgressReport, TrainingPlan)
-from schnell.training.lora.samples import (build_sampler, make_sheet)
-from schnell.training.lora.trainer import (TrainedLora, TrainingRequest, train_lora)
+from schnell.errors import TrainingError
+from schnell.training.low_rank import BaseModel, install_low_rank, read_lora_file, write_factors
+from schnell.training.plan import Budget, ProgressReport, TrainingPlan
+from schnell.training.samples import build_sampler, make_sheet
+from schnell.training.state import replace_file
+from schnell.training.trainer import TrainedLora, TrainingRequest, train_lora
 from schnell_mini.lora_icons import sources
-from schnell_mini.lora_styles import (BUNDLED, BundledLora, write_style_pictures)
+from schnell_mini.lora_styles import BUNDLED, BundledLora, write_style_pictures
 
 RANK: Final = 16
 LEARNING_RATE: Final = 0.003

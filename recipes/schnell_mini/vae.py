@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell_mini.latents import palette
-from schnell_mini.loop import (precision, rate, step)
-from schnell_mini.pictures import (Icons, resize)
+from schnell_mini.loop import precision, rate, step
+from schnell_mini.pictures import Icons, resize
 
 CROP = 128
 SCALES = (128, 176, 224, 256)

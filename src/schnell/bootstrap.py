@@ -42,7 +42,7 @@ def build_runner(engine: "Engine", limits: "QueueLimits | None" = None) -> "InPr
     from schnell.serving.active_job import LaneKey
     from schnell.serving.batch_size import BatchSizer
     from schnell.serving.runner import InProcessRunner
-    from schnell.serving.scheduler import (QueueLimits, Scheduler)
+    from schnell.serving.scheduler import QueueLimits, Scheduler
     from schnell.serving.worker import Worker
 
     sizer: BatchSizer[LaneKey] = BatchSizer()
@@ -140,7 +140,7 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
     from schnell.loras.library import LoraLibrary
     from schnell.loras.remote import OutsideLoras
     from schnell.models.catalogue import find_model
-    from schnell.models.locations import embedded_home
+    from schnell.models.folder import embedded_home
 
     model = find_model(settings.model).path
     folder = settings.data_dir / "loras"
@@ -166,19 +166,18 @@ def build_source_tokens(settings: "Settings", database: "Database") -> "SourceTo
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
-    from schnell.accounts.pricing import PriceTable
+    from schnell.accounts.credits import PriceTable
     from schnell.accounts.rates import RateLimits
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.generations import (Admission, Generations, History)
+    from schnell.generations import Admission, Generations, History
     from schnell.generations.lora_previews import LoraPreviews
-    from schnell.generations.subscriptions import Subscriptions
-    from schnell.generations.webhooks import WebhookSender
+    from schnell.generations.webhooks import Subscriptions, WebhookSender
+    from schnell.web.auth import SessionSigner
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
-    from schnell.web.services import (ServedModel, Services, WebConfig)
-    from schnell.web.session import SessionSigner
+    from schnell.web.services import ServedModel, Services, WebConfig
 
     database = build_database(settings)
     store = build_store(settings)
@@ -230,7 +229,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
 
 def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     """The server's app around `runner`. Its lifespan migrates, recovers, drains and closes."""
-    from schnell.web.app import (RESUMES, create_app)
+    from schnell.web.app import RESUMES, create_app
     from schnell.web.lifecycle import Lifecycle
     from schnell.web.openapi import keep_openapi_true
 
@@ -266,7 +265,7 @@ def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
 
     from schnell.errors import ConfigurationError
     from schnell.outbound.addresses import AddressPolicy
-    from schnell.outbound.downloads import (Downloader, DownloadLimits)
+    from schnell.outbound.downloads import Downloader, DownloadLimits
 
     try:
         authorities = ssl.create_default_context(cafile=settings.lora_ca_file) if settings.lora_ca_file else None

@@ -1,6 +1,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from time import perf_counter
+
+
+def now() -> datetime:
+    """The present, in UTC, to the millisecond (what records show)."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 class Stopwatch:

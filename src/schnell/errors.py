@@ -259,3 +259,9 @@ class ClientGoneError(SchnellError):
 
     code = "CLIENT_CLOSED_REQUEST"
     status = 499
+
+
+class TrainingDataError(TrainingError):
+    """Training data is missing, or not what was pinned."""
+
+    code = "TRAINING_DATA_INVALID"

@@ -7,7 +7,7 @@ from sqlalchemy import update
 
 from databases import database_url
 from fakes import FakeRunner
-from schnell.accounts.identity import now
+from schnell.clock import now
 from schnell.database.tables import idempotency_keys
 from schnell.errors import GenerationFailedError
 from schnell.generations.idempotency import KEPT_FOR

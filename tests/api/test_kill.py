@@ -14,7 +14,7 @@ from counts import SOAK
 from databases import database_url
 from schnell.accounts.credits import audit
 from schnell.database.session import Database
-from schnell.database.tables import (images, ledger, records, teams)
+from schnell.database.tables import images, ledger, records, teams
 from server_process import ServerProcess, start_server
 from servers import body_with
 

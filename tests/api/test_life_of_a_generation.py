@@ -8,8 +8,8 @@ import pytest
 
 from fakes import FakeRunner
 from schnell.accounts.credits import audit
-from schnell.accounts.teams import (change_member, change_team)
-from schnell.errors import (AssetError, GenerationFailedError)
+from schnell.accounts.teams import change_member, change_team
+from schnell.errors import AssetError, GenerationFailedError
 from servers import BODY, Server, body_with, run_server
 
 

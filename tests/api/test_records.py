@@ -5,11 +5,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import update
 
-from schnell.accounts.identity import now
 from schnell.accounts.keys import create_key
-from schnell.accounts.teams import (create_team, find_member)
+from schnell.accounts.teams import create_team, find_member
+from schnell.clock import now
 from schnell.database.tables import images
-from schnell.generations.recovery import (apply_retention, find_orphans)
+from schnell.generations.recovery import apply_retention, find_orphans
 from servers import Server, run_server
 
 

@@ -5,7 +5,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from browser.conftest import Visit, Visitor
-from schnell.web.pages.documents import (find_documents, load_documents)
+from schnell.web.pages.documents import find_documents, load_documents
 
 _PAGES = ("/?prompt=x", "/gallery", "/loras", "/account", "/sign-in", "/docs", "/docs/nothing-here", "/docs/openapi")
 _DOCUMENTS = tuple(f"/docs/{slug}" for slug in load_documents(find_documents()) if not slug.startswith("decisions/"))

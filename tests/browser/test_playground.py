@@ -11,7 +11,7 @@ from playwright.sync_api import Page, Route, expect
 
 from browser.conftest import Visit, copied, settle
 from schnell.engine.image_file import encode_image
-from schnell.engine.receipt import (AdapterReceipt, Receipt)
+from schnell.engine.receipt import AdapterReceipt, Receipt
 from servers import KEY
 
 

@@ -9,17 +9,17 @@ from torch import nn
 from adapter_files import linear_layers, random_adapter, random_adapters
 from conftest import make_job
 from pictures import psnr
-from schnell.adapters import (LowRank, read_adapter)
+from schnell.adapters import LowRank, read_adapter
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing
-from schnell.engine.engine import (Engine, PromptRequest)
+from schnell.engine.device import FLOAT32
+from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.loading import Networks
-from schnell.engine.precision import FLOAT32
 from schnell.engine.slot_linear import install_slots
 from schnell.engine.slot_routing import SlotRouting
 from schnell.errors import AdapterError
-from schnell.models.folder import (ModelFolder, open_model_folder)
-from schnell.spec import (AdapterUse, Job, Size)
+from schnell.models.folder import ModelFolder, open_model_folder
+from schnell.spec import AdapterUse, Job, Size
 
 CPU = torch.device("cpu")
 

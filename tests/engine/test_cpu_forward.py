@@ -5,15 +5,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.engine.cpu_forward import (FluxForward, gelu_into)
-from schnell.engine.denoise import (begin_drawing, denoise_step)
-from schnell.engine.loading import (Networks, load_networks)
-from schnell.engine.precision import (BFLOAT16, FLOAT32, Precision)
-from schnell.engine.slot_linear import install_slots
-from schnell.engine.slot_routing import (SlotRouting, SlotUse)
-from schnell.engine.stacked_linear import StackedLinear
+from schnell.engine.cpu_forward import FluxForward, gelu_into
+from schnell.engine.denoise import begin_drawing, denoise_step
+from schnell.engine.device import BFLOAT16, FLOAT32, Precision
+from schnell.engine.loading import Networks, load_networks
+from schnell.engine.slot_linear import StackedLinear, install_slots
+from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.text import TextEncoder
-from schnell.models.folder import (ModelFolder, open_model_folder)
+from schnell.models.folder import ModelFolder, open_model_folder
 from schnell.spec import Size
 
 CPU = torch.device("cpu")

@@ -8,12 +8,12 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from pictures import psnr
-from schnell.engine.decode import decode_latents
-from schnell.engine.denoise import (begin_drawing, denoise_step)
+from schnell.engine.denoise import begin_drawing, denoise_step
+from schnell.engine.device import FLOAT32
 from schnell.engine.loading import load_networks
-from schnell.engine.precision import FLOAT32
+from schnell.engine.pictures import decode_latents
 from schnell.engine.text import TextEncoder
-from schnell.models.folder import (ModelFolder, open_model_folder)
+from schnell.models.folder import ModelFolder, open_model_folder
 from schnell.spec import Size
 
 CPU = torch.device("cpu")

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from conftest import make_job
-from schnell.engine.engine import (Engine, PromptRequest)
-from schnell.engine.precision import FLOAT32
-from schnell.engine.preview import PreviewFit
+from schnell.engine.device import FLOAT32
+from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.pictures import PreviewFit
 from schnell.models.folder import ModelFolder
 from schnell.spec import Size
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from schnell.engine.slot_linear import (KroneckerFactors, SlotLinear)
-from schnell.engine.slot_routing import (SlotRouting, SlotUse)
+from schnell.engine.slot_linear import KroneckerFactors, SlotLinear
+from schnell.engine.slot_routing import SlotRouting, SlotUse
 
 SLOTS, IN, OUT = 5, 12, 20
 

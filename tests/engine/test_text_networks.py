@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import CLIPTextModel, T5EncoderModel
 
+from schnell.engine.device import BFLOAT16, FLOAT32, Precision
 from schnell.engine.loading import load_network
-from schnell.engine.precision import (BFLOAT16, FLOAT32, Precision)
 from schnell.models.folder import ModelFolder
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from schnell.bootstrap import (build_store, read_settings)
+from schnell.bootstrap import build_store, read_settings
 from schnell.errors import ConfigurationError
 
 

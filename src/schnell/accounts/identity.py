@@ -1,15 +1,13 @@
 """Who is asking: teams, users, their membership, their keys."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Literal
-from uuid import uuid4
 
 Role = Literal["ADMIN", "MEMBER"]
 Status = Literal["ACTIVE", "INACTIVE"]
 Scope = Literal["generate", "read", "admin"]
 BudgetWindow = Literal["none", "day", "month"]
-
 SCOPES: Final[tuple[Scope, ...]] = ("generate", "read", "admin")
 DEFAULT_SCOPES: Final[tuple[Scope, ...]] = ("generate", "read")
 DEFAULT_CREDIT_LIMIT: Final = 100_000_000
@@ -78,14 +76,3 @@ class Caller:
     scopes: tuple[Scope, ...]
     rate_limit: str | None = None
     may_disable_safety: bool = True
-
-
-def new_id() -> str:
-    """A fresh random id."""
-    return str(uuid4())
-
-
-def now() -> datetime:
-    """The present, in UTC, to the millisecond (what records show)."""
-    moment = datetime.now(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

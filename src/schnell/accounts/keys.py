@@ -7,14 +7,15 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from limits import parse as parse_limit
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, select, update
 
-from schnell.accounts.identity import (DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope, new_id, now)
-from schnell.database.connection import Connection
-from schnell.database.prepared import Prepared
-from schnell.database.tables import (api_keys, members, teams, users)
-from schnell.errors import (FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError)
+from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope
+from schnell.accounts.rates import check_rate_limit
+from schnell.accounts.teams import create_team, find_member, list_teams
+from schnell.clock import now
+from schnell.database.connection import Connection, Prepared
+from schnell.database.tables import api_keys, members, new_id, teams, users
+from schnell.errors import ConfigurationError, FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
 
 _PREFIX: Final = "schnell_"
 _SHOWN: Final = 14
@@ -112,22 +113,6 @@ def digest_key(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
-def check_rate_limit(text: str | None) -> str | None:
-    """`text` when it reads as a rate limit such as `60/minute`.
-
-    Raises:
-        InvalidFieldError: it does not.
-    """
-    if not text:
-        return None
-    try:
-        parse_limit(text)
-    except ValueError as cause:
-        problem = FieldProblem("rateLimit", f"must look like 60/minute or 1000/day, got {text!r}")
-        raise InvalidFieldError(problem) from cause
-    return text
-
-
 def _caller_query(condition: ColumnElement[bool]) -> Select[Any]:
     member = and_(members.c.team_id == api_keys.c.team_id, members.c.user_id == api_keys.c.user_id)
     return (
@@ -190,3 +175,31 @@ def _split_scopes(text: str) -> tuple[Scope, ...]:
 def _to_key(row: Row[Any]) -> ApiKey:
     values = {name: getattr(row, name) for name in ApiKey.__dataclass_fields__}
     return ApiKey(**(values | {"scopes": _split_scopes(row.scopes)}))
+
+
+_SHORTEST_PRESET: Final = 16
+_TEAM: Final = "Default team"
+
+
+async def prepare_first_start(connection: Connection, preset: str | None = None) -> str | None:
+    """Make the first team and its admin key when there is no admin key yet; make `preset` a key when it is none.
+
+    Returns the key that was made at random, to be shown once; None when there is nothing to show.
+
+    Raises:
+        ConfigurationError: `preset` is too short to be a secret.
+    """
+    if preset is not None and len(preset) < _SHORTEST_PRESET:
+        raise ConfigurationError(f"SCHNELL_BOOTSTRAP_KEY must have at least {_SHORTEST_PRESET} characters")
+    if await _has_key(connection, preset):
+        return None
+    team = next((team for team in await list_teams(connection) if team.name == _TEAM), None)
+    team = team or await create_team(connection, _TEAM, owner="Administrator")
+    owner = await find_member(connection, team.id)
+    made = await create_key(connection, team.id, owner.user_id, name="first key", scopes=SCOPES, secret=preset)
+    return None if preset else made.secret
+
+
+async def _has_key(connection: Connection, preset: str | None) -> bool:
+    wanted = api_keys.c.digest == digest_key(preset) if preset else api_keys.c.scopes.contains("admin")
+    return (await connection.execute(select(api_keys.c.id).where(wanted))).first() is not None

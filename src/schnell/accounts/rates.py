@@ -5,11 +5,28 @@ from dataclasses import dataclass
 from math import ceil
 
 from limits import RateLimitItem, parse
+from limits import parse as parse_limit
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from schnell.accounts.identity import Caller
-from schnell.errors import RateLimitedError
+from schnell.errors import FieldProblem, InvalidFieldError, RateLimitedError
+
+
+def check_rate_limit(text: str | None) -> str | None:
+    """`text` when it reads as a rate limit such as `60/minute`.
+
+    Raises:
+        InvalidFieldError: it does not.
+    """
+    if not text:
+        return None
+    try:
+        parse_limit(text)
+    except ValueError as cause:
+        problem = FieldProblem("rateLimit", f"must look like 60/minute or 1000/day, got {text!r}")
+        raise InvalidFieldError(problem) from cause
+    return text
 
 
 @dataclass(frozen=True, slots=True)

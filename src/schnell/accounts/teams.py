@@ -7,11 +7,11 @@ from sqlalchemy import Row, Select, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from schnell.accounts.credits import effective_use
-from schnell.accounts.identity import (DEFAULT_CREDIT_LIMIT, SYSTEM, BudgetWindow, Member, Role, Status, Team, new_id, now)
-from schnell.database.connection import Connection
-from schnell.database.prepared import Prepared
-from schnell.database.tables import (members, teams, users)
-from schnell.errors import (ConflictError, NotFoundError)
+from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, SYSTEM, BudgetWindow, Member, Role, Status, Team
+from schnell.clock import now
+from schnell.database.connection import Connection, Prepared
+from schnell.database.tables import members, new_id, teams, users
+from schnell.errors import ConflictError, NotFoundError
 
 
 async def create_team(

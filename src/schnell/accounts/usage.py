@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import case, func, select
 
 from schnell.database.connection import Connection
-from schnell.database.tables import (api_keys, ledger, teams, users)
+from schnell.database.tables import api_keys, ledger, teams, users
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from typing import Final, cast
 
 import numpy as np
 
-from schnell.adapters.fit import (Target, find_misfit)
-from schnell.adapters.forms import (Dora, Form, Lokr, LowRank)
-from schnell.adapters.names import (COMPONENTS, Component)
+from schnell.adapters.fit import Target, find_misfit
+from schnell.adapters.forms import Dora, Form, Lokr, LowRank
+from schnell.adapters.names import COMPONENTS, Component
 from schnell.adapters.shape import ModelShape
-from schnell.adapters.tensors import (DTYPES, Array, TensorEntry, read_header, shorten)
+from schnell.adapters.tensors import DTYPES, Array, TensorEntry, read_header, shorten
 from schnell.errors import AdapterError
 
 FORMAT: Final = "schnell-adapter-1"

@@ -10,18 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from schnell.adapters.archive import (ArchiveContents, extract_lora, is_archive, parse_peft_config)
-from schnell.adapters.canonical import (CanonicalInfo, check_fits, form_of, read_adapter, read_info, target_of)
-from schnell.adapters.container import TensorWriter
+from schnell.adapters.archive import ArchiveContents, extract_lora, is_archive, parse_peft_config
+from schnell.adapters.canonical import CanonicalInfo, check_fits, form_of, read_adapter, read_info, target_of
 from schnell.adapters.decompose import MAX_RANK
-from schnell.adapters.diagnosis import (describe_guidance, describe_layout, describe_unknown, find_width, guess_model)
+from schnell.adapters.diagnosis import describe_guidance, describe_layout, describe_unknown, find_width, guess_model
 from schnell.adapters.factors import convert_module
-from schnell.adapters.fit import (Target, find_misfit, targets_of_source)
-from schnell.adapters.forms import (Dora, Form, Lokr, LowRank)
-from schnell.adapters.provenance import (PeftScaling, read_peft_scaling, read_provenance)
+from schnell.adapters.fit import Target, find_misfit, targets_of_source
+from schnell.adapters.forms import Dora, Form, Lokr, LowRank
+from schnell.adapters.provenance import PeftScaling, read_peft_scaling, read_provenance
 from schnell.adapters.shape import ModelShape
-from schnell.adapters.source import (SourceFile, sort_keys)
-from schnell.adapters.tensors import read_header
+from schnell.adapters.source import SourceFile, sort_keys
+from schnell.adapters.tensors import TensorWriter, read_header
 from schnell.errors import AdapterError
 
 DEFAULT_MAX_BYTES: Final = 4 * 2**30

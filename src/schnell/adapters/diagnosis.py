@@ -6,8 +6,8 @@ from typing import Final
 
 from schnell.adapters.keys import SourceKey
 from schnell.adapters.shape import FLUX_1
-from schnell.adapters.source import (SourceFile, SourceModule)
-from schnell.adapters.tensors import (TensorHeader, shorten)
+from schnell.adapters.source import SourceFile, SourceModule
+from schnell.adapters.tensors import TensorHeader, shorten
 
 _LAYOUT_NAMES: Final[tuple[tuple[str, str], ...]] = (
     ("base_model.model.", "PEFT"),

@@ -9,13 +9,13 @@ from typing import Final
 import ml_dtypes
 import numpy as np
 
-from schnell.adapters.decompose import (MAX_DENSE_ELEMENTS, MAX_RANK, MIN_ENERGY, Decomposition, compress, decompose)
+from schnell.adapters.decompose import MAX_DENSE_ELEMENTS, MAX_RANK, MIN_ENERGY, Decomposition, compress, decompose
 from schnell.adapters.forms import Floats
 from schnell.adapters.keys import PartName
-from schnell.adapters.names import (Component, Part)
+from schnell.adapters.names import Component, Part
 from schnell.adapters.provenance import PeftScaling
 from schnell.adapters.source import SourceModule
-from schnell.adapters.tensors import (FLOATS, Array, read_tensor, shorten)
+from schnell.adapters.tensors import FLOATS, Array, read_tensor, shorten
 from schnell.errors import AdapterError
 
 _COMPACT: Final = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from schnell.adapters.convert import (DEFAULT_MAX_BYTES, OpenedFile, find_problem, hash_source, open_source)
-from schnell.adapters.diagnosis import (describe_guidance, describe_layout, find_width, guess_model)
-from schnell.adapters.provenance import (read_peft_scaling, read_provenance)
+from schnell.adapters.convert import DEFAULT_MAX_BYTES, OpenedFile, find_problem, hash_source, open_source
+from schnell.adapters.diagnosis import describe_guidance, describe_layout, find_width, guess_model
+from schnell.adapters.provenance import read_peft_scaling, read_provenance
 from schnell.adapters.shape import ModelShape
-from schnell.adapters.source import (SourceFile, sort_keys)
-from schnell.adapters.tensors import (read_header, read_tensor)
+from schnell.adapters.source import SourceFile, sort_keys
+from schnell.adapters.tensors import read_header, read_tensor
 from schnell.errors import AdapterError
 
 

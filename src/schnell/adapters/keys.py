@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from schnell.adapters.names import (COMPONENTS, Component, Destination, find_destination)
+from schnell.adapters.names import COMPONENTS, Component, Destination, find_destination
 
 PartName = Literal[
     "down",

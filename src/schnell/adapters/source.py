@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from schnell.adapters.keys import (PartName, SourceKey, split_key)
-from schnell.adapters.names import (GUIDANCE_MODULES, Destination)
+from schnell.adapters.keys import PartName, SourceKey, split_key
+from schnell.adapters.names import GUIDANCE_MODULES, Destination
 from schnell.adapters.shape import LinearSize
-from schnell.adapters.tensors import (TensorEntry, TensorHeader, shorten)
+from schnell.adapters.tensors import TensorEntry, TensorHeader, shorten
 from schnell.errors import AdapterError
 
 Kind = Literal["lora", "dora", "lokr", "loha", "diff", "bias"]

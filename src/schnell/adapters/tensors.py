@@ -8,11 +8,13 @@ and because the header's size, depth and number of entries are bounded before an
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +27,6 @@ MAX_TENSORS: Final = 20_000
 MAX_NAME_LENGTH: Final = 256
 MAX_DIMENSIONS: Final = 4
 Array = npt.NDArray[Any]
-
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -39,7 +40,6 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 #: The names of safetensors' types by numpy type, for writing.
 DTYPE_NAMES: Final[dict[np.dtype[Any], str]] = {dtype: name for name, dtype in DTYPES.items()}
-
 _FOREIGN: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PK\x03\x04", "a zip archive, as PyTorch's .pt and .ckpt files are: only .safetensors is read, never pickle"),
     (b"\x80\x02", "a pickle, which can run code when it is opened: only .safetensors is read"),
@@ -208,3 +208,60 @@ def read_tensor(file: BufferedReader, entry: TensorEntry) -> Array:
     if file.readinto(values.reshape(-1).view(np.uint8).data) != entry.stop - entry.start:
         raise AdapterError("the file is truncated, or changed while it was read")
     return values
+
+
+_ALIGNMENT: Final = 8
+
+
+class TensorWriter:
+    """Writes tensors one by one to a temporary file beside `path`, which takes its place only when all are there.
+
+    Room for the header is kept free at the front (`header_room` bytes) and filled at the end; the format allows a
+    header to be padded with spaces. Leaving the `with` block without `finish` leaves nothing on disk.
+    """
+
+    def __init__(self, path: Path, header_room: int) -> None:
+        self._path = path
+        self._room = min(-(-header_room // _ALIGNMENT) * _ALIGNMENT, MAX_HEADER_BYTES)
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._entries: dict[str, dict[str, object]] = {}
+        self._position = 0
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._temporary.open("wb")
+        self._file.seek(8 + self._room)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The tensors written so far."""
+        return frozenset(self._entries)
+
+    def add(self, name: str, values: Array) -> None:
+        """Append one tensor."""
+        data = np.ascontiguousarray(values)
+        end = self._position + data.nbytes
+        self._entries[name] = {
+            "dtype": DTYPE_NAMES[data.dtype],
+            "shape": list(data.shape),
+            "data_offsets": [self._position, end],
+        }
+        self._file.write(data.reshape(-1).view(np.uint8).data)
+        self._position = end
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the header and put the file in its place."""
+        header = json.dumps({"__metadata__": dict(metadata)} | self._entries, separators=(",", ":")).encode()
+        if len(header) > self._room:
+            raise ValueError(f"the header needs {len(header)} bytes, {self._room} were kept")
+        self._file.seek(0)
+        self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self._path)

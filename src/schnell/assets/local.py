@@ -7,9 +7,9 @@ from typing import Final
 from urllib.parse import quote
 from uuid import uuid4
 
-from schnell.assets.links import (FILES_PATH, LinkSigner)
-from schnell.assets.store import (check_key, is_key)
-from schnell.errors import (AssetError, NotFoundError)
+from schnell.assets.links import FILES_PATH, LinkSigner
+from schnell.assets.store import check_key, is_key
+from schnell.errors import AssetError, NotFoundError
 
 _DRAFTS: Final = ".drafts"
 

@@ -6,8 +6,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from schnell.assets.store import (CACHE_CONTROL, file_name, is_key)
-from schnell.errors import (AssetError, NotFoundError)
+from schnell.assets.store import CACHE_CONTROL, file_name, is_key
+from schnell.errors import AssetError, NotFoundError
 
 _Answer = TypeVar("_Answer")
 _CONFIG: Final = {

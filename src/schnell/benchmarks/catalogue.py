@@ -4,11 +4,10 @@ from functools import partial
 
 from schnell.benchmarks.joining import joining
 from schnell.benchmarks.large_database import large_database
-from schnell.benchmarks.many_loras import (lora_switch, mixed_loras, slots_installed)
+from schnell.benchmarks.many_loras import lora_switch, mixed_loras, slots_installed
 from schnell.benchmarks.result import BenchmarkResult
-from schnell.benchmarks.safety import safety_cost
 from schnell.benchmarks.server import server_overhead
-from schnell.benchmarks.single import (arithmetic_share, cold_start, go_fast, single_picture)
+from schnell.benchmarks.single import arithmetic_share, cold_start, go_fast, safety_cost, single_picture
 from schnell.benchmarks.wide_block import wide_block
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from statistics import quantiles
 from time import perf_counter, sleep
 
-from schnell.benchmarks.many_loras import (CLIENTS, drawn_size_engine, serve_all)
-from schnell.benchmarks.result import (BenchmarkResult, seconds_of)
+from schnell.benchmarks.many_loras import CLIENTS, drawn_size_engine, serve_all
+from schnell.benchmarks.result import BenchmarkResult, seconds_of
 from schnell.benchmarks.single import make_job
 from schnell.engine.engine import Engine
 from schnell.serving.active_job import LaneKey
 from schnell.serving.batch_size import BatchSizer
-from schnell.serving.scheduler import (Row, Scheduler)
+from schnell.serving.scheduler import Row, Scheduler
 from schnell.serving.worker import Worker
 from schnell.spec import Job
 

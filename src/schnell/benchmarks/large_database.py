@@ -12,16 +12,16 @@ from typing import Any, Final
 
 from sqlalchemy import Table, text
 
-from schnell.accounts.first_start import prepare_first_start
-from schnell.accounts.identity import (DEFAULT_SCOPES, SYSTEM, Team, new_id, now)
-from schnell.accounts.keys import digest_key
+from schnell.accounts.identity import DEFAULT_SCOPES, SYSTEM, Team
+from schnell.accounts.keys import digest_key, prepare_first_start
 from schnell.accounts.teams import list_teams
-from schnell.benchmarks.result import (BenchmarkResult, median_pair)
-from schnell.benchmarks.server import (KEY, serving)
+from schnell.benchmarks.result import BenchmarkResult, median_pair
+from schnell.benchmarks.server import KEY, serving
+from schnell.clock import now
 from schnell.database.connection import Connection
 from schnell.database.migration import migrate
 from schnell.database.session import Database
-from schnell.database.tables import (api_keys, images, ledger, members, records, users)
+from schnell.database.tables import api_keys, images, ledger, members, new_id, records, users
 from schnell.errors import BenchmarkError
 
 _KEYS: Final = 1_000

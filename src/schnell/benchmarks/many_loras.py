@@ -9,31 +9,81 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from schnell.adapters import convert_adapter
-from schnell.benchmarks.many_loras_over_http import seconds_over_http
-from schnell.benchmarks.own_thread import in_own_thread
-from schnell.benchmarks.peers import (draw_with_pipeline, load_peft_adapters, stock_pipeline)
-from schnell.benchmarks.result import (BenchmarkResult, median_pair, seconds_of)
-from schnell.benchmarks.single import (begin, make_job, psnr)
+from schnell.benchmarks.peers import draw_with_pipeline, load_peft_adapters, stock_pipeline
+from schnell.benchmarks.result import BenchmarkResult, in_own_thread, median_pair, seconds_of
+from schnell.benchmarks.server import KEY, request_body
+from schnell.benchmarks.server import serving as serving_http
+from schnell.benchmarks.single import begin, make_job, psnr
 from schnell.bootstrap import build_engine
 from schnell.clock import Stopwatch
 from schnell.engine.cpu_forward import FluxForward
-from schnell.engine.denoise import (Drawing, denoise_step)
-from schnell.engine.device import choose_device
-from schnell.engine.engine import (Engine, PromptRequest)
+from schnell.engine.denoise import Drawing, denoise_step
+from schnell.engine.device import FLOAT32, Precision, choose_device
+from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.loading import load_network
-from schnell.engine.precision import (FLOAT32, Precision)
 from schnell.engine.slot_linear import SlotLinear
 from schnell.engine.text import PromptEmbedding
+from schnell.errors import BenchmarkError
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.scheduler import Scheduler
 from schnell.serving.worker import Worker
-from schnell.spec import (AdapterUse, GeneratedImage, Job)
+from schnell.spec import AdapterUse, GeneratedImage, Job
+
+_PATIENCE_SECONDS = 120
+
+
+def seconds_over_http(
+    files: Sequence[Path], prompts: Sequence[str], scale: float, megapixels: str, clients: int
+) -> float:
+    """How long a server of its own takes for one request a prompt, from so many clients, the LoRA files in turns.
+
+    Resampling, safety check, the file, records and credits are in it; what loads and warms up the server is not.
+
+    Raises:
+        BenchmarkError: the server did not start, or refused.
+    """
+    alike = {"lora_scale": scale, "megapixels": megapixels, "go_fast": True}
+    bodies = [
+        request_body(prompt=prompt, seed=i, lora_weights=files[i % len(files)].stem, **alike)
+        for i, prompt in enumerate(prompts)
+    ]
+    with (
+        TemporaryDirectory(prefix="schnell-bench-") as folder,
+        serving_http(Path(folder)) as address,
+        _client(address, clients) as client,
+        ThreadPoolExecutor(clients) as threads,
+    ):
+        for file in files:
+            _post(client, "/api/loras", data={"name": file.stem}, files={"file": (file.name, file.read_bytes())})
+
+        def draw_all() -> None:
+            list(threads.map(lambda body: _post(client, "/api/features", json=body), bodies))
+
+        draw_all()
+        return seconds_of(draw_all)
+
+
+def _client(address: str, clients: int) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"http://{address}",
+        headers={"API-KEY": KEY},
+        limits=httpx.Limits(max_connections=clients),
+        timeout=_PATIENCE_SECONDS,
+    )
+
+
+def _post(client: httpx.Client, path: str, **content: Any) -> None:
+    answer = client.post(path, **content)
+    if answer.is_error:
+        raise BenchmarkError(f"{path} answered {answer.status_code}: {answer.text[:500]}")
+
 
 REQUESTS, CLIENTS, LORAS, RANK, SCALE = 64, 16, 16, 16, 0.8
 #: Small, and still another picture (23 dB from the one without LoRA at 1 MP, median). The embedded model's tokens find

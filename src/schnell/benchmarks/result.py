@@ -1,8 +1,9 @@
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,17 @@ def median_pair(first: Callable[[], object], second: Callable[[], object], times
     first(), second()
     pairs = [(seconds_of(first), seconds_of(second)) for _ in range(times)]
     return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
+
+
+ResultT = TypeVar("ResultT")
+
+
+def in_own_thread(action: Callable[[], ResultT]) -> ResultT:
+    """Run something that computes in a thread that ends with it.
+
+    Every thread that has computed keeps a team of OpenMP threads for as long as it lives. Where the teams together have
+    more threads than there are cores, libgomp lets them sleep between operations instead of spin (GOMP_SPINCOUNT), and
+    a step takes twice as long. A server computes in one thread, so what a benchmark does beside must leave no team.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(action).result()

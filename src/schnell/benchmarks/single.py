@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from schnell.benchmarks.peers import (draw_with_pipeline, run_quietly, run_stock_script, stock_pipeline)
-from schnell.benchmarks.result import (BenchmarkResult, median_pair)
+from schnell.benchmarks.peers import draw_with_pipeline, run_quietly, run_stock_script, stock_pipeline
+from schnell.benchmarks.result import BenchmarkResult, median_pair
 from schnell.bootstrap import build_engine
 from schnell.engine.denoise import Drawing
-from schnell.engine.engine import (Engine, PromptRequest, generate)
-from schnell.engine.precision import (BFLOAT16, FLOAT32, Precision)
+from schnell.engine.device import BFLOAT16, FLOAT32, Precision
+from schnell.engine.engine import Engine, PromptRequest, generate
 from schnell.models.catalogue import DEFAULT_MODEL
-from schnell.spec import (GenerationSpec, Job, resolve_size)
+from schnell.spec import GenerationSpec, Job, resolve_size
 
 PROMPT = "red apple on a blue background"
 
@@ -144,3 +144,21 @@ def step_operations(engine: Engine, *, rows: int, tokens: int) -> float:
     linear = 2 * tokens * 12 * width**2 * (double + single)
     attention = 4 * tokens**2 * width * (double + single)
     return float(rows * (linear + attention))
+
+
+def safety_cost() -> BenchmarkResult:
+    """A default request, 1 MP in 4 steps to the finished file, with the safety check and without."""
+    checked, unchecked, job = build_engine(DEFAULT_MODEL), build_engine(DEFAULT_MODEL, safety=False), make_job()
+    with_check, without = median_pair(
+        lambda: generate(checked, job, lambda _: None), lambda: generate(unchecked, job, lambda _: None)
+    )
+    stages = generate(checked, job, lambda _: None).timings
+    return BenchmarkResult(
+        ours=with_check,
+        unit="s",
+        ours_is="1024x1024 in 4 steps with the safety check",
+        peer=without,
+        peer_is="the same without it",
+        ratio=with_check / without,
+        details={"check_s": stages["safety"], "share": stages["safety"] / sum(stages.values())},
+    )

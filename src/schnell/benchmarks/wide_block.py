@@ -4,12 +4,12 @@ from typing import Any, Final
 
 import torch
 
-from schnell.benchmarks.result import (BenchmarkResult, median_pair)
+from schnell.benchmarks.result import BenchmarkResult, median_pair
 from schnell.engine.cpu_forward import FluxForward
 from schnell.engine.denoise import position_ids
 from schnell.engine.loading import network_class
-from schnell.engine.slot_linear import (SlotLinear, install_slots)
-from schnell.engine.slot_routing import (SlotRouting, SlotUse)
+from schnell.engine.slot_linear import SlotLinear, install_slots
+from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.spec import Size
 
 ROWS, GRID, TEXT_TOKENS, RANK, SLOTS = 4, Size(8, 8), 32, 16, 8

@@ -6,15 +6,12 @@ from schnell.cli.assets import assets_app
 from schnell.cli.bench import bench_command
 from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
-from schnell.cli.keys import keys_app
 from schnell.cli.loras import loras_app
 from schnell.cli.models import models_app
-from schnell.cli.people import users_app
+from schnell.cli.people import keys_app, teams_app, usage_command, users_app
 from schnell.cli.serve import serve_command
-from schnell.cli.teams import teams_app
 from schnell.cli.train import train_app
-from schnell.cli.usage import usage_command
-from schnell.errors import (FieldError, SchnellError)
+from schnell.errors import FieldError, SchnellError
 
 _USAGE_ERROR = 2
 _FAILURE = 1

@@ -3,8 +3,8 @@ from typing import Annotated
 
 import typer
 
-from schnell.cli.database import (AsJson, DataDir)
-from schnell.cli.tables import print_value
+from schnell.cli.database import AsJson, DataDir
+from schnell.cli.output import print_value
 
 assets_app = typer.Typer(help="Stored pictures.", no_args_is_help=True)
 
@@ -18,9 +18,9 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove pictures older than some days, and files that no record knows. Records stay."""
-    from schnell.bootstrap import (build_database, build_store, read_settings)
+    from schnell.bootstrap import build_database, build_store, read_settings
     from schnell.database.migration import migrate
-    from schnell.generations.recovery import (apply_retention, find_orphans)
+    from schnell.generations.recovery import apply_retention, find_orphans
 
     settings = read_settings(data_dir=data_dir)
     days = settings.retention_days if older_than is None else older_than

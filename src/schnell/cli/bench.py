@@ -2,8 +2,8 @@ from typing import Annotated, Any
 
 import typer
 
-from schnell.cli.output import (print_json, say)
-from schnell.errors import (FieldProblem, InvalidFieldError)
+from schnell.cli.output import print_json, say
+from schnell.errors import FieldProblem, InvalidFieldError
 
 
 def bench_command(

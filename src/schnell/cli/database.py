@@ -16,7 +16,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def on_database(data_dir: Path | None, action: "Callable[[Connection], Awaitable[_Answer]]") -> _Answer:
     """Run `action` in one transaction on the server's database, brought to the newest schema first."""
-    from schnell.bootstrap import (build_database, read_settings)
+    from schnell.bootstrap import build_database, read_settings
     from schnell.database.migration import migrate
 
     async def run() -> _Answer:

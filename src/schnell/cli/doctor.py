@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from schnell.cli.database import (AsJson, DataDir)
-from schnell.cli.tables import print_values
+from schnell.cli.database import AsJson, DataDir
+from schnell.cli.output import print_values
 from schnell.errors import SchnellError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _space(settings: "Settings") -> Finding:
 
 
 async def _database_and_store(settings: "Settings") -> list[Finding]:
-    from schnell.bootstrap import (build_database, build_store)
+    from schnell.bootstrap import build_database, build_store
 
     try:
         database = build_database(settings)

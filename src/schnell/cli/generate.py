@@ -5,10 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from schnell.cli.output import (print_json, say)
-from schnell.errors import (FieldProblem, InvalidFieldError)
+from schnell.cli.output import print_json, say
+from schnell.errors import FieldProblem, InvalidFieldError
 from schnell.models.folder import ModelFolder
-from schnell.spec import (CUSTOM_RATIO, AdapterUse, GeneratedImage, GenerationSpec, Job, JobOutcome, LoraRef, OutputFormat, output_format_named, random_seed, resolve_size)
+from schnell.spec import (
+    CUSTOM_RATIO,
+    AdapterUse,
+    GeneratedImage,
+    GenerationSpec,
+    Job,
+    JobOutcome,
+    LoraRef,
+    OutputFormat,
+    output_format_named,
+    random_seed,
+    resolve_size,
+)
 
 
 def generate_command(
@@ -80,8 +92,8 @@ def _draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
 
 
 def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
-    from schnell.adapters import (convert_adapter, read_model_shape)
-    from schnell.models.locations import cache_home
+    from schnell.adapters import convert_adapter, read_model_shape
+    from schnell.models.folder import cache_home
 
     file = _lora_file(lora.reference, model)
     converted = convert_adapter(file, cache_home() / "adapters", shape=read_model_shape(model.path))
@@ -90,7 +102,7 @@ def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
 
 def _lora_file(reference: str, model: ModelFolder) -> Path:
     from schnell.loras.bundled import read_bundled
-    from schnell.models.locations import embedded_home
+    from schnell.models.folder import embedded_home
 
     bundled = read_bundled(embedded_home() / "loras") if model.path.is_relative_to(embedded_home()) else ()
     path = next((each.path for each in bundled if each.answers_to(reference)), Path(reference))

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from schnell.cli.database import (AsJson, DataDir)
-from schnell.cli.output import (print_json, say)
-from schnell.cli.tables import (print_value, print_values)
+from schnell.cli.database import AsJson, DataDir
+from schnell.cli.output import print_json, print_value, print_values, say
 
 if TYPE_CHECKING:
     from schnell.database.session import Database
@@ -115,8 +114,8 @@ def keep_token(
     data_dir: DataDir = None,
 ) -> None:
     """Give a team its own token for a site that LoRAs come from. It is asked for, or read from a pipe; never shown."""
-    from schnell.accounts.identity import now
-    from schnell.bootstrap import (build_database, build_source_tokens, read_settings)
+    from schnell.bootstrap import build_database, build_source_tokens, read_settings
+    from schnell.clock import now
     from schnell.database.migration import migrate
     from schnell.loras.tokens import read_site
 
@@ -151,7 +150,7 @@ def inspect_file(
 
     Reads the header only. The exit code is 1 for a file that cannot be served.
     """
-    from schnell.adapters import (inspect_adapter, read_model_shape)
+    from schnell.adapters import inspect_adapter, read_model_shape
     from schnell.models.catalogue import find_model
 
     shape = read_model_shape(find_model(model).path) if model else None
@@ -171,7 +170,7 @@ def _with_library(
     action: "Callable[[LoraLibrary, str], Awaitable[_Answer]]",
 ) -> _Answer:
     """Run `action` on the library, with the id of the team named (empty: no team)."""
-    from schnell.bootstrap import (build_database, build_loras, read_settings)
+    from schnell.bootstrap import build_database, build_loras, read_settings
     from schnell.database.migration import migrate
 
     async def run() -> _Answer:

@@ -2,7 +2,7 @@ from typing import Annotated
 
 import typer
 
-from schnell.cli.output import (print_json, say)
+from schnell.cli.output import print_json, say
 
 models_app = typer.Typer(help="Which models there are, where they lie, and fetching them.", no_args_is_help=True)
 

@@ -1,9 +1,36 @@
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from schnell.cli.output import say
+
+
+def configure_logs(level: str) -> None:
+    """One JSON object a line on stderr, for every logger of the process, each with its request's id."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def serve_command(
@@ -13,9 +40,9 @@ def serve_command(
     model: Annotated[str | None, typer.Option(help="A model's name or folder [default: schnell-mini].")] = None,
 ) -> None:
     """Run the server. SIGTERM finishes what runs, then exits 0."""
-    from schnell.bootstrap import (build_server_runner, read_settings)
-    from schnell.cli.http_server import (listen, run_server)
-    from schnell.cli.logs import configure_logs
+    from schnell.bootstrap import build_server_runner, read_settings
+    from schnell.cli.http_server import listen, run_server
+    from schnell.cli.serve import configure_logs
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
     configure_logs(settings.log_level)

@@ -1,6 +1,95 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from schnell.cli.train_lora import add_lora_commands
+from schnell.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from schnell.training.low_rank import BaseModel
+    from schnell.training.plan import TrainingProgress
+
+
+Report = Callable[["TrainingProgress"], None]
+Minutes = Annotated[float, typer.Option(min=0.001, help="Training time; preparing the pictures comes on top.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps, whatever --minutes says.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")]
+Model = Annotated[str, typer.Option(help="A model's name or folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_lora_commands(train: typer.Typer) -> None:
+    """Add `lora` to the commands under `schnell train`."""
+    train.command("lora")(train_lora_command)
+
+
+def train_lora_command(
+    images: Annotated[Path, typer.Argument(help="A folder of pictures, each with NAME.txt of captions beside it.")],
+    trigger: Annotated[str, typer.Option(help="The word that stands for what is learned.")],
+    out: Annotated[Path, typer.Option(help="The LoRA to write, a .safetensors file.")],
+    rank: Annotated[int, typer.Option(min=1, help="How much the LoRA can hold; its file grows with it.")] = 16,
+    minutes: Minutes = 10.0,
+    steps: Steps = None,
+    resume: Resume = False,
+    model: Model = "schnell-mini",
+    device: Device = "auto",
+    samples: Annotated[Path | None, typer.Option(help="A folder for sample pictures drawn on the way.")] = None,
+    megapixels: Annotated[
+        list[str] | None, typer.Option(help="0.25 or 1: the size of pictures to train at; may be given twice.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step, of the smallest size.")] = 4,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="The highest learning rate; 0.5 / model width if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the factors' start, and of the order of pictures.")] = 0,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Less memory, a third more time: for 12 B parameters.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a LoRA on a folder of pictures."""
+    from schnell.training.plan import Budget, TrainingPlan, divide_steps
+    from schnell.training.trainer import TrainingRequest, train_lora
+
+    plan = TrainingPlan(
+        trigger=trigger,
+        rank=rank,
+        budget=Budget(minutes, steps),
+        megapixels=divide_steps(tuple(megapixels or ("0.25", "1"))),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        checkpointing=checkpointing,
+    )
+    request = TrainingRequest(images, out, plan, _base_model(model, device), resume=resume, samples=samples)
+    with _progress() as report:
+        trained = train_lora(request, report)
+    for warning in trained.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        print_json({"file": str(trained.path), "steps": trained.steps, "seconds": round(trained.seconds, 1)})
+    else:
+        say(f"{trained.path}  {trained.steps} steps, loss {trained.loss:.4f}")
+
+
+def _base_model(model: str, device: str) -> "BaseModel":
+    from schnell.engine.device import choose_device
+    from schnell.models.catalogue import find_model
+    from schnell.training.low_rank import place_model
+
+    return place_model(find_model(model), choose_device(device))
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    from schnell.cli.output import showing
+
+    with showing() as show:
+        yield lambda progress: show(progress.stage, progress.done, progress.message)
+
 
 train_app = typer.Typer(help="Train LoRAs and the embedded model.", no_args_is_help=True)
 add_lora_commands(train_app)

@@ -1,6 +1,7 @@
 """Every table, once. Times are UTC; money-like numbers are whole credits."""
 
 from datetime import UTC, datetime
+from uuid import uuid4
 
 from sqlalchemy import (
     JSON,
@@ -19,6 +20,12 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
+
+
+def new_id() -> str:
+    """A fresh random id."""
+    return str(uuid4())
+
 
 metadata = MetaData(
     naming_convention={
@@ -48,7 +55,6 @@ class Timestamp(TypeDecorator[datetime]):
 #: An id that both databases count up: SQLite does so for INTEGER only.
 _Counter = BigInteger().with_variant(Integer, "sqlite")
 _Id = String(36)
-
 teams = Table(
     "teams",
     metadata,
@@ -63,7 +69,6 @@ teams = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
 )
-
 users = Table(
     "users",
     metadata,
@@ -72,7 +77,6 @@ users = Table(
     Column("avatar", Text),
     Column("created_at", Timestamp, nullable=False),
 )
-
 members = Table(
     "members",
     metadata,
@@ -89,7 +93,6 @@ members = Table(
     Column("updated_at", Timestamp, nullable=False),
     Column("updated_by", String(200), nullable=False),
 )
-
 api_keys = Table(
     "api_keys",
     metadata,
@@ -106,7 +109,6 @@ api_keys = Table(
     Column("revoked_at", Timestamp),
     Index("ix_api_keys_team", "team_id"),
 )
-
 #: Append-only. The sum of `amount` over a member's (or team's) current window is its `used_credit`.
 ledger = Table(
     "ledger",
@@ -127,7 +129,6 @@ ledger = Table(
     Index("ix_ledger_record", "record_id"),
     Index("ix_ledger_day", "day"),
 )
-
 records = Table(
     "records",
     metadata,
@@ -158,7 +159,6 @@ records = Table(
     Index("ix_records_created", "created_at"),
     Index("ix_records_status", "status", "instance"),
 )
-
 #: A row is written before its file and removed after it, so no file is ever without one.
 images = Table(
     "images",
@@ -173,7 +173,6 @@ images = Table(
     Index("ix_images_record", "record_id"),
     Index("ix_images_state", "state", "created_at"),
 )
-
 #: The LoRA library. `owner` is a team's id, or empty for LoRAs that every team sees.
 loras = Table(
     "loras",
@@ -197,7 +196,6 @@ loras = Table(
     UniqueConstraint("owner", "name"),
     Index("ix_loras_sha256", "sha256"),
 )
-
 #: Which converted file an outside reference led to, and when it was last used.
 lora_downloads = Table(
     "lora_downloads",
@@ -209,7 +207,6 @@ lora_downloads = Table(
     Column("used_at", Timestamp, nullable=False),
     Index("ix_lora_downloads_sha256", "sha256"),
 )
-
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
@@ -220,7 +217,6 @@ idempotency_keys = Table(
     Column("created_at", Timestamp, nullable=False),
     Index("ix_idempotency_created", "created_at"),
 )
-
 #: What a webhook must still be told: a row goes when it has been delivered, or given up.
 webhooks = Table(
     "webhooks",
@@ -234,7 +230,6 @@ webhooks = Table(
     Column("due_at", Timestamp, nullable=False),
     Index("ix_webhooks_instance", "instance"),
 )
-
 #: A team's own tokens for the sites that LoRAs come from, encrypted.
 source_tokens = Table(
     "source_tokens",

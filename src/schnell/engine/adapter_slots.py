@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schnell.adapters import (CanonicalAdapter, Dora, Form, Lokr, LowRank, read_adapter)
-from schnell.engine.slot_linear import (KroneckerFactors, SlotLinear)
+from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_adapter
+from schnell.engine.slot_linear import KroneckerFactors, SlotLinear
 from schnell.engine.slot_routing import SlotUse
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse

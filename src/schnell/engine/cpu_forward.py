@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.engine.stacked_linear import StackedLinear
+from schnell.engine.slot_linear import StackedLinear
 
 # up to so many tokens, softmax between two bfloat16 products beats torch's fused kernel, which rounds less often but
 # multiplies at half the speed; the scores still fit the cache

@@ -13,22 +13,19 @@ from torch import nn
 from schnell.clock import Stopwatch
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.cpu_forward import FluxForward
-from schnell.engine.decode import (decode_latents, fit_to_size)
-from schnell.engine.denoise import (Drawing, begin_drawing, denoise_step)
-from schnell.engine.image_file import (MEDIA_TYPES, encode_image)
-from schnell.engine.loading import (Networks, load_networks)
-from schnell.engine.precision import (Precision, choose_precision)
-from schnell.engine.prompt_cache import PromptCache
-from schnell.engine.receipt import (AdapterReceipt, Receipt)
+from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
+from schnell.engine.device import Precision, choose_precision
+from schnell.engine.image_file import MEDIA_TYPES, encode_image
+from schnell.engine.loading import Networks, load_networks
+from schnell.engine.pictures import decode_latents, fit_to_size
+from schnell.engine.receipt import ENGINE_VERSION, AdapterReceipt, Receipt
 from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import install_slots
-from schnell.engine.slot_routing import (SlotRouting, SlotUse)
-from schnell.engine.text import (PromptEmbedding, TextEncoder)
-from schnell.engine.version import ENGINE_VERSION
+from schnell.engine.slot_routing import SlotRouting, SlotUse
+from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder
 from schnell.errors import GenerationFailedError
-from schnell.models.fingerprint import weights_sha256
-from schnell.models.folder import ModelFolder
-from schnell.spec import (AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed)
+from schnell.models.folder import ModelFolder, weights_sha256
+from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
 
 DEFAULT_ADAPTER_SLOTS: Final = 16
 _PROMPT_CACHE_BYTES: Final = 256 << 20

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from schnell.engine.receipt import (Receipt, receipt_text)
+from schnell.engine.receipt import Receipt, receipt_text
 from schnell.errors import ImageMetadataError
 from schnell.spec import OutputFormat
 

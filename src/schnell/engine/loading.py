@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from schnell.engine.precision import Precision
-from schnell.engine.text_networks import (ClipText, T5Encoder)
+from schnell.engine.device import Precision
+from schnell.engine.text_networks import ClipText, T5Encoder
 from schnell.errors import ModelFolderError
 
 _SIBLING_PACKAGES: Final = ("diffusers.models.transformers", "diffusers.models.autoencoders")

@@ -3,11 +3,21 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from schnell.errors import (ImageMetadataError, SchnellError)
-from schnell.spec import (GenerationSpec, LoraRef, OutputFormat, Size)
+from schnell.errors import ImageMetadataError, SchnellError
+from schnell.spec import GenerationSpec, LoraRef, OutputFormat, Size
 
+
+def _installed_version() -> str:
+    try:
+        return version("schnell")
+    except PackageNotFoundError:  # run from PYTHONPATH=src, as on a bare GPU machine
+        return "0.0.0+source"
+
+
+ENGINE_VERSION: Final = _installed_version()
 RECEIPT_VERSION: Final = 1
 
 

@@ -1,7 +1,8 @@
 """Prompts become what the transformer attends to: T5 states for every token, and one pooled CLIP vector."""
 
 import json
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,29 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
 
 def _token_text(token: str | dict[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
+
+
+class PromptCache:
+    """The embeddings of recent prompts, least recently used out first, within `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._embeddings: OrderedDict[Hashable, PromptEmbedding] = OrderedDict()
+
+    def get(self, key: Hashable) -> PromptEmbedding | None:
+        """The embedding kept under this key, if it is still there."""
+        embedding = self._embeddings.get(key)
+        if embedding is not None:
+            self._embeddings.move_to_end(key)
+        return embedding
+
+    def put(self, key: Hashable, embedding: PromptEmbedding) -> None:
+        """Keep an embedding, and drop the oldest ones that no longer fit."""
+        previous = self._embeddings.pop(key, None)
+        self._bytes -= previous.nbytes if previous else 0
+        self._embeddings[key] = embedding
+        self._bytes += embedding.nbytes
+        while self._bytes > self._max_bytes:
+            _, dropped = self._embeddings.popitem(last=False)
+            self._bytes -= dropped.nbytes

@@ -2,11 +2,10 @@
 
 from schnell.generations.admission import Admission
 from schnell.generations.history import History
-from schnell.generations.records import (Record, RecordPage, StoredImage)
-from schnell.generations.request import (FEATURE, GenerationRequest, ResolveLoras, refuse_loras)
-from schnell.generations.runner import Runner
-from schnell.generations.running import Running
-from schnell.generations.service import (Generations, Quote)
+from schnell.generations.records import Record, RecordPage, StoredImage
+from schnell.generations.request import FEATURE, GenerationRequest, ResolveLoras, refuse_loras
+from schnell.generations.running import Runner, Running
+from schnell.generations.service import Generations, Quote
 
 __all__ = [
     "FEATURE",

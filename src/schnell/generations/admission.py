@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schnell.errors import (ServerBusyError, TeamBusyError)
+from schnell.errors import ServerBusyError, TeamBusyError
 from schnell.generations.running import Running
 from schnell.spec import Outlook
 

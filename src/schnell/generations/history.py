@@ -6,9 +6,27 @@ from typing import Final
 from schnell.accounts.identity import Caller
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
-from schnell.errors import (AdapterError, AssetError, GenerationCancelledError, GenerationFailedError, InterruptedServerError, SchnellError, UnsafeContentError)
+from schnell.errors import (
+    AdapterError,
+    AssetError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InterruptedServerError,
+    SchnellError,
+    UnsafeContentError,
+)
 from schnell.generations.admission import Admission
-from schnell.generations.records import (UNFINISHED, Record, RecordPage, RecordSearch, change_record, find_record, hide_record, list_records, list_used_loras)
+from schnell.generations.records import (
+    UNFINISHED,
+    Record,
+    RecordPage,
+    RecordSearch,
+    change_record,
+    find_record,
+    hide_record,
+    list_records,
+    list_used_loras,
+)
 from schnell.generations.recovery import remove_marked
 
 _POLL_SECONDS: Final = 0.5

@@ -4,10 +4,10 @@ from typing import Final
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from schnell.accounts.identity import now
+from schnell.clock import now
 from schnell.database.connection import Connection
-from schnell.database.tables import (idempotency_keys, records)
-from schnell.errors import (FieldProblem, IdempotencyConflictError, InvalidFieldError)
+from schnell.database.tables import idempotency_keys, records
+from schnell.errors import FieldProblem, IdempotencyConflictError, InvalidFieldError
 
 KEPT_FOR: Final = timedelta(hours=24)
 _LONGEST: Final = 255

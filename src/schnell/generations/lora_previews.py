@@ -3,11 +3,11 @@
 import logging
 from typing import Final
 
-from schnell.errors import (NotFoundError, SchnellError)
-from schnell.generations.runner import Runner
+from schnell.errors import NotFoundError, SchnellError
+from schnell.generations.running import Runner
 from schnell.loras.library import LoraLibrary
 from schnell.loras.repository import LibraryLora
-from schnell.spec import (GenerationSpec, Job, LoraRef, Size)
+from schnell.spec import GenerationSpec, Job, LoraRef, Size
 
 _log = logging.getLogger(__name__)
 _PROMPT: Final = "a red apple"

@@ -8,10 +8,9 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, union, update
 
-from schnell.database.connection import Connection
-from schnell.database.prepared import Prepared
-from schnell.database.tables import (images, records)
-from schnell.errors import (FieldProblem, InvalidFieldError, NotFoundError)
+from schnell.database.connection import Connection, Prepared
+from schnell.database.tables import images, records
+from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")

@@ -4,13 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from schnell.accounts.credits import (find_reservation, release)
-from schnell.accounts.identity import now
+from schnell.accounts.credits import find_reservation, release
 from schnell.assets.store import AssetStore
+from schnell.clock import now
 from schnell.database.session import Database
 from schnell.errors import InterruptedServerError
 from schnell.generations.idempotency import forget_old_claims
-from schnell.generations.records import (expire_images, finish_record, forget_images, list_image_keys, list_removable, list_unfinished)
+from schnell.generations.records import (
+    expire_images,
+    finish_record,
+    forget_images,
+    list_image_keys,
+    list_removable,
+    list_unfinished,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
 
-from schnell.errors import (FieldProblem, InvalidFieldError)
-from schnell.spec import (AdapterUse, FetchListener, GenerationSpec, LoraRef)
+from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.spec import AdapterUse, FetchListener, GenerationSpec, LoraRef
 
 FEATURE = "IMAGE_GENERATOR"
 

@@ -6,20 +6,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from schnell.accounts.credits import (Reservation, release, reserve, settle)
-from schnell.accounts.identity import (Caller, new_id, now)
-from schnell.accounts.pricing import PriceTable
-from schnell.assets.store import (AssetStore, KeyMint, extension_of)
+from schnell.accounts.credits import PriceTable, Reservation, release, reserve, settle
+from schnell.accounts.identity import Caller
+from schnell.assets.store import AssetStore, KeyMint, extension_of
+from schnell.clock import now
 from schnell.database.session import Database
-from schnell.errors import (AssetError, ForbiddenError, GenerationCancelledError, GenerationFailedError, SchnellError, UnsafeContentError)
+from schnell.database.tables import new_id
+from schnell.errors import (
+    AssetError,
+    ForbiddenError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    SchnellError,
+    UnsafeContentError,
+)
 from schnell.generations.admission import Admission
 from schnell.generations.idempotency import claim
-from schnell.generations.records import (Record, StoredImage, finish_record, insert_record, mark_started)
+from schnell.generations.records import Record, StoredImage, finish_record, insert_record, mark_started
 from schnell.generations.recovery import remove_images
-from schnell.generations.request import (GenerationRequest, ResolveLoras)
-from schnell.generations.runner import Runner
-from schnell.generations.running import Running
-from schnell.spec import (AdapterUse, FetchListener, GenerationSpec, Job, JobOutcome, Outlook, Progress, output_seed, random_seed)
+from schnell.generations.request import GenerationRequest, ResolveLoras
+from schnell.generations.running import Runner, Running
+from schnell.spec import (
+    AdapterUse,
+    FetchListener,
+    GenerationSpec,
+    Job,
+    JobOutcome,
+    Outlook,
+    Progress,
+    output_seed,
+    random_seed,
+)
 
 _log = logging.getLogger(__name__)
 _MEDIA_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}

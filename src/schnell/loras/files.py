@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, Final
 
-from schnell.adapters import (DEFAULT_MAX_BYTES, ConvertedAdapter, ModelShape, check_fits, convert_adapter, read_adapter)
+from schnell.adapters import DEFAULT_MAX_BYTES, ConvertedAdapter, ModelShape, check_fits, convert_adapter, read_adapter
 
 #: A file that a queued job may be about to open is not removed.
 _GRACE_SECONDS: Final = 600

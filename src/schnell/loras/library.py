@@ -6,17 +6,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from schnell.adapters import (AdapterReport, CanonicalInfo, ConvertedAdapter, inspect_adapter)
+from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter, inspect_adapter
 from schnell.database.session import Database
-from schnell.errors import (AdapterError, ConflictError, FieldProblem, InvalidFieldError, LoraDownloadError, LoraSourceError, NotFoundError)
+from schnell.errors import (
+    AdapterError,
+    ConflictError,
+    FieldProblem,
+    InvalidFieldError,
+    LoraDownloadError,
+    LoraSourceError,
+    NotFoundError,
+)
 from schnell.loras.bundled import BundledLora
 from schnell.loras.files import AdapterFiles
-from schnell.loras.references import (LibraryName, is_library_name, parse_reference, suggest_name)
+from schnell.loras.references import LibraryName, is_library_name, parse_reference, suggest_name
 from schnell.loras.remote import OutsideLoras
-from schnell.loras.repository import (NO_LABELS, PUBLIC, Labels, LibraryLora, count_loras, delete_lora, draft_lora, forget_downloads, insert_lora, is_downloaded, is_in_library, list_loras, look_up_lora, name_taken)
+from schnell.loras.repository import (
+    NO_LABELS,
+    PUBLIC,
+    Labels,
+    LibraryLora,
+    count_loras,
+    delete_lora,
+    draft_lora,
+    forget_downloads,
+    insert_lora,
+    is_downloaded,
+    is_in_library,
+    list_loras,
+    look_up_lora,
+    name_taken,
+)
 from schnell.loras.sources import FoundSource
 from schnell.outbound.downloads import DownloadListener
-from schnell.spec import (AdapterUse, FetchListener, FetchProgress, LoraRef)
+from schnell.spec import AdapterUse, FetchListener, FetchProgress, LoraRef
 
 _FIELDS: Final = ("lora_weights", "extra_lora")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from schnell.errors import (FieldProblem, InvalidFieldError)
+from schnell.errors import FieldProblem, InvalidFieldError
 
 MAX_REFERENCE_LENGTH: Final = 500
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")

@@ -8,13 +8,21 @@ from typing import Final
 
 from schnell.adapters import ConvertedAdapter
 from schnell.database.session import Database
-from schnell.errors import (AdapterError, LoraDownloadError)
+from schnell.errors import AdapterError, LoraDownloadError
 from schnell.loras.files import AdapterFiles
 from schnell.loras.references import Reference
-from schnell.loras.repository import (find_download, forget_downloads, is_in_library, keep_download, list_downloads, touch_download, wants_touch)
-from schnell.loras.sources import (FoundSource, SourceSites, find_source)
+from schnell.loras.repository import (
+    find_download,
+    forget_downloads,
+    is_in_library,
+    keep_download,
+    list_downloads,
+    touch_download,
+    wants_touch,
+)
+from schnell.loras.sources import FoundSource, SourceSites, find_source
 from schnell.loras.tokens import SourceTokens
-from schnell.outbound.downloads import (Downloader, DownloadListener)
+from schnell.outbound.downloads import Downloader, DownloadListener
 
 _MOST_REFUSALS: Final = 1000
 _REFUSAL_SECONDS: Final = 300

@@ -10,8 +10,8 @@ from sqlalchemy.exc import IntegrityError
 
 from schnell.adapters import CanonicalInfo
 from schnell.database.connection import Connection
-from schnell.database.tables import (lora_downloads, loras)
-from schnell.errors import (ConflictError, NotFoundError)
+from schnell.database.tables import lora_downloads, loras
+from schnell.errors import ConflictError, NotFoundError
 from schnell.loras.references import is_library_name
 
 #: The owner of LoRAs that every team sees.

@@ -7,8 +7,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from schnell.errors import LoraDownloadError
-from schnell.loras.references import (CivitaiModel, DirectUrl, HubFile, Reference, ReplicateModel)
-from schnell.outbound.downloads import (Downloader, RemoteFile)
+from schnell.loras.references import CivitaiModel, DirectUrl, HubFile, Reference, ReplicateModel
+from schnell.outbound.downloads import Downloader, RemoteFile
 
 #: Names that trainers give to the one LoRA of a repository, the likeliest first.
 _USUAL_FILES: Final = (

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, select
 
 from schnell.database.session import Database
 from schnell.database.tables import source_tokens
-from schnell.errors import (FieldProblem, InvalidFieldError, NotFoundError)
+from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 
 Site = Literal["huggingface", "civitai", "replicate"]
 SITES: Final[tuple[Site, ...]] = get_args(Site)

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from schnell.errors import ModelFolderError
-from schnell.models.folder import (ModelFolder, open_model_folder)
-from schnell.models.locations import (embedded_home, models_home)
+from schnell.models.folder import ModelFolder, embedded_home, models_home, open_model_folder
 
 DEFAULT_MODEL: Final = "schnell-mini"
 

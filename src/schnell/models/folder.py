@@ -1,6 +1,8 @@
 """A model on disk: a stock diffusers folder, described without reading a weight."""
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,6 +11,24 @@ from typing import Any, Final
 
 from schnell.errors import ModelFolderError
 from schnell.spec import Size
+
+_EMBEDDED: Final = Path(__file__).parent / "embedded"
+
+
+def cache_home() -> Path:
+    """The folder for what can be made again: `$XDG_CACHE_HOME/schnell`, or `~/.cache/schnell`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "schnell"
+
+
+def models_home() -> Path:
+    """The folder that pulled models lie in: `$SCHNELL_MODELS_DIR`, or `models` in the cache."""
+    return Path(os.environ.get("SCHNELL_MODELS_DIR") or cache_home() / "models")
+
+
+def embedded_home() -> Path:
+    """The folder of weights that come with the package."""
+    return _EMBEDDED
+
 
 COMPONENTS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 _PACKING: Final = 2
@@ -101,3 +121,37 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFolderError(f"{path} is not a JSON object")
     return value
+
+
+def weights_sha256(model: Path) -> str:
+    """The SHA-256 over a model folder's transformer weights, shard after shard in the order of their names.
+
+    Hashing 24 GB takes half a minute, so the answer is remembered by path, size and modification time.
+    """
+    shards = sorted((model / "transformer").glob("*.safetensors"))
+    key = json.dumps([[str(shard.resolve()), shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards])
+    memory = cache_home() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
+    if memory.exists():
+        return memory.read_text("ascii")
+    value = _hash_files(shards)
+    _remember(memory, value)
+    return value
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _remember(memory: Path, value: str) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial = memory.with_suffix(f".{value[:8]}")
+        partial.write_text(value, "ascii")
+        partial.replace(memory)
+    except OSError:
+        return  # a read-only home costs a repeated hash, nothing else

@@ -9,7 +9,7 @@ from typing import Final
 
 import httpx
 
-from schnell.errors import (LoraDownloadError, LoraSourceError)
+from schnell.errors import LoraDownloadError, LoraSourceError
 
 Address = IPv4Address | IPv6Address
 _NAT64: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))

@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 
 import httpx
 
-from schnell.errors import (LoraDownloadError, LoraSourceError)
-from schnell.outbound.addresses import (AddressPolicy, CheckedTransport)
+from schnell.errors import LoraDownloadError, LoraSourceError
+from schnell.outbound.addresses import AddressPolicy, CheckedTransport
 
 #: Told of bytes fetched, and of all bytes where they are known.
 DownloadListener = Callable[[int, int | None], None]

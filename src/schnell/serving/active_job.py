@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from schnell.clock import Stopwatch
 from schnell.engine.denoise import Drawing
-from schnell.engine.precision import Precision
+from schnell.engine.device import Precision
 from schnell.engine.text import PromptEmbedding
-from schnell.errors import (GenerationFailedError, SchnellError)
-from schnell.spec import (GeneratedImage, Job, JobOutcome, ProgressListener, RunnerSnapshot, Size)
+from schnell.errors import GenerationFailedError, SchnellError
+from schnell.spec import GeneratedImage, Job, JobOutcome, ProgressListener, RunnerSnapshot, Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import asyncio
 
 from schnell.serving.worker import Worker
-from schnell.spec import (GenerationSpec, Job, JobOutcome, Outlook, ProgressListener, RunnerSnapshot)
+from schnell.spec import GenerationSpec, Job, JobOutcome, Outlook, ProgressListener, RunnerSnapshot
 
 
 class InProcessRunner:

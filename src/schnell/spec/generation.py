@@ -3,8 +3,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from schnell.errors import (FieldProblem, InvalidFieldError, MissingFieldError)
-from schnell.spec.size import (ASPECT_RATIOS, Size, side_problem)
+from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
+from schnell.spec.size import ASPECT_RATIOS, Size, side_problem
 
 MAX_PROMPT_LENGTH: Final = 4_000
 MAX_STEPS: Final = 4

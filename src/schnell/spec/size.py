@@ -1,6 +1,6 @@
 from typing import Final, NamedTuple
 
-from schnell.errors import (FieldProblem, InvalidFieldError, MissingFieldError)
+from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
 
 
 class Size(NamedTuple):

@@ -2,23 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from schnell.errors import SchnellError
 from schnell.web import pages
-from schnell.web.dialects import (automatic1111, automatic1111_state, huggingface, model_list, openai)
-from schnell.web.dialects.openai_shapes import (OPENAI_STATUSES, openai_error)
-from schnell.web.dialects import replicate
-from schnell.web.dialects import replicate_webhooks
-from schnell.web.dialects.replicate_schema import (REPLICATE_STATUSES, replicate_error)
-from schnell.web.errors import (DialectErrors, install_error_handlers)
-from schnell.web.middleware import (IncomingLimits, RequestContext)
-from schnell.web.native import (account, admin, features, lora_sources, loras, models, results)
-from schnell.web.operations import (files, health)
+from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
+from schnell.web.dialects.openai import OPENAI_STATUSES, openai_error
+from schnell.web.dialects.replicate import REPLICATE_STATUSES, replicate_error
+from schnell.web.errors import DialectErrors, install_error_handlers
+from schnell.web.middleware import IncomingLimits, RequestContext
+from schnell.web.native import account, admin, features, lora_sources, loras, models, results
+from schnell.web.operations import files, health
 from schnell.web.services import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -26,20 +25,24 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _DIALECT_ROUTERS: Final[Sequence[APIRouter]] = (
     openai.router,
     replicate.router,
-    replicate_webhooks.router,
     model_list.router,
     automatic1111.router,
-    automatic1111_state.router,
     huggingface.router,
 )
 _PROBLEM: Final = "application/problem+json"
 _BASIC: Final = 'Basic realm="schnell: your API key is the password"'
 
+
+def _model_list_error(error: SchnellError, status: int) -> dict[str, Any]:
+    """`/v1/models` belongs to OpenAI's and to Replicate's clients alike: the error shapes of both."""
+    return openai_error(error, status) | replicate_error(error, status)
+
+
 _DIALECT_ERRORS: Final[Sequence[DialectErrors]] = (
     DialectErrors("/v1/images/", openai_error, dialect="openai", statuses=OPENAI_STATUSES),
     DialectErrors("/v1/predictions", replicate_error, _PROBLEM, "replicate", REPLICATE_STATUSES),
     DialectErrors("/v1/webhooks/", replicate_error, _PROBLEM, "replicate", REPLICATE_STATUSES),
-    DialectErrors("/v1/", model_list.model_list_error, dialect="replicate", statuses=REPLICATE_STATUSES),
+    DialectErrors("/v1/", _model_list_error, dialect="replicate", statuses=REPLICATE_STATUSES),
     DialectErrors(
         "/sdapi/",
         automatic1111.a1111_error,
@@ -53,7 +56,7 @@ _DIALECT_ERRORS: Final[Sequence[DialectErrors]] = (
     ),
 )
 #: What is still owed to callers from before a start, by dialect.
-RESUMES: Final = (replicate_webhooks.resume_reporting,)
+RESUMES: Final = (replicate.resume_reporting,)
 
 _ROUTERS: Final[Sequence[APIRouter]] = (
     features.router,

@@ -12,9 +12,17 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from schnell.errors import (FieldError, FieldProblem, InvalidFieldError, MissingFieldError, RateLimitedError, SchnellError, UnreadableBodyError)
+from schnell.errors import (
+    FieldError,
+    FieldProblem,
+    InvalidFieldError,
+    MissingFieldError,
+    RateLimitedError,
+    SchnellError,
+    UnreadableBodyError,
+)
 from schnell.web.openapi import allowed_methods
-from schnell.web.rate_headers import rate_headers
+from schnell.web.response_headers import rate_headers
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from schnell.errors import (ClientGoneError, FieldProblem, InvalidFieldError, MissingFieldError, UnreadableBodyError)
+from schnell.errors import ClientGoneError, FieldProblem, InvalidFieldError, MissingFieldError, UnreadableBodyError
 
 _Value = TypeVar("_Value")
 _Number = TypeVar("_Number", int, float)

@@ -9,11 +9,11 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from schnell.accounts.first_start import prepare_first_start
+from schnell.accounts.keys import prepare_first_start
 from schnell.database.migration import migrate
 from schnell.errors import SchnellError
-from schnell.generations.recovery import (apply_retention, recover)
-from schnell.web.services import (Services, services_of_app)
+from schnell.generations.recovery import apply_retention, recover
+from schnell.web.services import Services, services_of_app
 
 _log = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS: Final = 3600.0

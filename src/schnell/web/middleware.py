@@ -13,10 +13,10 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schnell.errors import BodyTooLargeError
+from schnell.web.response_headers import EXTRA_HEADERS
 
 _log = logging.getLogger("schnell.access")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -24,14 +24,7 @@ _MOST_HEADER_BYTES: Final = 32_768
 #: A client that is told "too large" while it still sends would see a broken connection, not the answer.
 _MOST_DISCARDED: Final = 256 * 1024 * 1024
 _DISCARD_SECONDS: Final = 20.0
-_EXTRA_HEADERS: Final = "schnell.headers"
-
 CountRequest = Callable[[str, str, int], None]
-
-
-def add_headers(connection: HTTPConnection, headers: Mapping[str, str]) -> None:
-    """Headers for the answer to this request, however it turns out."""
-    connection.scope.setdefault(_EXTRA_HEADERS, {}).update(headers)
 
 
 class RequestContext:
@@ -58,7 +51,7 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers.update(scope.get(_EXTRA_HEADERS, {}))
+                headers.update(scope.get(EXTRA_HEADERS, {}))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

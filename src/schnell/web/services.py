@@ -1,6 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
@@ -10,16 +10,14 @@ from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
-from schnell.generations import (Admission, Generations, History, Runner)
+from schnell.generations import Admission, Generations, History, Runner
 from schnell.generations.lora_previews import LoraPreviews
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
+from schnell.web.auth import SessionSigner
 from schnell.web.metrics import Metrics
-from schnell.web.session import SessionSigner
-
-#: The response header that says which model really draws, whatever a request called it.
-MODEL_HEADER: Final = "X-Schnell-Model"
+from schnell.web.response_headers import header_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +30,6 @@ class WebConfig:
     body_limits: Mapping[str, int] = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
     metrics_token: str | None = None
-
-
-def header_text(text: str) -> str:
-    """A text as a header can hold it: in ASCII."""
-    return text.encode("ascii", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)

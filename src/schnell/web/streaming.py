@@ -12,8 +12,8 @@ from starlette.requests import Request
 
 from schnell.accounts.identity import Caller
 from schnell.errors import SchnellError
-from schnell.generations import (GenerationRequest, Record, Running)
-from schnell.spec import (FetchProgress, Progress)
+from schnell.generations import GenerationRequest, Record, Running
+from schnell.spec import FetchProgress, Progress
 from schnell.web import submission
 from schnell.web.errors import flat_error
 

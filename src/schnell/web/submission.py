@@ -7,12 +7,11 @@ from contextlib import aclosing
 from starlette.requests import Request
 
 from schnell.accounts.identity import Caller
-from schnell.errors import (ClientGoneError, SchnellError)
-from schnell.generations import (GenerationRequest, Quote, Record, Running)
-from schnell.spec import (FetchListener, Progress)
-from schnell.web.middleware import add_headers
-from schnell.web.rate_headers import rate_headers
-from schnell.web.services import (MODEL_HEADER, services_of)
+from schnell.errors import ClientGoneError, SchnellError
+from schnell.generations import GenerationRequest, Quote, Record, Running
+from schnell.spec import FetchListener, Progress
+from schnell.web.response_headers import MODEL_HEADER, add_headers, rate_headers
+from schnell.web.services import services_of
 
 
 def idempotency_key_in(request: Request) -> str | None:

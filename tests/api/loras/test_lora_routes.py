@@ -7,7 +7,7 @@ import pytest
 
 from mini_loras import lora_bytes, trainer_tar, write_lora
 from schnell.accounts.keys import create_key
-from schnell.accounts.teams import (create_team, list_members)
+from schnell.accounts.teams import create_team, list_members
 from servers import Server, body_with
 from tls_server import run_tls_server
 

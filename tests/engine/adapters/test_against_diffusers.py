@@ -12,7 +12,7 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 
 from lora_layouts import EXACT, LoraFile
-from schnell.adapters import (LowRank, convert_adapter, read_adapter)
+from schnell.adapters import LowRank, convert_adapter, read_adapter
 from schnell.adapters.names import find_destination
 
 WIDTH = 3072

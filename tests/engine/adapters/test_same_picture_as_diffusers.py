@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 
 from conftest import make_job
 from pictures import psnr
-from schnell.adapters import (convert_adapter, read_model_shape)
-from schnell.engine.engine import (Engine, PromptRequest)
-from schnell.engine.precision import FLOAT32
+from schnell.adapters import convert_adapter, read_model_shape
+from schnell.engine.device import FLOAT32
+from schnell.engine.engine import Engine, PromptRequest
 from schnell.models.folder import ModelFolder
-from schnell.spec import (AdapterUse, Size)
+from schnell.spec import AdapterUse, Size
 
 PROMPT = "red apple on a blue background"
 SIZE = Size(256, 256)

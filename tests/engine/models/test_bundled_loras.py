@@ -6,14 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from schnell.adapters import (convert_adapter, read_info, read_model_shape)
-from schnell.models.folder import ModelFolder
-from schnell.models.locations import embedded_home
-from schnell.training.lora.base_model import (BaseModel, place_model)
-from schnell.training.lora.low_rank import (install_low_rank, read_lora_file, set_scale, write_factors)
-from schnell.training.lora.samples import build_sampler
-from schnell_mini.lora_styles import (BUNDLED, BundledLora)
-from schnell_mini.train_loras import (MAX_BYTES, MAX_PREVIEW_BYTES, RANK, draw_preview)
+from schnell.adapters import convert_adapter, read_info, read_model_shape
+from schnell.models.folder import ModelFolder, embedded_home
+from schnell.training.low_rank import BaseModel, install_low_rank, place_model, read_lora_file, set_scale, write_factors
+from schnell.training.samples import build_sampler
+from schnell_mini.lora_styles import BUNDLED, BundledLora
+from schnell_mini.train_loras import MAX_BYTES, MAX_PREVIEW_BYTES, RANK, draw_preview
 
 LORAS = embedded_home() / "loras"
 

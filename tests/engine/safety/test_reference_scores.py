@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schnell.engine.safety import (SafetyChecker, load_safety_checker)
+from schnell.engine.safety import SafetyChecker, load_safety_checker
 
 PUBLISHED = {
     "red": 0.06437304615974426,

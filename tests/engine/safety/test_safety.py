@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from schnell.engine.safety import (SafetyChecker, load_safety_checker)
+from schnell.engine.safety import SafetyChecker, load_safety_checker
 from schnell.errors import SafetyUnavailableError
 
 

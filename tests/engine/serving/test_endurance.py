@@ -11,14 +11,14 @@ import torch
 
 from adapter_files import random_adapters
 from conftest import make_job
+from schnell.engine.device import FLOAT32
 from schnell.engine.engine import Engine
-from schnell.engine.precision import FLOAT32
 from schnell.models.folder import open_model_folder
 from schnell.serving.active_job import LaneKey
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.scheduler import Scheduler
 from schnell.serving.worker import Worker
-from schnell.spec import (JobOutcome, Progress, Size)
+from schnell.spec import JobOutcome, Progress, Size
 
 REQUESTS = 10_000 if os.environ.get("SCHNELL_SOAK") else 1_000
 LORAS, SLOTS, IN_FLIGHT = 200, 8, 32

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from conftest import make_job
-from schnell.engine.engine import (Engine, generate)
-from schnell.errors import (GenerationFailedError, ServerBusyError)
+from schnell.engine.engine import Engine, generate
+from schnell.errors import GenerationFailedError, ServerBusyError
 from schnell.models.folder import ModelFolder
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.runner import InProcessRunner
-from schnell.serving.scheduler import (QueueLimits, Scheduler)
+from schnell.serving.scheduler import QueueLimits, Scheduler
 from schnell.serving.worker import Worker
-from schnell.spec import (Job, JobOutcome, Progress, Size)
+from schnell.spec import Job, JobOutcome, Progress, Size
 
 SMALL = Size(256, 256)
 

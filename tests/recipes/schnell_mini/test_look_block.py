@@ -7,7 +7,7 @@ from torch import Tensor
 
 from schnell_mini import layout
 from schnell_mini.look_block import write_look_block
-from schnell_mini.networks import (Shape, build_transformer)
+from schnell_mini.networks import Shape, build_transformer
 
 
 @pytest.fixture(scope="module")

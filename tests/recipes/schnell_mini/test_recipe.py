@@ -7,16 +7,16 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
+from schnell.errors import TrainingError
 from schnell.models.folder import open_model_folder
-from schnell.training.errors import TrainingError
-from schnell_mini.captions import (COLOURS, Entry)
-from schnell_mini.data import (Data, prepare_data, read_data, write_data)
-from schnell_mini.evaluation import (evaluate, psnr)
+from schnell_mini.captions import COLOURS, Entry
+from schnell_mini.data import Data, prepare_data, read_data, write_data
+from schnell_mini.evaluation import evaluate, psnr
 from schnell_mini.loop import Show
 from schnell_mini.networks import Shape
 from schnell_mini.pictures import Icons
-from schnell_mini.recipe import (Plan, train_mini)
-from schnell_mini.sampling import (draw, load_painter)
+from schnell_mini.recipe import Plan, train_mini
+from schnell_mini.sampling import draw, load_painter
 
 TINY = Shape(single_blocks=7, t5_layers=1, clip_layers=1, clip_hidden=64, vae_channels=(8, 8, 8, 16), vocabulary=300)
 

@@ -12,10 +12,10 @@ from sqlalchemy import func, select, update
 
 from counts import repeats
 from schnell.accounts import credits as books
-from schnell.accounts.identity import (Caller, new_id)
-from schnell.accounts.teams import (add_member, change_team, create_team, find_member, find_team, list_members)
+from schnell.accounts.identity import Caller
+from schnell.accounts.teams import add_member, change_team, create_team, find_member, find_team, list_members
 from schnell.database.session import Database
-from schnell.database.tables import (ledger, members, metadata, teams)
+from schnell.database.tables import ledger, members, metadata, new_id, teams
 from schnell.errors import InsufficientCreditsError
 
 

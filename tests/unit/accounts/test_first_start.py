@@ -1,8 +1,7 @@
 import pytest
 
-from schnell.accounts.first_start import prepare_first_start
-from schnell.accounts.keys import (authenticate, list_keys)
-from schnell.accounts.teams import (create_team, list_members, list_teams)
+from schnell.accounts.keys import authenticate, list_keys, prepare_first_start
+from schnell.accounts.teams import create_team, list_members, list_teams
 from schnell.database.session import Database
 from schnell.errors import ConfigurationError
 

@@ -4,12 +4,12 @@ from hashlib import sha256
 import pytest
 from sqlalchemy import select
 
-from schnell.accounts.identity import now
-from schnell.accounts.keys import (NewKey, authenticate, create_key, list_keys, revoke_key)
-from schnell.accounts.teams import (change_member, change_team, create_team, find_member)
+from schnell.accounts.keys import NewKey, authenticate, create_key, list_keys, revoke_key
+from schnell.accounts.teams import change_member, change_team, create_team, find_member
+from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import api_keys
-from schnell.errors import (InvalidFieldError, NotFoundError, UnauthorizedError)
+from schnell.errors import InvalidFieldError, NotFoundError, UnauthorizedError
 
 
 async def make_key(database: Database, **options: object) -> NewKey:

@@ -1,7 +1,7 @@
 import pytest
 
-from schnell.accounts.pricing import PriceTable
-from schnell.spec import (ASPECT_RATIOS, GenerationSpec, LoraRef, resolve_size)
+from schnell.accounts.credits import PriceTable
+from schnell.spec import ASPECT_RATIOS, GenerationSpec, LoraRef, resolve_size
 
 
 def test_the_documented_prices() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from schnell.adapters.decompose import (compress, decompose)
+from schnell.adapters.decompose import compress, decompose
 
 
 def _spectrum(values: np.ndarray, out: int = 300, into: int = 400) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lora_layouts import APPROXIMATE, DIFFUSERS, EXACT, LoraFile, plain
-from schnell.adapters import (convert_adapter, inspect_adapter)
+from schnell.adapters import convert_adapter, inspect_adapter
 from schnell.errors import AdapterError
 
 

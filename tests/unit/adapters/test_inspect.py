@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 
 from lora_layouts import EXACT, LoraFile
-from schnell.adapters import (FLUX_1, LowRank, convert_adapter, inspect_adapter, read_adapter, read_model_shape)
-from schnell.adapters.shape import (EncoderShape, ModelShape)
+from schnell.adapters import FLUX_1, LowRank, convert_adapter, inspect_adapter, read_adapter, read_model_shape
+from schnell.adapters.shape import EncoderShape, ModelShape
 
 STEM = "transformer.transformer_blocks.0.attn.to_q"
 

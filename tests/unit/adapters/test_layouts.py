@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lora_layouts import APPROXIMATE, EXACT, LoraFile
-from schnell.adapters import (Dora, Lokr, LowRank, convert_adapter, inspect_adapter, read_adapter)
+from schnell.adapters import Dora, Lokr, LowRank, convert_adapter, inspect_adapter, read_adapter
 
 
 def _relative_error(ours: np.ndarray, reference: np.ndarray) -> float:

@@ -15,7 +15,7 @@ import pytest
 
 from lora_layouts import DIFFUSERS as LAYERS
 from lora_layouts import EXACT, WIDTH, LoraFile, add_loha, kohya
-from schnell.adapters import (FLUX_1, convert_adapter, inspect_adapter)
+from schnell.adapters import FLUX_1, convert_adapter, inspect_adapter
 from schnell.errors import AdapterError
 
 TO_Q = "transformer.transformer_blocks.0.attn.to_q"

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from schnell.adapters.container import TensorWriter
 from schnell.adapters.keys import split_key
-from schnell.adapters.tensors import (Array, parse_header, read_header, read_tensor)
+from schnell.adapters.tensors import Array, TensorWriter, parse_header, read_header, read_tensor
 from schnell.errors import AdapterError
 
 JSON = st.recursive(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.assets.store import (KeyMint, check_key, is_key)
+from schnell.assets.store import KeyMint, check_key, is_key
 from schnell.errors import NotFoundError
 
 MOMENT = datetime(2025, 10, 24, 15, 9, 24, 339_000, UTC)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.assets.links import (FILES_PATH, LinkSigner, load_link_secret)
+from schnell.assets.links import FILES_PATH, LinkSigner, load_link_secret
 from schnell.errors import ForbiddenError
 
 PATH = FILES_PATH + "development/images/2026_11_24_00_00_00_000_000001.webp"

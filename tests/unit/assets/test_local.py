@@ -4,7 +4,7 @@ import pytest
 
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
-from schnell.errors import (AssetError, NotFoundError)
+from schnell.errors import AssetError, NotFoundError
 
 KEY = "development/images/2025_10_24_15_09_24_339_000001.webp"
 

@@ -8,7 +8,7 @@ import pytest
 from counts import SOAK
 from s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, run_nanio, run_seaweedfs
 from schnell.assets.s3 import S3Assets
-from schnell.errors import (AssetError, NotFoundError)
+from schnell.errors import AssetError, NotFoundError
 
 KEY = "development/images/2025_10_24_15_09_24_339_000001.webp"
 SERVERS = {"nanio": run_nanio, "seaweedfs": run_seaweedfs}

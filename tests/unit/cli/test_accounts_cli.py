@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from schnell.cli.application import build_app
-from schnell.errors import (ConflictError, NotFoundError)
+from schnell.errors import ConflictError, NotFoundError
 
 
 @pytest.fixture

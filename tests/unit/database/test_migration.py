@@ -2,7 +2,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
-from schnell.database.migration import (migrate, schema_is_current)
+from schnell.database.migration import migrate, schema_is_current
 from schnell.database.session import Database
 from schnell.database.tables import metadata
 

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import DBAPIError
 
-from schnell.accounts.first_start import prepare_first_start
-from schnell.database.prepared import Prepared
+from schnell.accounts.keys import prepare_first_start
+from schnell.database.connection import Prepared
 from schnell.database.session import Database
-from schnell.database.tables import (images, records, teams)
+from schnell.database.tables import images, records, teams
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 RECORD = {

@@ -8,13 +8,13 @@ from sqlalchemy import event, text
 
 from counts import repeats
 from schnell.accounts.keys import authenticate
-from schnell.accounts.teams import (find_members, list_teams)
+from schnell.accounts.teams import find_members, list_teams
 from schnell.benchmarks.large_database import fill
 from schnell.benchmarks.server import KEY
 from schnell.database.connection import Connection
 from schnell.database.inline_sqlite import InlineConnection
 from schnell.database.session import Database
-from schnell.generations.records import (find_record, list_records)
+from schnell.generations.records import find_record, list_records
 
 LARGE = ("records", "images", "ledger", "api_keys", "members", "users")
 

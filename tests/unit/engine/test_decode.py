@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image
 
-from schnell.engine.decode import fit_to_size
+from schnell.engine.pictures import fit_to_size
 from schnell.models.folder import ModelFolder
-from schnell.spec import (ASPECT_RATIOS, MEGAPIXELS, Size, resolve_size)
+from schnell.spec import ASPECT_RATIOS, MEGAPIXELS, Size, resolve_size
 
 SIZES = [resolve_size(ratio, megapixels) for ratio in ASPECT_RATIOS for megapixels in MEGAPIXELS]
 

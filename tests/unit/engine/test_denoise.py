@@ -3,7 +3,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.engine.denoise import (initial_noise, noise_levels, pack_latents, position_ids, unpack_latents)
+from schnell.engine.denoise import initial_noise, noise_levels, pack_latents, position_ids, unpack_latents
 from schnell.spec import Size
 
 grids = st.builds(Size, st.integers(1, 8), st.integers(1, 8))

@@ -1,7 +1,6 @@
 import torch
 
-from schnell.engine.prompt_cache import PromptCache
-from schnell.engine.text import PromptEmbedding
+from schnell.engine.text import PromptCache, PromptEmbedding
 
 ONE = PromptEmbedding(torch.zeros(8, 4), torch.zeros(4), was_truncated=False)
 

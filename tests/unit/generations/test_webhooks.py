@@ -8,8 +8,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from databases import database, database_url
 from schnell.database.session import Database
-from schnell.generations.subscriptions import (Subscription, Subscriptions)
-from schnell.generations.webhooks import WebhookSender
+from schnell.generations.webhooks import Subscription, Subscriptions, WebhookSender
 
 __all__ = ["database", "database_url"]
 

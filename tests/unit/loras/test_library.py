@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mini_loras import lora_bytes, trainer_tar, write_lora
-from schnell.adapters import (LowRank, read_adapter, read_model_shape)
+from schnell.adapters import LowRank, read_adapter, read_model_shape
 from schnell.database.migration import migrate
 from schnell.database.session import Database
-from schnell.errors import (AdapterError, ConflictError, InvalidFieldError, LoraDownloadError, NotFoundError)
+from schnell.errors import AdapterError, ConflictError, InvalidFieldError, LoraDownloadError, NotFoundError
 from schnell.loras.bundled import read_bundled
 from schnell.loras.files import AdapterFiles
 from schnell.loras.library import LoraLibrary
@@ -22,10 +22,10 @@ from schnell.loras.remote import OutsideLoras
 from schnell.loras.repository import Labels
 from schnell.loras.sources import SourceSites
 from schnell.loras.tokens import SourceTokens
-from schnell.models.locations import embedded_home
+from schnell.models.folder import embedded_home
 from schnell.outbound.addresses import AddressPolicy
 from schnell.outbound.downloads import Downloader
-from schnell.spec import (FetchProgress, LoraRef)
+from schnell.spec import FetchProgress, LoraRef
 from tls_server import Reply, Route, TlsServer
 
 TEAM = "team-1"

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schnell.errors import InvalidFieldError
-from schnell.loras.references import (CivitaiModel, DirectUrl, HubFile, LibraryName, Reference, ReplicateModel, parse_reference)
+from schnell.loras.references import (
+    CivitaiModel,
+    DirectUrl,
+    HubFile,
+    LibraryName,
+    Reference,
+    ReplicateModel,
+    parse_reference,
+)
 
 VERSION = "0" * 63 + "a"
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from schnell.errors import ModelFolderError
-from schnell.models.catalogue import (CATALOGUE, find_model)
-from schnell.models.fingerprint import weights_sha256
-from schnell.models.folder import (COMPONENTS, ModelFolder, open_model_folder)
+from schnell.models.catalogue import CATALOGUE, find_model
+from schnell.models.folder import COMPONENTS, ModelFolder, open_model_folder, weights_sha256
 
 
 def test_the_embedded_model_is_always_here(mini: ModelFolder) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from schnell.errors import ModelDownloadError
-from schnell.models.catalogue import (CatalogueEntry, catalogue_entry)
+from schnell.models.catalogue import CatalogueEntry, catalogue_entry
 from schnell.models.folder import open_model_folder
 from schnell.models.pull import pull_model
 

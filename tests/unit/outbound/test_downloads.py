@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from schnell.errors import (LoraDownloadError, LoraSourceError)
-from schnell.outbound.addresses import (AddressPolicy, CheckedTransport)
-from schnell.outbound.downloads import (Downloader, DownloadLimits, RemoteFile)
+from schnell.errors import LoraDownloadError, LoraSourceError
+from schnell.outbound.addresses import AddressPolicy, CheckedTransport
+from schnell.outbound.downloads import Downloader, DownloadLimits, RemoteFile
 from tls_server import Asked, Reply, TlsServer
 
 DATA = bytes(range(256)) * 2000

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schnell.errors import ServerBusyError
-from schnell.serving.scheduler import (Entry, QueueLimits, RowKey, Scheduler)
+from schnell.serving.scheduler import Entry, QueueLimits, RowKey, Scheduler
 
 BATCH_LIMIT = 3
 SLOTS = 2

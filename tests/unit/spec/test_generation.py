@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.errors import (FieldError, InvalidFieldError, MissingFieldError)
-from schnell.spec import (GenerationSpec, LoraRef, Size, output_format_named, output_seed, random_seed)
+from schnell.errors import FieldError, InvalidFieldError, MissingFieldError
+from schnell.spec import GenerationSpec, LoraRef, Size, output_format_named, output_seed, random_seed
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.errors import (InvalidFieldError, MissingFieldError)
+from schnell.errors import InvalidFieldError, MissingFieldError
 from schnell.spec import resolve_size
 
 AT_ONE_MEGAPIXEL = {

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from alembic import context
 
-from schnell.database.tables import (Timestamp, metadata)
+from schnell.database.tables import Timestamp, metadata
 
 
 def _render(kind: str, value: Any, _imports: Any) -> str | Literal[False]:

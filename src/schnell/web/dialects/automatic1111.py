@@ -6,24 +6,143 @@ says so in `notes`.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.errors import (FieldError, SchnellError, UnsupportedModelError)
-from schnell.generations import (GenerationRequest, Record)
+from schnell.accounts.identity import Caller
+from schnell.errors import FieldError, NotFoundError, SchnellError, UnsupportedModelError
+from schnell.generations import GenerationRequest, Record, Running
+from schnell.spec import (
+    MAX_LORA_SCALE,
+    MAX_OUTPUTS,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_LORA_SCALE,
+    MIN_SIDE,
+    SIDE_STEP,
+    LoraRef,
+)
 from schnell.web import submission
-from schnell.web.auth import Generator
-from schnell.web.dialects.automatic1111_numbers import (read_deaf, read_numbers)
-from schnell.web.dialects.automatic1111_prompt import read_lora_tags
-from schnell.web.dialects.translation import (build_request, find_model, read_base64, shown_seeds)
-from schnell.web.fields import (Fields, read_json_object)
-from schnell.web.services import services_of
+from schnell.web.auth import Generator, Reader
+from schnell.web.dialects.translation import build_request, find_model, read_base64, shown_seeds
+from schnell.web.fields import Fields, read_json_object
+from schnell.web.services import Services, services_of
 
-router = APIRouter(tags=["Automatic1111"], include_in_schema=False)
+_DEAF: Final = (
+    "negative_prompt",
+    "enable_hr",
+    "styles",
+    "restore_faces",
+    "tiling",
+    "refiner_checkpoint",
+    "script_name",
+)
+#: What FLUX.1 [schnell] always does: asking for it, or for nothing, needs no note.
+_FIXED: Final[dict[str, tuple[Any, ...]]] = {
+    "cfg_scale": (1,),
+    "sampler_name": ("Euler", "euler"),
+    "sampler_index": ("Euler", "euler"),
+    "scheduler": ("simple", "Simple", "automatic", "Automatic"),
+}
+_WIDEST: Final = 2**40
+_DEFAULT_SIDE: Final = 512
 
+
+def read_numbers(fields: Fields, notes: list[str]) -> dict[str, Any]:
+    """Size, steps, count and seed for a native `promptObject`. What is no number is noted in `fields`."""
+    return {
+        "aspect_ratio": "custom",
+        "width": _read_side(fields, "width", notes),
+        "height": _read_side(fields, "height", notes),
+        "num_inference_steps": _clamp(fields, "steps", (1, MAX_STEPS), notes) or MAX_STEPS,
+        "num_outputs": _read_count(fields, notes),
+        "seed": _read_seed(fields, notes),
+    }
+
+
+def read_deaf(fields: Fields) -> list[str]:
+    """A note for every value that FLUX cannot follow."""
+    notes = [f"{name} has no effect with FLUX" for name in _DEAF if fields.raw(name)]
+    for name, values in _FIXED.items():
+        asked = fields.raw(name)
+        if asked and asked not in values:
+            notes.append(f"{name} {str(asked)[:50]} became {values[0]}: FLUX.1 [schnell] has no other")
+    return notes
+
+
+def _clamp(fields: Fields, name: str, limits: tuple[int, int], notes: list[str]) -> int | None:
+    asked = fields.number(name, -_WIDEST, _WIDEST)
+    if asked is None:
+        return None
+    value = min(max(round(asked), limits[0]), limits[1])
+    if value != asked:
+        notes.append(f"{name} {asked:g} became {value}: FLUX.1 [schnell] takes {limits[0]}-{limits[1]}")
+    return value
+
+
+def _read_side(fields: Fields, name: str, notes: list[str]) -> int:
+    side = _clamp(fields, name, (MIN_SIDE, MAX_SIDE), notes) or _DEFAULT_SIDE
+    nearest = round(side / SIDE_STEP) * SIDE_STEP
+    if nearest != side:
+        notes.append(f"{name} {side} became {nearest}: sides are multiples of {SIDE_STEP}")
+    return nearest
+
+
+def _read_count(fields: Fields, notes: list[str]) -> int:
+    asked = 1
+    for name in ("batch_size", "n_iter"):
+        asked *= max(1, round(fields.number(name, -_WIDEST, _WIDEST) or 1))
+    if asked > MAX_OUTPUTS:
+        notes.append(f"{asked} pictures became {MAX_OUTPUTS}: ask again for more")
+    return min(asked, MAX_OUTPUTS)
+
+
+def _read_seed(fields: Fields, notes: list[str]) -> int | None:
+    seed = fields.whole("seed", -_WIDEST, _WIDEST)
+    if seed is None or seed < 0:
+        return None
+    if seed > MAX_SEED:
+        notes.append(f"seed {seed} became {seed % (MAX_SEED + 1)}: seeds have 32 bits")
+    return seed % (MAX_SEED + 1)
+
+
+_TAG: Final = re.compile(r"<lora:([^<>]{1,600})>", re.IGNORECASE)
+_WEIGHTS: Final = re.compile(
+    r"(?::(?:(?:te|unet)=)?[-+]?(?:[0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})){1,3}$", re.IGNORECASE
+)
+
+
+def read_lora_tags(prompt: str, notes: list[str]) -> tuple[str, tuple[LoraRef, ...]]:
+    """The prompt without its tags, and the LoRAs that they name, at scale 1 unless they say otherwise.
+
+    What becomes of a tag that FLUX cannot follow to the letter is added to `notes`.
+    """
+    loras = tuple(_read_tag(match[1], notes) for match in _TAG.finditer(prompt))
+    return " ".join(_TAG.sub(" ", prompt).split()) if loras else prompt, loras
+
+
+def _read_tag(text: str, notes: list[str]) -> LoraRef:
+    match = _WEIGHTS.search(text)
+    if match is None:
+        return LoraRef(text.strip(), 1.0)
+    name = text[: match.start()].strip()
+    weights = [float(part.rpartition("=")[2]) for part in match[0][1:].split(":")]
+    if len(weights) > 1:
+        notes.append(f"<lora:{text}>: one strength counts for the whole LoRA here, {weights[0]:g}")
+    scale = min(max(weights[0], MIN_LORA_SCALE), MAX_LORA_SCALE)
+    if scale != weights[0]:
+        notes.append(
+            f"<lora:{text}>: the strength became {scale:g}, it may be {MIN_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
+        )
+    return LoraRef(name, scale)
+
+
+router = APIRouter(prefix="/sdapi/v1", tags=["Automatic1111"], include_in_schema=False)
 A1111_STATUSES: Final = {FieldError: 422, UnsupportedModelError: 404}
 _ECHOED: Final = (
     "prompt",
@@ -41,7 +160,7 @@ _ECHOED: Final = (
 _LORA_FIELDS: Final = (("lora_weights", "lora_scale"), ("extra_lora", "extra_lora_scale"))
 
 
-@router.post("/sdapi/v1/txt2img")
+@router.post("/txt2img")
 async def create(request: Request, caller: Generator) -> dict[str, Any]:
     """Draw pictures as the web UI's clients ask for them."""
     values = await read_json_object(request)
@@ -119,3 +238,134 @@ def _describe(record: Record, values: Mapping[str, Any], notes: list[str]) -> di
         "index_of_first_image": 0,
         "notes": notes + list(record.response_object.get("warnings", [])),
     }
+
+
+#: Lists of what FLUX does not have, or has one of; clients fill their menus with them.
+_LISTS: Final[dict[str, Any]] = {
+    "samplers": [{"name": "Euler", "aliases": ["euler"], "options": {}}],
+    "schedulers": [
+        {"name": "simple", "label": "Simple", "aliases": None, "default_rho": -1.0, "need_inner_model": False}
+    ],
+    "upscalers": [{"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 4.0}],
+    "latent-upscale-modes": [{"name": "Latent"}],
+    "sd-vae": [],
+    "sd-modules": [],
+    "hypernetworks": [],
+    "face-restorers": [],
+    "realesrgan-models": [],
+    "prompt-styles": [],
+    "extensions": [],
+    "embeddings": {"loaded": {}, "skipped": {}},
+    "scripts": {"txt2img": [], "img2img": []},
+    "script-info": [],
+    "memory": {"ram": {}, "cuda": {}},
+    "cmd-flags": {},
+}
+_NOTHING_TO_DO: Final = (
+    "refresh-checkpoints",
+    "refresh-loras",
+    "refresh-vae",
+    "reload-checkpoint",
+    "unload-checkpoint",
+)
+
+
+@router.get("/options")
+async def show_options(request: Request, caller: Reader) -> dict[str, Any]:  # noqa: ARG001 - a key is asked for
+    """The settings that clients look at."""
+    return {
+        "sd_model_checkpoint": services_of(request).model.ids[0],
+        "sd_checkpoint_hash": "",
+        "sd_vae": "None",
+        "samples_format": "png",
+        "CLIP_stop_at_last_layers": 1,
+    }
+
+
+@router.post("/options")
+async def change_options(request: Request, caller: Generator) -> None:  # noqa: ARG001 - a key is asked for
+    """Nothing can be changed for everyone here; a checkpoint that is not served is refused."""
+    fields = Fields(await read_json_object(request))
+    checkpoint = fields.text("sd_model_checkpoint")
+    fields.check()
+    find_model(request, checkpoint or None)
+
+
+@router.get("/sd-models")
+async def list_checkpoints(request: Request, caller: Reader) -> list[dict[str, Any]]:  # noqa: ARG001 - as above
+    """The served model."""
+    name = services_of(request).model.ids[0]
+    return [{"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name, "config": None}]
+
+
+@router.get("/loras")
+async def list_loras(request: Request, caller: Reader) -> list[dict[str, Any]]:
+    """The LoRAs that this team may name in a prompt."""
+    found = await services_of(request).loras.list(caller.team_id)
+    return [
+        {
+            "name": lora.name,
+            "alias": lora.name,
+            "path": f"{lora.name}.safetensors",
+            "metadata": {"ss_base_model_version": "flux1", "sshs_model_hash": lora.sha256, "rank": lora.rank},
+        }
+        for lora in found
+    ]
+
+
+@router.get("/progress")
+async def show_progress(request: Request, caller: Reader) -> dict[str, Any]:
+    """How far this key's oldest generation is, from 0 to 1."""
+    running = next(iter(_under_way(services_of(request), caller)), None)
+    step, total = (running.progress.step, running.record.settings["steps"]) if running else (0, 0)
+    if running and running.progress.stage == "decode":
+        step = total
+    return {
+        "progress": step / total if total else 0.0,
+        "eta_relative": 0.0,
+        "state": {
+            "skipped": False,
+            "interrupted": False,
+            "stopping_generation": False,
+            "job": running.record.id if running else "",
+            "job_count": int(running is not None),
+            "job_timestamp": f"{running.record.created_at:%Y%m%d%H%M%S}" if running else "0",
+            "job_no": 0,
+            "sampling_step": step,
+            "sampling_steps": total or MAX_STEPS,
+        },
+        "current_image": None,
+        "textinfo": None,
+    }
+
+
+@router.post("/interrupt")
+@router.post("/skip")
+async def interrupt(request: Request, caller: Generator) -> dict[str, Any]:
+    """Stop what this key is drawing through this API; nothing is charged."""
+    for running in _under_way(services_of(request), caller):
+        running.cancel()
+    return {}
+
+
+@router.get("/{name}")
+async def show_list(name: str, caller: Reader) -> Any:  # noqa: ARG001 - a key is asked for
+    """What a client fills a menu with."""
+    if name not in _LISTS:
+        raise NotFoundError(f"FLUX has no {name[:50]!r}")
+    return _LISTS[name]
+
+
+@router.post("/{name}")
+async def do_nothing(name: str, caller: Generator) -> None:  # noqa: ARG001 - a key is asked for
+    """Reloading and unloading: there is nothing to do."""
+    if name not in _NOTHING_TO_DO:
+        raise NotFoundError(f"FLUX has no {name[:50]!r}")
+
+
+def _under_way(services: Services, caller: Caller) -> list[Running]:
+    return [
+        running
+        for running in services.admission.all()
+        if running.record.key_id == caller.key_id and running.record.dialect == "automatic1111"
+    ]

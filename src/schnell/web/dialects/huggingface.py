@@ -8,12 +8,12 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from schnell.errors import (InvalidFieldError, SchnellError, UnsupportedModelError)
+from schnell.errors import InvalidFieldError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.translation import (build_request, find_model, shown_seeds)
-from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.dialects.translation import build_request, find_model, shown_seeds
+from schnell.web.fields import Fields, read_json_object
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["Hugging Face"], include_in_schema=False)

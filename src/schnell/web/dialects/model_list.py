@@ -1,25 +1,89 @@
 """`/v1/models` belongs to OpenAI's and to Replicate's clients alike: one body that both can read."""
 
+from hashlib import sha256
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.errors import (NotFoundError, SchnellError)
+from schnell.errors import (
+    NotFoundError,
+)
+from schnell.spec import ASPECT_RATIOS, MAX_LORA_SCALE, MAX_OUTPUTS, MAX_SEED, MAX_STEPS, MIN_LORA_SCALE, Size
 from schnell.web.auth import Reader
-from schnell.web.dialects.openai_shapes import openai_error
-from schnell.web.dialects.replicate_schema import (describe_version, replicate_error, version_id)
 from schnell.web.dialects.translation import find_model
-from schnell.web.services import (Services, services_of)
+from schnell.web.services import Services, services_of
 
+#: The shapes of Replicate's model that the native API has no name for, at one megapixel or as near as a side may go.
+REPLICATE_RATIOS: Final = {
+    "21:9": Size(1344, 576),
+    "9:21": Size(576, 1344),
+    "4:3": Size(1152, 896),
+    "3:4": Size(896, 1152),
+}
+
+
+def version_id(services: Services) -> str:
+    """The 64 hexadecimal digits that stand for the served model."""
+    return sha256(f"schnell model {services.model.label}".encode()).hexdigest()
+
+
+def describe_version(services: Services, created_at: str) -> dict[str, Any]:
+    """A version, with the OpenAPI document of its input and output."""
+    return {
+        "id": version_id(services),
+        "created_at": created_at,
+        "cog_version": "0.16.0",
+        "openapi_schema": {
+            "openapi": "3.0.2",
+            "info": {"title": "Cog", "version": "0.1.0"},
+            "paths": {},
+            "components": {"schemas": {"Input": _INPUT, "Output": _OUTPUT}},
+        },
+    }
+
+
+def _whole(title: str, description: str, low: int, high: int, **more: Any) -> dict[str, Any]:
+    return {"type": "integer", "title": title, "description": description, "minimum": low, "maximum": high} | more
+
+
+def _choice(title: str, description: str, default: str, *values: str) -> dict[str, Any]:
+    return {"type": "string", "title": title, "description": description, "default": default, "enum": list(values)}
+
+
+def _scale(title: str, description: str) -> dict[str, Any]:
+    limits = {"minimum": MIN_LORA_SCALE, "maximum": MAX_LORA_SCALE, "default": 0.8}
+    return {"type": "number", "title": title, "description": description} | limits
+
+
+_LORA: Final = "A LoRA: owner/name, a URL, or a name from your library"
+_INPUT: Final[dict[str, Any]] = {
+    "type": "object",
+    "title": "Input",
+    "required": ["prompt"],
+    "properties": {
+        "prompt": {"type": "string", "title": "Prompt", "description": "Prompt for generated image"},
+        "aspect_ratio": _choice(
+            "aspect_ratio", "Aspect ratio for the generated image", "1:1", *ASPECT_RATIOS, *REPLICATE_RATIOS
+        ),
+        "num_outputs": _whole("Num Outputs", "Number of outputs to generate", 1, MAX_OUTPUTS, default=1),
+        "num_inference_steps": _whole("Num Inference Steps", "Number of denoising steps", 1, MAX_STEPS, default=4),
+        "seed": _whole("Seed", "Random seed. Set for reproducible generation", 0, MAX_SEED),
+        "output_format": _choice("output_format", "Format of the output images", "webp", "webp", "jpg", "png"),
+        "output_quality": _whole("Output Quality", "Quality when saving the output images", 0, 100, default=80),
+        "disable_safety_checker": {"type": "boolean", "title": "Disable Safety Checker", "default": False},
+        "go_fast": {"type": "boolean", "title": "Go Fast", "description": "Faster arithmetic", "default": True},
+        "megapixels": _choice("megapixels", "Approximate number of megapixels", "1", "1", "0.25"),
+        "lora_weights": {"type": "string", "title": "Lora Weights", "description": _LORA},
+        "lora_scale": _scale("Lora Scale", "How strongly the LoRA acts"),
+        "extra_lora": {"type": "string", "title": "Extra Lora", "description": "A second LoRA"},
+        "extra_lora_scale": _scale("Extra Lora Scale", "How strongly the second LoRA acts"),
+    },
+}
+_OUTPUT: Final = {"type": "array", "title": "Output", "items": {"type": "string", "format": "uri"}}
 router = APIRouter(tags=["OpenAI"], include_in_schema=False)
 #: When FLUX.1 [schnell] was published; the clients want a moment for every model.
 _CREATED: Final = 1722470400
 _CREATED_AT: Final = "2024-08-01T00:00:00.000Z"
-
-
-def model_list_error(error: SchnellError, status: int) -> dict[str, Any]:
-    """The error shapes of both."""
-    return openai_error(error, status) | replicate_error(error, status)
 
 
 @router.get("/v1/models")

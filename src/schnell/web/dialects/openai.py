@@ -4,8 +4,10 @@ The wire format is that of https://platform.openai.com/docs/api-reference/images
 (seed, LoRAs, steps) comes through the clients' `extra_body`.
 """
 
+import base64
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,21 +17,109 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import SchnellError
-from schnell.generations import (GenerationRequest, Record, Running)
+from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError
+from schnell.generations import GenerationRequest, Record, Running
 from schnell.spec import Progress
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.openai_events import (choose_steps, completed_event, partial_event)
-from schnell.web.dialects.openai_shapes import openai_error
-from schnell.web.dialects.openai_sizes import read_size
-from schnell.web.dialects.translation import (build_request, find_model, read_base64, shown_seeds)
-from schnell.web.fields import (Fields, read_json_object)
+from schnell.web.dialects.translation import build_request, find_model, read_base64, shown_seeds
+from schnell.web.fields import Fields, read_json_object
 from schnell.web.operations.files import picture_links
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["OpenAI"], include_in_schema=False)
+#: OpenAI's clients know these: an exhausted budget is a 429 that must not be tried again (`x-should-retry: false`).
+OPENAI_STATUSES: Final = {InsufficientCreditsError: 429, UnsupportedModelError: 404}
+_CODES: Final = {
+    "HTTP_EXCEPTION": "invalid_api_key",
+    "UNSUPPORTED_MODEL": "model_not_found",
+    "RATE_LIMITED": "rate_limit_exceeded",
+    "TEAM_QUEUE_FULL": "rate_limit_exceeded",
+    "INSUFFICIENT_CREDITS": "insufficient_quota",
+    "INVALID_FIELD": "invalid_value",
+    "MISSING_REQUIRED_FIELDS": "missing_required_parameter",
+    "NSFW_CONTENT": "content_policy_violation",
+}
+_TYPES: Final = {
+    "RATE_LIMITED": "requests",
+    "TEAM_QUEUE_FULL": "requests",
+    "INSUFFICIENT_CREDITS": "insufficient_quota",
+}
 
+
+def openai_error(error: SchnellError, status: int) -> dict[str, Any]:
+    """`{"error": {message, type, param, code}}`."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {
+        "error": {
+            "message": error.message,
+            "type": _TYPES.get(error.code, kind),
+            "param": error.problems[0].field if isinstance(error, FieldError) else None,
+            "code": _CODES.get(error.code, error.code.lower()),
+        }
+    }
+
+
+_SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+#: Sizes of OpenAI's own models that FLUX cannot draw, which clients have built in: the same shape at one megapixel.
+_STANDARD_SIZES: Final = {"1536x1024": "3:2", "1024x1536": "2:3", "1792x1024": "16:9", "1024x1792": "9:16"}
+
+
+def _read_size(fields: Fields) -> Mapping[str, Any]:
+    """The size for a native `promptObject`: nothing where the client leaves it to the model."""
+    size = fields.text("size")
+    if size in {None, "", "auto"}:
+        return {}
+    if size in _STANDARD_SIZES:
+        return {"aspect_ratio": _STANDARD_SIZES[size], "megapixels": "1"}
+    match = _SIZE.fullmatch(size or "")
+    if match is None:
+        fields.refuse("size", f'must be "auto" or WIDTHxHEIGHT, such as 1024x1024, got {(size or "")[:50]!r}')
+        return {}
+    return {"aspect_ratio": "custom", "width": int(match[1]), "height": int(match[2])}
+
+
+#: The service counts credits, not tokens; the field must be there for typed clients.
+_NO_TOKENS: Final = {
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
+
+
+def choose_steps(steps: int, partial_images: int) -> set[int]:
+    """After which of `steps` denoising steps to show `partial_images` previews: spread evenly, never after the last."""
+    spread = {round(index * steps / (partial_images + 1)) for index in range(1, partial_images + 1)}
+    return {step for step in spread if 1 <= step < steps}
+
+
+def _partial_event(record: Record, preview: bytes, index: int) -> dict[str, Any]:
+    """A preview (PNG) on the way. `index` counts the moments that are shown, from 0."""
+    return {
+        "type": "image_generation.partial_image",
+        "b64_json": base64.b64encode(preview).decode(),
+        "partial_image_index": index,
+    } | _about(record, "png")
+
+
+def _completed_event(record: Record, picture: str) -> dict[str, Any]:
+    """A finished picture, in base64."""
+    return {"type": "image_generation.completed", "b64_json": picture, "usage": _NO_TOKENS} | _about(
+        record, record.settings["output_format"]
+    )
+
+
+def _about(record: Record, output_format: str) -> dict[str, Any]:
+    return {
+        "created_at": int(record.created_at.timestamp()),
+        "background": "opaque",
+        "output_format": output_format,
+        "quality": "auto",
+        "size": f"{record.settings['width']}x{record.settings['height']}",
+    }
+
+
+router = APIRouter(tags=["OpenAI"], include_in_schema=False)
 _QUALITY_STEPS: Final = {"low": 1, "medium": 2, "high": 4, "xhigh": 4, "max": 4, "hd": 4, "standard": 4, "auto": 4}
 _FORMATS: Final = ("b64_json", "url")
 _EXTRA: Final = (
@@ -84,7 +174,7 @@ def _parse(request: Request, fields: Fields) -> GenerationRequest:
         "output_quality": fields.raw("output_compression"),
         "num_inference_steps": _QUALITY_STEPS.get(quality or "auto") if steps is None else steps,
     }
-    native |= read_size(fields)
+    native |= _read_size(fields)
     fields.check()
     return build_request(
         request, "openai", find_model(request, model), native, rename=lambda name: _NAMES.get(name, name)
@@ -122,11 +212,11 @@ async def _events(
             async for each in found:
                 if isinstance(each, Record):
                     for picture in await read_base64(services_of(request), each):
-                        yield _event(completed_event(each, picture))
+                        yield _event(_completed_event(each, picture))
                 elif _is_shown(each, steps) and isinstance(started, Running):
                     steps = steps - {each.step}
                     for preview in each.previews:
-                        yield _event(partial_event(started.record, preview, sent))
+                        yield _event(_partial_event(started.record, preview, sent))
                     sent += 1
     except SchnellError as error:
         yield _event({"type": "error"} | openai_error(error, error.status))

@@ -6,14 +6,14 @@ from typing import Any
 
 from starlette.requests import Request
 
-from schnell.errors import (FieldError, FieldProblem, UnsupportedModelError)
-from schnell.generations import (GenerationRequest, Record)
+from schnell.errors import FieldError, FieldProblem, UnsupportedModelError
+from schnell.generations import GenerationRequest, Record
 from schnell.spec import MIN_LORA_SCALE
 from schnell.web import submission
 from schnell.web.fields import Fields
 from schnell.web.native.features import parse_prompt_object
 from schnell.web.native.records import KNOWN_KEYS
-from schnell.web.services import (Services, services_of)
+from schnell.web.services import Services, services_of
 
 Rename = Callable[[str], str]
 

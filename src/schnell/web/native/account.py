@@ -11,12 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.keys import authenticate
-from schnell.accounts.teams import (find_member, find_team)
-from schnell.accounts.usage import (UsageRow, collect_usage, write_csv)
-from schnell.web.auth import (SECURITY, Reader)
-from schnell.web.native.feature_schema import (error_answers, example_of, json_answer, object_of)
+from schnell.accounts.teams import find_member, find_team
+from schnell.accounts.usage import UsageRow, collect_usage, write_csv
+from schnell.web.auth import COOKIE, LIFETIME_SECONDS, SECURITY, Reader
+from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
-from schnell.web.session import (COOKIE, LIFETIME_SECONDS)
 
 router = APIRouter(tags=["account"])
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -31,11 +30,9 @@ def _read_day(value: Any) -> Any:
 
 Since = Annotated[date | None, BeforeValidator(_read_day), Query(description="First day, such as 2026-11-01 (UTC).")]
 Until = Annotated[date | None, BeforeValidator(_read_day), Query(description="Last day (UTC).")]
-_TEXT: Final = {"type": "string"}
-_COUNT: Final = {"type": "integer"}
 _USAGE_ROW: Final = object_of(
-    dict.fromkeys(("day", "team", "user", "key"), _TEXT)
-    | dict.fromkeys(("requests", "failed", "pictures", "credits"), _COUNT)
+    dict.fromkeys(("day", "team", "user", "key"), TEXT)
+    | dict.fromkeys(("requests", "failed", "pictures", "credits"), INTEGER)
 )
 _EXAMPLE_ROW: Final = UsageRow("2026-11-25", "Default team", "Administrator", "schnell_Xk3fQ9", 12, 1, 11, 11_000)
 USAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
@@ -47,7 +44,7 @@ USAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
                     object_of({"usage": {"type": "array", "items": _USAGE_ROW}}), {"usage": [asdict(_EXAMPLE_ROW)]}
                 )
             },
-            "text/csv": {"schema": example_of(_TEXT, write_csv([_EXAMPLE_ROW]))},
+            "text/csv": {"schema": example_of(TEXT, write_csv([_EXAMPLE_ROW]))},
         },
     }
 }
@@ -56,9 +53,9 @@ _WHO_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
         "The caller",
         example_of(
             object_of(
-                dict.fromkeys(("teamId", "teamName", "userId", "userName"), _TEXT)
-                | {"role": {"enum": ["ADMIN", "MEMBER"]}, "scopes": {"type": "array", "items": _TEXT}}
-                | dict.fromkeys(("creditLimit", "usedCredit", "teamCreditLimit", "teamUsedCredit"), _COUNT)
+                dict.fromkeys(("teamId", "teamName", "userId", "userName"), TEXT)
+                | {"role": {"enum": ["ADMIN", "MEMBER"]}, "scopes": {"type": "array", "items": TEXT}}
+                | dict.fromkeys(("creditLimit", "usedCredit", "teamCreditLimit", "teamUsedCredit"), INTEGER)
             ),
             {
                 "teamId": "8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33",

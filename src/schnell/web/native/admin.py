@@ -9,13 +9,13 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
-from schnell.accounts import (keys, teams)
-from schnell.accounts.identity import (DEFAULT_CREDIT_LIMIT, DEFAULT_SCOPES, BudgetWindow, Role, Scope, Status)
+from schnell.accounts import keys, teams
+from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, DEFAULT_SCOPES, BudgetWindow, Role, Scope, Status
 from schnell.accounts.usage import collect_usage
-from schnell.web.auth import (SECURITY, Administrator)
+from schnell.web.auth import SECURITY, Administrator
 from schnell.web.fields import whole_number
-from schnell.web.native.account import (USAGE_ANSWER, Since, Until, usage_response)
-from schnell.web.native.feature_schema import error_answers
+from schnell.web.native.account import USAGE_ANSWER, Since, Until, usage_response
+from schnell.web.openapi import error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(

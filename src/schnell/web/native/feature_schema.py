@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from schnell.spec import (ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_PROMPT_LENGTH, MAX_SEED, MAX_SIDE, MIN_SIDE)
+from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_PROMPT_LENGTH, MAX_SEED, MAX_SIDE, MIN_SIDE
+from schnell.web.openapi import INTEGER, TEXT, TEXT_OR_NULL, error_answers, example_of, json_answer, object_of
 
 #: Every name that the served model answers to; the first is the document's.
 MODEL_IDS: Final = (
@@ -99,21 +100,6 @@ FEATURE_BODY: Final[dict[str, Any]] = {
         }
     ],
 }
-
-
-def object_of(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    """The schema of an object; every property is required unless some are named."""
-    return {"type": "object", "properties": properties, "required": list(required or properties)}
-
-
-def example_of(schema: dict[str, Any], example: Any) -> dict[str, Any]:
-    """The schema with an example of it."""
-    return schema | {"examples": [example]}
-
-
-_TEXT: Final = {"type": "string"}
-_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
-_INTEGER: Final = {"type": "integer"}
 _KEY: Final = "development/images/2026_11_25_15_09_24_339_000001.webp"
 _LINK: Final = f"https://pictures.example/files/{_KEY}?expires=1796223600&signature={'0123456789abcdef' * 4}"
 EXAMPLE_RECORD: Final = {
@@ -161,38 +147,30 @@ EXAMPLE_RECORD: Final = {
     "temporaryUrl": _LINK,
 }
 _TEAM_USER: Final = object_of(
-    dict.fromkeys(("teamId", "userId", "userName"), _TEXT)
-    | {"userAvatar": _TEXT_OR_NULL, "status": {"enum": ["ACTIVE", "INACTIVE"]}, "role": {"enum": ["ADMIN", "MEMBER"]}}
-    | {"creditLimit": _INTEGER, "usedCredit": _INTEGER}
-    | dict.fromkeys(("createdAt", "createdBy", "updatedAt", "updatedBy"), _TEXT)
+    dict.fromkeys(("teamId", "userId", "userName"), TEXT)
+    | {"userAvatar": TEXT_OR_NULL, "status": {"enum": ["ACTIVE", "INACTIVE"]}, "role": {"enum": ["ADMIN", "MEMBER"]}}
+    | {"creditLimit": INTEGER, "usedCredit": INTEGER}
+    | dict.fromkeys(("createdAt", "createdBy", "updatedAt", "updatedBy"), TEXT)
 )
 AI_RECORD: Final = object_of(
-    dict.fromkeys(("uuid", "userId", "teamId"), _TEXT)
-    | {"teamUser": {"anyOf": [_TEAM_USER, {"type": "null"}]}, "model": _TEXT, "type": _TEXT}
-    | {"metadata": {"type": ["object", "null"]}, "rating": {"type": ["integer", "null"]}, "feedback": _TEXT_OR_NULL}
-    | {"conversationId": _TEXT_OR_NULL, "status": {"enum": ["PROCESSING", "SUCCESS", "FAILURE"]}, "createdAt": _TEXT}
+    dict.fromkeys(("uuid", "userId", "teamId"), TEXT)
+    | {"teamUser": {"anyOf": [_TEAM_USER, {"type": "null"}]}, "model": TEXT, "type": TEXT}
+    | {"metadata": {"type": ["object", "null"]}, "rating": {"type": ["integer", "null"]}, "feedback": TEXT_OR_NULL}
+    | {"conversationId": TEXT_OR_NULL, "status": {"enum": ["PROCESSING", "SUCCESS", "FAILURE"]}, "createdAt": TEXT}
     | {
         "aiRecordDetail": object_of(
             {
                 "promptObject": {"type": "object"},
-                "resultObject": {"type": "array", "items": _TEXT},
+                "resultObject": {"type": "array", "items": TEXT},
                 "responseObject": {"type": "object"},
             }
         ),
         "additionalData": {"type": "null"},
-        "temporaryUrl": _TEXT_OR_NULL,
+        "temporaryUrl": TEXT_OR_NULL,
     }
 )
-ERROR: Final = example_of(
-    object_of({"errorCode": _TEXT, "message": _TEXT, "details": _TEXT}, "errorCode", "message"),
-    {
-        "errorCode": "INVALID_FIELD",
-        "message": "seed: must be 0-4294967295, got -1",
-        "details": '[{"field": "seed", "message": "must be 0-4294967295, got -1"}]',
-    },
-)
 _QUOTE: Final = object_of(
-    dict.fromkeys(("cost", "width", "height", "numOutputs", "queuePosition"), _INTEGER)
+    dict.fromkeys(("cost", "width", "height", "numOutputs", "queuePosition"), INTEGER)
     | {"expectedSeconds": {"type": "number"}}
 )
 _EXAMPLE_QUOTE: Final = {
@@ -203,33 +181,6 @@ _EXAMPLE_QUOTE: Final = {
     "queuePosition": 0,
     "expectedSeconds": 0.412,
 }
-
-
-def json_answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """One entry of a route's `responses`."""
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-_ERRORS: Final = {
-    400: "A field is missing or wrong (MISSING_REQUIRED_FIELDS, INVALID_FIELD, INVALID_BODY, UNSUPPORTED_MODEL), or "
-    "every picture was flagged (NSFW_CONTENT)",
-    401: "No API key, or none that is good (HTTP_EXCEPTION)",
-    402: "Too few credits left (INSUFFICIENT_CREDITS)",
-    403: "The key may not do this (FORBIDDEN)",
-    404: "There is no such thing, or it is another team's (NOT_FOUND)",
-    409: "Another body had this Idempotency-Key (IDEMPOTENCY_CONFLICT), or the generation was cancelled (CANCELLED)",
-    413: "The body is too large (BODY_TOO_LARGE)",
-    429: "Too many requests (RATE_LIMITED), or too many of the team's are waiting (TEAM_QUEUE_FULL)",
-    500: "The picture could not be drawn (GENERATION_FAILED)",
-    503: "The queue is full (QUEUE_FULL), the server stops, or its store is away (STORAGE_FAILED)",
-}
-
-
-def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` entries for these error statuses."""
-    return {status: json_answer(_ERRORS[status], ERROR) for status in statuses}
-
-
 _FEATURE_ANSWER: Final[dict[str, Any]] = {
     "description": "The record; with isStreaming the events download, queued, step, done and error",
     "content": {
@@ -241,7 +192,7 @@ _FEATURE_ANSWER: Final[dict[str, Any]] = {
             },
         },
         "text/event-stream": {
-            "schema": object_of({"event": {"enum": ["download", "queued", "step", "done", "error"]}, "data": _TEXT}),
+            "schema": object_of({"event": {"enum": ["download", "queued", "step", "done", "error"]}, "data": TEXT}),
             "examples": {"a step": {"value": 'event: step\ndata: {"stage": "denoise", "step": 1, "total": 4}\n\n'}},
         },
     },
@@ -254,7 +205,7 @@ RECORD_PAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: json_answer(
         "Records, and the cursor of the next page",
         example_of(
-            object_of({"aiRecords": {"type": "array", "items": AI_RECORD}, "nextCursor": _TEXT_OR_NULL}),
+            object_of({"aiRecords": {"type": "array", "items": AI_RECORD}, "nextCursor": TEXT_OR_NULL}),
             {
                 "aiRecords": [EXAMPLE_RECORD],
                 "nextCursor": "1795619364339.0b6c9d1e-6f5e-4c52-9a55-2f6d0a3b7c11",

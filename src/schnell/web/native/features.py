@@ -6,14 +6,28 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from schnell.errors import (UnsupportedFeatureError, UnsupportedModelError)
-from schnell.generations import (FEATURE, GenerationRequest)
-from schnell.spec import (ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_QUALITY, MAX_SEED, MAX_SIDE, MAX_STEPS, MEGAPIXELS, MIN_SIDE, GenerationSpec, LoraRef, output_format_named, resolve_size)
-from schnell.web import (streaming, submission)
-from schnell.web.auth import (SECURITY, Generator)
-from schnell.web.fields import (Fields, read_json_object)
-from schnell.web.native.feature_schema import (FEATURE_BODY, FEATURE_RESPONSES)
-from schnell.web.native.records import (KNOWN_KEYS, describe_quote, describe_record)
+from schnell.errors import UnsupportedFeatureError, UnsupportedModelError
+from schnell.generations import FEATURE, GenerationRequest
+from schnell.spec import (
+    ASPECT_RATIOS,
+    CUSTOM_RATIO,
+    MAX_OUTPUTS,
+    MAX_QUALITY,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    MEGAPIXELS,
+    MIN_SIDE,
+    GenerationSpec,
+    LoraRef,
+    output_format_named,
+    resolve_size,
+)
+from schnell.web import streaming, submission
+from schnell.web.auth import SECURITY, Generator
+from schnell.web.fields import Fields, read_json_object
+from schnell.web.native.feature_schema import FEATURE_BODY, FEATURE_RESPONSES
+from schnell.web.native.records import KNOWN_KEYS, describe_quote, describe_record
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["generation"], dependencies=SECURITY)

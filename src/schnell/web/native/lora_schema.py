@@ -3,15 +3,10 @@
 from typing import Any, Final
 
 from schnell.loras.references import MAX_REFERENCE_LENGTH
-from schnell.web.native.feature_schema import (example_of, json_answer, object_of)
+from schnell.web.openapi import INTEGER, INTEGER_OR_NULL, TEXT, TEXT_OR_NULL, TEXTS, example_of, json_answer, object_of
 
 _Answer = dict[int | str, dict[str, Any]]
-_TEXT: Final = {"type": "string"}
-_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
-_COUNT: Final = {"type": "integer"}
-_COUNT_OR_NULL: Final = {"type": ["integer", "null"]}
-_TEXTS: Final = {"type": "array", "items": _TEXT}
-_COUNTS_OR_NULL: Final = {"type": ["object", "null"], "additionalProperties": _COUNT}
+_COUNTS_OR_NULL: Final = {"type": ["object", "null"], "additionalProperties": INTEGER}
 
 _NAME: Final = {
     "type": ["string", "null"],
@@ -70,9 +65,9 @@ INSPECT_BODY: Final[dict[str, Any]] = {
 }
 
 _LORA: Final = object_of(
-    dict.fromkeys(("id", "name", "source", "sha256", "layout", "madeFor", "createdBy", "createdAt"), _TEXT)
-    | {"rank": _COUNT, "width": _COUNT_OR_NULL, "bytes": _COUNT, "licence": _TEXT_OR_NULL}
-    | {"triggerWords": _TEXTS, "baseModel": _TEXTS, "warnings": _TEXTS, "public": {"type": "boolean"}}
+    dict.fromkeys(("id", "name", "source", "sha256", "layout", "madeFor", "createdBy", "createdAt"), TEXT)
+    | {"rank": INTEGER, "width": INTEGER_OR_NULL, "bytes": INTEGER, "licence": TEXT_OR_NULL}
+    | {"triggerWords": TEXTS, "baseModel": TEXTS, "warnings": TEXTS, "public": {"type": "boolean"}}
 )
 _EXAMPLE_LORA: Final = {
     "id": "black-light",
@@ -93,11 +88,11 @@ _EXAMPLE_LORA: Final = {
     "public": True,
 }
 _REPORT: Final = object_of(
-    {"bytes": _COUNT, "sha256": _TEXT_OR_NULL, "layout": _TEXT_OR_NULL, "madeFor": _TEXT_OR_NULL}
-    | {"keys": _COUNT, "matchedKeys": _COUNT, "modules": _COUNTS_OR_NULL, "forms": _COUNTS_OR_NULL}
-    | {"rank": _COUNT_OR_NULL, "alpha": {"type": ["number", "null"]}, "width": _COUNT_OR_NULL}
-    | {"triggerWords": _TEXTS, "baseModel": _TEXTS, "licence": _TEXT_OR_NULL, "warnings": _TEXTS}
-    | {"problem": _TEXT_OR_NULL}
+    {"bytes": INTEGER, "sha256": TEXT_OR_NULL, "layout": TEXT_OR_NULL, "madeFor": TEXT_OR_NULL}
+    | {"keys": INTEGER, "matchedKeys": INTEGER, "modules": _COUNTS_OR_NULL, "forms": _COUNTS_OR_NULL}
+    | {"rank": INTEGER_OR_NULL, "alpha": {"type": ["number", "null"]}, "width": INTEGER_OR_NULL}
+    | {"triggerWords": TEXTS, "baseModel": TEXTS, "licence": TEXT_OR_NULL, "warnings": TEXTS}
+    | {"problem": TEXT_OR_NULL}
 )
 _EXAMPLE_REPORT: Final = {
     "bytes": 907_920,
@@ -121,7 +116,7 @@ LIST_ANSWER: Final[_Answer] = {
     200: json_answer(
         "The LoRAs",
         example_of(
-            object_of({"loras": {"type": "array", "items": _LORA}, "total": _COUNT}),
+            object_of({"loras": {"type": "array", "items": _LORA}, "total": INTEGER}),
             {"loras": [_EXAMPLE_LORA], "total": 1},
         ),
     )
@@ -143,7 +138,7 @@ SITES_ANSWER: Final[_Answer] = {
         "The sites",
         example_of(
             object_of(
-                {"sites": {"type": "array", "items": object_of({"site": _TEXT, "hasToken": {"type": "boolean"}})}}
+                {"sites": {"type": "array", "items": object_of({"site": TEXT, "hasToken": {"type": "boolean"}})}}
             ),
             {"sites": [{"site": "huggingface", "hasToken": True}, {"site": "civitai", "hasToken": False}]},
         ),

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from schnell.accounts.identity import (Caller, now)
+from schnell.accounts.identity import Caller
+from schnell.clock import now
 from schnell.errors import ForbiddenError
-from schnell.loras.tokens import (SITES, read_site)
-from schnell.web.auth import (SECURITY, Generator, Reader)
-from schnell.web.native.feature_schema import error_answers
+from schnell.loras.tokens import SITES, read_site
+from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.native.lora_schema import SITES_ANSWER
+from schnell.web.openapi import error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(

@@ -10,12 +10,22 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Message
 
 from schnell.accounts.identity import Caller
-from schnell.errors import (BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError)
-from schnell.loras.repository import (PUBLIC, Labels, LibraryLora)
-from schnell.web.auth import (SECURITY, Generator, Reader)
-from schnell.web.fields import (Fields, read_json_object)
-from schnell.web.native.feature_schema import error_answers
-from schnell.web.native.lora_schema import (ADD_BODY, INSPECT_BODY, LIST_ANSWER, LONGEST_LABEL, LORA_ANSWER, MADE_ANSWER, MOST_WORDS, PREVIEW_ANSWER, REPORT_ANSWER)
+from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError
+from schnell.loras.repository import PUBLIC, Labels, LibraryLora
+from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.fields import Fields, read_json_object
+from schnell.web.native.lora_schema import (
+    ADD_BODY,
+    INSPECT_BODY,
+    LIST_ANSWER,
+    LONGEST_LABEL,
+    LORA_ANSWER,
+    MADE_ANSWER,
+    MOST_WORDS,
+    PREVIEW_ANSWER,
+    REPORT_ANSWER,
+)
+from schnell.web.openapi import error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(

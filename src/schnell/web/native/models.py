@@ -5,15 +5,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request
 
 from schnell.generations import FEATURE
-from schnell.web.native.feature_schema import (example_of, json_answer, object_of)
+from schnell.web.openapi import TEXT, TEXTS, example_of, json_answer, object_of
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["generation"])
-_TEXT: Final = {"type": "string"}
-_TEXTS: Final = {"type": "array", "items": _TEXT}
 _MODEL: Final = object_of(
-    dict.fromkeys(("uuid", "modelId", "name", "group", "provider", "status"), _TEXT)
-    | {"features": _TEXTS, "modality": object_of({"INPUT": _TEXTS, "OUTPUT": _TEXTS})}
+    dict.fromkeys(("uuid", "modelId", "name", "group", "provider", "status"), TEXT)
+    | {"features": TEXTS, "modality": object_of({"INPUT": TEXTS, "OUTPUT": TEXTS})}
 )
 _EXAMPLE: Final = {
     "uuid": "black-forest-labs/flux-schnell-lora",

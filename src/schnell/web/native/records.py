@@ -8,9 +8,9 @@ from starlette.requests import Request
 
 from schnell.accounts.identity import Member
 from schnell.accounts.teams import find_members
-from schnell.generations import (Quote, Record)
-from schnell.web.middleware import add_headers
-from schnell.web.services import (MODEL_HEADER, Services, header_text, services_of)
+from schnell.generations import Quote, Record
+from schnell.web.response_headers import MODEL_HEADER, add_headers, header_text
+from schnell.web.services import Services, services_of
 
 #: What `promptObject` echoes, in the order in which the document shows it: short names first.
 KNOWN_KEYS: Final = tuple(

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
 from schnell.assets.links import FILES_PATH
-from schnell.assets.store import (check_key, file_name, media_type_of)
+from schnell.assets.store import check_key, file_name, media_type_of
 from schnell.errors import NotFoundError
 from schnell.generations import Record
-from schnell.web.services import (Services, services_of)
+from schnell.web.services import Services, services_of
 
 router = APIRouter()
 _POLICY: Final = "default-src 'none'; sandbox"

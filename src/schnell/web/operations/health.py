@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from schnell.errors import UnauthorizedError
 from schnell.web.auth import key_in
 from schnell.web.metrics import CONTENT_TYPE
-from schnell.web.native.feature_schema import (error_answers, example_of, json_answer, object_of)
+from schnell.web.openapi import error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["operation"])

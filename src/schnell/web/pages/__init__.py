@@ -4,10 +4,9 @@ from collections.abc import Collection
 
 from fastapi import FastAPI
 
-from schnell.web.pages import (account, documentation, gallery, loras, playground, static)
-from schnell.web.pages.documents import (find_documents, load_documents)
-from schnell.web.pages.errors import install_error_pages
-from schnell.web.pages.site import Site
+from schnell.web.pages import account, documentation, gallery, loras, playground, static
+from schnell.web.pages.documents import find_documents, load_documents
+from schnell.web.pages.site import Site, install_error_pages
 from schnell.web.pages.static import load_static_files
 
 __all__ = ["install", "install_error_pages"]

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from schnell.accounts.keys import list_keys
-from schnell.accounts.teams import (find_member, find_team)
-from schnell.accounts.usage import (UsageRow, collect_usage)
-from schnell.web.pages.site import (find_caller, page, sign_in_first)
+from schnell.accounts.teams import find_member, find_team
+from schnell.accounts.usage import UsageRow, collect_usage
+from schnell.web.pages.site import find_caller, page, sign_in_first
 from schnell.web.services import services_of
 
 router = APIRouter()

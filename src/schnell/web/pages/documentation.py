@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from schnell.errors import NotFoundError
-from schnell.web.pages.documents import (CONTENTS, Document, fill_in, find_documents, render_markdown)
+from schnell.web.pages.documents import CONTENTS, Document, fill_in, find_documents, render_markdown
 from schnell.web.pages.schema_tables import generate_tables
-from schnell.web.pages.site import (find_caller, page, site_of)
+from schnell.web.pages.site import find_caller, page, site_of
 from schnell.web.services import services_of
 
 router = APIRouter()

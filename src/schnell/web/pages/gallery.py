@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from schnell.generations import Record
 from schnell.generations.records import RecordSearch
-from schnell.spec import (ASPECT_RATIOS, CUSTOM_RATIO, Size, output_seed)
-from schnell.web.native.records import (picture_urls, show_time)
-from schnell.web.pages.site import (find_caller, page, respond, sign_in_first, site_of)
-from schnell.web.services import (Services, services_of)
+from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, Size, output_seed
+from schnell.web.native.records import picture_urls, show_time
+from schnell.web.pages.site import find_caller, page, respond, sign_in_first, site_of
+from schnell.web.services import Services, services_of
 
 router = APIRouter()
 _PAGE: Final = 24

@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from schnell.accounts.identity import Caller
 from schnell.errors import SchnellError
-from schnell.loras.repository import (Labels, LibraryLora)
+from schnell.loras.repository import Labels, LibraryLora
 from schnell.web.auth import Generator
 from schnell.web.errors import flat_error
-from schnell.web.fields import (Fields, read_json_object)
-from schnell.web.pages.site import (find_caller, page, sign_in_first)
-from schnell.web.services import (Services, services_of)
+from schnell.web.fields import Fields, read_json_object
+from schnell.web.pages.site import find_caller, page, sign_in_first
+from schnell.web.services import Services, services_of
 
 router = APIRouter()
 

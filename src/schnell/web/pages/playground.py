@@ -10,10 +10,10 @@ from starlette.responses import Response
 from schnell.accounts.identity import Caller
 from schnell.errors import NotFoundError
 from schnell.models.catalogue import DEFAULT_MODEL
-from schnell.spec import (ASPECT_RATIOS, MAX_SEED, MAX_SIDE, MIN_SIDE, SIDE_STEP)
+from schnell.spec import ASPECT_RATIOS, MAX_SEED, MAX_SIDE, MIN_SIDE, SIDE_STEP
 from schnell.web.native.feature_schema import FEATURE_BODY
-from schnell.web.pages.site import (find_caller, page, site_of)
-from schnell.web.services import (Services, services_of)
+from schnell.web.pages.site import find_caller, page, site_of
+from schnell.web.services import Services, services_of
 
 router = APIRouter()
 _CONTENT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]

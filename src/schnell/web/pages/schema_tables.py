@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from schnell.spec import (ASPECT_RATIOS, CUSTOM_RATIO, Size)
-from schnell.web.native.feature_schema import (AI_RECORD, FEATURE_BODY, MODEL_IDS)
+from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, Size
+from schnell.web.native.feature_schema import AI_RECORD, FEATURE_BODY, MODEL_IDS
 
 _CONTENT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]
 _BODY: Final = _CONTENT["schema"]

@@ -1,20 +1,21 @@
 """How a page is put together: templates, the content security policy, and who is looking."""
 
 import gzip
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlencode, urlsplit
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import (ForbiddenError, UnauthorizedError)
+from schnell.errors import ForbiddenError, SchnellError, UnauthorizedError
 from schnell.web.auth import identify
 from schnell.web.pages.documents import Document
 from schnell.web.pages.static import StaticFiles
-from schnell.web.services import (Services, services_of)
+from schnell.web.services import Services, services_of
 
 _SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
 _WORTH_COMPRESSING: Final = 1024
@@ -109,3 +110,35 @@ def sign_in_first(request: Request) -> RedirectResponse:
     """The way to the sign-in page, and back."""
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return RedirectResponse(f"/sign-in?{urlencode({'next': target})}", 303)
+
+
+_TITLES: Final = {403: "Not allowed", 404: "Nothing here", 405: "Not like this", 429: "Too fast"}
+_ABOUT_THE_BODY: Final = {"content-length", "content-type", "content-encoding"}
+_Handler = Callable[[Request, Any], Awaitable[Response]]
+
+
+def install_error_pages(app: FastAPI) -> None:
+    """Show the errors of `app` as pages where a browser navigates. Comes after the API's own handlers."""
+    for kind in (SchnellError, HTTPException):
+        app.add_exception_handler(kind, _as_page(cast("_Handler", app.exception_handlers[kind])))
+
+
+def _as_page(handle: _Handler) -> _Handler:
+    async def show(request: Request, error: Exception) -> Response:
+        answer = await handle(request, error)
+        if not _navigates(request):
+            return answer
+        message = error.message if isinstance(error, SchnellError) else "There is no page at this address."
+        title = _TITLES.get(answer.status_code, "It did not work")
+        shown = page(request, "error.html", await find_caller(request), title=title, message=message)
+        shown.status_code = answer.status_code
+        kept = (each for each in answer.headers.items() if each[0] not in _ABOUT_THE_BODY)
+        for name, value in kept:
+            shown.headers.setdefault(name, value)
+        return shown
+
+    return show
+
+
+def _navigates(request: Request) -> bool:
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")

@@ -4,14 +4,13 @@ from typing import Any
 import pytest
 import torch
 
-from schnell.engine.denoise import (begin_drawing, denoise_step)
-from schnell.engine.precision import FLOAT32
+from schnell.engine.denoise import begin_drawing, denoise_step
+from schnell.engine.device import FLOAT32
 from schnell.engine.text import PromptEmbedding
+from schnell.errors import TrainingError
 from schnell.models.folder import open_model_folder
 from schnell.spec import Size
-from schnell.training.errors import TrainingError
-from schnell.training.lora.base_model import BaseModel
-from schnell.training.lora.low_rank import (LowRankLayers, install_low_rank, read_factors, set_scale, write_factors)
+from schnell.training.low_rank import BaseModel, LowRankLayers, install_low_rank, read_factors, set_scale, write_factors
 
 GRID = Size(4, 4)
 

@@ -7,15 +7,15 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from schnell.adapters import (convert_adapter, inspect_adapter, read_info, read_model_shape)
+from schnell.adapters import convert_adapter, inspect_adapter, read_info, read_model_shape
+from schnell.errors import TrainingError
 from schnell.models.folder import open_model_folder
 from schnell.spec import Size
-from schnell.training.errors import TrainingError
-from schnell.training.lora.base_model import (BaseModel, place_model)
-from schnell.training.lora.examples import nearest_grid
-from schnell.training.lora.plan import (Budget, TrainingPlan, TrainingProgress)
-from schnell.training.lora.state import state_path
-from schnell.training.lora.trainer import (TrainedLora, TrainingRequest, train_lora)
+from schnell.training.examples import nearest_grid
+from schnell.training.low_rank import BaseModel, place_model
+from schnell.training.plan import Budget, TrainingPlan, TrainingProgress
+from schnell.training.state import state_path
+from schnell.training.trainer import TrainedLora, TrainingRequest, train_lora
 
 CPU = torch.device("cpu")
 PLAN = TrainingPlan(

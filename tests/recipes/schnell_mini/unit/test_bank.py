@@ -5,9 +5,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from schnell_mini.bank import (CHUNKS, LOOKS, Author, Lore, fill, fill_bank, load_bank, make_texts, save_bank)
-from schnell_mini.captions import (COLOURS, Entry)
-from schnell_mini.tokens import (LENGTH, train_vocabulary)
+from schnell_mini.bank import CHUNKS, LOOKS, Author, Lore, fill, fill_bank, load_bank, make_texts, save_bank
+from schnell_mini.captions import COLOURS, Entry
+from schnell_mini.tokens import LENGTH, train_vocabulary
 
 ENTRIES = (Entry("red apple", ("fruit",)), Entry("house", ("home", "building")), Entry("rocket", ("space",)))
 LORE = Lore(ENTRIES, (("villa", 1),), (("a long way to the moon", 2),))

@@ -3,7 +3,16 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell_mini.captions import (COLOURS, SPELLINGS, Entry, KeywordOwners, caption, describe, half_of_keywords, on_background)
+from schnell_mini.captions import (
+    COLOURS,
+    SPELLINGS,
+    Entry,
+    KeywordOwners,
+    caption,
+    describe,
+    half_of_keywords,
+    on_background,
+)
 
 APPLE = Entry("red apple", ("apple", "fruit", "red apple"), ("snack",))
 

@@ -1,7 +1,7 @@
 import torch
 
-from schnell_mini.gallery import (build_gallery, find_object, inside_frame, nearest_colour)
-from schnell_mini.pictures import (Pose, compose)
+from schnell_mini.gallery import build_gallery, find_object, inside_frame, nearest_colour
+from schnell_mini.pictures import Pose, compose
 
 
 def icons() -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from schnell_mini import loop
-from schnell_mini.loop import (Budget, rate, run_learner)
+from schnell_mini.loop import Budget, rate, run_learner
 
 
 class Counter:

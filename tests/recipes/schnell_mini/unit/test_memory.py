@@ -1,7 +1,7 @@
 import torch
 
 from schnell_mini.looks import Maps
-from schnell_mini.memory import (OPEN, choose_units, plan_memory)
+from schnell_mini.memory import OPEN, choose_units, plan_memory
 from schnell_mini.pose import SIDES
 
 

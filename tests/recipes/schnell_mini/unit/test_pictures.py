@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from schnell_mini.latents import (pack, place, unpack)
-from schnell_mini.pictures import (Pose, compose, hex_key, lay, load_icon, premultiply, resize, turn)
+from schnell_mini.latents import pack, place, unpack
+from schnell_mini.pictures import Pose, compose, hex_key, lay, load_icon, premultiply, resize, turn
 
 
 def red_disc(hidden: int) -> Image.Image:

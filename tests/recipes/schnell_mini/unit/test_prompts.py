@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from schnell_mini.captions import Entry
-from schnell_mini.prompts import (LONGEST, example_sentences, going_on, make_prompts, parts_of_speech)
+from schnell_mini.prompts import LONGEST, example_sentences, going_on, make_prompts, parts_of_speech
 
 NOUNS = """\
   1 a licence line

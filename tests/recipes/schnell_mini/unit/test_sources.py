@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from schnell.training.errors import TrainingDataError
-from schnell_mini.sources import (PACKAGES, Package, download_command, fetch)
+from schnell.errors import TrainingDataError
+from schnell_mini.sources import PACKAGES, Package, download_command, fetch
 
 
 def write_archive(folder: Path, member: str, text: bytes) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from schnell_mini.style_filters import (Style, paint_black_light, paint_blueprint, paint_flat, paint_line, paint_pixels)
+from schnell_mini.style_filters import Style, paint_black_light, paint_blueprint, paint_flat, paint_line, paint_pixels
 
 WHITE = (1.0, 1.0, 1.0)
 STYLES = (paint_line, paint_flat, paint_black_light, paint_blueprint, paint_pixels)

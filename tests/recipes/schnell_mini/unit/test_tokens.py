@@ -1,9 +1,9 @@
 import pytest
 from tokenizers import Tokenizer
 
-from schnell_mini.bank import (Lore, make_texts)
+from schnell_mini.bank import Lore, make_texts
 from schnell_mini.captions import Entry
-from schnell_mini.tokens import (ANCHORS, LENGTH, token_ids, train_vocabulary, wrap)
+from schnell_mini.tokens import ANCHORS, LENGTH, token_ids, train_vocabulary, wrap
 
 ENTRIES = (Entry("red apple", ("fruit",)), Entry("house", ("home", "building")), Entry("rocket", ("space",)))
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from schnell.training.errors import TrainingError
-from schnell.training.lora.pictures import (find_pictures, open_picture)
+from schnell.errors import TrainingError
+from schnell.training.pictures import find_pictures, open_picture
 
 
 def _save(path: Path, colour: object = "red", mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Path:

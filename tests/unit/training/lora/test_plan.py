@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from schnell.training.errors import TrainingError
-from schnell.training.lora.noise import (STEP_SHARES, draw_noise_levels)
-from schnell.training.lora.plan import (Budget, TrainingPlan, divide_steps, rate_factor)
+from schnell.errors import TrainingError
+from schnell.training.noise import STEP_SHARES, draw_noise_levels
+from schnell.training.plan import Budget, TrainingPlan, divide_steps, rate_factor
 
 
 def test_a_budget_of_steps_ignores_time() -> None:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.spec import (MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef)
-from schnell.web.dialects.automatic1111_prompt import read_lora_tags
+from schnell.spec import MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef
+from schnell.web.dialects.automatic1111 import read_lora_tags
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.engine.denoise import (Drawing, predict_velocity)
+from schnell.engine.denoise import Drawing, predict_velocity
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from schnell.errors import TrainingError
 from schnell.spec import MEGAPIXELS
-from schnell.training.errors import TrainingError
 
 WARM_UP_STEPS = 10
 _FINAL_RATE = 0.03

@@ -6,7 +6,7 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from schnell.training.errors import TrainingError
+from schnell.errors import TrainingError
 
 ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 

@@ -8,13 +8,13 @@ from typing import Any, Final
 from PIL import Image
 from torch import nn
 
-from schnell.engine.decode import (decode_latents, fit_to_size)
-from schnell.engine.denoise import (begin_drawing, denoise_step)
+from schnell.engine.denoise import begin_drawing, denoise_step
+from schnell.engine.pictures import decode_latents, fit_to_size
 from schnell.engine.text import PromptEmbedding
 from schnell.models.folder import ModelFolder
-from schnell.spec import (Size, resolve_size)
-from schnell.training.lora.base_model import BaseModel
-from schnell.training.lora.examples import (embed_prompts, move_prompt)
+from schnell.spec import Size, resolve_size
+from schnell.training.examples import embed_prompts, move_prompt
+from schnell.training.low_rank import BaseModel
 
 _STEPS: Final = 4
 

@@ -10,12 +10,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from schnell.engine.denoise import pack_latents
-from schnell.engine.text import (PromptEmbedding, TextEncoder)
+from schnell.engine.text import PromptEmbedding, TextEncoder
 from schnell.models.folder import ModelFolder
-from schnell.spec import (ASPECT_RATIOS, Size, resolve_size)
-from schnell.training.lora.base_model import BaseModel
-from schnell.training.lora.pictures import (CaptionedPicture, open_picture)
-from schnell.training.lora.plan import (ProgressReport, TrainingPlan, TrainingProgress)
+from schnell.spec import ASPECT_RATIOS, Size, resolve_size
+from schnell.training.low_rank import BaseModel
+from schnell.training.pictures import CaptionedPicture, open_picture
+from schnell.training.plan import ProgressReport, TrainingPlan, TrainingProgress
 
 _PROMPTS_AT_ONCE: Final = 32
 

@@ -6,15 +6,19 @@ Source: LoRA, Hu et al., arXiv:2106.09685.
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.training.errors import TrainingError
+from schnell.engine.device import Precision, choose_precision
+from schnell.engine.loading import load_network
+from schnell.errors import TrainingError
+from schnell.models.folder import ModelFolder, weights_sha256
 
 #: Every attention and feed-forward linear of double and single blocks, by its path in diffusers.
 TARGETS: Final = re.compile(
@@ -106,3 +110,26 @@ def write_factors(layers: LowRankLayers, factors: Mapping[str, Tensor]) -> None:
         for path, layer in layers.items():
             layer.a.copy_(factors[f"transformer.{path}.lora_A.weight"])
             layer.b.copy_(factors[f"transformer.{path}.lora_B.weight"])
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The model that a LoRA is trained for: where it lies, and in which precision and where it runs."""
+
+    folder: ModelFolder
+    precision: Precision
+    device: torch.device
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the transformer's weights."""
+        return weights_sha256(self.folder.path)
+
+    def load(self, part: str) -> Any:
+        """One of its networks, frozen: `transformer`, `vae`, `text_encoder` or `text_encoder_2`."""
+        return load_network(self.folder.path, part, self.precision, self.device)
+
+
+def place_model(folder: ModelFolder, device: torch.device) -> BaseModel:
+    """The model as it is trained on this device: bfloat16 where that is native, float32 elsewhere."""
+    return BaseModel(folder, choose_precision(device, go_fast=True), device)

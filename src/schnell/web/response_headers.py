@@ -1,6 +1,25 @@
-"""What each dialect calls the headers that say how much of a key's rate is left."""
+"""The headers of answers: which model drew, how much of a key's rate is left, and what a route adds."""
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
+
+from starlette.requests import HTTPConnection
+
+EXTRA_HEADERS: Final = "schnell.headers"
+
+
+def add_headers(connection: HTTPConnection, headers: Mapping[str, str]) -> None:
+    """Headers for the answer to this request, however it turns out."""
+    connection.scope.setdefault(EXTRA_HEADERS, {}).update(headers)
+
+
+#: The response header that says which model really draws, whatever a request called it.
+MODEL_HEADER: Final = "X-Schnell-Model"
+
+
+def header_text(text: str) -> str:
+    """A text as a header can hold it: in ASCII."""
+    return text.encode("ascii", "replace").decode()
 
 
 class RateHeaders(NamedTuple):

@@ -10,16 +10,22 @@ from typing import Final
 import torch
 from torch import nn
 
-from schnell.training.errors import TrainingError
-from schnell.training.lora.base_model import BaseModel
-from schnell.training.lora.examples import (TrainingData, prepare_data)
-from schnell.training.lora.lora_file import (LoraOrigin, write_lora)
-from schnell.training.lora.low_rank import (LowRankLayers, install_low_rank, read_factors, write_factors)
-from schnell.training.lora.noise import flow_loss
-from schnell.training.lora.pictures import (CaptionedPicture, find_pictures)
-from schnell.training.lora.plan import (ProgressReport, TrainingPlan, TrainingProgress, rate_factor)
-from schnell.training.lora.samples import (Sampler, build_sampler, write_samples)
-from schnell.training.lora.state import (Identity, SavedTraining, load_training, save_training, state_path)
+from schnell.errors import TrainingError
+from schnell.training.examples import TrainingData, prepare_data
+from schnell.training.low_rank import BaseModel, LowRankLayers, install_low_rank, read_factors, write_factors
+from schnell.training.noise import flow_loss
+from schnell.training.pictures import CaptionedPicture, find_pictures
+from schnell.training.plan import ProgressReport, TrainingPlan, TrainingProgress, rate_factor
+from schnell.training.samples import Sampler, build_sampler, write_samples
+from schnell.training.state import (
+    Identity,
+    LoraOrigin,
+    SavedTraining,
+    load_training,
+    save_training,
+    state_path,
+    write_lora,
+)
 
 #: B learns faster than A (LoRA+, Hayou et al., arXiv:2402.12354).
 B_RATE: Final = 4.0

@@ -1,1 +1,0 @@
-"""Training a LoRA for a FLUX-shaped model, and the five that come with `schnell-mini`."""
