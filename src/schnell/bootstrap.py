@@ -174,10 +174,10 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.generations import Admission, Generations, History
     from schnell.generations.lora_previews import LoraPreviews
     from schnell.generations.webhooks import Subscriptions, WebhookSender
-    from schnell.web.auth import SessionSigner
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
     from schnell.web.services import ServedModel, Services, WebConfig
+    from schnell.web.session import SessionSigner
 
     database = build_database(settings)
     store = build_store(settings)

@@ -36,7 +36,7 @@ _MOST_CREDITS: Final = 10**15
 _WINDOWS: Final = ("none", "day", "month")
 
 
-@teams_app.command("create_team")
+@teams_app.command("create")
 def create_team(
     name: Annotated[str, typer.Argument(help="The team's name.")],
     credit_limit: Annotated[int, typer.Option(min=0, max=_MOST_CREDITS, help="Credits it may use.")] = 100_000_000,
@@ -57,7 +57,7 @@ def create_team(
     if as_json:
         print_value(asdict(team))
     else:
-        say(f"made team {team.name!r}; a key for it: schnell keys create_team --team {team.name!r}")
+        say(f"made team {team.name!r}; a key for it: schnell keys create --team {team.name!r}")
         typer.echo(team.id)
 
 
@@ -119,7 +119,7 @@ AdminOption = Annotated[bool | None, typer.Option("--admin/--member", help="Thei
 LimitOption = Annotated[int | None, typer.Option(min=0, max=10**15, help="Credits they may use.")]
 
 
-@users_app.command("create_user")
+@users_app.command("create")
 def create_user(
     name: Annotated[str, typer.Argument(help="The user's name.")],
     team: TeamOption,
@@ -209,7 +209,7 @@ _KEY_COLUMNS: Final = (
 )
 
 
-@keys_app.command("create_key")
+@keys_app.command("create")
 def create_key(
     team: Annotated[str, typer.Option("--team", help="The team's name or id.")],
     user: Annotated[str | None, typer.Option(help="The user's name or id; the team's first if absent.")] = None,
@@ -263,7 +263,7 @@ def list_keys(
     print_values(on_database(data_dir, run), _KEY_COLUMNS, as_json=as_json)
 
 
-@keys_app.command("revoke_key")
+@keys_app.command("revoke")
 def revoke_key(
     key: Annotated[str, typer.Argument(help="The key's id, or its first characters.")],
     data_dir: DataDir = None,

@@ -1,15 +1,9 @@
-"""Who is asking: an API key in any of the forms that clients send it in, or a browser session.
-
-A session is a signed cookie that names a key by its id, never the key itself.
-"""
+"""Who is asking: an API key in any of the forms that clients send it in, or a browser session."""
 
 import base64
 import binascii
-import hmac
-import re
 import time
 from collections.abc import Awaitable, Callable
-from hashlib import sha256
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Security
@@ -19,34 +13,7 @@ from schnell.accounts.identity import Caller, Scope
 from schnell.accounts.keys import authenticate, authenticate_id
 from schnell.errors import ForbiddenError, UnauthorizedError
 from schnell.web.services import services_of
-
-COOKIE: Final = "schnell_session"
-LIFETIME_SECONDS: Final = 7 * 24 * 3600
-_SESSION_FORM: Final = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,12})\.([0-9a-f]{64})")
-
-
-class SessionSigner:
-    """Makes and reads session cookies, signed with a key derived from the server's secret."""
-
-    def __init__(self, secret: str) -> None:
-        self._key = hmac.new(secret.encode(), b"schnell session", sha256).digest()
-
-    def make(self, key_id: str, expires: int) -> str:
-        """The cookie for an API key, good until `expires` (Unix seconds)."""
-        return f"{key_id}.{expires}.{self._sign(key_id, expires)}"
-
-    def read(self, cookie: str, now: float) -> str | None:
-        """The key's id, or None when the cookie is not ours or too old."""
-        match = _SESSION_FORM.fullmatch(cookie)
-        if match is None:
-            return None
-        key_id, expires, signature = match[1], int(match[2]), match[3]
-        genuine = hmac.compare_digest(self._sign(key_id, expires), signature)
-        return key_id if genuine and now < expires else None
-
-    def _sign(self, key_id: str, expires: int) -> str:
-        return hmac.new(self._key, f"{key_id}.{expires}".encode(), sha256).hexdigest()
-
+from schnell.web.session import COOKIE
 
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
 _key_header = APIKeyHeader(name="API-KEY", scheme_name="apiKey", auto_error=False)
@@ -103,6 +70,7 @@ def caller_with(scope: Scope) -> Any:
 Generator = Annotated[Caller, caller_with("generate")]
 Reader = Annotated[Caller, caller_with("read")]
 Administrator = Annotated[Caller, caller_with("admin")]
+
 #: For the OpenAPI document: the two forms of a key that we recommend.
 SECURITY: Final = [Security(_key_header), Security(_bearer)]
 

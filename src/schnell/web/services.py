@@ -15,9 +15,9 @@ from schnell.generations.lora_previews import LoraPreviews
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
-from schnell.web.auth import SessionSigner
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
+from schnell.web.session import SessionSigner
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,8 @@ from schnell.generations import GenerationRequest, Record, Running
 from schnell.spec import Progress
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.translation import build_request, find_model, read_base64, shown_seeds
+from schnell.web.dialects.translation import build_request, find_model, picture_links, read_base64, shown_seeds
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.operations.files import picture_links
 from schnell.web.services import services_of
 
 #: OpenAI's clients know these: an exhausted budget is a 429 that must not be tried again (`x-should-retry: false`).

@@ -32,10 +32,9 @@ from schnell.spec import Progress
 from schnell.web import submission
 from schnell.web.auth import Generator, Reader
 from schnell.web.dialects.model_list import REPLICATE_RATIOS, version_id
-from schnell.web.dialects.translation import build_request, find_model, read_base64
+from schnell.web.dialects.translation import build_request, find_model, picture_links, read_base64
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.records import show_time, tell_model
-from schnell.web.operations.files import picture_links
 from schnell.web.services import Services, services_of
 
 REPLICATE_STATUSES: Final = {

@@ -13,9 +13,10 @@ from starlette.responses import JSONResponse, Response
 from schnell.accounts.keys import authenticate
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
-from schnell.web.auth import COOKIE, LIFETIME_SECONDS, SECURITY, Reader
+from schnell.web.auth import SECURITY, Reader
 from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
+from schnell.web.session import COOKIE, LIFETIME_SECONDS
 
 router = APIRouter(tags=["account"])
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

@@ -11,7 +11,6 @@ from starlette.responses import FileResponse, Response
 from schnell.assets.links import FILES_PATH
 from schnell.assets.store import check_key, file_name, media_type_of
 from schnell.errors import NotFoundError
-from schnell.generations import Record
 from schnell.web.services import Services, services_of
 
 router = APIRouter()
@@ -57,16 +56,3 @@ async def _answer(services: Services, key: str, headers: dict[str, str], *, is_k
     if is_known:
         return Response(status_code=304, headers=headers)
     return FileResponse(path, media_type=media_type_of(key), headers=headers)
-
-
-def picture_links(services: Services, record: Record) -> list[str]:
-    """A fresh link of this server for every picture of a finished record.
-
-    Many clients send their `Authorization` to whatever address they are given. A presigned address of an S3 server
-    refuses a request that bears two proofs; these links look at their own signature alone.
-    """
-    if record.status != "SUCCESS":
-        return []
-    expires = int(time.time()) + services.config.link_seconds
-    paths = (FILES_PATH + quote(image.key) for image in record.images)
-    return [services.config.public_url + services.links.sign(path, expires) for path in paths]

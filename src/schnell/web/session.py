@@ -1,0 +1,33 @@
+"""Browser sessions: a signed cookie that names a key by its id, never the key itself."""
+
+import hmac
+import re
+from hashlib import sha256
+from typing import Final
+
+COOKIE: Final = "schnell_session"
+LIFETIME_SECONDS: Final = 7 * 24 * 3600
+_FORM: Final = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,12})\.([0-9a-f]{64})")
+
+
+class SessionSigner:
+    """Makes and reads session cookies, signed with a key derived from the server's secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = hmac.new(secret.encode(), b"schnell session", sha256).digest()
+
+    def make(self, key_id: str, expires: int) -> str:
+        """The cookie for an API key, good until `expires` (Unix seconds)."""
+        return f"{key_id}.{expires}.{self._sign(key_id, expires)}"
+
+    def read(self, cookie: str, now: float) -> str | None:
+        """The key's id, or None when the cookie is not ours or too old."""
+        match = _FORM.fullmatch(cookie)
+        if match is None:
+            return None
+        key_id, expires, signature = match[1], int(match[2]), match[3]
+        genuine = hmac.compare_digest(self._sign(key_id, expires), signature)
+        return key_id if genuine and now < expires else None
+
+    def _sign(self, key_id: str, expires: int) -> str:
+        return hmac.new(self._key, f"{key_id}.{expires}".encode(), sha256).hexdigest()
