@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from schnell.loras.tokens import SourceTokens
     from schnell.outbound.downloads import Downloader
     from schnell.serving.runner import InProcessRunner
-    from schnell.serving.scheduler import QueueLimits
     from schnell.settings import Settings
     from schnell.web.services import Services
 
@@ -37,16 +36,15 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "E
     return Engine(folder, choose_device(device), load_safety_checker() if safety else None)
 
 
-def build_runner(engine: "Engine", limits: "QueueLimits | None" = None) -> "InProcessRunner":
+def build_runner(engine: "Engine") -> "InProcessRunner":
     """A started runner over this engine, in this process."""
-    from schnell.serving.active_job import LaneKey
     from schnell.serving.batch_size import BatchSizer
+    from schnell.serving.queue import JobQueue
     from schnell.serving.runner import InProcessRunner
-    from schnell.serving.scheduler import QueueLimits, Scheduler
-    from schnell.serving.worker import Worker
+    from schnell.serving.worker import LaneKey, Worker
 
     sizer: BatchSizer[LaneKey] = BatchSizer()
-    worker = Worker(engine, Scheduler(sizer.limit, engine.adapter_slots, limits or QueueLimits()), sizer)
+    worker = Worker(engine, JobQueue(sizer.limit, engine.adapter_slots), sizer)
     worker.start()
     return InProcessRunner(worker)
 
@@ -81,12 +79,10 @@ def build_server_runner(settings: "Settings") -> "Runner":
     from schnell.engine.engine import Engine
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
-    from schnell.serving.scheduler import QueueLimits
 
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     engine = Engine(find_model(settings.model), choose_device(settings.device), safety)
-    # one place more than admission grants, for the picture that warms the engine up
-    runner = build_runner(engine, QueueLimits(settings.queue_limit + 1, settings.team_queue_limit))
+    runner = build_runner(engine)
     runner.warm_up()
     return runner
 

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from schnell.engine.device import FLOAT32
 from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.loading import Networks
 from schnell.engine.slot_linear import install_slots
-from schnell.engine.slot_routing import SlotRouting
+from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.errors import AdapterError
 from schnell.models.folder import ModelFolder, open_model_folder
+from schnell.serving.slot_leases import SlotLeases
 from schnell.spec import AdapterUse, Job, Size
 
 CPU = torch.device("cpu")
@@ -42,18 +44,19 @@ def lora_job(*uses: AdapterUse, seed: int = 7, steps: int = 2) -> Job:
     return replace(make_job("red apple", seed=seed, steps=steps, size=Size(256, 256), go_fast=False), adapters=uses)
 
 
-def begin(engine: Engine, job: Job) -> list[Drawing]:
-    slots = engine.acquire(job, FLOAT32)
-    [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], FLOAT32)
-    return engine.begin(job, prompt, slots)
+def begin(engine: Engine, job: Job, slots: Sequence[int] | None = None) -> list[Drawing]:
+    chosen = range(1, len(job.adapters) + 1) if slots is None else slots
+    placed = engine.place_adapters(job.adapters, chosen, FLOAT32)
+    [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, placed)], FLOAT32)
+    return engine.begin(job, prompt, placed)
 
 
 def draw(engine: Engine, *jobs: Job) -> list[Drawing]:
-    drawings = [drawing for job in jobs for drawing in begin(engine, job)]
+    leases = SlotLeases(engine.adapter_slots)
+    slots = [leases.grant(job, [use.sha256 for use in job.adapters]) for job in jobs]
+    drawings = [drawing for job, at in zip(jobs, slots, strict=True) for drawing in begin(engine, job, at)]
     while not drawings[0].is_done:
         drawings = engine.step(drawings, FLOAT32)
-    for job in jobs:
-        engine.release(job, FLOAT32)
     return drawings
 
 
@@ -111,52 +114,45 @@ def test_a_mixed_batch_draws_what_each_draws_alone(mini: ModelFolder, tmp_path: 
         assert psnr(*engine.decode([mixed], FLOAT32), *engine.decode([alone], FLOAT32)) >= 50
 
 
-def test_the_longest_unused_slot_is_given_away(engine: Engine, adapters: list[AdapterUse]) -> None:
-    for use in adapters:
-        draw(engine, lora_job(use))
-    assert engine._part(FLOAT32).slots.resident == tuple(use.sha256 for use in adapters[1:])
-
-
-def test_a_slot_in_use_is_never_given_away(engine: Engine, adapters: list[AdapterUse]) -> None:
-    [held] = begin(engine, lora_job(adapters[0]))
+def test_a_lora_in_another_slot_is_not_disturbed(engine: Engine, adapters: list[AdapterUse]) -> None:
+    [held] = begin(engine, lora_job(adapters[0]), [3])
     for use in adapters[1:] * 2:
         draw(engine, lora_job(use))
     [ours] = engine.step(engine.step([held], FLOAT32), FLOAT32)
-    engine.release(lora_job(adapters[0]), FLOAT32)
     [alone] = draw(engine, lora_job(adapters[0]))
     assert torch.equal(ours.latents, alone.latents)
 
 
-def test_when_every_slot_is_in_use_the_next_lora_is_refused_and_nothing_leaks(
-    engine: Engine, adapters: list[AdapterUse]
+def test_a_lora_that_is_in_its_slot_already_is_not_loaded_again(
+    engine: Engine, adapters: list[AdapterUse], tmp_path: Path
 ) -> None:
-    held = [lora_job(use) for use in adapters[:3]]
-    for job in held:
-        engine.acquire(job, FLOAT32)
-    with pytest.raises(AdapterError, match="in use"):
-        engine.acquire(lora_job(adapters[0], adapters[3]), FLOAT32)
-    for job in held:
-        engine.release(job, FLOAT32)
-    draw(engine, lora_job(adapters[3]))
+    engine.place_adapters(adapters[:1], [1], FLOAT32)
+    gone = replace(adapters[0], path=tmp_path / "gone.safetensors")
+    assert engine.place_adapters([gone], [1], FLOAT32)[0].slot == 1
 
 
-def test_a_damaged_file_is_refused_and_its_slot_stays_free(engine: Engine, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_and_its_slot_draws_no_lora(
+    engine: Engine, adapters: list[AdapterUse], tmp_path: Path
+) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"not a file of tensors")
     bad = AdapterUse("bad", "bad", tmp_path / "bad.safetensors", 1.0)
-    for _ in range(5):
+    engine.place_adapters(adapters[:1], [1], FLOAT32)
+    for _ in range(3):
         with pytest.raises(AdapterError):
-            engine.acquire(lora_job(bad), FLOAT32)
-    assert engine._part(FLOAT32).slots.resident == ()
+            engine.place_adapters([bad], [1], FLOAT32)
+    [prompt] = engine.encode_prompts([PromptRequest("red apple")], FLOAT32)
+    [emptied] = engine.step(engine.begin(lora_job(), prompt, (SlotUse(1, 1.0),)), FLOAT32)
+    [none] = engine.step(engine.begin(lora_job(), prompt), FLOAT32)
+    assert torch.equal(emptied.latents, none.latents)
 
 
 def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
     network, routing = nn.ModuleDict({"a": nn.Linear(64, 64), "b": nn.Linear(64, 64)}), SlotRouting(CPU)
     uses = random_adapters(tmp_path, network, ranks=[4] * 40)
     layers = {f"transformer.{name}": layer for name, layer in install_slots(network, routing, 3).items()}
-    slots = AdapterSlots(layers, 3, max_bytes=40_000)
-    for use in uses:
-        slots.acquire([use])
-        slots.release([use])
+    slots = AdapterSlots(layers, max_bytes=40_000)
+    for index, use in enumerate(uses):
+        slots.load(1 + index % 2, use)
         assert slots.memory_bytes <= 40_000
 
 
@@ -167,7 +163,6 @@ def test_text_side_loras_change_the_prompt_and_its_cache_key(engine: Engine, tmp
     for job in (lora_job(), lora_job(use), lora_job(weak)):
         [drawing] = begin(engine, job)
         prompts.append(drawing.prompt.states)
-        engine.release(job, FLOAT32)
     assert not torch.allclose(prompts[0], prompts[1])
     assert not torch.allclose(prompts[1], prompts[2])
 
@@ -175,7 +170,7 @@ def test_text_side_loras_change_the_prompt_and_its_cache_key(engine: Engine, tmp
 def test_different_loras_prompts_steps_and_seeds_share_one_step(engine: Engine, adapters: list[AdapterUse]) -> None:
     first = begin(engine, lora_job(adapters[0], seed=1, steps=4))
     first = engine.step(first, FLOAT32)
-    second = begin(engine, lora_job(adapters[1], seed=2, steps=2))
+    second = begin(engine, lora_job(adapters[1], seed=2, steps=2), [2])
     mixed = denoise_steps(engine, [*first, *second])
     apart = [*denoise_steps(engine, first), *denoise_steps(engine, second)]
     for ours, alone in zip(mixed, apart, strict=True):

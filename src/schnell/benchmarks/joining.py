@@ -11,21 +11,21 @@ from schnell.benchmarks.many_loras import CLIENTS, drawn_size_engine, serve_all
 from schnell.benchmarks.result import BenchmarkResult, seconds_of
 from schnell.benchmarks.single import make_job
 from schnell.engine.engine import Engine
-from schnell.serving.active_job import LaneKey
 from schnell.serving.batch_size import BatchSizer
-from schnell.serving.scheduler import Row, Scheduler
-from schnell.serving.worker import Worker
+from schnell.serving.jobs import Row
+from schnell.serving.queue import JobQueue
+from schnell.serving.worker import LaneKey, Worker
 from schnell.spec import Job
 
 REQUESTS, LOAD = 80, 0.7
 
 
-class WholeBatchScheduler(Scheduler[LaneKey]):
-    """The same schedule, but newcomers wait until the batch before them is done."""
+class WholeBatchQueue(JobQueue[LaneKey]):
+    """The same queue, but newcomers wait until the batch before them is done."""
 
-    def _select(self, lane: LaneKey) -> tuple[Row[LaneKey], ...]:
-        chosen = super()._select(lane)
-        started = tuple(row for row in chosen if row.is_started)
+    def _choose(self, rows: Sequence[Row[LaneKey]], lane: LaneKey) -> tuple[Row[LaneKey], ...]:
+        chosen = super()._choose(rows, lane)
+        started = tuple(row for row in chosen if row.state == "denoising")
         return started or chosen
 
 
@@ -37,8 +37,8 @@ def joining() -> BenchmarkResult:
     capacity = REQUESTS / seconds_of(lambda: serve_all(engine, jobs))
     chance = random.Random(0)  # noqa: S311  # arrivals, not secrets
     gaps = [chance.expovariate(LOAD * capacity) for _ in jobs]
-    peer = _latencies(engine, WholeBatchScheduler, jobs, gaps)
-    ours = _latencies(engine, Scheduler, jobs, gaps)
+    peer = _latencies(engine, WholeBatchQueue, jobs, gaps)
+    ours = _latencies(engine, JobQueue, jobs, gaps)
     return BenchmarkResult(
         ours=_percentile95(ours),
         unit="s",
@@ -60,10 +60,10 @@ def _job(index: int) -> Job:
 
 
 def _latencies(
-    engine: Engine, scheduler: type[Scheduler[LaneKey]], jobs: Sequence[Job], gaps: Sequence[float]
+    engine: Engine, queue: type[JobQueue[LaneKey]], jobs: Sequence[Job], gaps: Sequence[float]
 ) -> list[float]:
     sizer: BatchSizer[LaneKey] = BatchSizer()
-    worker = Worker(engine, scheduler(sizer.limit, adapter_slots=engine.adapter_slots), sizer)
+    worker = Worker(engine, queue(sizer.limit, adapter_slots=engine.adapter_slots), sizer)
     worker.start()
     latencies: list[float] = []
     ended = threading.Semaphore(0)

@@ -32,7 +32,7 @@ from schnell.engine.text import PromptEmbedding
 from schnell.errors import BenchmarkError
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.serving.batch_size import BatchSizer
-from schnell.serving.scheduler import Scheduler
+from schnell.serving.queue import JobQueue
 from schnell.serving.worker import Worker
 from schnell.spec import AdapterUse, GeneratedImage, Job
 
@@ -295,7 +295,7 @@ class serving:  # noqa: N801  # reads as a verb where it is used: with serving(e
 
     def __init__(self, engine: Engine, sizer: "BatchSizer[Any] | None" = None) -> None:
         sizer = sizer or BatchSizer()
-        self._worker = Worker(engine, Scheduler(sizer.limit, adapter_slots=LORAS), sizer)
+        self._worker = Worker(engine, JobQueue(sizer.limit, adapter_slots=LORAS), sizer)
 
     def __enter__(self) -> Callable[[Job], None]:
         """Start the worker."""

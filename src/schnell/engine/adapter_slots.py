@@ -1,7 +1,7 @@
-"""Which LoRA sits in which slot. Files are kept in memory by bytes, slots by use; the longest unused goes first."""
+"""LoRA files as factors in the slots of a model's layers; the files last used are kept in memory, within a bound."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_adapter
 from schnell.engine.slot_linear import KroneckerFactors, SlotLinear
-from schnell.engine.slot_routing import SlotUse
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
 
@@ -18,85 +17,43 @@ LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
 
 
 class AdapterSlots:
-    """Loads adapters into the slots of a model's layers, and says which slots a job's rows use.
+    """Puts adapters into the slots of a model's layers. `layers` are by canonical name.
 
-    `layers` are by canonical name, `slot_count` includes slot 0. A slot is held from `acquire` to `release`, and is
-    never given to another adapter in between; after that it stays loaded until its place is needed.
+    Slot 0 is "no LoRA". Which adapter belongs into which slot, and for how long, is decided by the caller.
     """
 
-    def __init__(self, layers: Mapping[str, SlotLinear], slot_count: int, max_bytes: int) -> None:
+    def __init__(self, layers: Mapping[str, SlotLinear], max_bytes: int) -> None:
         self._layers = layers
         self._memory = AdapterMemory(layers, max_bytes)
-        self._free = list(range(slot_count - 1, 0, -1))
-        self._slot_of: OrderedDict[str, int] = OrderedDict()
-        self._holders: dict[str, int] = {}
+        self._in_slot: dict[int, str] = {}
         self._written: dict[int, tuple[str, ...]] = {}
 
-    def acquire(self, adapters: Sequence[AdapterUse]) -> tuple[SlotUse, ...]:
-        """Hold a slot for each adapter, loading those that are in none.
+    def load(self, slot: int, adapter: AdapterUse) -> None:
+        """Put an adapter into a slot, in place of what was there; nothing is done where it is there already.
 
         Raises:
-            AdapterError: a file is damaged or does not fit, or every slot is held.
+            AdapterError: the file is damaged or does not fit; the slot is empty then.
         """
-        held: list[AdapterUse] = []
-        slots: list[int] = []
+        if self._in_slot.get(slot) == adapter.sha256:
+            return
+        self._empty(slot)
+        loaded = self._memory.load(adapter)
         try:
-            for adapter in adapters:
-                slots.append(self._hold(adapter))
-                held.append(adapter)
+            self._write(slot, loaded)
         except Exception:
-            self.release(held)
+            # half a LoRA must never draw
+            self._empty(slot)
             raise
-        return tuple(SlotUse(slot, adapter.scale) for slot, adapter in zip(slots, adapters, strict=True))
+        self._in_slot[slot] = adapter.sha256
 
-    def release(self, adapters: Sequence[AdapterUse]) -> None:
-        """Let go of slots that `acquire` held."""
-        for adapter in adapters:
-            self._holders[adapter.sha256] -= 1
-            if not self._holders[adapter.sha256]:
-                del self._holders[adapter.sha256]
-
-    def acts_on_text(self, sha256: str) -> bool:
-        """Whether a resident adapter has side paths in the text encoders."""
-        return any(name.startswith("text_encoder") for name in self._written[self._slot_of[sha256]])
-
-    @property
-    def resident(self) -> tuple[str, ...]:
-        """Hashes of the adapters that are in slots, the longest unused first."""
-        return tuple(self._slot_of)
+    def acts_on_text(self, slot: int) -> bool:
+        """Whether the adapter in this slot has side paths in the text encoders."""
+        return any(name.startswith("text_encoder") for name in self._written.get(slot, ()))
 
     @property
     def memory_bytes(self) -> int:
         """What the adapters kept in memory take, beside the slots."""
         return self._memory.nbytes
-
-    def _hold(self, adapter: AdapterUse) -> int:
-        slot = self._slot_of.get(adapter.sha256)
-        if slot is None:
-            slot = self._load(adapter)
-        self._slot_of.move_to_end(adapter.sha256)
-        self._holders[adapter.sha256] = self._holders.get(adapter.sha256, 0) + 1
-        return slot
-
-    def _load(self, adapter: AdapterUse) -> int:
-        loaded = self._memory.load(adapter)
-        slot = self._free.pop() if self._free else self._evict()
-        try:
-            self._write(slot, loaded)
-        except Exception:
-            self._empty(slot)
-            self._free.append(slot)
-            raise
-        self._slot_of[adapter.sha256] = slot
-        return slot
-
-    def _evict(self) -> int:
-        unheld = next((sha256 for sha256 in self._slot_of if sha256 not in self._holders), None)
-        if unheld is None:
-            raise AdapterError("every LoRA slot is in use; try again in a moment")
-        slot = self._slot_of.pop(unheld)
-        self._empty(slot)
-        return slot
 
     def _write(self, slot: int, loaded: LoadedAdapter) -> None:
         self._written[slot] = tuple(loaded)
@@ -108,6 +65,7 @@ class AdapterSlots:
                 layer.write_low_rank(slot, *form)
 
     def _empty(self, slot: int) -> None:
+        self._in_slot.pop(slot, None)
         for name in self._written.pop(slot, ()):
             self._layers[name].clear(slot)
 

@@ -57,13 +57,14 @@ class LoadedModel:
             for component, network in parts.items()
             for path, layer in install_slots(network, self.routing, slot_count).items()
         }
-        self.slots = AdapterSlots(layers, slot_count, adapter_bytes)
+        self.slots = AdapterSlots(layers, adapter_bytes)
         self.velocity: Any = FluxForward(networks.transformer) if device.type == "cpu" else networks.transformer
         self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
 
     def text_adapters(self, request: PromptRequest) -> tuple[tuple[str, float], ...]:
         """Hash and scale of the request's LoRAs that change how its prompt is read."""
-        return tuple((used.sha256, used.scale) for used in request.adapters if self.slots.acts_on_text(used.sha256))
+        in_slots = zip(request.adapters, request.slots, strict=True)
+        return tuple((used.sha256, used.scale) for used, at in in_slots if self.slots.acts_on_text(at.slot))
 
     def encode(self, requests: Sequence[PromptRequest]) -> list[PromptEmbedding]:
         """Both text encoders over a batch of prompts, each with its LoRAs."""
@@ -114,17 +115,20 @@ class Engine:
         network: nn.Module = getattr(self._part(precision).networks, name)
         return network
 
-    def acquire(self, job: Job, precision: Precision) -> tuple[SlotUse, ...]:
-        """Hold a slot for each of the job's LoRAs until `release`.
+    def place_adapters(
+        self, adapters: Sequence[AdapterUse], slots: Sequence[int], precision: Precision
+    ) -> tuple[SlotUse, ...]:
+        """Load each LoRA into its slot (1 and up), unless it is there already; whatever else was there is replaced.
+
+        Who may use which slot is decided by the caller (`serving/slot_leases.py`), never here.
 
         Raises:
-            AdapterError: a file does not fit the model, or every slot is in use.
+            AdapterError: a file is damaged or does not fit the model; its slot is empty then.
         """
-        return self._part(precision).slots.acquire(job.adapters) if job.adapters else ()
-
-    def release(self, job: Job, precision: Precision) -> None:
-        """Let go of what `acquire` held."""
-        self._part(precision).slots.release(job.adapters)
+        part = self._part(precision)
+        for adapter, slot in zip(adapters, slots, strict=True):
+            part.slots.load(slot, adapter)
+        return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
 
     def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
         """Embeddings of these prompts; those not in the cache go through both text encoders in one batch."""
@@ -223,7 +227,7 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
         engine.load(precision)
     on_progress(Progress("text"))
     with watch.timing("text"):
-        slots = engine.acquire(job, precision)
+        slots = engine.place_adapters(job.adapters, range(1, len(job.adapters) + 1), precision)
         [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], precision)
     drawings = engine.begin(job, prompt, slots)
     for step in range(job.spec.steps):
@@ -233,7 +237,6 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     on_progress(Progress("decode", job.spec.steps, job.spec.steps))
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)
-    engine.release(job, precision)
     finished = [engine.finish(job, index, picture, watch) for index, picture in enumerate(pictures)]
     return outcome_of(finished, warnings_for(prompt, engine.folder), watch.seconds)
 

@@ -4,7 +4,7 @@ from collections import defaultdict, deque
 from statistics import median_low
 from typing import Final, Generic
 
-from schnell.serving.scheduler import LaneT
+from schnell.serving.jobs import LaneT
 
 _WORTHWHILE: Final = 0.97
 #: A size is judged by the median of its last steps, and not before there are two: the first one pays for what the

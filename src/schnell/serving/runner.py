@@ -21,27 +21,25 @@ class InProcessRunner:
         """Draw a job's pictures. Cancelling this call takes the job out at the next step.
 
         Raises:
-            ServerBusyError: the queue is full.
             GenerationFailedError: the engine could not draw it.
         """
         return await asyncio.wrap_future(self._worker.submit(job, on_progress))
 
     def outlook(self, spec: GenerationSpec, team_id: str) -> Outlook:
         """What a job would meet if it came now, by what steps have cost so far."""
-        status = self._worker.status
         lane = self._worker.lane_of(Job(id="outlook", team_id=team_id, spec=spec, seed=0))
-        known = status.seconds_per_row
+        known = self._worker.status.seconds_per_row
         # a size that was never drawn costs about what its share of another size's tokens costs
         per_token = {other: seconds / (other.grid.width * other.grid.height) for other, seconds in known.items()}
         own = known.get(lane, lane.grid.width * lane.grid.height * max(per_token.values(), default=0.0))
         return Outlook(
-            position=status.snapshot.queued,
-            expected_seconds=status.backlog_seconds + own * spec.steps * spec.num_outputs,
+            position=self._worker.snapshot().queued,
+            expected_seconds=self._worker.backlog_seconds() + own * spec.steps * spec.num_outputs,
         )
 
     def snapshot(self) -> RunnerSnapshot:
-        """What the worker is doing, as of its last step."""
-        return self._worker.status.snapshot
+        """What the worker is doing."""
+        return self._worker.snapshot()
 
     async def close(self) -> None:
         """Cancel what is left, and end the worker's threads."""

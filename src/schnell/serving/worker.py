@@ -1,72 +1,84 @@
-"""The thread that owns the engine. `Worker.step` is the whole system: schedule, encode, denoise, decode, hand over."""
+"""The thread that owns the engine. `Worker.step` is the whole system: next batch, encode, denoise, decode, hand over.
+
+The queue decides what runs (`queue.py`); the worker holds the tensors of what runs. Whatever one job brings in (its
+prompt, its LoRAs, its latents, its listener) and whatever fails on it fails that job alone.
+"""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import structlog
 import torch
 from PIL import Image
 
+from schnell.clock import Stopwatch
 from schnell.engine.denoise import Drawing
+from schnell.engine.device import Precision
 from schnell.engine.engine import Engine, PromptRequest, outcome_of, warnings_for
 from schnell.engine.pictures import PreviewFit
-from schnell.errors import SchnellError
-from schnell.serving.active_job import ActiveJob, LaneKey, WorkerStatus
+from schnell.engine.text import PromptEmbedding
 from schnell.serving.batch_size import BatchSizer
-from schnell.serving.scheduler import Batch, Entry, Row, RowKey, Scheduler
-from schnell.spec import Job, JobOutcome, Progress, ProgressListener, RunnerSnapshot
+from schnell.serving.jobs import Batch, QueuedJob, Row
+from schnell.serving.queue import JobQueue
+from schnell.spec import Job, JobOutcome, Progress, ProgressListener, RunnerSnapshot, Size
 
 log = structlog.get_logger(__name__)
 
 
-class Finisher:
-    """Resamples, checks and encodes decoded pictures beside the denoising, one after the other."""
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """What rows of a batch must agree in."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="schnell-finish")
+    grid: Size
+    precision: Precision
 
-    def submit(self, active: ActiveJob, index: int, picture: Image.Image) -> None:
-        """Finish an output of a job; the last one settles the job's future."""
-        self._thread.submit(self._finish, active, index, picture)
+    @property
+    def tokens(self) -> int:
+        """Latent tokens of one row."""
+        return self.grid.width * self.grid.height
 
-    def close(self) -> None:
-        """Finish what was submitted, then end."""
-        self._thread.shutdown(wait=True)
 
-    def _finish(self, active: ActiveJob, index: int, picture: Image.Image) -> None:
-        if active.future.done():
-            return
-        try:
-            active.finished[index] = self._engine.finish(active.job, index, picture, active.watch)
-        except Exception as error:
-            if not isinstance(error, SchnellError):
-                log.exception("a picture could not be written", job_id=active.job.id)
-            active.settle_with(error)
-            return
-        if len(active.finished) == active.job.spec.num_outputs:
-            finished = [active.finished[i] for i in sorted(active.finished)]
-            warnings = warnings_for(active.prompt, self._engine.folder) if active.prompt else ()
-            active.settle(outcome_of(finished, warnings, dict(active.watch.seconds)))
+QueuedLaneJob = QueuedJob[LaneKey]
+LaneRow = Row[LaneKey]
+
+
+@dataclass(slots=True)
+class Started:
+    """The tensors of a job that has started: its prompt's embedding, and each output's latents on their way."""
+
+    prompt: PromptEmbedding
+    drawings: dict[int, Drawing]
+    watch: Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What steps have cost so far: replaced whole after every step, so that any thread can read it.
+
+    `seconds_per_row` is what one row's step costs in each lane.
+    """
+
+    steps: int = 0
+    step_rows: int = 0
+    step_seconds: float = 0.0
+    seconds_per_row: Mapping[LaneKey, float] = field(default_factory=dict)
 
 
 class Worker:
     """Runs jobs on one engine, in a thread of its own. Cancelling a job's future takes it out at the next step."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler[LaneKey], sizer: BatchSizer[LaneKey]) -> None:
+    def __init__(self, engine: Engine, queue: JobQueue[LaneKey], sizer: BatchSizer[LaneKey]) -> None:
         self._engine = engine
-        self._scheduler = scheduler
+        self._queue = queue
         self._sizer = sizer
-        self._finisher = Finisher(engine)
         self._previews = PreviewFit()
-        self._inbox: SimpleQueue[ActiveJob | None] = SimpleQueue()
-        self._active: dict[str, ActiveJob] = {}
-        self._stopping = threading.Event()
+        self._started: dict[QueuedLaneJob, Started] = {}
         self._thread = threading.Thread(target=self._run, name="schnell-engine", daemon=True)
-        self._steps = RunnerSnapshot()
+        # resampling, the safety check and encoding run beside the next denoising steps, one picture after the other
+        self._finishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="schnell-finish")
         self.status = WorkerStatus()
 
     def start(self) -> None:
@@ -74,214 +86,196 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Cancel what is left, and end the thread."""
-        self._stopping.set()
-        self._inbox.put(None)
+        """Cancel what is left, and end the threads."""
+        self._queue.close()
         self._thread.join()
-        self._finisher.close()
+        self._finishing.shutdown(wait=True)
 
     def submit(self, job: Job, listener: ProgressListener) -> Future[JobOutcome]:
         """Queue a job. The listener is called from the worker's threads."""
-        active = ActiveJob(job, self.lane_of(job), listener, Future())
-        self._inbox.put(active)
-        return active.future
+        lane = self.lane_of(job)
+        return self._queue.submit(job, lane, lane.tokens, listener).future
 
     def lane_of(self, job: Job) -> LaneKey:
         """The lane that a job's rows share batches in."""
         precision = self._engine.precision_for(go_fast=job.spec.go_fast)
         return LaneKey(self._engine.folder.token_grid(job.spec.size), precision)
 
+    def snapshot(self) -> RunnerSnapshot:
+        """What waits and runs now, and the sums of all steps."""
+        counts, status = self._queue.counts(), self.status
+        return RunnerSnapshot(
+            queued=counts.waiting_jobs,
+            active_rows=counts.denoising_rows,
+            steps=status.steps,
+            step_rows=status.step_rows,
+            step_seconds=status.step_seconds,
+        )
+
+    def backlog_seconds(self) -> float:
+        """How long the steps still to be taken would last, one row after the other."""
+        per_row = self.status.seconds_per_row
+        return sum(count * per_row.get(lane, 0.0) for lane, count in self._queue.remaining_steps().items())
+
     def step(self) -> None:
-        """One turn: drop what was cancelled, take the next batch a step further, decode what is done."""
-        self._drop_settled()
-        self._tell_positions()
-        batch = self._scheduler.next_batch()
+        """One turn: take the next batch a step further, decode what is done, tell those who listen."""
+        for queued in self._queue.moved():
+            self._queue.tell(queued, Progress("queued", 0, queued.job.spec.steps, position=queued.position))
+        batch = self._queue.next_batch()
         if batch is not None:
-            self._encode_prompts(batch)
-            stepped = self._denoise(batch)
-            self._decode(self._scheduler.complete_step(stepped))
+            self._begin(batch)
+            stepped = self._denoise(batch.lane, [row for row in batch.rows if row.job in self._started])
+            done = self._queue.complete_step(stepped)
             self._tell_steps(stepped)
-        self._publish_status()
+            self._decode(done)
+        self._forget_ended()
 
     def _run(self) -> None:
-        while True:
-            self._receive(wait=self._scheduler.job_count == 0)
-            if self._stopping.is_set():
-                break
+        while self._queue.wait():
             try:
                 self.step()
             except Exception as error:
-                # a fault of ours must not end the service: the jobs at hand fail, the next ones run
+                # every known fault fails its own job; one that comes here is ours and must not end the service: the
+                # jobs at hand fail, the next ones run
                 log.exception("engine step failed")
-                for job_id in list(self._active):
-                    self._fail(job_id, error)
-        for active in self._active.values():
-            active.future.cancel()
+                for queued in self._queue.jobs:
+                    if queued.is_started:
+                        self._queue.fail(queued, error)
 
-    def _receive(self, *, wait: bool) -> None:
-        try:
-            while True:
-                active = self._inbox.get(block=wait)
-                wait = False
-                if active is not None:
-                    self._admit(active)
-        except Empty:
-            return
-
-    def _admit(self, active: ActiveJob) -> None:
-        spec, grid = active.job.spec, active.lane.grid
-        entry = Entry(
-            job_id=active.job.id,
-            team_id=active.job.team_id,
-            lane=active.lane,
-            outputs=spec.num_outputs,
-            steps=spec.steps,
-            tokens=grid.width * grid.height,
-            adapters=frozenset(used.sha256 for used in active.job.adapters),
-        )
-        try:
-            self._scheduler.add(entry)
-        except SchnellError as error:
-            active.settle_with(error)
-            return
-        self._active[active.job.id] = active
-
-    def _drop_settled(self) -> None:
-        for job_id in [job_id for job_id, active in self._active.items() if active.future.done()]:
-            self._forget(job_id)
-
-    def _forget(self, job_id: str) -> None:
-        self._scheduler.remove(job_id)
-        self._leave(self._active.pop(job_id))
-
-    def _leave(self, active: ActiveJob) -> None:
-        if active.holds_slots:
-            active.holds_slots = False
-            self._engine.release(active.job, active.lane.precision)
-
-    def _fail(self, job_id: str, error: Exception) -> None:
-        active = self._active[job_id]
-        self._forget(job_id)
-        if not isinstance(error, SchnellError):
-            log.error("generation failed", job_id=job_id, exc_info=error)
-        active.settle_with(error)
-
-    def _encode_prompts(self, batch: Batch[LaneKey]) -> None:
-        newcomers = {row.key.job_id: self._active[row.key.job_id] for row in batch.rows if not row.is_started}
-        waiting = [active for active in newcomers.values() if active.prompt is None]
-        if not waiting:
-            return
-        start = perf_counter()
-        ready = [(active, request) for active in waiting if (request := self._hold_slots(active))]
+    def _begin(self, batch: Batch[LaneKey]) -> None:
+        """Load the newcomers' LoRAs into their slots, encode their prompts, draw their noise."""
+        ready = [(queued, request) for queued in batch.newcomers if (request := self._place_adapters(queued))]
         if not ready:
             return
-        embeddings = self._engine.encode_prompts([request for _, request in ready], ready[0][0].lane.precision)
-        for (active, request), prompt in zip(ready, embeddings, strict=True):
-            active.prompt = prompt
-            active.drawings = dict(enumerate(self._engine.begin(active.job, prompt, request.slots)))
-            active.watch.add("text", perf_counter() - start)
-
-    def _hold_slots(self, active: ActiveJob) -> PromptRequest | None:
-        try:
-            slots = self._engine.acquire(active.job, active.lane.precision)
-        except Exception as error:  # noqa: BLE001 - a LoRA that cannot be loaded fails its own job only
-            self._fail(active.job.id, error)
-            return None
-        active.holds_slots = True
-        return PromptRequest(active.job.spec.prompt, active.job.adapters, slots)
-
-    def _denoise(self, batch: Batch[LaneKey]) -> tuple[Row[LaneKey], ...]:
-        """Step the rows; a batch that fails is tried again in halves, so that only the row at fault fails."""
-        batch = Batch(batch.lane, tuple(row for row in batch.rows if row.key.job_id in self._active))
-        if not batch.rows:
-            return ()
         start = perf_counter()
         try:
-            drawings = self._engine.step([self._drawing(row.key) for row in batch.rows], batch.lane.precision)
+            prompts = self._engine.encode_prompts([request for _, request in ready], batch.lane.precision)
+        except Exception as error:  # noqa: BLE001 - whatever an encoder raises, the other prompts must go on
+            if len(ready) == 1:
+                self._queue.fail(ready[0][0], error)
+                return
+            # one of the prompts is at fault: alone, each of them shows which
+            log.warning("encoding prompts together failed", prompts=len(ready), error=str(error))
+            for queued, _ in ready:
+                self._begin(Batch(batch.lane, (), (queued,)))
+            return
+        for (queued, request), prompt in zip(ready, prompts, strict=True):
+            watch = Stopwatch()
+            watch.add("text", perf_counter() - start)
+            self._draw_noise(queued, request, prompt, watch)
+
+    def _draw_noise(
+        self, queued: QueuedLaneJob, request: PromptRequest, prompt: PromptEmbedding, watch: Stopwatch
+    ) -> None:
+        try:
+            drawings = dict(enumerate(self._engine.begin(queued.job, prompt, request.slots)))
+        except Exception as error:  # noqa: BLE001 - noise of one job that does not fit into memory is its own fault
+            self._queue.fail(queued, error)
+            return
+        self._started[queued] = Started(prompt, drawings, watch)
+
+    def _place_adapters(self, queued: QueuedLaneJob) -> PromptRequest | None:
+        job = queued.job
+        try:
+            slots = self._engine.place_adapters(job.adapters, queued.slots or (), queued.lane.precision)
+        except Exception as error:  # noqa: BLE001 - a LoRA that cannot be loaded fails its own job only
+            self._queue.fail(queued, error)
+            return None
+        return PromptRequest(job.spec.prompt, job.adapters, slots)
+
+    def _denoise(self, lane: LaneKey, rows: Sequence[LaneRow]) -> list[LaneRow]:
+        """Step the rows; a batch that fails is tried again in halves, so that only the row at fault fails."""
+        rows = [row for row in rows if not row.job.is_over]
+        if not rows:
+            return []
+        start = perf_counter()
+        try:
+            drawings = self._engine.step([self._started[row.job].drawings[row.index] for row in rows], lane.precision)
         except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
-            log.warning("denoising step failed", rows=len(batch.rows), error=str(error))
-            return self._denoise_halves(batch, error)
+            log.warning("denoising step failed", rows=len(rows), error=str(error))
+            return self._denoise_halves(lane, rows, error)
         seconds = perf_counter() - start
-        self._sizer.observe(batch.lane, len(batch.rows), seconds)
-        self._count_step(len(batch.rows), seconds)
-        self._keep(batch.rows, drawings, seconds)
-        return batch.rows
-
-    def _denoise_halves(self, batch: Batch[LaneKey], error: Exception) -> tuple[Row[LaneKey], ...]:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            self._sizer.ran_out_of_memory(batch.lane, len(batch.rows))
-        if len(batch.rows) == 1:
-            self._fail(batch.rows[0].key.job_id, error)
-            return ()
-        middle = len(batch.rows) // 2
-        halves = (batch.rows[:middle], batch.rows[middle:])
-        return tuple(row for half in halves for row in self._denoise(Batch(batch.lane, half)))
-
-    def _keep(self, rows: Sequence[Row[LaneKey]], drawings: Sequence[Drawing], seconds: float) -> None:
+        self._sizer.observe(lane, len(rows), seconds)
+        self._count_step(len(rows), seconds)
         for row, drawing in zip(rows, drawings, strict=True):
-            active = self._active[row.key.job_id]
-            active.drawings[row.key.index] = drawing
-            active.watch.add("denoise", seconds / active.job.spec.num_outputs)
+            started = self._started[row.job]
+            started.drawings[row.index] = drawing
+            started.watch.add("denoise", seconds / len(row.job.rows))
+        return list(rows)
 
-    def _drawing(self, key: RowKey) -> Drawing:
-        return self._active[key.job_id].drawings[key.index]
+    def _denoise_halves(self, lane: LaneKey, rows: Sequence[LaneRow], error: Exception) -> list[LaneRow]:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            self._sizer.ran_out_of_memory(lane, len(rows))
+        if len(rows) == 1:
+            self._queue.fail(rows[0].job, error)
+            return []
+        middle = len(rows) // 2
+        return [row for half in (rows[:middle], rows[middle:]) for row in self._denoise(lane, half)]
 
-    def _decode(self, done: Sequence[RowKey]) -> None:
+    def _decode(self, done: Sequence[LaneRow]) -> None:
         """Decode one by one: a picture's pixels then do not depend on what was finished beside it."""
-        for key in done:
-            active = self._active.get(key.job_id)
-            if active is None or active.future.done():
+        for row in done:
+            if row.job.is_over:
                 continue
-            drawing = active.drawings[key.index]
+            started = self._started[row.job]
+            drawing = started.drawings[row.index]
             try:
-                with active.watch.timing("decode"):
-                    [picture] = self._engine.decode([drawing], active.lane.precision)
+                with started.watch.timing("decode"):
+                    [picture] = self._engine.decode([drawing], row.job.lane.precision)
+                self._previews.learn(drawing, picture)
             except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
-                self._fail(key.job_id, error)
+                self._queue.fail(row.job, error)
                 continue
-            active.undecoded -= 1
-            if active.undecoded == 0:
-                self._leave(self._active.pop(key.job_id))
-            self._finisher.submit(active, key.index, picture)
-            self._previews.learn(drawing, picture)
+            self._queue.complete_decoding(row)
+            self._finishing.submit(self._finish, row, started, picture)
 
-    def _tell_positions(self) -> None:
-        for position, job_id in enumerate(self._scheduler.waiting_jobs()):
-            active = self._active[job_id]
-            if active.position != position:
-                active.position = position
-                active.listener(Progress("queued", 0, active.job.spec.steps, position=position))
+    def _finish(self, row: LaneRow, started: Started, picture: Image.Image) -> None:
+        queued = row.job
+        if queued.is_over:
+            return
+        try:
+            image = self._engine.finish(queued.job, row.index, picture, started.watch)
+            if not self._queue.complete_row(row, image):
+                return
+            images = [queued.images[index] for index in range(len(queued.rows))]
+            outcome = outcome_of(images, warnings_for(started.prompt, self._engine.folder), dict(started.watch.seconds))
+        except Exception as error:  # noqa: BLE001 - it would be lost in this thread
+            self._queue.fail(queued, error)
+            return
+        self._queue.settle(queued, outcome)
 
-    def _tell_steps(self, rows: Sequence[Row[LaneKey]]) -> None:
-        for job_id in dict.fromkeys(row.key.job_id for row in rows):
-            active = self._active.get(job_id)
-            if active is not None:
-                step = min(drawing.step for drawing in active.drawings.values())
-                previews = self._paint_previews(active) if active.job.wants_previews else ()
-                active.listener(Progress("denoise", step, active.job.spec.steps, previews=previews))
+    def _tell_steps(self, rows: Sequence[LaneRow]) -> None:
+        for queued in dict.fromkeys(row.job for row in rows):
+            if queued.is_over:
+                continue
+            started = self._started[queued]
+            step = min(drawing.step for drawing in started.drawings.values())
+            self._queue.tell(
+                queued, Progress("denoise", step, queued.job.spec.steps, previews=self._paint_previews(queued, started))
+            )
 
-    def _paint_previews(self, active: ActiveJob) -> tuple[bytes, ...]:
-        if not self._previews.is_ready:
+    def _paint_previews(self, queued: QueuedLaneJob, started: Started) -> tuple[bytes, ...]:
+        drawings = [started.drawings[index] for index in sorted(started.drawings)]
+        # after the last step the picture itself is on its way: a preview would only hold it up
+        if not queued.job.wants_previews or not self._previews.is_ready or all(each.is_done for each in drawings):
             return ()
-        drawings = [active.drawings[index] for index in sorted(active.drawings)]
-        return tuple(self._previews.paint(drawing, active.job.spec.size) for drawing in drawings)
+        try:
+            return tuple(self._previews.paint(drawing, queued.job.spec.size) for drawing in drawings)
+        except Exception as error:  # noqa: BLE001 - a preview that cannot be painted is its own job's fault
+            self._queue.fail(queued, error)
+            return ()
 
     def _count_step(self, rows: int, seconds: float) -> None:
-        seen = self._steps
-        self._steps = RunnerSnapshot(0, rows, seen.steps + 1, seen.step_rows + rows, seen.step_seconds + seconds)
-
-    def _publish_status(self) -> None:
-        per_row = self._sizer.seconds_per_row()
-        left = self._scheduler.remaining_steps()
-        steps = self._steps
+        seen = self.status
         self.status = WorkerStatus(
-            snapshot=RunnerSnapshot(
-                queued=len(self._scheduler.waiting_jobs()),
-                active_rows=self._scheduler.started_rows,
-                steps=steps.steps,
-                step_rows=steps.step_rows,
-                step_seconds=steps.step_seconds,
-            ),
-            backlog_seconds=sum(count * per_row.get(lane, 0.0) for lane, count in left.items()),
-            seconds_per_row=per_row,
+            seen.steps + 1, seen.step_rows + rows, seen.step_seconds + seconds, self._sizer.seconds_per_row()
         )
+
+    def _forget_ended(self) -> None:
+        """Let go of the tensors of jobs that have no more steps to take."""
+        for queued in [each for each in self._started if each.is_over or all(_is_decoded(row) for row in each.rows)]:
+            del self._started[queued]
+
+
+def _is_decoded(row: LaneRow) -> bool:
+    return row.state in {"finishing", "finished"}

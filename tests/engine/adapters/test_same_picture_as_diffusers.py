@@ -75,7 +75,7 @@ def draw_ours(folder: ModelFolder, source: Path, cache: Path) -> Image.Image:
     converted = convert_adapter(source, cache, shape=read_model_shape(folder.path))
     use = AdapterUse("lora", converted.sha256, converted.path, scale=1.0)
     job = replace(make_job(PROMPT, seed=5, steps=2, size=SIZE, go_fast=False), adapters=(use,))
-    slots = engine.acquire(job, FLOAT32)
+    slots = engine.place_adapters(job.adapters, range(1, len(job.adapters) + 1), FLOAT32)
     prompts = engine.encode_prompts([PromptRequest(PROMPT, job.adapters, slots)], FLOAT32)
     drawings = engine.begin(job, prompts[0], slots)
     while not drawings[0].is_done:

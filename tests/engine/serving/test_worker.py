@@ -3,6 +3,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,13 @@ import torch
 
 from conftest import make_job
 from schnell.engine.engine import Engine, generate
-from schnell.errors import GenerationFailedError, ServerBusyError
+from schnell.errors import AdapterError, GenerationFailedError
 from schnell.models.folder import ModelFolder
 from schnell.serving.batch_size import BatchSizer
+from schnell.serving.queue import JobQueue
 from schnell.serving.runner import InProcessRunner
-from schnell.serving.scheduler import QueueLimits, Scheduler
-from schnell.serving.worker import Worker
-from schnell.spec import Job, JobOutcome, Progress, Size
+from schnell.serving.worker import LaneKey, Worker
+from schnell.spec import AdapterUse, Job, JobOutcome, Progress, Size
 
 SMALL = Size(256, 256)
 
@@ -30,9 +31,9 @@ def engine(mini: ModelFolder) -> Engine:
     return Engine(mini, torch.device("cpu"))
 
 
-def build_worker(engine: Engine, limits: QueueLimits | None = None) -> Worker:
-    sizer = BatchSizer()  # type: ignore[var-annotated]
-    return Worker(engine, Scheduler(sizer.limit, limits=limits or QueueLimits()), sizer)
+def build_worker(engine: Engine) -> Worker:
+    sizer: BatchSizer[LaneKey] = BatchSizer()
+    return Worker(engine, JobQueue(sizer.limit), sizer)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_every_job_of_a_mixed_crowd_ends_with_its_own_picture(worker: Worker) ->
 def test_progress_counts_every_step(worker: Worker) -> None:
     seen: list[Progress] = []
     worker.submit(small_job("steps", steps=3), seen.append).result(60)
-    assert [progress.step for progress in seen if progress.stage == "denoise"] == [1, 2]
+    assert [progress.step for progress in seen if progress.stage == "denoise"] == [1, 2, 3]
 
 
 def test_a_cancelled_job_stops_within_one_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,13 +128,92 @@ def test_latents_that_are_not_numbers_fail_their_job_only(engine: Engine, monkey
     worker.stop()
 
 
-def test_a_full_queue_refuses_the_job_and_serves_the_rest(engine: Engine) -> None:
-    worker = build_worker(engine, QueueLimits(jobs=1))
-    first, second = worker.submit(small_job("a"), ignore), worker.submit(small_job("b"), ignore)
+def test_a_prompt_that_cannot_be_encoded_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, encode = build_worker(engine), engine.encode_prompts
+
+    def refuse_bad(requests: list, precision: object) -> object:  # type: ignore[type-arg]
+        if any("refuse me" in request.prompt for request in requests):
+            raise RuntimeError("the tokenizer does not like this")
+        return encode(requests, precision)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "encode_prompts", refuse_bad)
+    good = [worker.submit(small_job(f"good-{i}", f"apple {i}"), ignore) for i in range(2)]
+    bad = worker.submit(small_job("bad", "refuse me"), ignore)
     worker.start()
-    with pytest.raises(ServerBusyError):
-        second.result(60)
-    assert first.result(60).images
+    assert all(future.result(60).images for future in good)
+    with pytest.raises(GenerationFailedError):
+        bad.result(60)
+    worker.stop()
+
+
+def test_a_lora_that_cannot_be_loaded_fails_its_own_job(worker: Worker, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"not a file of tensors")
+    damaged = AdapterUse("bad", "f" * 64, tmp_path / "bad.safetensors", 1.0)
+    good = worker.submit(small_job("good"), ignore)
+    bad = worker.submit(replace(small_job("bad"), adapters=(damaged,)), ignore)
+    assert good.result(60).images
+    assert isinstance(bad.exception(60), AdapterError)
+
+
+@pytest.mark.parametrize("broken", ["decode", "finish", "begin"])
+def test_a_stage_that_fails_for_one_job_fails_that_job_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    worker, stage = build_worker(engine), getattr(engine, broken)
+
+    def refuse_bad(first: object, *others: object) -> object:
+        steps = first[0].steps if isinstance(first, list) else first.spec.steps  # type: ignore[attr-defined]
+        if steps == 2:
+            raise RuntimeError("as a kernel fails")
+        return stage(first, *others)
+
+    monkeypatch.setattr(engine, broken, refuse_bad)
+    good = [worker.submit(small_job(f"good-{i}"), ignore) for i in range(2)]
+    bad = worker.submit(small_job("bad", steps=2, num_outputs=2), ignore)
+    worker.start()
+    assert all(future.result(60).images for future in good)
+    with pytest.raises(GenerationFailedError):
+        bad.result(60)
+    worker.stop()
+
+
+def test_a_preview_that_cannot_be_painted_fails_its_own_job(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = build_worker(engine)
+    worker.start()
+    worker.submit(small_job("teaches"), ignore).result(60)
+
+    def refuse(*_: object) -> bytes:
+        raise RuntimeError("no paint left")
+
+    monkeypatch.setattr(worker._previews, "paint", refuse)
+    good = worker.submit(small_job("good"), ignore)
+    bad = worker.submit(replace(small_job("bad", steps=3), wants_previews=True), ignore)
+    assert good.result(60).images
+    with pytest.raises(GenerationFailedError):
+        bad.result(60)
+    worker.stop()
+
+
+def test_a_listener_that_raises_fails_its_own_job(worker: Worker) -> None:
+    def raises(_: Progress) -> None:
+        raise RuntimeError("a bug of the caller")
+
+    good = worker.submit(small_job("good"), ignore)
+    bad = worker.submit(small_job("bad"), raises)
+    assert good.result(60).images
+    with pytest.raises(GenerationFailedError):
+        bad.result(60)
+
+
+def test_a_fault_of_the_worker_itself_does_not_end_the_service(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = build_worker(engine)
+    monkeypatch.setattr(worker, "_tell_steps", lambda _: 1 / 0)
+    first = worker.submit(small_job("first"), ignore)
+    worker.start()
+    with pytest.raises(GenerationFailedError):
+        first.result(60)
+    monkeypatch.undo()
+    assert worker.submit(small_job("second"), ignore).result(60).images
     worker.stop()
 
 
@@ -162,6 +242,7 @@ def test_previews_come_with_every_step_for_those_who_ask(worker: Worker) -> None
     seen: list[Progress] = []
     job = replace(small_job("previewed", steps=3, num_outputs=2), wants_previews=True)
     worker.submit(job, seen.append).result(60)
-    steps = [progress for progress in seen if progress.stage == "denoise"]
-    assert len(steps) >= 2
+    *steps, last = [progress for progress in seen if progress.stage == "denoise"]
+    assert len(steps) == 2
     assert all(len(progress.previews) == 2 and progress.previews[0].startswith(b"\x89PNG") for progress in steps)
+    assert (last.step, last.previews) == (3, ())

@@ -1,0 +1,73 @@
+"""A job and its rows as the queue keeps them: what was asked for, and how far each output is."""
+
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from schnell.spec import GeneratedImage, Job, JobOutcome, ProgressListener
+
+LaneT = TypeVar("LaneT", bound=Hashable)
+
+#: Where an output stands: before its first step, between steps, all steps taken, decoded, its file written or flagged.
+RowState = Literal["waiting", "denoising", "decoding", "finishing", "finished"]
+
+
+@dataclass(slots=True, eq=False)
+class Row(Generic[LaneT]):
+    """One output of a job, after `step` of its steps. Of equal tags, the lower `order` (of arrival) goes first."""
+
+    job: "QueuedJob[LaneT]"
+    index: int
+    tag: float
+    order: int
+    step: int = 0
+    state: RowState = "waiting"
+
+    @property
+    def turn(self) -> tuple[float, int]:
+        """What rows are sorted by."""
+        return (self.tag, self.order)
+
+
+@dataclass(slots=True, eq=False)
+class QueuedJob(Generic[LaneT]):
+    """A job in the queue, and all that is known of how far it is.
+
+    Jobs are told apart by identity, never by `job.id`: two jobs with one id are two jobs. `slots` are the leased ones,
+    in the order of `job.adapters`; None before the lease and after it. `adapters` are the content hashes of its LoRAs,
+    `images` the files of finished outputs (None: flagged), `position` the jobs ahead as they were last told.
+    """
+
+    job: Job
+    lane: LaneT
+    listener: ProgressListener
+    future: "Future[JobOutcome]" = field(default_factory=Future)
+    rows: tuple[Row[LaneT], ...] = ()
+    slots: tuple[int, ...] | None = None
+    position: int | None = None
+    images: dict[int, GeneratedImage | None] = field(default_factory=dict)
+    is_over: bool = False
+    adapters: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.adapters = tuple(adapter.sha256 for adapter in self.job.adapters)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether one of its rows has taken part in a batch."""
+        return self.slots is not None or any(row.state != "waiting" for row in self.rows)
+
+    @property
+    def steps_left(self) -> int:
+        """Denoising steps that its rows have still to take, in all."""
+        return sum(self.job.spec.steps - row.step for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[LaneT]):
+    """Rows of one lane that take the next step together; `newcomers` are the jobs whose first step it is."""
+
+    lane: LaneT
+    rows: tuple[Row[LaneT], ...]
+    newcomers: tuple[QueuedJob[LaneT], ...] = ()
