@@ -189,9 +189,13 @@ class Worker:
         if not rows:
             return []
         start = perf_counter()
+        error: Exception | None = None
         try:
             drawings = self._engine.step([self._started[row.job].drawings[row.index] for row in rows], lane.precision)
-        except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
+        except Exception as cause:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
+            # without its traceback: that would keep the failed step's activations in memory while the halves are tried
+            error = cause.with_traceback(None)
+        if error is not None:
             log.warning("denoising step failed", rows=len(rows), error=str(error))
             return self._denoise_halves(lane, rows, error)
         seconds = perf_counter() - start
