@@ -80,5 +80,5 @@ def test_a_teams_token_is_read_from_a_pipe_and_nowhere_shown(run: Any, tmp_path:
     assert run("loras", "token", "huggingface", "--team", "artists", "--remove").exit_code == 0
     with pytest.raises(NotFoundError):
         run("loras", "token", "huggingface", "--team", "artists", "--remove")
-    with pytest.raises(NotFoundError, match="no site .nowhere."):
+    with pytest.raises(NotFoundError, match="no site 'nowhere'"):
         run("loras", "token", "nowhere", "--team", "artists", typed="x\n")

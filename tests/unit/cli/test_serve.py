@@ -48,13 +48,13 @@ def test_loggers_of_structlog_write_the_same_lines(capsys: pytest.CaptureFixture
     configure_logs("info")
     log.info("step", rows=4)
     try:
-        raise ValueError("no number")
+        int("no number")
     except ValueError:
         log.exception("generation failed", job_id="j-1")
     step, failure = _lines(capsys)
     assert (step["event"], step["level"], step["logger"], step["rows"]) == ("step", "info", "schnell.serving", 4)
     assert (failure["level"], failure["job_id"]) == ("error", "j-1")
-    assert failure["exception"].endswith("ValueError: no number")
+    assert "ValueError: invalid literal" in failure["exception"]
 
 
 def test_the_level_holds_for_every_logger(capsys: pytest.CaptureFixture[str]) -> None:
