@@ -52,6 +52,7 @@ def build_runner(engine: "Engine", limits: "QueueLimits | None" = None) -> "InPr
     from schnell.serving.scheduler import QueueLimits, Scheduler
     from schnell.serving.worker import Worker
 
+    # one for both: the worker reports how long steps took, the scheduler asks how large a batch may be
     sizer: BatchSizer[LaneKey] = BatchSizer()
     worker = Worker(engine, Scheduler(sizer.limit, engine.adapter_slots, limits or QueueLimits()), sizer)
     worker.start()
@@ -74,7 +75,7 @@ def read_settings(**overrides: Any) -> "Settings":
     except ValidationError as cause:
         wrong = (f"SCHNELL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in cause.errors())
         raise ConfigurationError("; ".join(wrong)) from cause
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too
         raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
 
 
@@ -160,6 +161,7 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
         tokens=build_source_tokens(settings, database),
         cache_bytes=settings.lora_cache_bytes,
     )
+    # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
     return LoraLibrary(database, files, outside, bundled=bundled, per_team=settings.loras_per_team)
 

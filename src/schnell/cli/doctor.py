@@ -116,8 +116,9 @@ async def _database_and_store(settings: "Settings") -> list[Finding]:
         findings.append(await _database(database))
         store = build_store(settings)
         findings.extend(await _store(store))
+        # both read tables, which only a migrated database has
         if findings[0].state == "ok":
-            findings.extend(await _books(database, store))
+            findings.extend(await _credits_and_files(database, store))
         await store.close()
     except SchnellError as error:
         findings.append(Finding("pictures", "problem", error.message))
@@ -164,7 +165,7 @@ async def _store(store: "AssetStore") -> list[Finding]:
     return [Finding("pictures", "ok", "the bucket answers")]
 
 
-async def _books(database: "Database", store: "AssetStore") -> list[Finding]:
+async def _credits_and_files(database: "Database", store: "AssetStore") -> list[Finding]:
     from schnell.accounts.credits import audit
     from schnell.generations.recovery import find_orphans
 

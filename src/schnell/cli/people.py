@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_args
 
 import typer
 
+from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, BudgetWindow
 from schnell.cli.database import DataDir, run_in_transaction
 from schnell.cli.output import AsJson, print_json, print_rows, say
 
@@ -44,9 +45,7 @@ _KEY_COLUMNS: Final = (
 )
 _USAGE_COLUMNS: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
 
-_WINDOWS: Final = ("none", "day", "month")
-#: As `accounts.identity.DEFAULT_CREDIT_LIMIT`, which would cost every command the import of the accounts.
-_DEFAULT_CREDITS: Final = 100_000_000
+_WINDOWS: Final = get_args(BudgetWindow)
 _MOST_CREDITS: Final = 10**15
 _TEAM_CREDITS: Final = typer.Option(min=0, max=_MOST_CREDITS, help="Credits it may use.")
 
@@ -62,7 +61,7 @@ Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day,
 @teams_app.command("create")
 def create_team(
     name: Annotated[str, typer.Argument(help="The team's name.")],
-    credit_limit: Annotated[int, _TEAM_CREDITS] = _DEFAULT_CREDITS,
+    credit_limit: Annotated[int, _TEAM_CREDITS] = DEFAULT_CREDIT_LIMIT,
     budget_window: Annotated[str, typer.Option(help="When its budget starts again: none, day or month.")] = "none",
     owner: Annotated[str | None, typer.Option(help="Its first user, an ADMIN; called as the team if absent.")] = None,
     data_dir: DataDir = None,
@@ -294,7 +293,7 @@ def _changes(columns: Mapping[str, Any], budget_window: str | None, active: bool
     return {column: value for column, value in changes.items() if value is not None}
 
 
-def _check_window(text: str) -> Any:
+def _check_window(text: str) -> BudgetWindow:
     if text not in _WINDOWS:
         raise typer.BadParameter(f"must be one of {', '.join(_WINDOWS)}", param_hint="--budget-window")
-    return text
+    return cast("BudgetWindow", text)

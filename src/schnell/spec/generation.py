@@ -9,7 +9,7 @@ from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
 from schnell.spec.size import ASPECT_RATIOS, Size, side_problem
 
 MAX_PROMPT_LENGTH: Final = 4_000
-MAX_STEPS: Final = 4
+MAX_STEPS: Final = 4  # FLUX.1 [schnell] is distilled for one to four
 MAX_SEED: Final = 2**32 - 1
 MAX_QUALITY: Final = 100
 MAX_OUTPUTS: Final = 4
@@ -74,6 +74,7 @@ class GenerationSpec:
 
 
 def _range_problem(field: str, value: float, low: float, high: float) -> Iterator[FieldProblem]:
+    # digits enough for seeds: `g` alone would write 4294967295 as 4.29497e+09
     if not low <= value <= high:
         yield FieldProblem(field, f"must be {low:.10g}-{high:.10g}, got {value:.15g}")
 

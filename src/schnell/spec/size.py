@@ -14,6 +14,7 @@ class Size(NamedTuple):
 
 CUSTOM_RATIO: Final = "custom"
 MEGAPIXELS: Final = ("0.25", "1")
+# the reference document leaves custom sizes open: these are the limits that it has for a sibling model
 MIN_SIDE: Final = 256
 MAX_SIDE: Final = 1440
 SIDE_STEP: Final = 32
