@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from schnell.cli.output import print_json, say, showing
+from schnell.cli.output import print_json, progress_bars, say
 from schnell.engine.device import choose_device
 from schnell.models.catalogue import find_model
 from schnell.models.folder import embedded_home
@@ -41,7 +41,7 @@ def train_mini_command(
         evaluate_model(model, work, device, limit, as_json=as_json)
         return
 
-    with showing() as show:
+    with progress_bars() as show:
         plan = Plan(work, minutes, pick_device(device), show, start=start)
         folder = train_mini(plan, prepare_data, resume=resume)
     if as_json:
@@ -54,7 +54,7 @@ def evaluate_model(model: Path | None, work: Path, device: str, limit: int | Non
     """Print the figures of a model folder."""
 
     folder = model or find_model("schnell-mini").path
-    with showing() as show:
+    with progress_bars() as show:
         icons = prepare_data(work, show).icons
         figures = evaluate(folder, icons, limit, str(pick_device(device)), evaluation_report(show))
     if as_json:
@@ -102,7 +102,7 @@ def safety_command(
 
 @contextmanager
 def _progress() -> Iterator[ProgressReport]:
-    with showing() as show:
+    with progress_bars() as show:
         yield lambda progress: show(progress.stage, progress.done, progress.message)
 
 

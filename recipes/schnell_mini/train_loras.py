@@ -10,10 +10,10 @@ from typing import Any, Final
 from PIL import Image
 
 from schnell.errors import TrainingError
-from schnell.training.low_rank import BaseModel, install_low_rank, read_lora_file, write_factors
+from schnell.training.files import read_lora, replace_file
+from schnell.training.low_rank import BaseModel, install_low_rank, write_factors
 from schnell.training.plan import Budget, ProgressReport, TrainingPlan
 from schnell.training.samples import build_sampler, make_sheet
-from schnell.training.state import replace_file
 from schnell.training.trainer import TrainedLora, TrainingRequest, train_lora
 from schnell_mini.lora_icons import sources
 from schnell_mini.lora_styles import BUNDLED, BundledLora, write_style_pictures
@@ -111,7 +111,7 @@ def draw_preview(lora: BundledLora, file: Path, base: BaseModel) -> bytes:
     """Four pictures in one square WebP of at most 30,000 bytes, drawn with the LoRA at scale 1."""
     transformer = base.load("transformer")
     layers = install_low_rank(transformer, RANK, seed=0, only=base.folder.lora_layers)
-    write_factors(layers, read_lora_file(file))
+    write_factors(layers, read_lora(file))
     prompts = [f"{prompt}, {lora.trigger}" for prompt in PREVIEW_PROMPTS]
     sheet = make_sheet(build_sampler(prompts, base, "1").draw(transformer), columns=2)
     return compress_preview(sheet.resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS))

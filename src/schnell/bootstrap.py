@@ -1,4 +1,9 @@
-"""The only place that builds concrete objects. Imports are inside the functions: a command pays for its own parts."""
+"""The only place that builds concrete objects out of settings.
+
+Each function imports what it builds in its own body. Torch, FastAPI, SQLAlchemy and boto3 take a second or more
+together, and a command should wait only for those that it uses: `schnell teams` for no torch, `schnell generate` for no
+web framework.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,18 +12,20 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from schnell.accounts.credits import PriceTable
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import AssetStore
     from schnell.database.session import Database
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
+    from schnell.generations.webhooks import WebhookSender
     from schnell.loras.library import LoraLibrary
     from schnell.loras.sources import SourceSites
     from schnell.loras.tokens import SourceTokens
     from schnell.outbound.downloads import Downloader
     from schnell.serving.runner import InProcessRunner
     from schnell.settings import Settings
-    from schnell.web.services import Services
+    from schnell.web.services import Services, WebConfig
 
 
 def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
@@ -37,12 +44,13 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "E
 
 
 def build_runner(engine: "Engine") -> "InProcessRunner":
-    """A started runner over this engine, in this process."""
+    """A runner over this engine in this process, its worker thread started."""
     from schnell.serving.batch_size import BatchSizer
     from schnell.serving.queue import JobQueue
     from schnell.serving.runner import InProcessRunner
     from schnell.serving.worker import LaneKey, Worker
 
+    # one for both: the worker reports how long steps took, the queue asks how large a batch may be
     sizer: BatchSizer[LaneKey] = BatchSizer()
     worker = Worker(engine, JobQueue(sizer.limit, engine.adapter_slots), sizer)
     worker.start()
@@ -65,7 +73,7 @@ def read_settings(**overrides: Any) -> "Settings":
     except ValidationError as cause:
         wrong = (f"SCHNELL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in cause.errors())
         raise ConfigurationError("; ".join(wrong)) from cause
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too
         raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
 
 
@@ -149,6 +157,7 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
         tokens=build_source_tokens(settings, database),
         cache_bytes=settings.lora_cache_bytes,
     )
+    # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
     return LoraLibrary(database, files, outside, bundled=bundled, per_team=settings.loras_per_team)
 
@@ -162,17 +171,15 @@ def build_source_tokens(settings: "Settings", database: "Database") -> "SourceTo
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
-    from schnell.accounts.credits import PriceTable
     from schnell.accounts.rates import RateLimits
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Generations, History
     from schnell.generations.lora_previews import LoraPreviews
-    from schnell.generations.webhooks import Subscriptions, WebhookSender
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
-    from schnell.web.services import ServedModel, Services, WebConfig
+    from schnell.web.services import ServedModel, Services
     from schnell.web.session import SessionSigner
 
     database = build_database(settings)
@@ -180,13 +187,12 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     loras = build_loras(settings, database)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     metrics = Metrics(runner.snapshot)
-    prices = PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
     generations = Generations(
         database,
         store,
         runner,
         admission=admission,
-        prices=prices,
+        prices=_build_prices(settings),
         resolve_loras=loras.resolve,
         keys=KeyMint(settings.environment),
         instance=settings.instance,
@@ -194,14 +200,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     )
     secrets = _read_secrets(settings)
     return Services(
-        config=WebConfig(
-            public_url=settings.base_url,
-            link_seconds=settings.link_seconds,
-            max_body_bytes=settings.max_body_bytes,
-            body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
-            cors_origins=settings.cors_origins,
-            metrics_token=settings.metrics_token,
-        ),
+        config=_build_web_config(settings),
         database=database,
         store=store,
         local_assets=store if isinstance(store, LocalAssets) else None,
@@ -212,9 +211,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         rates=RateLimits(settings.rate_limit),
         sessions=SessionSigner(secrets[0]),
-        webhooks=WebhookSender(
-            secrets[0], Subscriptions(database, settings.instance), private=settings.webhook_private
-        ),
+        webhooks=_build_webhooks(settings, database, secrets[0]),
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),
         loras=loras,
@@ -224,7 +221,10 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
 
 
 def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
-    """The server's app around `runner`. Its lifespan migrates, recovers, drains and closes."""
+    """The server's app around `runner`.
+
+    Its lifespan migrates the database, settles what a crash left unfinished, and closes everything at the end.
+    """
     from schnell.web.app import RESUMES, create_app
     from schnell.web.lifecycle import Lifecycle
     from schnell.web.openapi import keep_openapi_true
@@ -241,8 +241,34 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     return app
 
 
+def _build_web_config(settings: "Settings") -> "WebConfig":
+    from schnell.web.services import WebConfig
+
+    return WebConfig(
+        public_url=settings.base_url,
+        link_seconds=settings.link_seconds,
+        max_body_bytes=settings.max_body_bytes,
+        # an upload's form fields and multipart boundaries come on top of the file
+        body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
+        cors_origins=settings.cors_origins,
+        metrics_token=settings.metrics_token,
+    )
+
+
+def _build_prices(settings: "Settings") -> "PriceTable":
+    from schnell.accounts.credits import PriceTable
+
+    return PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
+
+
+def _build_webhooks(settings: "Settings", database: "Database", secret: str) -> "WebhookSender":
+    from schnell.generations.webhooks import Subscriptions, WebhookSender
+
+    return WebhookSender(secret, Subscriptions(database, settings.instance), private=settings.webhook_private)
+
+
 def _read_secrets(settings: "Settings") -> tuple[str, ...]:
-    """The operator's secrets, or the one that is kept in the data folder. The first is the one to sign with."""
+    """The operator's secrets, or the one kept in the data folder. The first signs; all of them verify."""
     from schnell.assets.links import load_link_secret
 
     return settings.link_secrets or (load_link_secret(settings.data_dir / "link.secret"),)

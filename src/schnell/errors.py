@@ -1,11 +1,19 @@
-"""What can go wrong, in the domain's words. `schnell.web.errors` alone turns these into HTTP answers."""
+"""Every failure that is expected, as one class a cause: those that callers meet, operators, and users of the command.
+
+Lower layers raise these and know no HTTP; `schnell.web.errors` alone turns them into responses. docs/errors.md lists
+the codes with their causes and fixes.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 
 class SchnellError(Exception):
-    """A failure that the caller can understand: a stable code, an HTTP status, and a message that names the fix."""
+    """A failure with a cause that its reader can act on.
+
+    `code` is part of the API and does not change, `status` is the HTTP status, `retry_helps` whether the same request
+    may succeed later, `message` names the cause and, where there is one, the fix.
+    """
 
     code: ClassVar[str] = "UNKNOWN_ERROR"
     status: ClassVar[int] = 500
@@ -34,6 +42,9 @@ class FieldError(SchnellError):
         self.problems = problems
 
 
+# Met by callers: the request is not accepted.
+
+
 class InvalidFieldError(FieldError):
     """A field's value has the wrong type or lies outside its range."""
 
@@ -56,6 +67,7 @@ class UnsupportedModelError(SchnellError):
 class UnsupportedFeatureError(SchnellError):
     """The request's `type` is not one that this server offers."""
 
+    # the code that the reference API gives for it
     code = "UNKNOWN_ERROR"
     status = 400
 
@@ -75,35 +87,29 @@ class BodyTooLargeError(SchnellError):
 
 
 class UnauthorizedError(SchnellError):
-    """No API key came with the request, or none that is known and active."""
+    """The request has no API key, or one that is unknown, deleted, expired or inactive."""
 
+    # the code that the reference API gives for it
     code = "HTTP_EXCEPTION"
     status = 401
 
 
-class NotFoundError(SchnellError):
-    """What the request names does not exist, or is not this caller's to see."""
-
-    code = "NOT_FOUND"
-    status = 404
-
-
-class InsufficientCreditsError(SchnellError):
-    """The team, or its member, has fewer credits left than the request costs."""
-
-    code = "INSUFFICIENT_CREDITS"
-    status = 402
-
-
 class ForbiddenError(SchnellError):
-    """The key is known, but may not do this."""
+    """The key is valid, but lacks the scope or the team the permission; or a link's signature is wrong or expired."""
 
     code = "FORBIDDEN"
     status = 403
 
 
+class NotFoundError(SchnellError):
+    """What the request names does not exist, or belongs to another team: the two look alike on purpose."""
+
+    code = "NOT_FOUND"
+    status = 404
+
+
 class ConflictError(SchnellError):
-    """What the request asks for contradicts what is already there."""
+    """The request contradicts what is stored, such as a name that is taken."""
 
     code = "CONFLICT"
     status = 409
@@ -115,15 +121,15 @@ class IdempotencyConflictError(ConflictError):
     code = "IDEMPOTENCY_CONFLICT"
 
 
-class UnsafeContentError(SchnellError):
-    """Every picture of the generation was flagged by the safety checker."""
+class InsufficientCreditsError(SchnellError):
+    """The team, or its member, has fewer credits left than the request costs."""
 
-    code = "NSFW_CONTENT"
-    status = 400
+    code = "INSUFFICIENT_CREDITS"
+    status = 402
 
 
 class RateLimitedError(SchnellError):
-    """The key has used up its `limit` requests for now. `retry_after` is in seconds."""
+    """The key has used up its `limit` of requests for now; the next is accepted in `retry_after` seconds."""
 
     code = "RATE_LIMITED"
     status = 429
@@ -135,52 +141,8 @@ class RateLimitedError(SchnellError):
         self.retry_after = retry_after
 
 
-class InterruptedServerError(SchnellError):
-    """The server stopped while the generation ran."""
-
-    code = "SERVER_STOPPED"
-    status = 503
-    retry_helps = True
-
-
-class SafetyUnavailableError(SchnellError):
-    """The safety checker could not be loaded."""
-
-    code = "SAFETY_UNAVAILABLE"
-    status = 503
-
-
-class AssetError(SchnellError):
-    """The store of pictures could not be read or written."""
-
-    code = "STORAGE_FAILED"
-    status = 503
-    retry_helps = True
-
-
-class ConfigurationError(SchnellError):
-    """A setting has a value that cannot be used."""
-
-    code = "INVALID_SETTING"
-
-
-class GenerationCancelledError(SchnellError):
-    """The generation was cancelled before it ended."""
-
-    code = "CANCELLED"
-    status = 409
-
-
-class GenerationFailedError(SchnellError):
-    """The engine could not draw this picture (out of memory, or values that are not numbers)."""
-
-    code = "GENERATION_FAILED"
-    status = 500
-    retry_helps = True
-
-
 class ServerBusyError(SchnellError):
-    """The server's queue is full. `retry_after` is in seconds."""
+    """The server's queue is full, or the server is stopping. `retry_after` is a guess in seconds."""
 
     code = "QUEUE_FULL"
     status = 503
@@ -192,24 +154,13 @@ class ServerBusyError(SchnellError):
 
 
 class TeamBusyError(ServerBusyError):
-    """The team has as many generations waiting as it may have."""
+    """The team has as many generations under way as it may have."""
 
     code = "TEAM_QUEUE_FULL"
     status = 429
 
 
-class ModelFolderError(SchnellError):
-    """A model folder is missing, incomplete or not a FLUX model."""
-
-    code = "MODEL_UNAVAILABLE"
-    status = 503
-
-
-class ModelDownloadError(SchnellError):
-    """A model could not be fetched from the hub."""
-
-    code = "MODEL_DOWNLOAD_FAILED"
-    status = 502
+# Met by callers: a LoRA that they name.
 
 
 class AdapterError(SchnellError):
@@ -219,26 +170,100 @@ class AdapterError(SchnellError):
     status = 400
 
 
-class TrainingError(SchnellError):
-    """A training cannot start or go on: its pictures, options or saved state are not usable."""
-
-    code = "TRAINING_FAILED"
-    status = 400
-
-
 class LoraSourceError(SchnellError):
-    """A LoRA's source is not one that this server may fetch from: a refused host or address, or offline mode."""
+    """This server may not fetch from where a LoRA lies: the host or address is refused, or the server is offline."""
 
     code = "LORA_SOURCE_REFUSED"
     status = 400
 
 
 class LoraDownloadError(SchnellError):
-    """A LoRA could not be fetched from where it lies: its address is wrong, or out of reach."""
+    """A LoRA could not be fetched: its address is wrong, or does not answer."""
 
     code = "LORA_DOWNLOAD_FAILED"
     status = 400
     retry_helps = True
+
+
+# Met by callers: an accepted generation ends without a picture.
+
+
+class UnsafeContentError(SchnellError):
+    """Every picture of the generation was flagged by the safety checker."""
+
+    code = "NSFW_CONTENT"
+    status = 400
+
+
+class GenerationCancelledError(SchnellError):
+    """The generation was cancelled before it ended."""
+
+    code = "CANCELLED"
+    status = 409
+
+
+class GenerationFailedError(SchnellError):
+    """The engine could not draw this picture: it ran out of memory, or its latents are not finite."""
+
+    code = "GENERATION_FAILED"
+    status = 500
+    retry_helps = True
+
+
+class InterruptedServerError(SchnellError):
+    """The server stopped while the generation ran."""
+
+    code = "SERVER_STOPPED"
+    status = 503
+    retry_helps = True
+
+
+class ClientGoneError(SchnellError):
+    """The client closed the connection before the answer; seen in logs only."""
+
+    code = "CLIENT_CLOSED_REQUEST"
+    status = 499
+
+
+# Met by operators: the server cannot start, or cannot reach what it needs.
+
+
+class ConfigurationError(SchnellError):
+    """A setting has a value that cannot be used."""
+
+    code = "INVALID_SETTING"
+
+
+class ModelFolderError(SchnellError):
+    """A model folder is missing, incomplete or not a FLUX model."""
+
+    code = "MODEL_UNAVAILABLE"
+    status = 503
+
+
+class SafetyUnavailableError(SchnellError):
+    """The safety checker could not be loaded."""
+
+    code = "SAFETY_UNAVAILABLE"
+    status = 503
+
+
+class AssetError(SchnellError):
+    """The store of pictures (a folder or an S3 bucket) could not be read or written."""
+
+    code = "STORAGE_FAILED"
+    status = 503
+    retry_helps = True
+
+
+# Met on the command line alone.
+
+
+class ModelDownloadError(SchnellError):
+    """A model could not be fetched from the hub."""
+
+    code = "MODEL_DOWNLOAD_FAILED"
+    status = 502
 
 
 class ImageMetadataError(SchnellError):
@@ -248,20 +273,19 @@ class ImageMetadataError(SchnellError):
     status = 400
 
 
-class BenchmarkError(SchnellError):
-    """A benchmark's peer could not be run."""
+class TrainingError(SchnellError):
+    """A training cannot start or go on: its pictures, options or saved state are not usable."""
 
-    code = "BENCHMARK_FAILED"
-
-
-class ClientGoneError(SchnellError):
-    """The client closed the connection; nobody reads this answer."""
-
-    code = "CLIENT_CLOSED_REQUEST"
-    status = 499
+    code = "TRAINING_FAILED"
 
 
 class TrainingDataError(TrainingError):
-    """Training data is missing, or not what was pinned."""
+    """Data of the embedded model's training cannot be fetched, or its SHA-256 is not the pinned one."""
 
     code = "TRAINING_DATA_INVALID"
+
+
+class BenchmarkError(SchnellError):
+    """What a benchmark measures, or its peer, could not be run."""
+
+    code = "BENCHMARK_FAILED"

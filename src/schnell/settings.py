@@ -1,4 +1,4 @@
-"""What an operator can set: `SCHNELL_*` in the environment, or `schnell.toml`; docs/settings.md says what each does."""
+"""What an operator can set, as `SCHNELL_*` in the environment or in `schnell.toml`. docs/settings.md describes each."""
 
 import os
 from pathlib import Path
@@ -26,12 +26,16 @@ def _no_slash(text: str | None) -> str | None:
     return text.rstrip("/") if text else None
 
 
+# without NoDecode, pydantic-settings would read a list in the environment as JSON only
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Url = Annotated[str | None, AfterValidator(_no_slash)]
 
 
 class Settings(BaseSettings):
-    """Frozen; read once by the command line. The environment goes before the file."""
+    """The settings of one process, read once by the command line.
+
+    Arguments go before the environment, the environment before the file. An unknown key of the file is an error.
+    """
 
     model_config = SettingsConfigDict(env_prefix="SCHNELL_", frozen=True, extra="forbid")
 
@@ -50,6 +54,7 @@ class Settings(BaseSettings):
     instance: str = Field("main", min_length=1, max_length=100)
     bootstrap_key: str | None = None
     link_secrets: Names = ()
+    # a week: S3 refuses links that are signed for longer
     link_seconds: int = Field(604_800, ge=1, le=604_800)
     retention_days: float | None = Field(None, gt=0)
     rate_limit: str | None = None
@@ -91,7 +96,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's form
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's form
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What goes before what: arguments, environment, file."""
+        """The sources in order of precedence: arguments, environment, file; `.env` and secret files are not read.
+
+        Raises:
+            ValueError: `SCHNELL_CONFIG` names a file that does not exist.
+        """
         named = os.environ.get("SCHNELL_CONFIG")
         if named and not Path(named).is_file():
             raise ValueError(f"SCHNELL_CONFIG names a file that is not there: {named}")
@@ -100,6 +109,6 @@ class Settings(BaseSettings):
 
     @property
     def base_url(self) -> str:
-        """Where clients reach this server."""
+        """The URL at which clients reach this server, without a slash at its end."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - a name for "everywhere"
         return self.public_url or f"http://{host}:{self.port}"

@@ -1,1 +1,1 @@
-"""How fast schnell is, each figure beside what a user would pick instead, measured in one run."""
+"""How fast schnell is: each figure beside that of its peer, what a user would pick instead, measured in one run."""

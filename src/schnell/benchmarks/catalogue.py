@@ -1,3 +1,5 @@
+"""The benchmarks by the names that `schnell bench --only` takes."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +15,7 @@ from schnell.benchmarks.wide_block import wide_block
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark, and in a line what it measures."""
+    """A benchmark and one line that says what it measures."""
 
     summary: str
     run: Callable[[], BenchmarkResult]

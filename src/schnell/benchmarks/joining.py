@@ -1,4 +1,4 @@
-"""What joining at step boundaries is worth: latency under load, against waiting for whole batches."""
+"""What it is worth that requests join a batch at any step: latency under load, against waiting for whole batches."""
 
 import random
 import threading
@@ -62,6 +62,7 @@ def _job(index: int) -> Job:
 def _latencies(
     engine: Engine, queue: type[JobQueue[LaneKey]], jobs: Sequence[Job], gaps: Sequence[float]
 ) -> list[float]:
+    """Seconds from arrival to picture of each job; `gaps` are the seconds before each arrives."""
     sizer: BatchSizer[LaneKey] = BatchSizer()
     worker = Worker(engine, queue(sizer.limit, adapter_slots=engine.adapter_slots), sizer)
     worker.start()
@@ -71,6 +72,7 @@ def _latencies(
         sleep(gap)
         arrived = perf_counter()
 
+        # `arrived` as a default: the callback runs when the loop has gone on to other jobs
         def end(_: object, arrived: float = arrived) -> None:
             latencies.append(perf_counter() - arrived)
             ended.release()

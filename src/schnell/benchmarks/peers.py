@@ -1,4 +1,4 @@
-"""What a user would pick instead: diffusers' own pipeline, used as its documentation shows."""
+"""The peer: diffusers' own FluxPipeline, used as its documentation shows."""
 
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from schnell.errors import BenchmarkError
 from schnell.models.folder import ModelFolder
 from schnell.spec import GenerationSpec
 
+#: What a user writes to draw one picture with diffusers; the sizes are those of the embedded model.
 STOCK_SCRIPT: Final = """
 import sys, torch
 from diffusers import FluxPipeline
@@ -25,7 +26,7 @@ picture.resize((1024, 1024), 1).save(output, quality=80, method=2)
 
 
 def stock_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
-    """diffusers' FluxPipeline over a model folder, quiet."""
+    """diffusers' FluxPipeline over a model folder, without log lines and progress bars."""
     import diffusers
     import transformers
 
@@ -38,7 +39,7 @@ def stock_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
 
 
 def load_peft_adapters(pipeline: Any, files: Sequence[Path]) -> None:
-    """Preload LoRA files into a pipeline, each under its file's name.
+    """Load LoRA files into a pipeline, each as an adapter named after its file.
 
     Raises:
         BenchmarkError: peft, which the peer needs, is not installed.
@@ -53,7 +54,7 @@ def load_peft_adapters(pipeline: Any, files: Sequence[Path]) -> None:
 
 @torch.inference_mode()
 def draw_with_pipeline(pipeline: Any, folder: ModelFolder, spec: GenerationSpec, seed: int) -> Image.Image:
-    """One picture, at drawn size, by the stock pipeline."""
+    """One picture by the stock pipeline, at the size that the model draws at: without the upscale to `spec.size`."""
     grid = folder.token_grid(spec.size)
     picture: Image.Image = pipeline(
         spec.prompt,
@@ -71,7 +72,7 @@ def run_quietly(command: Sequence[str]) -> None:
     """Run a process to its end.
 
     Raises:
-        BenchmarkError: it failed; with the end of what it said.
+        BenchmarkError: it failed; the message has the end of its stderr.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own commands
     if done.returncode:
@@ -79,5 +80,5 @@ def run_quietly(command: Sequence[str]) -> None:
 
 
 def run_stock_script(folder: ModelFolder, prompt: str, output: Path) -> None:
-    """The stock script in a process of its own."""
+    """Run `STOCK_SCRIPT` in a process of its own."""
     run_quietly([sys.executable, "-c", STOCK_SCRIPT, str(folder.path), prompt, str(output)])

@@ -1,3 +1,5 @@
+"""What a benchmark gives, and how it takes time."""
+
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -8,7 +10,10 @@ from typing import Any, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
-    """One figure: ours, the peer's, and ours as a multiple of the peer's (None where there is no peer)."""
+    """One figure: ours, the peer's, and their ratio (None where there is no peer, or nothing to divide).
+
+    `ratio` is ours over the peer's, for times and for rates, unless a benchmark says otherwise.
+    """
 
     ours: float
     unit: str
@@ -33,35 +38,43 @@ class BenchmarkResult:
 
 
 def seconds_of(action: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """The seconds that a call takes."""
     start = perf_counter()
     action()
     return perf_counter() - start
 
 
-def median_seconds(action: Callable[[], object], times: int = 7, warm_up: int = 1) -> float:
-    """The median of several calls, after some that do not count."""
-    for _ in range(warm_up):
-        action()
-    return median(seconds_of(action) for _ in range(times))
-
-
 def median_pair(first: Callable[[], object], second: Callable[[], object], times: int = 7) -> tuple[float, float]:
-    """Medians of two calls taken in turns, so that what else the machine does strikes both alike."""
-    first(), second()
+    """Median seconds of two calls made in turns, so that other load on the machine slows both alike."""
+    first(), second()  # caches and memory pools fill: not counted
     pairs = [(seconds_of(first), seconds_of(second)) for _ in range(times)]
     return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
+
+
+def compare_seconds(
+    ours: Callable[[], object], peer: Callable[[], object], *, ours_is: str, peer_is: str, times: int = 7
+) -> BenchmarkResult:
+    """The median seconds of two calls made in turns, as a result."""
+    our_seconds, peer_seconds = median_pair(ours, peer, times)
+    return BenchmarkResult(
+        ours=our_seconds,
+        unit="s",
+        ours_is=ours_is,
+        peer=peer_seconds,
+        peer_is=peer_is,
+        ratio=our_seconds / peer_seconds,
+    )
 
 
 ResultT = TypeVar("ResultT")
 
 
 def in_own_thread(action: Callable[[], ResultT]) -> ResultT:
-    """Run something that computes in a thread that ends with it.
+    """Run `action`, which computes with torch, in a thread that ends with it.
 
-    Every thread that has computed keeps a team of OpenMP threads for as long as it lives. Where the teams together have
-    more threads than there are cores, libgomp lets them sleep between operations instead of spin (GOMP_SPINCOUNT), and
-    a step takes twice as long. A server computes in one thread, so what a benchmark does beside must leave no team.
+    A thread that has computed keeps its team of OpenMP threads until it ends. Where all teams together have more
+    threads than there are cores, libgomp lets them sleep between operations instead of spin (GOMP_SPINCOUNT), and a
+    step takes twice as long. A server computes in one thread only, so nothing else in a benchmark may leave a team.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(action).result()

@@ -1,6 +1,7 @@
-"""How long the server takes around the engine: requests to `schnell serve`, less the stages that the engine timed.
+"""What the server adds to the engine: the time of a request to `schnell serve`, less the stages that the engine timed.
 
-Everything else counts: the socket, key, credits, record, hand-overs between threads, gaps between steps, file, answer.
+What is left is everything else: socket, authentication, credits, records, waits between threads and steps, the stored
+file, the response.
 """
 
 import json
@@ -23,26 +24,26 @@ from schnell.errors import BenchmarkError
 
 KEY: Final = "a-key-for-measuring-only"
 _WARM_UP: Final = 5
-#: The length of a body, and where its head ends.
+#: Finds the length of a response's body, and matches to the end of its head.
 _LENGTH: Final = re.compile(rb"content-length: ([0-9]+)\r\n(?:.*?\r\n)?\r\n", re.IGNORECASE | re.DOTALL)
 _TO_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTime:
-    """Milliseconds of one request over a real socket, and of the engine's stages within it."""
+    """Milliseconds of one request over a socket, and of the engine's stages in it."""
 
     whole: float
     stages: float
 
     @property
     def around(self) -> float:
-        """What the server took."""
+        """Milliseconds that are not the engine's."""
         return self.whole - self.stages
 
 
 def server_overhead() -> BenchmarkResult:
-    """Milliseconds of the server around the engine: one client, one request after another."""
+    """Milliseconds that the server adds to the engine, for one client with one request after another."""
     times = measure_server()
     around = [each.around for each in times]
     return BenchmarkResult(
@@ -58,19 +59,24 @@ def server_overhead() -> BenchmarkResult:
 
 
 def measure_server(requests: int = 60) -> Sequence[RequestTime]:
-    """Send `requests` generations, one after another, to a server of its own: embedded model, SQLite, local files."""
+    """The times of generations sent one after another to a new server: embedded model, SQLite, local files."""
     with (
         tempfile.TemporaryDirectory(prefix="schnell-bench-") as folder,
-        serving(Path(folder)) as address,
+        server_process(Path(folder)) as address,
         _connect(address) as client,
     ):
         return [_time_one(client, seed) for seed in range(requests + _WARM_UP)][_WARM_UP:]
 
 
 @contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[str]:
-    """The address of a `schnell serve` of its own with its data in `folder`; `KEY` is its first key."""
+def server_process(folder: Path, **settings: str) -> Iterator[str]:
+    """Run `schnell serve` with its data in `folder` for the block; yields its `host:port`. `KEY` is its API key.
+
+    Raises:
+        BenchmarkError: it did not start.
+    """
     given = {"bootstrap_key": KEY, "log_level": "warning"} | settings
+    # settings of this process would change what is measured
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
     with subprocess.Popen(  # noqa: S603 - ourselves
         [sys.executable, "-m", "schnell", "serve", "--port", "0", "--data-dir", str(folder)],
@@ -90,13 +96,14 @@ def serving(folder: Path, **settings: str) -> Iterator[str]:
 
 
 def request_body(**prompt: Any) -> dict[str, Any]:
-    """A generation as `POST /api/features` takes it."""
+    """The body of `POST /api/features` with these fields in `promptObject`."""
     return {"type": "IMAGE_GENERATOR", "model": "black-forest-labs/flux-schnell-lora", "promptObject": prompt}
 
 
 def _connect(address: str) -> socket.socket:
     host, _, port = address.partition(":")
     client = socket.create_connection((host, int(port)))
+    # without Nagle's delay, as the server: it would be measured, not the server
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
@@ -113,7 +120,7 @@ def _time_one(client: socket.socket, seed: int) -> RequestTime:
 
 
 def _exchange(client: socket.socket, request: bytes) -> bytes:
-    """The answer's body. Python's own HTTP client takes a third of a millisecond, which is not the server's."""
+    """The response's body. By hand, as Python's own HTTP client adds a third of a millisecond to the server's time."""
     client.sendall(request)
     received = b""
     while (found := _LENGTH.search(received)) is None or len(received) < found.end() + int(found[1]):

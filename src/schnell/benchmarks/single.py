@@ -1,4 +1,4 @@
-"""Figures of one picture at a time."""
+"""Figures of one engine without LoRAs: a single picture, a step of a batch, what the safety check costs."""
 
 import sys
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from schnell.benchmarks.peers import draw_with_pipeline, run_quietly, run_stock_script, stock_pipeline
-from schnell.benchmarks.result import BenchmarkResult, median_pair
+from schnell.benchmarks.result import BenchmarkResult, compare_seconds, median_pair
 from schnell.bootstrap import build_engine
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import BFLOAT16, FLOAT32, Precision
@@ -22,13 +22,13 @@ PROMPT = "red apple on a blue background"
 
 
 def make_job(prompt: str = PROMPT, seed: int = 7, *, megapixels: str = "1", go_fast: bool = True) -> Job:
-    """A square picture in four steps."""
+    """A job for one square picture in four steps."""
     spec = GenerationSpec(prompt, resolve_size("1:1", megapixels), go_fast=go_fast)
     return Job(id=f"bench-{seed}", team_id="bench", spec=spec, seed=seed)
 
 
 def begin(engine: Engine, jobs: list[Job], precision: Precision) -> list[Drawing]:
-    """The drawings of several jobs without LoRAs."""
+    """The drawings of jobs without LoRAs before their first step, one an output."""
     prompts = engine.encode_prompts([PromptRequest(job.spec.prompt) for job in jobs], precision)
     return [drawing for job, prompt in zip(jobs, prompts, strict=True) for drawing in engine.begin(job, prompt)]
 
@@ -38,44 +38,52 @@ def cold_start() -> BenchmarkResult:
     folder = build_engine(DEFAULT_MODEL, safety=False).folder
     with TemporaryDirectory() as scratch:
         ours = [sys.executable, "-m", "schnell", "generate", PROMPT, "--seed", "7", "--output", f"{scratch}/ours.webp"]
-        seconds, peer = median_pair(
-            lambda: run_quietly(ours), lambda: run_stock_script(folder, PROMPT, Path(scratch) / "peer.webp"), times=3
+        return compare_seconds(
+            lambda: run_quietly(ours),
+            lambda: run_stock_script(folder, PROMPT, Path(scratch) / "peer.webp"),
+            ours_is="schnell generate, safety check included",
+            peer_is="FluxPipeline.from_pretrained, the same prompt and seed, resize, save",
+            times=3,
         )
-    return BenchmarkResult(
-        ours=seconds,
-        unit="s",
-        ours_is="schnell generate, safety check included",
-        peer=peer,
-        peer_is="FluxPipeline.from_pretrained, the same prompt and seed, resize, save",
-        ratio=seconds / peer,
-    )
 
 
 def single_picture() -> BenchmarkResult:
     """1024x1024 in 4 steps with go_fast, everything loaded: to the finished file, against the stock pipeline."""
     engine, job = build_engine(DEFAULT_MODEL), make_job()
     pipeline = stock_pipeline(engine.folder, torch.float32)
-    outcome = generate(engine, job, lambda _: None)
 
     def stock() -> None:
         picture = draw_with_pipeline(pipeline, engine.folder, job.spec, job.seed)
         picture.resize(job.spec.size, Image.Resampling.LANCZOS)
 
-    seconds, peer = median_pair(lambda: generate(engine, job, lambda _: None), stock)
-    outcome = generate(engine, job, lambda _: None)
-    return BenchmarkResult(
-        ours=seconds,
-        unit="s",
+    result = compare_seconds(
+        lambda: generate(engine, job, lambda _: None),
+        stock,
         ours_is="prompt to WebP file with receipt and safety check",
-        peer=peer,
         peer_is="FluxPipeline, resize; no check, no file",
-        ratio=seconds / peer,
-        details={"stages_s": {stage: round(value, 4) for stage, value in outcome.timings.items()}},
     )
+    stages = generate(engine, job, lambda _: None).timings
+    return replace(result, details={"stages_s": {stage: round(value, 4) for stage, value in stages.items()}})
+
+
+def safety_cost() -> BenchmarkResult:
+    """A default request, 1 MP in 4 steps to the finished file, with the safety check and without."""
+    checked, unchecked, job = build_engine(DEFAULT_MODEL), build_engine(DEFAULT_MODEL, safety=False), make_job()
+    result = compare_seconds(
+        lambda: generate(checked, job, lambda _: None),
+        lambda: generate(unchecked, job, lambda _: None),
+        ours_is="1024x1024 in 4 steps with the safety check",
+        peer_is="the same without it",
+    )
+    stages = generate(checked, job, lambda _: None).timings
+    return replace(result, details={"check_s": stages["safety"], "share": stages["safety"] / sum(stages.values())})
 
 
 def go_fast() -> BenchmarkResult:
-    """Denoising a batch of 8 at 1 MP: go_fast against float32 (the same path where the processor has no bfloat16)."""
+    """Denoising a batch of 8 at 1 MP: go_fast against float32 (the same path where the processor has no bfloat16).
+
+    The ratio is the speed-up: float32's seconds over go_fast's.
+    """
     engine = build_engine(DEFAULT_MODEL, safety=False)
     fast = engine.precision_for(go_fast=True)
     jobs = [make_job(seed=seed) for seed in range(8)]
@@ -144,21 +152,3 @@ def step_operations(engine: Engine, *, rows: int, tokens: int) -> float:
     linear = 2 * tokens * 12 * width**2 * (double + single)
     attention = 4 * tokens**2 * width * (double + single)
     return float(rows * (linear + attention))
-
-
-def safety_cost() -> BenchmarkResult:
-    """A default request, 1 MP in 4 steps to the finished file, with the safety check and without."""
-    checked, unchecked, job = build_engine(DEFAULT_MODEL), build_engine(DEFAULT_MODEL, safety=False), make_job()
-    with_check, without = median_pair(
-        lambda: generate(checked, job, lambda _: None), lambda: generate(unchecked, job, lambda _: None)
-    )
-    stages = generate(checked, job, lambda _: None).timings
-    return BenchmarkResult(
-        ours=with_check,
-        unit="s",
-        ours_is="1024x1024 in 4 steps with the safety check",
-        peer=without,
-        peer_is="the same without it",
-        ratio=with_check / without,
-        details={"check_s": stages["safety"], "share": stages["safety"] / sum(stages.values())},
-    )

@@ -1,4 +1,4 @@
-"""What LoRAs cost at FLUX.1's own width: one double and one single block of 3072, random weights."""
+"""What LoRAs cost at FLUX.1's own width: one double and one single block of 3072 channels with random weights."""
 
 from typing import Any, Final
 

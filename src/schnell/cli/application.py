@@ -1,4 +1,7 @@
+"""The command with all its sub-commands, and what its failures look like."""
+
 import sys
+from typing import Final
 
 import typer
 
@@ -13,8 +16,10 @@ from schnell.cli.serve import serve_command
 from schnell.cli.train import train_app
 from schnell.errors import FieldError, SchnellError
 
-_USAGE_ERROR = 2
-_FAILURE = 1
+_FAILURE: Final = 1
+_USAGE_ERROR: Final = 2
+#: What a shell reports for a command that SIGINT ended: 128 and the signal's number.
+_INTERRUPTED: Final = 130
 
 
 def build_app() -> typer.Typer:
@@ -42,11 +47,11 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command; a failure that we understand is one line on stderr, not a stack trace."""
+    """Run the command. A `SchnellError` is one line on stderr and an exit code, not a stack trace."""
     try:
         build_app()()
     except SchnellError as error:
         typer.echo(f"schnell: {error.message}", err=True)
         sys.exit(_USAGE_ERROR if isinstance(error, FieldError) else _FAILURE)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

@@ -1,10 +1,12 @@
+"""`schnell assets`: the stored pictures."""
+
 import asyncio
 from typing import Annotated
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir
-from schnell.cli.output import print_value
+from schnell.cli.database import DataDir, open_database
+from schnell.cli.output import AsJson, print_json
 
 assets_app = typer.Typer(help="Stored pictures.", no_args_is_help=True)
 
@@ -18,27 +20,25 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove pictures older than some days, and files that no record knows. Records stay."""
-    from schnell.bootstrap import build_database, build_store, read_settings
-    from schnell.database.migration import migrate
+    from schnell.bootstrap import build_store, read_settings
     from schnell.generations.recovery import apply_retention, find_orphans
 
     settings = read_settings(data_dir=data_dir)
     days = settings.retention_days if older_than is None else older_than
 
     async def run() -> dict[str, int]:
-        database, store = build_database(settings), build_store(settings)
-        try:
-            await migrate(database)
-            removed = await apply_retention(database, store, days)
-            orphans = await find_orphans(database, store)
-            await store.delete(orphans)
-            return {"removed": removed, "orphans": len(orphans)}
-        finally:
-            await store.close()
-            await database.close()
+        async with open_database(settings) as database:
+            store = build_store(settings)
+            try:
+                removed = await apply_retention(database, store, days)
+                orphans = await find_orphans(database, store)
+                await store.delete(orphans)
+            finally:
+                await store.close()
+        return {"removed": removed, "orphans": len(orphans)}
 
     counts = asyncio.run(run())
     if as_json:
-        print_value(counts)
+        print_json(counts)
     else:
         typer.echo(f"removed {counts['removed']} old pictures and {counts['orphans']} files that no record knew")

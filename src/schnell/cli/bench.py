@@ -1,14 +1,16 @@
+"""`schnell bench`: each benchmark beside its peer."""
+
 from typing import Annotated, Any
 
 import typer
 
-from schnell.cli.output import print_json, say
+from schnell.cli.output import AsJson, print_json, say
 from schnell.errors import FieldProblem, InvalidFieldError
 
 
 def bench_command(
     only: Annotated[list[str] | None, typer.Option(help="Run only this benchmark; may be given again.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure schnell beside what a user would pick instead, in one run."""
     from schnell.benchmarks.catalogue import BENCHMARKS

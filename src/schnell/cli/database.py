@@ -1,5 +1,8 @@
+"""The server's database, opened by commands that work on it directly, with no server in between."""
+
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -7,25 +10,34 @@ import typer
 
 if TYPE_CHECKING:
     from schnell.database.connection import Connection
+    from schnell.database.session import Database
+    from schnell.settings import Settings
 
 _Answer = TypeVar("_Answer")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The server's data folder [SCHNELL_DATA_DIR].")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def on_database(data_dir: Path | None, action: "Callable[[Connection], Awaitable[_Answer]]") -> _Answer:
-    """Run `action` in one transaction on the server's database, brought to the newest schema first."""
-    from schnell.bootstrap import build_database, read_settings
+@asynccontextmanager
+async def open_database(settings: "Settings") -> "AsyncIterator[Database]":
+    """The database that the settings name, migrated to the newest schema; closed at the end of the block."""
+    from schnell.bootstrap import build_database
     from schnell.database.migration import migrate
 
+    database = build_database(settings)
+    try:
+        await migrate(database)
+        yield database
+    finally:
+        await database.close()
+
+
+def run_in_transaction(data_dir: Path | None, action: "Callable[[Connection], Awaitable[_Answer]]") -> _Answer:
+    """Run `action` in one write transaction on the server's database and return its result."""
+    from schnell.bootstrap import read_settings
+
     async def run() -> _Answer:
-        database = build_database(read_settings(data_dir=data_dir))
-        try:
-            await migrate(database)
-            async with database.write() as connection:
-                return await action(connection)
-        finally:
-            await database.close()
+        async with open_database(read_settings(data_dir=data_dir)) as database, database.write() as connection:
+            return await action(connection)
 
     return asyncio.run(run())

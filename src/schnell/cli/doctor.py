@@ -1,3 +1,5 @@
+"""`schnell doctor`: looks at what a server needs, and says what to do about what is missing."""
+
 import asyncio
 import shutil
 import sys
@@ -7,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir
-from schnell.cli.output import print_values
+from schnell.cli.database import DataDir
+from schnell.cli.output import AsJson, print_rows
 from schnell.errors import SchnellError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ _MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `advice` says what to do about a warning or a problem."""
+    """The state of one thing that a server needs. `advice` says what to do about a warning or a problem."""
 
     subject: str
     state: Literal["ok", "warning", "problem"]
@@ -35,7 +37,7 @@ def doctor_command(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
     findings = list(examine(read_settings(data_dir=data_dir)))
     if as_json:
-        print_values(findings, (), as_json=True)
+        print_rows(findings, (), as_json=True)
     else:
         for each in findings:
             typer.echo(f"{_MARKS[each.state]}  {each.subject}: {each.found}")
@@ -45,7 +47,7 @@ def doctor_command(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def examine(settings: "Settings") -> Iterator[Finding]:
-    """Look at everything that a server with these settings needs."""
+    """Findings about everything that a server with these settings needs, one at a time as they are made."""
     yield _python()
     yield _torch()
     yield _model(settings)
@@ -92,6 +94,7 @@ def _safety(settings: "Settings") -> Finding:
 
 
 def _space(settings: "Settings") -> Finding:
+    # the data folder may not exist yet: its nearest parent that does lies on the same disk
     folder = next(each for each in (settings.data_dir, *settings.data_dir.parents) if each.exists())
     free = shutil.disk_usage(folder).free / 2**30
     if free < 1:
@@ -113,8 +116,9 @@ async def _database_and_store(settings: "Settings") -> list[Finding]:
         findings.append(await _database(database))
         store = build_store(settings)
         findings.extend(await _store(store))
+        # both read tables, which only a migrated database has
         if findings[0].state == "ok":
-            findings.extend(await _books(database, store))
+            findings.extend(await _credits_and_files(database, store))
         await store.close()
     except SchnellError as error:
         findings.append(Finding("pictures", "problem", error.message))
@@ -161,7 +165,7 @@ async def _store(store: "AssetStore") -> list[Finding]:
     return [Finding("pictures", "ok", "the bucket answers")]
 
 
-async def _books(database: "Database", store: "AssetStore") -> list[Finding]:
+async def _credits_and_files(database: "Database", store: "AssetStore") -> list[Finding]:
     from schnell.accounts.credits import audit
     from schnell.generations.recovery import find_orphans
 

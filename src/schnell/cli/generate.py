@@ -1,7 +1,10 @@
-from collections.abc import Callable
+"""`schnell generate`: one request drawn in this process, without a server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +20,7 @@ from schnell.spec import (
     JobOutcome,
     LoraRef,
     OutputFormat,
+    ProgressListener,
     output_format_named,
     random_seed,
     resolve_size,
@@ -43,9 +47,10 @@ def generate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt, files and timings as JSON.")] = False,
 ) -> None:
     """Draw a picture and write it to a file."""
+    # `none` for a path without an ending, so that the error names something
     file_format = output_format_named(output.suffix.removeprefix(".") or "none")
     if from_file is not None:
-        spec = _repeat(from_file, file_format)
+        spec = _spec_of_picture(from_file, file_format)
     else:
         spec = GenerationSpec(
             prompt=prompt or "",
@@ -64,7 +69,7 @@ def generate_command(
     _report(outcome, files, as_json=as_json)
 
 
-def _repeat(path: Path, file_format: OutputFormat) -> GenerationSpec:
+def _spec_of_picture(path: Path, file_format: OutputFormat) -> GenerationSpec:
     from schnell.engine.image_file import read_receipt
     from schnell.engine.receipt import spec_from_receipt
 
@@ -78,17 +83,19 @@ def _parse_lora(text: str) -> LoraRef:
     try:
         return LoraRef(reference, float(scale))
     except ValueError:
-        return LoraRef(text)  # a colon of a URL or a drive, not of a scale
+        return LoraRef(text)  # the colon of a URL or of a Windows drive, not of a scale
 
 
 def _draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
     from schnell.bootstrap import build_engine
+    from schnell.engine.engine import generate
 
     engine = build_engine(model, device=device, safety=spec.safety_checker)
     adapters = tuple(_resolve_lora(lora, engine.folder) for lora in spec.loras)
     seed = random_seed() if spec.seed is None else spec.seed
     job = Job(id="cli", team_id="cli", spec=spec, seed=seed, adapters=adapters)
-    return _with_progress(lambda listen: _generate(engine, job, listen), spec.steps)
+    with _step_bar(spec.steps) as listen:
+        return generate(engine, job, listen)
 
 
 def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
@@ -113,20 +120,16 @@ def _lora_file(reference: str, model: ModelFolder) -> Path:
     return path
 
 
-def _generate(engine: Any, job: Job, listen: Callable[[Any], None]) -> JobOutcome:
-    from schnell.engine.engine import generate
-
-    return generate(engine, job, listen)
-
-
-def _with_progress(draw: Callable[[Callable[[Any], None]], JobOutcome], steps: int) -> JobOutcome:
+@contextmanager
+def _step_bar(steps: int) -> Iterator[ProgressListener]:
+    """A bar on stderr that counts denoising steps; gone once the block ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=steps)
-        return draw(lambda progress: bar.update(task, description=progress.stage, completed=progress.step))
+        yield lambda progress: bar.update(task, description=progress.stage, completed=progress.step)
 
 
 def _write_files(outcome: JobOutcome, output: Path) -> list[Path]:

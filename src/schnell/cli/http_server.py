@@ -1,4 +1,4 @@
-"""uvicorn around the app. Imported by `schnell serve` alone: other commands start faster without it."""
+"""uvicorn around the app, for `schnell serve` alone: other commands start without the web framework."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> None:
-    """Serve until a signal ends it.
+    """Serve requests from `listener` until SIGTERM or SIGINT, then finish what runs.
 
     Raises:
         ConfigurationError: the server could not start; the log says why.
@@ -30,6 +30,7 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
         log_config=None,
         access_log=False,
         server_header=False,
+        # whole seconds, rounded up; generations that no open request waits for are drained by the app's lifespan
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
     )
     server = _Server(config, lambda: _greet(settings, app.state.first_key))
@@ -39,7 +40,7 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at this address (port 0: any free one).
+    """A socket bound to this address (port 0: any free one); uvicorn starts to listen on it.
 
     Raises:
         ConfigurationError: the address is taken or not ours.
@@ -57,7 +58,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal that was obeyed is no reason to die of it again: the exit code is 0."""
+    """uvicorn that greets once it is ready, and that a signal ends with exit code 0.
+
+    uvicorn's own `capture_signals` raises the signal again after the shutdown, so that the process dies of it.
+    """
 
     def __init__(self, config: uvicorn.Config, greet: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,22 +1,27 @@
+"""`schnell loras`: the LoRA library, the teams' tokens for the sites that LoRAs come from, and a look into a file."""
+
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir
-from schnell.cli.output import print_json, print_value, print_values, say
+from schnell.cli.database import DataDir, open_database
+from schnell.cli.output import AsJson, print_fields, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from schnell.database.session import Database
     from schnell.loras.library import LoraLibrary
+    from schnell.loras.repository import LibraryLora
 
 loras_app = typer.Typer(help="LoRA files and the library of them.", no_args_is_help=True)
 _Answer = TypeVar("_Answer")
 _COLUMNS: Final = ("name", "rank", "layout", "trigger_words", "licence", "source")
+LoraName = Annotated[str, typer.Argument(help="A LoRA's name or id.")]
 Team = Annotated[str | None, typer.Option(help="A team's name or id; without it, the LoRAs that every team sees.")]
 Model = Annotated[str | None, typer.Option(help="The model to serve them with [SCHNELL_MODEL].")]
 
@@ -36,27 +41,19 @@ def add(
     from schnell.loras.repository import Labels
 
     path = Path(source)
+    is_file = path.is_file()
     labels = Labels(name, tuple(trigger or ()), licence)
-    if path.is_file():
-        added = _with_library(
-            data_dir,
-            model,
-            team,
-            lambda library, owner: library.add_path(path, owner=owner, labels=labels, created_by="cli"),
-        )
-    else:
-        added = _with_progress(
-            lambda listen: _with_library(
-                data_dir,
-                model,
-                team,
-                lambda library, owner: library.add(
-                    source, owner=owner, labels=labels, created_by="cli", on_progress=listen
-                ),
-            )
-        )
+
+    async def run(library: "LoraLibrary", owner: str) -> "LibraryLora":
+        # a file of this name goes before the reference `owner/name` that it could also be read as
+        if is_file:
+            return await library.add_path(path, owner=owner, labels=labels, created_by="cli")
+        with _download_bar() as show:
+            return await library.add(source, owner=owner, labels=labels, created_by="cli", on_progress=show)
+
+    added = _with_library(data_dir, model, team, run)
     if as_json:
-        print_value(asdict(added))
+        print_json(asdict(added))
         return
     for warning in added.warnings:
         say(f"warning: {warning}")
@@ -65,15 +62,15 @@ def add(
 
 
 @loras_app.command("list")
-def show_all(team: Team = None, model: Model = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def list_loras(team: Team = None, model: Model = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Every LoRA of the library; with a team, those that it may name."""
     found = _with_library(data_dir, model, team, lambda library, owner: library.list(owner or None))
-    print_values(found, _COLUMNS, as_json=as_json)
+    print_rows(found, _COLUMNS, as_json=as_json)
 
 
 @loras_app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A LoRA's name or id.")],
+    name: LoraName,
     team: Team = None,
     model: Model = None,
     data_dir: DataDir = None,
@@ -82,17 +79,14 @@ def show(
     """One LoRA of the library."""
     found = _with_library(data_dir, model, team, lambda library, owner: library.show(name, owner))
     if as_json:
-        print_value(asdict(found))
-        return
-    for field, value in asdict(found).items():
-        shown = ", ".join(value) if isinstance(value, tuple) else value
-        if shown not in {None, ""}:
-            typer.echo(f"{field:14} {shown}")
+        print_json(asdict(found))
+    else:
+        print_fields(asdict(found))
 
 
 @loras_app.command("remove")
 def remove(
-    name: Annotated[str, typer.Argument(help="A LoRA's name or id.")],
+    name: LoraName,
     team: Team = None,
     model: Model = None,
     data_dir: DataDir = None,
@@ -101,7 +95,7 @@ def remove(
     """Take a LoRA out of the library."""
     removed = _with_library(data_dir, model, team, lambda library, owner: library.remove(name, owner))
     if as_json:
-        print_value(asdict(removed))
+        print_json(asdict(removed))
     else:
         say(f"removed {removed.name}")
 
@@ -114,9 +108,8 @@ def keep_token(
     data_dir: DataDir = None,
 ) -> None:
     """Give a team its own token for a site that LoRAs come from. It is asked for, or read from a pipe; never shown."""
-    from schnell.bootstrap import build_database, build_source_tokens, read_settings
+    from schnell.bootstrap import build_source_tokens, read_settings
     from schnell.clock import now
-    from schnell.database.migration import migrate
     from schnell.loras.tokens import read_site
 
     known = read_site(site)
@@ -124,20 +117,12 @@ def keep_token(
 
     async def run() -> None:
         settings = read_settings(data_dir=data_dir)
-        database = build_database(settings)
-        try:
-            await migrate(database)
+        async with open_database(settings) as database:
             tokens, team_id = build_source_tokens(settings, database), await _team_id(database, team)
             await (tokens.forget(team_id, known) if remove else tokens.keep(team_id, known, token, now()))
-        finally:
-            await database.close()
 
     asyncio.run(run())
     say(f"{'forgot' if remove else 'kept'} the token of {team} for {known}")
-
-
-def _ask_token() -> str:
-    return str(typer.prompt("Token", hide_input=True)) if sys.stdin.isatty() else sys.stdin.readline().strip()
 
 
 @loras_app.command("inspect")
@@ -169,18 +154,13 @@ def _with_library(
     team: str | None,
     action: "Callable[[LoraLibrary, str], Awaitable[_Answer]]",
 ) -> _Answer:
-    """Run `action` on the library, with the id of the team named (empty: no team)."""
-    from schnell.bootstrap import build_database, build_loras, read_settings
-    from schnell.database.migration import migrate
+    """Run `action` on the library, with the owner's id: that of the team named, or empty for no team."""
+    from schnell.bootstrap import build_loras, read_settings
 
     async def run() -> _Answer:
         settings = read_settings(data_dir=data_dir, model=model)
-        database = build_database(settings)
-        try:
-            await migrate(database)
+        async with open_database(settings) as database:
             return await action(build_loras(settings, database), await _team_id(database, team))
-        finally:
-            await database.close()
 
     return asyncio.run(run())
 
@@ -194,37 +174,42 @@ async def _team_id(database: "Database", team: str | None) -> str:
         return (await find_team(connection, team)).id
 
 
-def _with_progress(fetch: Callable[[Callable[[int, int | None], None]], _Answer]) -> _Answer:
+def _ask_token() -> str:
+    # asked for without an echo, never an option: options stay in the shell's history and show in process lists
+    return str(typer.prompt("Token", hide_input=True)) if sys.stdin.isatty() else sys.stdin.readline().strip()
+
+
+@contextmanager
+def _download_bar() -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr; the yielded function takes the bytes received and, where known, the bytes in all."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    with Progress(
-        BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("fetching", total=None)
-        return fetch(lambda done, total: bar.update(task, completed=done, total=total))
+        yield lambda received, total: bar.update(task, completed=received, total=total)
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    rows = {
-        "layout": report["layout"],
-        "made for": report["made_for"],
-        "keys": f"{report['matched_keys']} of {report['keys']} match a layer of FLUX.1",
-        "modules": _counts(report["modules"]),
-        "forms": _counts(report["forms"]),
-        "rank": report["rank"],
-        "alpha": report["alpha"],
-        "width": report["width"],
-        "trigger words": ", ".join(report["trigger_words"]),
-        "base model": ", ".join(report["base_model"]),
-        "licence": report["licence"],
-        "sha256": report["sha256"],
-        "warning": "; ".join(report["warnings"]),
-        "problem": report["problem"],
-    }
-    for name, value in rows.items():
-        if value not in {None, ""}:
-            typer.echo(f"{name:14} {value}")
+    print_fields(
+        {
+            "layout": report["layout"],
+            "made for": report["made_for"],
+            "keys": f"{report['matched_keys']} of {report['keys']} match a layer of FLUX.1",
+            "modules": _counts(report["modules"]),
+            "forms": _counts(report["forms"]),
+            "rank": report["rank"],
+            "alpha": report["alpha"],
+            "width": report["width"],
+            "trigger words": ", ".join(report["trigger_words"]),
+            "base model": ", ".join(report["base_model"]),
+            "licence": report["licence"],
+            "sha256": report["sha256"],
+            "warning": "; ".join(report["warnings"]),
+            "problem": report["problem"],
+        }
+    )
 
 
 def _counts(counts: dict[str, int] | None) -> str:

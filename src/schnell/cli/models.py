@@ -1,14 +1,16 @@
+"""`schnell models`: the catalogue, and fetching a model from the hub."""
+
 from typing import Annotated
 
 import typer
 
-from schnell.cli.output import print_json, say
+from schnell.cli.output import AsJson, print_json, say
 
 models_app = typer.Typer(help="Which models there are, where they lie, and fetching them.", no_args_is_help=True)
 
 
 @models_app.command("list")
-def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_models(as_json: AsJson = False) -> None:
     """Every model of the catalogue, and whether it is here."""
     from schnell.models.catalogue import CATALOGUE
 

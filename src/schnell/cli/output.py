@@ -1,41 +1,70 @@
-"""What commands print: JSON on stdout, everything for people on stderr."""
+"""What commands print: results on stdout, messages and progress on stderr."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+#: Called with a stage's name, the part of it that is done (0 to 1), and a note.
+ShowProgress = Callable[[str, float, str], None]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document on stdout; times as ISO 8601, other values that JSON lacks as their text."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_as_text))
+
+
+def print_rows(rows: Sequence[Any], columns: Sequence[str], *, as_json: bool) -> None:
+    """Dataclasses on stdout: as one JSON list with all their fields, or as a table of some `columns`."""
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    cells = [list(columns), *([_cell(getattr(row, name)) for name in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    for line in cells:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_fields(fields: dict[str, Any]) -> None:
+    """Names and values on stdout, one pair a line; those that are None or empty are left out."""
+    for name, value in fields.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else value
+        if shown not in {None, ""}:
+            typer.echo(f"{name:14} {shown}")
 
 
 def say(message: str) -> None:
-    """A line for the person at the terminal."""
+    """A line on stderr, so that it never mixes with a result that is piped on."""
     typer.echo(message, err=True)
 
 
-def print_values(values: Sequence[Any], columns: Sequence[str], *, as_json: bool) -> None:
-    """Dataclasses as one JSON list, or as a table of some of their columns."""
-    if as_json:
-        print_value([asdict(value) for value in values])
-        return
-    rows = [list(columns), *([_cell(getattr(value, name)) for name in columns] for value in values)]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+@contextmanager
+def progress_bars() -> Iterator[ShowProgress]:
+    """Progress bars on stderr, one for each stage that the yielded function is called with."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+    columns = (
+        TextColumn("{task.description:28}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>4.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bars: dict[str, TaskID] = {}
 
-def print_value(value: Any) -> None:
-    """One JSON document on stdout; times as ISO 8601."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+        def show(stage: str, done: float, note: str) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=1.0, note="")
+            progress.update(bars[stage], completed=done, note=note)
+
+        yield show
 
 
 def _cell(value: Any) -> str:
@@ -46,29 +75,5 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-#: Told of a stage, how far it is (0..1), and a note behind it.
-Show = Callable[[str, float, str], None]
-
-
-@contextmanager
-def showing() -> Iterator[Show]:
-    """A function that shows how far (0..1) a stage is, with a note behind it."""
-    columns = (
-        TextColumn("{task.description:28}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>4.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def show(stage: str, done: float, note: str) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=1.0, note="")
-            progress.update(bars[stage], completed=done, note=note)
-
-        yield show

@@ -1,109 +1,27 @@
-"""Teams, their users, their keys, and what they used."""
+"""`schnell teams`, `users`, `keys` and `usage`: who may use the server, and what they have used."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_args
 
 import typer
 
-from schnell.cli.database import AsJson, DataDir, on_database
-from schnell.cli.output import print_value, print_values, say
+from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, BudgetWindow
+from schnell.cli.database import DataDir, run_in_transaction
+from schnell.cli.output import AsJson, print_json, print_rows, say
 
 if TYPE_CHECKING:
-    from schnell.accounts.identity import Team
-    from schnell.database.connection import Connection
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from schnell.accounts.identity import Member
-    from schnell.database.connection import Connection
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from schnell.accounts.identity import ApiKey
+    from schnell.accounts.identity import ApiKey, Member, Team
     from schnell.accounts.keys import NewKey
-    from schnell.database.connection import Connection
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from schnell.accounts.usage import UsageRow
     from schnell.database.connection import Connection
 
-
 teams_app = typer.Typer(help="Teams: who shares a budget and a history.", no_args_is_help=True)
-_TEAM_COLUMNS: Final = ("id", "name", "status", "credit_limit", "used_credit", "budget_window")
-_MOST_CREDITS: Final = 10**15
-_WINDOWS: Final = ("none", "day", "month")
-
-
-@teams_app.command("create")
-def create_team(
-    name: Annotated[str, typer.Argument(help="The team's name.")],
-    credit_limit: Annotated[int, typer.Option(min=0, max=_MOST_CREDITS, help="Credits it may use.")] = 100_000_000,
-    budget_window: Annotated[str, typer.Option(help="When its budget starts again: none, day or month.")] = "none",
-    owner: Annotated[str | None, typer.Option(help="Its first user, an ADMIN; called as the team if absent.")] = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a team with one ADMIN user."""
-    from schnell.accounts import teams
-
-    window = check_window(budget_window)
-
-    async def run(connection: "Connection") -> "Team":
-        return await teams.create_team(connection, name, credit_limit=credit_limit, budget_window=window, owner=owner)
-
-    team = on_database(data_dir, run)
-    if as_json:
-        print_value(asdict(team))
-    else:
-        say(f"made team {team.name!r}; a key for it: schnell keys create --team {team.name!r}")
-        typer.echo(team.id)
-
-
-@teams_app.command("list")
-def list_teams(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Every team and its budget."""
-    from schnell.accounts import teams
-
-    print_values(on_database(data_dir, teams.list_teams), _TEAM_COLUMNS, as_json=as_json)
-
-
-@teams_app.command("set")
-def set_team(
-    team: Annotated[str, typer.Argument(help="The team's name or id.")],
-    credit_limit: Annotated[int | None, typer.Option(min=0, max=_MOST_CREDITS, help="Credits it may use.")] = None,
-    budget_window: Annotated[str | None, typer.Option(help="none, day or month.")] = None,
-    active: Annotated[bool | None, typer.Option("--active/--inactive", help="Whether its keys work.")] = None,
-    may_disable_safety: Annotated[
-        bool | None, typer.Option("--allow-unsafe/--forbid-unsafe", help="Whether it may switch the safety check off.")
-    ] = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Change a team."""
-    from schnell.accounts import teams
-
-    changes: dict[str, Any] = {"credit_limit": credit_limit, "may_disable_safety": may_disable_safety}
-    changes["budget_window"] = check_window(budget_window) if budget_window else None
-    changes["status"] = None if active is None else teams.active_status(active=active)
-    given = {column: value for column, value in changes.items() if value is not None}
-
-    async def run(connection: "Connection") -> "Team":
-        found = await teams.find_team(connection, team)
-        return await teams.change_team(connection, found.id, **given)
-
-    print_values([on_database(data_dir, run)], _TEAM_COLUMNS, as_json=as_json)
-
-
-def check_window(text: str) -> Any:
-    """A budget window's name. Raises typer.BadParameter for another word."""
-    if text not in _WINDOWS:
-        raise typer.BadParameter(f"must be one of {', '.join(_WINDOWS)}", param_hint="--budget-window")
-    return text
-
-
 users_app = typer.Typer(help="Users: the members of a team.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys: shown once, kept as a hash.", no_args_is_help=True)
+
+_TEAM_COLUMNS: Final = ("id", "name", "status", "credit_limit", "used_credit", "budget_window")
 _USER_COLUMNS: Final = (
     "user_id",
     "user_name",
@@ -114,88 +32,6 @@ _USER_COLUMNS: Final = (
     "used_credit",
     "budget_window",
 )
-TeamOption = Annotated[str, typer.Option("--team", help="The team's name or id.")]
-AdminOption = Annotated[bool | None, typer.Option("--admin/--member", help="Their role.")]
-LimitOption = Annotated[int | None, typer.Option(min=0, max=10**15, help="Credits they may use.")]
-
-
-@users_app.command("create")
-def create_user(
-    name: Annotated[str, typer.Argument(help="The user's name.")],
-    team: TeamOption,
-    admin: AdminOption = False,
-    credit_limit: LimitOption = None,
-    budget_window: Annotated[str, typer.Option(help="When their budget starts again: none, day or month.")] = "none",
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a user and put them into a team."""
-    from schnell.accounts import teams
-
-    window = check_window(budget_window)
-
-    async def run(connection: "Connection") -> "Member":
-        return await teams.add_member(
-            connection,
-            team,
-            name,
-            role="ADMIN" if admin else "MEMBER",
-            credit_limit=credit_limit,
-            budget_window=window,
-        )
-
-    member = on_database(data_dir, run)
-    if as_json:
-        print_value(asdict(member))
-    else:
-        typer.echo(member.user_id)
-
-
-@users_app.command("list")
-def list_users(
-    team: Annotated[str | None, typer.Option("--team", help="Only this team's.")] = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Users, their roles and budgets."""
-    from schnell.accounts import teams
-
-    async def run(connection: "Connection") -> "list[Member]":
-        found = await teams.find_team(connection, team) if team else None
-        return await teams.list_members(connection, found.id if found else None)
-
-    print_values(on_database(data_dir, run), _USER_COLUMNS, as_json=as_json)
-
-
-@users_app.command("set")
-def set_user(
-    user: Annotated[str, typer.Argument(help="The user's name or id.")],
-    team: TeamOption,
-    admin: AdminOption = None,
-    credit_limit: LimitOption = None,
-    budget_window: Annotated[str | None, typer.Option(help="none, day or month.")] = None,
-    active: Annotated[bool | None, typer.Option("--active/--inactive", help="Whether their keys work.")] = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Change a user's place in a team."""
-    from schnell.accounts import teams
-
-    changes: dict[str, Any] = {"credit_limit": credit_limit}
-    changes["role"] = None if admin is None else "ADMIN" if admin else "MEMBER"
-    changes["budget_window"] = check_window(budget_window) if budget_window else None
-    changes["status"] = None if active is None else teams.active_status(active=active)
-    given = {column: value for column, value in changes.items() if value is not None}
-
-    async def run(connection: "Connection") -> "Member":
-        found = await teams.find_team(connection, team)
-        member = await teams.find_member(connection, found.id, user)
-        return await teams.change_member(connection, found.id, member.user_id, **given)
-
-    print_values([on_database(data_dir, run)], _USER_COLUMNS, as_json=as_json)
-
-
-keys_app = typer.Typer(help="API keys: shown once, kept as a hash.", no_args_is_help=True)
 _KEY_COLUMNS: Final = (
     "id",
     "prefix",
@@ -207,11 +43,150 @@ _KEY_COLUMNS: Final = (
     "expires_at",
     "revoked_at",
 )
+_USAGE_COLUMNS: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
+
+_WINDOWS: Final = get_args(BudgetWindow)
+_MOST_CREDITS: Final = 10**15
+_TEAM_CREDITS: Final = typer.Option(min=0, max=_MOST_CREDITS, help="Credits it may use.")
+
+TeamArgument = Annotated[str, typer.Argument(help="The team's name or id.")]
+TeamOption = Annotated[str, typer.Option("--team", help="The team's name or id.")]
+TeamFilter = Annotated[str | None, typer.Option("--team", help="Only this team's.")]
+UserCredits = Annotated[int | None, typer.Option(min=0, max=_MOST_CREDITS, help="Credits they may use.")]
+UserRole = Annotated[bool | None, typer.Option("--admin/--member", help="Their role.")]
+NewWindow = Annotated[str | None, typer.Option(help="none, day or month.")]
+Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")]
+
+
+@teams_app.command("create")
+def create_team(
+    name: Annotated[str, typer.Argument(help="The team's name.")],
+    credit_limit: Annotated[int, _TEAM_CREDITS] = DEFAULT_CREDIT_LIMIT,
+    budget_window: Annotated[str, typer.Option(help="When its budget starts again: none, day or month.")] = "none",
+    owner: Annotated[str | None, typer.Option(help="Its first user, an ADMIN; called as the team if absent.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a team with one ADMIN user."""
+    from schnell.accounts import teams
+
+    window = _check_window(budget_window)
+
+    async def run(connection: "Connection") -> "Team":
+        return await teams.create_team(connection, name, credit_limit=credit_limit, budget_window=window, owner=owner)
+
+    team = run_in_transaction(data_dir, run)
+    if as_json:
+        print_json(asdict(team))
+    else:
+        say(f"made team {team.name!r}; a key for it: schnell keys create --team {team.name!r}")
+        typer.echo(team.id)
+
+
+@teams_app.command("list")
+def list_teams(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Every team and its budget."""
+    from schnell.accounts import teams
+
+    print_rows(run_in_transaction(data_dir, teams.list_teams), _TEAM_COLUMNS, as_json=as_json)
+
+
+@teams_app.command("set")
+def set_team(
+    team: TeamArgument,
+    credit_limit: Annotated[int | None, _TEAM_CREDITS] = None,
+    budget_window: NewWindow = None,
+    active: Annotated[bool | None, typer.Option("--active/--inactive", help="Whether its keys work.")] = None,
+    may_disable_safety: Annotated[
+        bool | None, typer.Option("--allow-unsafe/--forbid-unsafe", help="Whether it may switch the safety check off.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a team."""
+    from schnell.accounts import teams
+
+    columns = {"credit_limit": credit_limit, "may_disable_safety": may_disable_safety}
+    changes = _changes(columns, budget_window, active)
+
+    async def run(connection: "Connection") -> "Team":
+        found = await teams.find_team(connection, team)
+        return await teams.change_team(connection, found.id, **changes)
+
+    print_rows([run_in_transaction(data_dir, run)], _TEAM_COLUMNS, as_json=as_json)
+
+
+@users_app.command("create")
+def create_user(
+    name: Annotated[str, typer.Argument(help="The user's name.")],
+    team: TeamOption,
+    admin: UserRole = False,
+    credit_limit: UserCredits = None,
+    budget_window: Annotated[str, typer.Option(help="When their budget starts again: none, day or month.")] = "none",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a user and put them into a team."""
+    from schnell.accounts import teams
+
+    window = _check_window(budget_window)
+
+    async def run(connection: "Connection") -> "Member":
+        return await teams.add_member(
+            connection,
+            team,
+            name,
+            role="ADMIN" if admin else "MEMBER",
+            credit_limit=credit_limit,
+            budget_window=window,
+        )
+
+    member = run_in_transaction(data_dir, run)
+    if as_json:
+        print_json(asdict(member))
+    else:
+        typer.echo(member.user_id)
+
+
+@users_app.command("list")
+def list_users(team: TeamFilter = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Users, their roles and budgets."""
+    from schnell.accounts import teams
+
+    async def run(connection: "Connection") -> "list[Member]":
+        return await teams.list_members(connection, await _team_id(connection, team))
+
+    print_rows(run_in_transaction(data_dir, run), _USER_COLUMNS, as_json=as_json)
+
+
+@users_app.command("set")
+def set_user(
+    user: Annotated[str, typer.Argument(help="The user's name or id.")],
+    team: TeamOption,
+    admin: UserRole = None,
+    credit_limit: UserCredits = None,
+    budget_window: NewWindow = None,
+    active: Annotated[bool | None, typer.Option("--active/--inactive", help="Whether their keys work.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a user's place in a team."""
+    from schnell.accounts import teams
+
+    role = None if admin is None else "ADMIN" if admin else "MEMBER"
+    changes = _changes({"credit_limit": credit_limit, "role": role}, budget_window, active)
+
+    async def run(connection: "Connection") -> "Member":
+        found = await teams.find_team(connection, team)
+        member = await teams.find_member(connection, found.id, user)
+        return await teams.change_member(connection, found.id, member.user_id, **changes)
+
+    print_rows([run_in_transaction(data_dir, run)], _USER_COLUMNS, as_json=as_json)
 
 
 @keys_app.command("create")
 def create_key(
-    team: Annotated[str, typer.Option("--team", help="The team's name or id.")],
+    team: TeamOption,
     user: Annotated[str | None, typer.Option(help="The user's name or id; the team's first if absent.")] = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
     scope: Annotated[list[str] | None, typer.Option(help="generate, read or admin; may be given again.")] = None,
@@ -224,6 +199,7 @@ def create_key(
     from schnell.accounts import keys, teams
     from schnell.accounts.identity import DEFAULT_SCOPES
 
+    # typer reads a date without a time zone
     expires_at = expires.replace(tzinfo=UTC) if expires else None
 
     async def run(connection: "Connection") -> "NewKey":
@@ -239,28 +215,23 @@ def create_key(
             expires_at=expires_at,
         )
 
-    made = on_database(data_dir, run)
+    made = run_in_transaction(data_dir, run)
     if as_json:
-        print_value({"key": made.secret} | asdict(made.key))
+        print_json({"key": made.secret} | asdict(made.key))
     else:
         say("this key is shown once:")
         typer.echo(made.secret)
 
 
 @keys_app.command("list")
-def list_keys(
-    team: Annotated[str | None, typer.Option("--team", help="Only this team's.")] = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
+def list_keys(team: TeamFilter = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Keys, by their first characters."""
-    from schnell.accounts import keys, teams
+    from schnell.accounts import keys
 
     async def run(connection: "Connection") -> "list[ApiKey]":
-        found = await teams.find_team(connection, team) if team else None
-        return await keys.list_keys(connection, found.id if found else None)
+        return await keys.list_keys(connection, await _team_id(connection, team))
 
-    print_values(on_database(data_dir, run), _KEY_COLUMNS, as_json=as_json)
+    print_rows(run_in_transaction(data_dir, run), _KEY_COLUMNS, as_json=as_json)
 
 
 @keys_app.command("revoke")
@@ -275,15 +246,11 @@ def revoke_key(
     async def run(connection: "Connection") -> "ApiKey":
         return await keys.revoke_key(connection, key)
 
-    print_values([on_database(data_dir, run)], _KEY_COLUMNS, as_json=as_json)
-
-
-_USAGE_COLUMNS: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")]
+    print_rows([run_in_transaction(data_dir, run)], _KEY_COLUMNS, as_json=as_json)
 
 
 def usage_command(
-    team: Annotated[str | None, typer.Option(help="Only this team's.")] = None,
+    team: TeamFilter = None,
     since: Day = None,
     until: Day = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -291,19 +258,42 @@ def usage_command(
     as_json: AsJson = False,
 ) -> None:
     """Requests, pictures and credits by day, team, user and key."""
-    from schnell.accounts.teams import find_team
     from schnell.accounts.usage import collect_usage, write_csv
 
     async def run(connection: "Connection") -> "list[UsageRow]":
         return await collect_usage(
             connection,
-            team_id=(await find_team(connection, team)).id if team else None,
+            team_id=await _team_id(connection, team),
             since=since.date() if since else None,
             until=until.date() if until else None,
         )
 
-    rows = on_database(data_dir, run)
+    rows = run_in_transaction(data_dir, run)
     if as_csv:
         typer.echo(write_csv(rows), nl=False)
     else:
-        print_values(rows, _USAGE_COLUMNS, as_json=as_json)
+        print_rows(rows, _USAGE_COLUMNS, as_json=as_json)
+
+
+async def _team_id(connection: "Connection", team: str | None) -> str | None:
+    from schnell.accounts.teams import find_team
+
+    return (await find_team(connection, team)).id if team else None
+
+
+def _changes(columns: Mapping[str, Any], budget_window: str | None, active: bool | None) -> dict[str, Any]:
+    """The columns to set: `columns` and those of the two options, without what was not given (None)."""
+    from schnell.accounts.teams import active_status
+
+    changes = {
+        **columns,
+        "budget_window": _check_window(budget_window) if budget_window else None,
+        "status": None if active is None else active_status(active=active),
+    }
+    return {column: value for column, value in changes.items() if value is not None}
+
+
+def _check_window(text: str) -> BudgetWindow:
+    if text not in _WINDOWS:
+        raise typer.BadParameter(f"must be one of {', '.join(_WINDOWS)}", param_hint="--budget-window")
+    return cast("BudgetWindow", text)

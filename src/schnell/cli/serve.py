@@ -1,17 +1,47 @@
+"""`schnell serve`: read the settings, configure the logs, load the model, run the server."""
+
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
-import structlog
 import typer
 
 from schnell.cli.output import say
 
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+#: Libraries whose `info` lines say nothing that an operator acts on.
+_CHATTY_LOGGERS: Final = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic", "uvicorn.error")
+
+
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one [default: 8000].")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for the database, pictures and secrets.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model's name or folder [default: schnell-mini].")] = None,
+) -> None:
+    """Run the server. SIGTERM finishes what runs, then exits 0."""
+    from schnell.bootstrap import build_server_runner, read_settings
+    from schnell.cli.http_server import listen, run_server
+
+    settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
+    configure_logs(settings.log_level)
+    # before the model is loaded: a port that is taken ends the command at once
+    listener = listen(settings.host, settings.port)
+    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+    say(f"loading {settings.model} …")
+    if not settings.safety:
+        say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
+    run_server(settings, build_server_runner(settings), listener)
+
 
 def configure_logs(level: str) -> None:
-    """One JSON object a line on stderr, for every logger of the process, each with its request's id."""
-    shared: list[structlog.typing.Processor] = [
+    """Write one JSON object a line to stderr for every logger of the process, each with its request's id."""
+    import structlog
+
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -26,29 +56,18 @@ def configure_logs(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
     )
+    # unconfigured, structlog's own loggers print coloured text to stdout, past the standard library's handlers
+    structlog.configure(
+        processors=[
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-def serve_command(
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one [default: 8000].")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder for the database, pictures and secrets.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model's name or folder [default: schnell-mini].")] = None,
-) -> None:
-    """Run the server. SIGTERM finishes what runs, then exits 0."""
-    from schnell.bootstrap import build_server_runner, read_settings
-    from schnell.cli.http_server import listen, run_server
-    from schnell.cli.serve import configure_logs
-
-    settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
-    configure_logs(settings.log_level)
-    listener = listen(settings.host, settings.port)
-    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-    say(f"loading {settings.model} …")
-    if not settings.safety:
-        say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
-    run_server(settings, build_server_runner(settings), listener)
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)

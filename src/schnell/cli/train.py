@@ -1,31 +1,33 @@
-from collections.abc import Callable, Iterator
+"""`schnell train`: LoRAs from a folder of pictures."""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schnell.cli.output import print_json, say
+from schnell.cli.output import AsJson, print_json, progress_bars, say
 
 if TYPE_CHECKING:
     from schnell.training.low_rank import BaseModel
-    from schnell.training.plan import TrainingProgress
+    from schnell.training.plan import ProgressReport
 
-
-Report = Callable[["TrainingProgress"], None]
+train_app = typer.Typer(help="Train LoRAs.", no_args_is_help=True)
 Minutes = Annotated[float, typer.Option(min=0.001, help="Training time; preparing the pictures comes on top.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps, whatever --minutes says.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")]
 Model = Annotated[str, typer.Option(help="A model's name or folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def add_lora_commands(train: typer.Typer) -> None:
-    """Add `lora` to the commands under `schnell train`."""
-    train.command("lora")(train_lora_command)
+@train_app.callback()
+def train() -> None:
+    """Train models."""
+    # without a callback, typer makes an app of one command that command: `schnell train IMAGES`, with no `lora`
 
 
+@train_app.command("lora")
 def train_lora_command(
     images: Annotated[Path, typer.Argument(help="A folder of pictures, each with NAME.txt of captions beside it.")],
     trigger: Annotated[str, typer.Option(help="The word that stands for what is learned.")],
@@ -84,17 +86,6 @@ def _base_model(model: str, device: str) -> "BaseModel":
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
-    from schnell.cli.output import showing
-
-    with showing() as show:
+def _progress() -> "Iterator[ProgressReport]":
+    with progress_bars() as show:
         yield lambda progress: show(progress.stage, progress.done, progress.message)
-
-
-train_app = typer.Typer(help="Train LoRAs and the embedded model.", no_args_is_help=True)
-add_lora_commands(train_app)
-
-
-@train_app.callback()
-def train() -> None:
-    """Train models."""

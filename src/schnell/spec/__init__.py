@@ -1,4 +1,4 @@
-"""Frozen values that every layer speaks in: what is asked for, what is being drawn, what came out."""
+"""Frozen values that all layers exchange: what a request asks for, the job made of it, its progress and its outcome."""
 
 from schnell.spec.generation import (
     MAX_LORA_SCALE,

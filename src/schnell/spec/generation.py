@@ -1,3 +1,5 @@
+"""What a request asks for, independent of the API that it came in by, and the limits of each value."""
+
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
 from schnell.spec.size import ASPECT_RATIOS, Size, side_problem
 
 MAX_PROMPT_LENGTH: Final = 4_000
-MAX_STEPS: Final = 4
+MAX_STEPS: Final = 4  # FLUX.1 [schnell] is distilled for one to four
 MAX_SEED: Final = 2**32 - 1
 MAX_QUALITY: Final = 100
 MAX_OUTPUTS: Final = 4
@@ -20,7 +22,7 @@ _FORMAT_NAMES: Final[dict[str, OutputFormat]] = {"webp": "webp", "jpg": "jpeg", 
 
 @dataclass(frozen=True, slots=True)
 class LoraRef:
-    """A LoRA as the caller names it, and how strongly it acts (1 is the strength it was trained at)."""
+    """A LoRA as the caller names it, and its scale: the factor on its weights, 1 as it was trained."""
 
     reference: str
     scale: float = 0.8
@@ -28,10 +30,13 @@ class LoraRef:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSpec:
-    """One request, in no dialect: everything that decides the pictures. `seed` None asks for a random one.
+    """Everything that decides the pictures of one request. `seed` None asks for a random one.
+
+    `steps` counts denoising steps. `output_quality` is the encoder's, 0 to 100. `go_fast` asks for faster, less exact
+    arithmetic where the hardware has it. Output i of `num_outputs` is drawn with `output_seed(seed, i)`.
 
     Raises:
-        InvalidFieldError: naming every field that is out of range.
+        InvalidFieldError: naming every field that is out of range, as the API calls it.
         MissingFieldError: an empty prompt.
     """
 
@@ -69,22 +74,23 @@ class GenerationSpec:
 
 
 def _range_problem(field: str, value: float, low: float, high: float) -> Iterator[FieldProblem]:
+    # digits enough for seeds: `g` alone would write 4294967295 as 4.29497e+09
     if not low <= value <= high:
         yield FieldProblem(field, f"must be {low:.10g}-{high:.10g}, got {value:.15g}")
 
 
 def random_seed() -> int:
-    """A seed for a request that names none: 32 random bits."""
+    """A seed for a request that names none: uniform over 0 to 2^32 - 1."""
     return secrets.randbits(32)
 
 
 def output_seed(seed: int, index: int) -> int:
-    """The seed of output `index` of a request, so that each picture can be made again alone."""
+    """The seed of output `index` (from 0): `seed + index` modulo 2^32, so that each can be drawn again by itself."""
     return (seed + index) % (MAX_SEED + 1)
 
 
 def output_format_named(name: str) -> OutputFormat:
-    """The format that a name or file ending stands for (`jpg` is `jpeg`).
+    """The format that a name or file ending stands for, in any case; `jpg` is `jpeg`.
 
     Raises:
         InvalidFieldError: the name is not webp, jpg, jpeg or png.

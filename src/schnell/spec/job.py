@@ -1,3 +1,5 @@
+"""A job on its way through a runner: what is drawn, how far it is, and what came out."""
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +10,7 @@ from schnell.spec.generation import GenerationSpec
 
 @dataclass(frozen=True, slots=True)
 class AdapterUse:
-    """One LoRA of a job, resolved: the canonical file, its content hash, the name asked for, and its scale."""
+    """One LoRA of a job: the name that was asked for, the converted file, the SHA-256 of its content, and its scale."""
 
     name: str
     sha256: str
@@ -18,7 +20,10 @@ class AdapterUse:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that was accepted: its seed is decided and its LoRAs are files on this machine."""
+    """An accepted request with its seed decided and its LoRAs as files on this machine.
+
+    `wants_previews` asks for small pictures of the unfinished outputs in its `Progress`.
+    """
 
     id: str
     team_id: str
@@ -33,9 +38,10 @@ Stage = Literal["queued", "text", "denoise", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a job stands. `position` counts jobs ahead while queued; `step` of `total` counts denoising steps done.
+    """How far a job is. `position` is the number of jobs ahead of it while it is queued.
 
-    `previews` holds one small PNG per output, estimated from the latents, when the job asked for previews.
+    `step` of `total` denoising steps are done. `previews` holds one small PNG an output,
+    made from an estimate of the finished latents, if the job wants them.
     """
 
     stage: Stage
@@ -47,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class FetchProgress:
-    """Bytes of a LoRA that have come from outside so far, and of all where that is known."""
+    """A LoRA's download: bytes received so far, and bytes in all (None where the server does not say)."""
 
     lora: str
     received: int
@@ -60,7 +66,10 @@ ProgressListener = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class GeneratedImage:
-    """One finished picture: encoded bytes of exactly the asked size, with its receipt inside and beside it."""
+    """One finished picture of a job, output `index`: an encoded file of exactly the size asked for.
+
+    `receipt` is what is needed to draw it again; the file holds it too.
+    """
 
     index: int
     seed: int
@@ -73,7 +82,7 @@ class GeneratedImage:
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """What a job came to. Flagged outputs (safety) have no image; timings are seconds by stage."""
+    """The finished pictures, the indices of outputs that the safety check withheld (`flagged`), seconds by stage."""
 
     images: tuple[GeneratedImage, ...]
     flagged: tuple[int, ...] = ()
@@ -83,7 +92,7 @@ class JobOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a job would meet if it came now: jobs ahead of it, and the seconds until it would be done."""
+    """What a new job can expect: the number of jobs ahead of it, and the seconds until it is done."""
 
     position: int
     expected_seconds: float
@@ -91,10 +100,10 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class RunnerSnapshot:
-    """What a runner is doing now, and its sums since it started.
+    """What a runner is doing now, and its totals since it started.
 
-    `queued` counts jobs that wait, `active_rows` the pictures being denoised. `steps` counts denoising steps,
-    `step_rows` the pictures in them (so `step_rows / steps` is the mean batch), `step_seconds` the time they took.
+    Now: `queued` jobs wait, `active_rows` pictures are between their first and last denoising step. Totals: denoising
+    `steps` of a batch, the pictures in them (`step_rows`; over `steps` it is the mean batch size), and `step_seconds`.
     """
 
     queued: int = 0

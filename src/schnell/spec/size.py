@@ -1,3 +1,5 @@
+"""Sizes of pictures: the aspect ratios of the API in pixels, and what a custom size may be."""
+
 from typing import Final, NamedTuple
 
 from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
@@ -12,11 +14,12 @@ class Size(NamedTuple):
 
 CUSTOM_RATIO: Final = "custom"
 MEGAPIXELS: Final = ("0.25", "1")
+# the reference document leaves custom sizes open: these are the limits that it has for a sibling model
 MIN_SIDE: Final = 256
 MAX_SIDE: Final = 1440
 SIDE_STEP: Final = 32
 
-#: Sizes at one megapixel; a quarter megapixel halves both sides.
+#: Pixels at one megapixel (1024 x 1024) and about as many for the other ratios; a quarter megapixel halves both sides.
 ASPECT_RATIOS: Final[dict[str, Size]] = {
     "1:1": Size(1024, 1024),
     "16:9": Size(1344, 768),
@@ -31,9 +34,9 @@ ASPECT_RATIOS: Final[dict[str, Size]] = {
 def resolve_size(
     aspect_ratio: str = "1:1", megapixels: str = "1", width: int | None = None, height: int | None = None
 ) -> Size:
-    """The exact pixels of a request.
+    """The width and height in pixels that a request asks for.
 
-    `width` and `height` count only with the ratio `custom`, and are both needed there.
+    `width` and `height` are read only with the ratio `custom`, which needs both and ignores `megapixels`.
 
     Raises:
         InvalidFieldError: an unknown ratio or megapixel figure, or a side outside 256-1440 or not a multiple of 32.
@@ -64,7 +67,7 @@ def _custom_size(width: int | None, height: int | None) -> Size:
 
 
 def side_problem(field: str, side: int) -> FieldProblem | None:
-    """What is wrong with one side of a custom size, if anything."""
+    """What is wrong with `side` pixels as the field `field` (`width` or `height`); None if nothing is."""
     if MIN_SIDE <= side <= MAX_SIDE and side % SIDE_STEP == 0:
         return None
     return FieldProblem(field, f"must be {MIN_SIDE}-{MAX_SIDE} and a multiple of {SIDE_STEP}, got {side}")

@@ -1,1 +1,1 @@
-"""How models are taught: the embedded model's recipe and the LoRA trainer."""
+"""The LoRA trainer: a folder of captioned pictures in, a LoRA file out."""

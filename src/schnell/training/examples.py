@@ -1,4 +1,4 @@
-"""Pictures and captions as the transformer sees them: latents and text embeddings, computed once before training."""
+"""The training set as the transformer takes it: latents and text embeddings, computed once before training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +22,11 @@ _PROMPTS_AT_ONCE: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Pictures of one token grid: latents (pictures, tokens, channels), the captions of each as indices of
-    `TrainingData.prompts`, and the bucket's share of all steps."""
+    """The pictures that are trained at one token grid: latents (pictures, tokens, channels) and captions.
+
+    `captions` has for each picture the indices of its captions in `TrainingData.prompts`. `share` is the part of all
+    steps that this bucket is trained in.
+    """
 
     grid: Size
     latents: Tensor
@@ -33,7 +36,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step is trained on: clean latents (batch, tokens, channels) and a prompt for each."""
+    """What one optimizer step is trained on: clean latents (batch, tokens, channels) and a prompt for each."""
 
     latents: Tensor
     prompts: tuple[PromptEmbedding, ...]
@@ -42,16 +45,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """All pictures and prompts, on the CPU."""
+    """All latents and prompt embeddings, on the CPU. `truncated_captions` counts captions that were cut off."""
 
     buckets: tuple[Bucket, ...]
     prompts: tuple[PromptEmbedding, ...]
     truncated_captions: int
 
     def draw(self, size: int, generator: torch.Generator, device: torch.device) -> Batch:
-        """Random pictures of a random bucket, each with one of its captions.
+        """A batch on `device`: random pictures of a random bucket, each with one of its captions.
 
-        `size` counts pictures of the smallest token grid; of larger ones there are fewer, for steps of equal cost.
+        `size` is the batch size for the smallest token grid. Larger grids get fewer pictures, so that all steps cost
+        about the same.
         """
         shares = torch.tensor([bucket.share for bucket in self.buckets])
         bucket = self.buckets[int(torch.multinomial(shares, 1, generator=generator))]
@@ -72,7 +76,7 @@ class TrainingData:
 def prepare_data(
     pictures: Sequence[CaptionedPicture], base: BaseModel, plan: TrainingPlan, report: ProgressReport
 ) -> TrainingData:
-    """Encode every caption and every picture. Each network is loaded when its turn comes, and let go after.
+    """Encode every caption and every picture. Each network is loaded for its part alone, so they share the memory.
 
     Raises:
         TrainingError: a picture cannot be read.
@@ -96,12 +100,12 @@ def prepare_data(
 
 
 def embed_prompts(prompts: Sequence[str], base: BaseModel) -> list[PromptEmbedding]:
-    """Embeddings of prompts, on the CPU; the text encoders are loaded for it."""
+    """Embeddings of prompts, on the CPU. Loads the text encoders for the call."""
     folder = base.folder
     encoder = TextEncoder(folder.path, folder.sequence_length, base.load("text_encoder"), base.load("text_encoder_2"))
     starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
     embeddings = (e for start in starts for e in encoder.encode(prompts[start : start + _PROMPTS_AT_ONCE]))
-    # clones made here are ordinary tensors, unlike those of inference mode: autograd may keep them
+    # the encoders run in inference mode, and autograd refuses to save its tensors for the backward pass: clone them
     return [PromptEmbedding(e.states.cpu().clone(), e.pooled.cpu().clone(), e.was_truncated) for e in embeddings]
 
 
@@ -119,7 +123,7 @@ class _EncodedPicture:
 def _encode_pictures(
     pictures: Sequence[CaptionedPicture], base: BaseModel, areas: Sequence[str], report: ProgressReport
 ) -> dict[tuple[str, Size], list[_EncodedPicture]]:
-    """Every picture at every area, by area and token grid."""
+    """Every picture at every area (megapixels), by area and token grid."""
     vae = base.load("vae")
     encoded: dict[tuple[str, Size], list[_EncodedPicture]] = {}
     for number, picture in enumerate(pictures):
@@ -134,7 +138,7 @@ def _encode_pictures(
 
 
 def nearest_grid(picture: Size, megapixels: str, folder: ModelFolder) -> Size:
-    """The token grid of the aspect ratio, among those that users ask for, that loses least of the picture."""
+    """The token grid of that aspect ratio of the API which cuts least off a picture of this size (in pixels)."""
     shape = picture.width / picture.height
 
     def loss(ratio: str) -> float:
@@ -146,9 +150,10 @@ def nearest_grid(picture: Size, megapixels: str, folder: ModelFolder) -> Size:
 
 @torch.no_grad()
 def encode_picture(vae: Any, picture: Image.Image, grid: Size, folder: ModelFolder) -> Tensor:
-    """(tokens, channels), float32 on the CPU: the picture, cut and resized to the grid, in FLUX's latent space."""
+    """The picture's packed latents (tokens, channels), float32 on the CPU, cut and resized to a grid in tokens."""
     side = folder.pixels_per_token
     fitted = ImageOps.fit(picture, (grid.width * side, grid.height * side), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
+    # the mean and not a sample: latents are computed once, and the noise of a sample would be learned with the picture
     mean = vae.encode(values[None].to(vae.device, vae.dtype)).latent_dist.mode()[0].float()
     return pack_latents(((mean - vae.config.shift_factor) * vae.config.scaling_factor).cpu())

@@ -1,4 +1,4 @@
-"""Trainable low-rank factors beside the frozen linear layers of a FLUX transformer.
+"""The model that a LoRA is trained for, and the trainable low-rank factors in its transformer.
 
 Source: LoRA, Hu et al., arXiv:2106.09685.
 """
@@ -7,11 +7,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +17,34 @@ from schnell.engine.device import Precision, choose_precision
 from schnell.engine.loading import load_network
 from schnell.errors import TrainingError
 from schnell.models.folder import ModelFolder, weights_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The frozen model that a LoRA is trained for: its folder, and the precision and device that it runs in."""
+
+    folder: ModelFolder
+    precision: Precision
+    device: torch.device
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the transformer's weights."""
+        return weights_sha256(self.folder.path)
+
+    def load(self, part: str) -> Any:
+        """Load one network, frozen: `transformer`, `vae`, `text_encoder` (CLIP) or `text_encoder_2` (T5).
+
+        Raises:
+            ModelFolderError: its weights are missing or do not fit its configuration.
+        """
+        return load_network(self.folder.path, part, self.precision, self.device)
+
+
+def place_model(folder: ModelFolder, device: torch.device) -> BaseModel:
+    """The model on this device: bfloat16 on GPUs and on processors that multiply it natively, float32 on others."""
+    return BaseModel(folder, choose_precision(device, go_fast=True), device)
+
 
 #: Every attention and feed-forward linear of double and single blocks, by its path in diffusers.
 TARGETS: Final = re.compile(
@@ -37,6 +63,7 @@ class LowRankLinear(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, generator: torch.Generator) -> None:
         super().__init__()
         start = torch.empty(rank, base.in_features)
+        # as torch initialises a linear layer, and PEFT the factor A
         nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
         device = base.weight.device
         self.base = base
@@ -48,7 +75,7 @@ class LowRankLinear(nn.Module):
         """(..., in) to (..., out), in the dtype of `x`."""
         y: Tensor = self.base(x)
         if not self.scale:
-            return y
+            return y  # exactly the base model, whatever the factors are: 0 times infinity is not a number
         return y + self.scale * F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
 
 
@@ -56,14 +83,15 @@ LowRankLayers = Mapping[str, LowRankLinear]
 
 
 def install_low_rank(transformer: nn.Module, rank: int, seed: int, only: str | None = None) -> dict[str, LowRankLinear]:
-    """Put a `LowRankLinear` in the place of every target layer; gives them by module path.
+    """Replace every target layer of the transformer by a `LowRankLinear` around it; returns these by module path.
 
-    `only` is a regular expression that narrows the targets.
+    `only` is a regular expression that module paths must match in whole; None takes all of `TARGETS`.
 
     Raises:
         TrainingError: the transformer has no such layers, or they are narrower than `rank`.
     """
     wanted = re.compile(only or ".*")
+    # on the CPU, so that a seed starts with the same factors on every device
     generator = torch.Generator("cpu").manual_seed(seed)
     installed: dict[str, LowRankLinear] = {}
     for path, module in list(transformer.named_modules()):
@@ -85,13 +113,13 @@ def _check_rank(rank: int, layer: nn.Linear) -> None:
 
 
 def set_scale(layers: LowRankLayers, scale: float) -> None:
-    """Make every layer act with this strength; 0 is exactly the base model."""
+    """Set the scale of every layer; 0 is exactly the base model."""
     for layer in layers.values():
         layer.scale = scale
 
 
 def read_factors(layers: LowRankLayers) -> dict[str, Tensor]:
-    """The factors as they stand, on the CPU, named as diffusers and PEFT name them in a file."""
+    """Copies of the factors in float32 on the CPU, under the names that diffusers and PEFT give them in a file."""
     return {
         f"transformer.{path}.{name}.weight": factor.detach().float().cpu().clone()
         for path, layer in layers.items()
@@ -99,37 +127,9 @@ def read_factors(layers: LowRankLayers) -> dict[str, Tensor]:
     }
 
 
-def read_lora_file(path: Path) -> dict[str, Tensor]:
-    """The factors of a file that `schnell train lora` has written."""
-    return load_file(path)
-
-
 def write_factors(layers: LowRankLayers, factors: Mapping[str, Tensor]) -> None:
-    """Put factors read by `read_factors` back."""
+    """Set the factors to values with the names of `read_factors`."""
     with torch.no_grad():
         for path, layer in layers.items():
             layer.a.copy_(factors[f"transformer.{path}.lora_A.weight"])
             layer.b.copy_(factors[f"transformer.{path}.lora_B.weight"])
-
-
-@dataclass(frozen=True, slots=True)
-class BaseModel:
-    """The model that a LoRA is trained for: where it lies, and in which precision and where it runs."""
-
-    folder: ModelFolder
-    precision: Precision
-    device: torch.device
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the transformer's weights."""
-        return weights_sha256(self.folder.path)
-
-    def load(self, part: str) -> Any:
-        """One of its networks, frozen: `transformer`, `vae`, `text_encoder` or `text_encoder_2`."""
-        return load_network(self.folder.path, part, self.precision, self.device)
-
-
-def place_model(folder: ModelFolder, device: torch.device) -> BaseModel:
-    """The model as it is trained on this device: bfloat16 where that is native, float32 elsewhere."""
-    return BaseModel(folder, choose_precision(device, go_fast=True), device)

@@ -1,4 +1,4 @@
-"""At which noise levels a LoRA is trained, and the rectified-flow loss there."""
+"""The noise levels that a LoRA is trained at, and the rectified-flow loss there."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,7 +17,10 @@ STEP_SHARES: Final = {1.0: 0.35, 0.75: 0.2, 0.5: 0.15, 0.25: 0.1}
 
 
 def draw_noise_levels(count: int, generator: torch.Generator) -> Tensor:
-    """(count): mostly 1, 3/4, 1/2, 1/4; a fifth logit-normal from 1/4 to 1 (Esser et al., arXiv:2403.03206)."""
+    """Random noise levels, float32 (count): four in five are 1, 3/4, 1/2 or 1/4.
+
+    The others are logit-normal from 1/4 to 1 (Esser et al., arXiv:2403.03206).
+    """
     lowest = min(STEP_SHARES)
     anywhere = lowest + (1 - lowest) * torch.sigmoid(torch.randn(count, generator=generator))
     shares = torch.tensor([*STEP_SHARES.values(), 1 - sum(STEP_SHARES.values())])
@@ -33,7 +36,7 @@ def flow_loss(
     grid: Size,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the velocity for clean latents (batch, tokens, channels) at random noise levels.
+    """Mean squared error of the predicted velocity, for clean latents (batch, tokens, channels) at random noise levels.
 
     The path from picture (0) to noise (1) is a straight line and the network predicts its direction, noise minus
     picture, as FLUX was trained (Liu et al., arXiv:2209.03003).

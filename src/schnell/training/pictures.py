@@ -1,4 +1,4 @@
-"""A folder of pictures with captions beside them."""
+"""The training set: a folder of pictures with captions in text files beside them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 @dataclass(frozen=True, slots=True)
 class CaptionedPicture:
-    """A picture file and the captions that are trained with it, one drawn at random each time."""
+    """A picture file and its captions, one of which is chosen at random each time that it is trained on."""
 
     path: Path
     captions: tuple[str, ...]
@@ -42,6 +42,7 @@ def _captions(file: Path, trigger: str) -> tuple[str, ...]:
     if not file.exists():
         return (trigger,)
     try:
+        # utf-8-sig: editors on Windows put a byte order mark in front
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{file} cannot be read as UTF-8 text: {error}") from error

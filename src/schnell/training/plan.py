@@ -49,14 +49,17 @@ class TrainingPlan:
 
 
 def rate_factor(step: int, spent: float) -> float:
-    """The part of the highest learning rate at this moment: a short warm-up, then half a cosine down to 3%."""
+    """The factor on the highest learning rate after `step` steps and a part `spent` of the budget.
+
+    A linear warm-up over ten steps, times half a cosine from 1 down to 3%.
+    """
     cosine = 0.5 * (1 + math.cos(math.pi * spent))
     return min(1.0, (step + 1) / WARM_UP_STEPS) * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """How far a training is: its stage, the part of that stage that is done (0 to 1), and what there is to tell."""
+    """How far a training is: its stage, the part of that stage that is done (0 to 1), and a message about it."""
 
     stage: str
     done: float

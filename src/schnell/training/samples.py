@@ -1,4 +1,4 @@
-"""Sample pictures that show what a LoRA has learned so far."""
+"""Sample pictures drawn during a training, to see what the LoRA has learned so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +29,10 @@ class Sampler:
     size: Size
 
     def draw(self, transformer: nn.Module) -> list[Image.Image]:
-        """One picture a prompt; picture i has seed i. The transformer draws as it stands, LoRA layers included."""
+        """One picture a prompt, picture i with seed i, by the transformer with its LoRA layers as they are now."""
         grid = self.folder.token_grid(self.size)
         drawings = [begin_drawing(prompt, seed, _STEPS, grid) for seed, prompt in enumerate(self.prompts)]
+        # one at a time: a batch would need memory that the training has taken
         pictures = [self._finish(transformer, [drawing]) for drawing in drawings]
         return [fit_to_size(picture, self.size, self.folder.draw_scale) for picture in pictures]
 
@@ -48,7 +49,7 @@ def build_sampler(prompts: Sequence[str], base: BaseModel, megapixels: str = "0.
 
 
 def make_sheet(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:
-    """Pictures of one size side by side."""
+    """One picture with all of these, which have one size, in rows of `columns` on white."""
     width, height = pictures[0].size
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)

@@ -1,5 +1,6 @@
 """The training loop: from a folder of pictures to a LoRA file."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,32 +13,33 @@ from torch import nn
 
 from schnell.errors import TrainingError
 from schnell.training.examples import TrainingData, prepare_data
-from schnell.training.low_rank import BaseModel, LowRankLayers, install_low_rank, read_factors, write_factors
-from schnell.training.noise import flow_loss
-from schnell.training.pictures import CaptionedPicture, find_pictures
-from schnell.training.plan import ProgressReport, TrainingPlan, TrainingProgress, rate_factor
-from schnell.training.samples import Sampler, build_sampler, write_samples
-from schnell.training.state import (
-    Identity,
+from schnell.training.files import (
     LoraOrigin,
     SavedTraining,
+    TrainingIdentity,
     load_training,
     save_training,
     state_path,
     write_lora,
 )
+from schnell.training.low_rank import BaseModel, LowRankLayers, install_low_rank, read_factors, write_factors
+from schnell.training.noise import flow_loss
+from schnell.training.pictures import CaptionedPicture, find_pictures
+from schnell.training.plan import ProgressReport, TrainingPlan, TrainingProgress, rate_factor
+from schnell.training.samples import Sampler, build_sampler, write_samples
 
-#: B learns faster than A (LoRA+, Hayou et al., arXiv:2402.12354).
+#: The learning rate of B as a multiple of that of A (LoRA+, Hayou et al., arXiv:2402.12354).
 B_RATE: Final = 4.0
 _SECONDS_BETWEEN_SAVES: Final = 60.0
 _SAMPLE_PROMPTS: Final = 8
 _SAMPLE_TIMES: Final = 5
+#: The weight of the steps before in the running mean of the loss.
 _SMOOTHING: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedLora:
-    """What a training leaves: the file, steps taken, seconds spent, the loss at its end (smoothed), and warnings."""
+    """The result of a training: its file, steps and seconds spent, the running mean of the loss, and warnings."""
 
     path: Path
     steps: int
@@ -48,7 +50,10 @@ class TrainedLora:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRequest:
-    """Everything that one training needs: pictures, model, where to, and whether to go on with what lies there."""
+    """What is trained, on what, into which file. `resume` goes on from the state saved beside `out`, if there is one.
+
+    `samples` is a folder for sample pictures drawn during the training; None draws none.
+    """
 
     images: Path
     out: Path
@@ -59,7 +64,7 @@ class TrainingRequest:
 
 
 def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
-    """Train a LoRA and write it to `request.out`; interrupted, it leaves a state to resume from.
+    """Train a LoRA and write it to `request.out`. Interrupted, it leaves a state that `resume` goes on from.
 
     Raises:
         TrainingError: pictures, captions, rank, or the state to resume from cannot be used.
@@ -69,12 +74,12 @@ def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
     if request.out.suffix != ".safetensors":
         raise TrainingError(f"--out must end in .safetensors, got {request.out}")
     pictures = find_pictures(request.images, plan.trigger)
-    identity = Identity(base.sha256, plan.trigger, plan.rank)
+    identity = TrainingIdentity(base.sha256, plan.trigger, plan.rank)
     saved = load_training(state_path(request.out), identity) if request.resume else None
     data = prepare_data(pictures, base, plan, report)
     sampler = _sampler(request, pictures)
     run = _start(request, data, identity, saved)
-    with _saved_at_the_end(run):
+    with _saving_state(run):
         _train(run, sampler, request.samples, report)
     origin = LoraOrigin(plan.trigger, base.folder.name, identity.base_model_sha256, plan.rank, run.step)
     write_lora(request.out, read_factors(run.layers), origin)
@@ -83,7 +88,7 @@ def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
 
 @dataclass(slots=True)
 class _Run:
-    """A training under way."""
+    """A training under way. `seconds` counts optimizer steps alone, without saving and sample pictures."""
 
     plan: TrainingPlan
     data: TrainingData
@@ -91,7 +96,7 @@ class _Run:
     layers: LowRankLayers
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
-    identity: Identity
+    identity: TrainingIdentity
     device: torch.device
     state: Path
     step: int = 0
@@ -114,7 +119,9 @@ class _Run:
         save_training(self.state, saved)
 
 
-def _start(request: TrainingRequest, data: TrainingData, identity: Identity, saved: SavedTraining | None) -> _Run:
+def _start(
+    request: TrainingRequest, data: TrainingData, identity: TrainingIdentity, saved: SavedTraining | None
+) -> _Run:
     plan = request.plan
     transformer = request.base.load("transformer")
     layers = install_low_rank(transformer, plan.rank, plan.seed, request.base.folder.lora_layers)
@@ -138,6 +145,7 @@ def _start(request: TrainingRequest, data: TrainingData, identity: Identity, sav
 
 def _build_optimizer(layers: LowRankLayers, rate: float) -> torch.optim.Optimizer:
     groups = [
+        # `highest` is ours: `lr` is set from it before every step
         {"params": [layer.a for layer in layers.values()], "lr": rate, "highest": rate},
         {"params": [layer.b for layer in layers.values()], "lr": rate * B_RATE, "highest": rate * B_RATE},
     ]
@@ -152,11 +160,12 @@ def _continue(run: _Run, saved: SavedTraining) -> None:
 
 
 @contextmanager
-def _saved_at_the_end(run: _Run) -> Iterator[None]:
+def _saving_state(run: _Run) -> Iterator[None]:
+    """Save the state when the block ends, also when Ctrl-C or a failure ends it."""
     try:
         yield
     except TrainingError:
-        raise  # the factors are not worth keeping
+        raise  # the loss has diverged: a state saved before is worth more than these factors
     except BaseException:
         run.save()
         raise
@@ -187,13 +196,13 @@ def _take_step(run: _Run) -> None:
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     value = loss.item()
-    if not torch.isfinite(loss):
+    if not math.isfinite(value):
         raise TrainingError(f"the loss is not a number at step {run.step}: train with a lower --learning-rate")
     torch.nn.utils.clip_grad_norm_([p for group in run.optimizer.param_groups for p in group["params"]], 1.0)
     run.optimizer.step()
     run.step += 1
     run.seconds += monotonic() - start
-    run.loss = value if run.step == 1 or run.loss != run.loss else _SMOOTHING * run.loss + (1 - _SMOOTHING) * value
+    run.loss = value if math.isnan(run.loss) else _SMOOTHING * run.loss + (1 - _SMOOTHING) * value
 
 
 def _sampler(request: TrainingRequest, pictures: tuple[CaptionedPicture, ...]) -> Sampler | None:

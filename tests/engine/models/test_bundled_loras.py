@@ -8,7 +8,8 @@ from PIL import Image
 
 from schnell.adapters import convert_adapter, read_info, read_model_shape
 from schnell.models.folder import ModelFolder, embedded_home
-from schnell.training.low_rank import BaseModel, install_low_rank, place_model, read_lora_file, set_scale, write_factors
+from schnell.training.files import read_lora
+from schnell.training.low_rank import BaseModel, install_low_rank, place_model, set_scale, write_factors
 from schnell.training.samples import build_sampler
 from schnell_mini.lora_styles import BUNDLED, BundledLora
 from schnell_mini.train_loras import MAX_BYTES, MAX_PREVIEW_BYTES, RANK, draw_preview
@@ -51,7 +52,7 @@ def test_shipped_loras_look_different_from_each_other_and_from_the_base(base: Ba
     looks = [_thumbnail(sampler.draw(transformer)[0])]
     set_scale(layers, 1.0)
     for lora in BUNDLED:
-        write_factors(layers, read_lora_file(LORAS / f"{lora.name}.safetensors"))
+        write_factors(layers, read_lora(LORAS / f"{lora.name}.safetensors"))
         looks.append(_thumbnail(sampler.draw(transformer)[0]))
     apart = [(one - other).abs().mean().item() for i, one in enumerate(looks) for other in looks[i + 1 :]]
     assert min(apart) > 4  # of 255 levels, on 32 x 32 pixels

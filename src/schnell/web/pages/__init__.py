@@ -1,4 +1,7 @@
-"""What a person sees: playground, gallery, account, documentation. Templates and vendored scripts, no build step."""
+"""The web pages: playground, gallery, LoRA library, account, documentation.
+
+Templates, scripts and styles are served as they lie in the package; there is no build step.
+"""
 
 from collections.abc import Collection
 
@@ -13,7 +16,7 @@ __all__ = ["install", "install_error_pages"]
 
 
 def install(app: FastAPI, api_paths: Collection[str]) -> None:
-    """Put the pages on `app`. They show only what `api_paths`, the paths of its API, can do."""
+    """Add the pages to `app`. They leave out what needs a path that is not among `api_paths`, those of its API."""
     app.state.site = Site(load_static_files(), load_documents(find_documents()), api_paths)
     for part in (static, playground, gallery, loras, account, documentation):
         app.include_router(part.router, include_in_schema=False)

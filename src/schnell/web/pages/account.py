@@ -1,4 +1,4 @@
-"""The account: who is signed in, what is left, what was used, and the team's keys."""
+"""The account page: credits left, usage by day, limits, and the team's API keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _CHART_HEIGHT: Final = 96
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One bar of the chart: `height` of at most 96 units."""
+    """The usage of one day, and the height of its bar in the chart: 0 to 96 units, for the credits used."""
 
     day: str
     label: str
@@ -33,7 +33,7 @@ class Day:
 
 @router.get("/account")
 async def account(request: Request) -> Response:
-    """Credits, usage by day, limits and keys."""
+    """The page. An administrator sees the whole team's usage; who may manage keys sees all of them."""
     caller = await find_caller(request)
     if caller is None:
         return sign_in_first(request)
@@ -61,9 +61,10 @@ async def account(request: Request) -> Response:
 
 
 def chart(rows: Sequence[UsageRow], today: date) -> list[Day]:
-    """The last 30 days, oldest first, days without use included."""
+    """The last 30 days up to `today`, oldest first, days without use included."""
     days = [today - timedelta(days=back) for back in reversed(range(_DAYS))]
     used = {day: [row for row in rows if row.day == day.isoformat()] for day in days}
+    # at least 1, so that a month without use divides by no zero
     highest = max(1, *(sum(row.credits for row in found) for found in used.values()))
     return [
         Day(

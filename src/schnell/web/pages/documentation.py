@@ -19,19 +19,20 @@ _MARKDOWN: Final = "text/markdown; charset=utf-8"
 
 @router.get("/docs")
 async def index(request: Request) -> Response:
-    """The first page."""
+    """The first page of the documentation."""
     return await _show(request, "index")
 
 
 @router.get("/docs/openapi")
 async def openapi_viewer(request: Request) -> Response:
-    """Every route of the API, to read and to try."""
+    """Swagger UI over `/openapi.json`."""
     return page(request, "openapi.html", await find_caller(request), contents=_contents(request), document=None)
 
 
 @router.get("/docs/pictures/{name}")
 async def picture(name: str) -> Response:
-    """A picture of a page."""
+    """A picture that a page shows."""
+    # the last part of the name only: a path must not lead out of the folder
     path = find_documents() / "pictures" / PurePosixPath(name).name
     if path.suffix not in _PICTURES or not path.is_file():
         raise NotFoundError("the documentation has no such picture")
@@ -40,19 +41,19 @@ async def picture(name: str) -> Response:
 
 @router.get("/docs/{slug:path}.md")
 async def markdown(request: Request, slug: str) -> Response:
-    """A page as Markdown."""
+    """A page as Markdown, with its generated tables filled in."""
     return PlainTextResponse(_text(request, _find(request, slug)), media_type=_MARKDOWN)
 
 
 @router.get("/docs/{slug:path}")
 async def document(request: Request, slug: str) -> Response:
-    """One page."""
+    """One page as HTML."""
     return await _show(request, slug)
 
 
 @router.get("/llms.txt")
 async def llms(request: Request) -> Response:
-    """What there is to read, for language models (https://llmstxt.org)."""
+    """The index of the documentation for language models (https://llmstxt.org)."""
     url = services_of(request).config.public_url
     lines = ["# schnell", "", "> A self-hosted FLUX.1 [schnell] + LoRA image service.", ""]
     for section, documents in _contents(request):
@@ -84,6 +85,7 @@ def _find(request: Request, slug: str) -> Document:
 
 
 def _text(request: Request, found: Document) -> str:
+    # the examples name the default address; with this server's own they can be copied as they are
     url = services_of(request).config.public_url
     return fill_in(found.text, generate_tables(request.app)).replace("http://127.0.0.1:8000", url)
 

@@ -1,4 +1,7 @@
-"""The documentation: Markdown files, read once, rendered to HTML that a strict policy allows."""
+"""The documentation: Markdown files, read once, rendered to HTML without inline styles.
+
+The pages' content security policy forbids inline styles and scripts.
+"""
 
 import posixpath
 import re
@@ -16,7 +19,7 @@ from PIL import Image
 
 import schnell
 
-#: The pages in reading order, under their headings. Those that are not there are left out.
+#: The slugs of the pages in reading order, by section. Pages without a file are left out.
 CONTENTS: Final = (
     ("Start", ("index", "quickstart", "tips", "use-cases")),
     ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "command-line")),
@@ -32,7 +35,7 @@ _GENERATED: Final = re.compile(r"<!-- generated: ([a-z-]+) -->")
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading below a page's title: where the page can be entered."""
+    """A heading of level 2 or 3, and the anchor that links to it."""
 
     level: int
     text: str
@@ -41,7 +44,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One page, as Markdown."""
+    """One page as Markdown. `slug` is its path below the folder, without the ending; `summary` its first sentence."""
 
     slug: str
     section: str
@@ -52,14 +55,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A page's HTML, without its title, and its headings."""
+    """A page's HTML and its headings."""
 
     html: str
     headings: tuple[Heading, ...]
 
 
 def find_documents() -> Path:
-    """The folder of the documentation: inside an installed package, or in the checkout that this is run from."""
+    """The folder of the documentation: inside the installed package, or in the checkout that this runs from."""
     package = Path(schnell.__file__).parent
     installed = package / "docs"
     return installed if installed.is_dir() else package.parents[1] / "docs"
@@ -87,18 +90,21 @@ def fill_in(text: str, generated: Mapping[str, str]) -> str:
 
 
 def render_markdown(text: str, slug: str = "") -> Rendered:
-    """Markdown of the page `slug` to HTML: anchored headings, links to other pages, no inline styles, no raw HTML."""
+    """Markdown of the page `slug` as HTML: headings with anchors, links between pages, no inline styles, no raw HTML.
+
+    Relative links and pictures are resolved from the page's own folder.
+    """
     parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
     tokens = parser.parse(text)
     headings = _anchor_headings(tokens)
-    _unname_empty_headers(tokens)
-    for token in _every(tokens):
-        _adapt(token, posixpath.dirname(slug))
+    _demote_empty_headers(tokens)
+    for token in _with_children(tokens):
+        _rewrite_attributes(token, posixpath.dirname(slug))
     return Rendered(parser.renderer.render(tokens, parser.options, {}), headings)
 
 
 class _Renderer(RendererHTML):
-    """Wide tables scroll within themselves; code blocks can be copied."""
+    """Puts tables in a frame that scrolls by itself, and code blocks in one that gets a copy button."""
 
     def table_open(self, *_: Any) -> str:
         return '<div class="table-frame" tabindex="0" role="group" aria-label="Table"><table>\n'
@@ -144,18 +150,19 @@ def _anchor_headings(tokens: Sequence[Token]) -> tuple[Heading, ...]:
     return tuple(headings)
 
 
-def _unname_empty_headers(tokens: Sequence[Token]) -> None:
-    """A column's head without a text is no header for a screen reader."""
+def _demote_empty_headers(tokens: Sequence[Token]) -> None:
+    """Make header cells without text ordinary cells: screen readers announce an empty header."""
     for opened, inline, closed in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if opened.type == "th_open" and not inline.content:
             opened.tag = closed.tag = "td"
 
 
-def _every(tokens: Sequence[Token]) -> list[Token]:
+def _with_children(tokens: Sequence[Token]) -> list[Token]:
     return [each for token in tokens for each in (token, *(token.children or ()))]
 
 
-def _adapt(token: Token, folder: str) -> None:
+def _rewrite_attributes(token: Token, folder: str) -> None:
+    # markdown-it aligns table cells by an inline style, which the content security policy forbids
     if match := _ALIGNMENT.fullmatch(str(token.attrs.pop("style", ""))):
         token.attrSet("class", f"align-{match[1]}")
     for name in ("href", "src"):
@@ -168,7 +175,7 @@ def _adapt(token: Token, folder: str) -> None:
 
 
 def _set_size(token: Token, path: Path) -> None:
-    """The size of a picture, so that nothing moves when it arrives."""
+    """Set the size of a picture, so that the text does not move when the picture has loaded."""
     if path.is_file():
         with Image.open(path) as picture:
             token.attrSet("width", picture.width)

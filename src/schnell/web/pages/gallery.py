@@ -1,4 +1,4 @@
-"""The gallery: a team's pictures, searched, and the way back from a picture to its settings."""
+"""The gallery: a team's pictures with a search, each with links that open the playground with its settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ _PAGE: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture as the gallery shows it. `recall` opens the playground with its settings."""
+    """One picture as the gallery shows it.
+
+    `recall` opens the playground with its settings; `variations` also draws four pictures with the seeds after its own.
+    """
 
     record: str
     url: str
@@ -45,7 +48,7 @@ async def gallery(
     lora: Annotated[str, Query(max_length=500)] = "",
     cursor: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
-    """The pictures, newest first; with `HX-Request` only the next of them."""
+    """The page, newest pictures first. A request of htmx (`HX-Request`) gets only the tiles, from `cursor` on."""
     caller = await find_caller(request)
     if caller is None:
         return sign_in_first(request)
@@ -65,7 +68,7 @@ async def gallery(
 
 
 def describe_pictures(services: Services, record: Record) -> list[Picture]:
-    """The pictures of a record, each with the settings that make it again alone."""
+    """The pictures of a record, each with the settings that draw it again by itself."""
     settings = record.settings
     seed = int(record.response_object["seed"])
     shown = []
@@ -74,6 +77,7 @@ def describe_pictures(services: Services, record: Record) -> list[Picture]:
         shown.append(
             Picture(
                 record=record.id,
+                # without the host, so that pictures load when the page was reached by another name of the server
                 url=url.removeprefix(services.config.public_url),
                 prompt=settings["prompt"],
                 seed=own,

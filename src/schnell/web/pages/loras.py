@@ -1,4 +1,4 @@
-"""The LoRA library as cards, with a place to add one and to see what its scale does."""
+"""The LoRA library: a card for each, and a form that adds one while its progress is streamed."""
 
 import asyncio
 import json
@@ -20,11 +20,13 @@ from schnell.web.pages.site import find_caller, page, sign_in_first
 from schnell.web.services import Services, services_of
 
 router = APIRouter()
+#: Bytes received and bytes in all (None: unknown) of a download, as they grow; None at its end.
+_Received = asyncio.Queue[tuple[int, int | None] | None]
 
 
 @router.get("/loras")
 async def library(request: Request) -> Response:
-    """The team's own LoRAs, the public ones, and those that come with the model."""
+    """The page: the team's own LoRAs, the public ones, and those that come with the model."""
     caller = await find_caller(request)
     if caller is None:
         return sign_in_first(request)
@@ -43,17 +45,18 @@ async def library(request: Request) -> Response:
 
 
 @router.post("/loras")
-async def add_from_place(request: Request, caller: Generator) -> Response:
-    """Fetch a LoRA into the team's library: server-sent events `progress`, then `done` (the LoRA) or `error`."""
+async def add_from_source(request: Request, caller: Generator) -> Response:
+    """Fetch a LoRA into the team's library. Answers with server-sent events: `progress`, then `done` or `error`."""
     fields = Fields(await read_json_object(request))
     source, name = fields.text("source", required=True), fields.text("name")
     fields.check()
     addition = _Addition(services_of(request), caller, str(source), name or None)
+    # the preview takes seconds: it is drawn once the answer has been sent
     return EventSourceResponse(addition.events(), background=BackgroundTask(addition.draw_preview))
 
 
 class _Addition:
-    """A LoRA on its way into a library, and its preview when it has arrived."""
+    """One request to add a LoRA: its events, and the preview that is drawn after them."""
 
     def __init__(self, services: Services, caller: Caller, source: str, name: str | None) -> None:
         self._services = services
@@ -63,12 +66,12 @@ class _Addition:
         self._added: LibraryLora | None = None
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """What to tell the page."""
-        told: asyncio.Queue[tuple[int, int | None] | None] = asyncio.Queue()
-        adding = asyncio.ensure_future(self._add(told))
-        adding.add_done_callback(lambda _: told.put_nowait(None))
+        """The events of the answer. A client that goes away cancels the download."""
+        received: _Received = asyncio.Queue()
+        adding = asyncio.ensure_future(self._add(received))
+        adding.add_done_callback(lambda _: received.put_nowait(None))
         try:
-            while progress := await _latest(told):
+            while progress := await _latest(received):
                 yield _event("progress", {"received": progress[0], "total": progress[1]})
             self._added = await adding
             yield _event("done", {"lora": {"name": self._added.name}})
@@ -78,25 +81,25 @@ class _Addition:
             adding.cancel()
 
     async def draw_preview(self) -> None:
-        """Draw the preview, if there is something to show."""
+        """Draw and keep the preview, if the LoRA was added."""
         if self._added is not None:
             await self._services.lora_previews.draw(self._added, self._caller.team_id)
 
-    async def _add(self, told: "asyncio.Queue[tuple[int, int | None] | None]") -> LibraryLora:
+    async def _add(self, received: "_Received") -> LibraryLora:
         return await self._services.loras.add(
             self._source,
             owner=self._caller.team_id,
             labels=Labels(self._name),
             created_by=self._caller.user_name,
-            on_progress=lambda received, total: told.put_nowait((received, total)),
+            on_progress=lambda done, total: received.put_nowait((done, total)),
         )
 
 
-async def _latest(told: "asyncio.Queue[tuple[int, int | None] | None]") -> tuple[int, int | None] | None:
-    """The newest progress: older ones are of no interest. None at the end."""
-    found = await told.get()
-    while found is not None and not told.empty():
-        found = told.get_nowait()
+async def _latest(received: "_Received") -> tuple[int, int | None] | None:
+    """Wait for progress and return the newest, without those before it; None once the addition has ended."""
+    found = await received.get()
+    while found is not None and not received.empty():
+        found = received.get_nowait()
     return found
 
 

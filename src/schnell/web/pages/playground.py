@@ -1,4 +1,4 @@
-"""The playground: the reference document's page with its example filled in, and the sign-in that it needs."""
+"""The playground: a form for every field of the API with the reference document's example in it; and the sign-in."""
 
 from contextlib import suppress
 from typing import Any, Final
@@ -20,7 +20,7 @@ _CONTENT: Final = FEATURE_BODY["requestBody"]["content"]["application/json"]
 _PROMPT_OBJECT: Final = _CONTENT["schema"]["properties"]["promptObject"]
 #: The reference document's example, key by key.
 _EXAMPLE: Final = _CONTENT["examples"]["the document's own"]["value"]["promptObject"]
-#: Prompts to try: what the embedded model can draw, and what whole FLUX can.
+#: Prompts to try: icons are what the embedded model draws; scenes are for other models.
 _ICONS: Final = ("red apple on a blue background", "green frog", "rocket on a sky blue background", "strawberry")
 _SCENES: Final = (
     "A lighthouse in a storm, oil painting",
@@ -33,7 +33,7 @@ _CLIENTS: Final = {"openai": "/v1/images/generations", "replicate": "/v1/predict
 
 @router.get("/")
 async def playground(request: Request) -> Response:
-    """Write a prompt, choose settings, watch the picture come, take the code along."""
+    """The page. Its script reads the configuration that stands in it as JSON."""
     caller = await find_caller(request)
     config = _config(request) | {"library": await _library(request, caller)}
     return page(request, "playground.html", caller, config=config, ratios=_ratios(), max_seed=MAX_SEED)
@@ -41,7 +41,7 @@ async def playground(request: Request) -> Response:
 
 @router.get("/sign-in")
 async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002 - its public name
-    """Trade an API key for a session. The link that the first start prints carries the key behind `#`."""
+    """A form that makes a session of an API key, then goes to `next`."""
     # a path of this site only: `//host` and `/\host` lead elsewhere
     safe = next if next.startswith("/") and not next.startswith(("//", "/\\")) else "/"
     return page(request, "sign_in.html", await find_caller(request), next=safe)
@@ -69,7 +69,7 @@ def _config(request: Request) -> dict[str, Any]:
 
 
 async def _library(request: Request, caller: Caller | None) -> list[dict[str, Any]]:
-    """What the LoRA picker offers. `also` are other references that mean the same, as far as this page names them."""
+    """The LoRAs that the picker offers. `also` holds the example's own reference where it means this LoRA."""
     services = services_of(request)
     if caller is None or not site_of(request).serves("/api/loras"):
         return []
@@ -95,7 +95,7 @@ async def _find_example(services: Services, caller: Caller) -> str | None:
 
 
 def _ratios() -> list[dict[str, Any]]:
-    """Each ratio as a little shape of 22 units at its longer side."""
+    """The icon of each aspect ratio: a rectangle with a longer side of 22 units, centred in 24 by 24."""
     shapes = []
     for name, size in ASPECT_RATIOS.items():
         longer = max(size)

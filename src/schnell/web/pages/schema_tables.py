@@ -1,4 +1,4 @@
-"""Tables of the documentation that are made from what the server really accepts, so they cannot fall behind."""
+"""Tables of the documentation that are made from the OpenAPI schemas, so that both always say the same."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ _RATIO_USES: Final = {
 
 
 def generate_tables(app: FastAPI) -> dict[str, str]:
-    """Every generated part by its name, as Markdown."""
+    """Every generated part as Markdown, by the name that pages call it by (`<!-- generated: NAME -->`)."""
     makers: Mapping[str, Callable[[], str]] = {
         "parameters": _parameters,
         "prompt-object": _prompt_object,
@@ -105,7 +105,7 @@ def _pixels(size: Size) -> str:
 
 
 def _example() -> str:
-    """The document's cURL: every key at the start of its line."""
+    """The reference document's cURL, with its body unindented as it is there."""
     body = "\n".join(line.lstrip() for line in json.dumps(_EXAMPLE, indent=1).splitlines())
     return f"""```sh
 curl --location 'http://127.0.0.1:8000/api/features' \\

@@ -1,4 +1,4 @@
-"""How a page is put together: templates, the content security policy, and who is looking."""
+"""What all pages share: templates, response headers, the signed-in caller, and errors as pages."""
 
 import gzip
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -18,11 +18,11 @@ from schnell.web.pages.static import StaticFiles
 from schnell.web.services import Services, services_of
 
 _SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
-_WORTH_COMPRESSING: Final = 1024
+_LEAST_COMPRESSED: Final = 1024
 
 
 class Site:
-    """Everything that pages are made of."""
+    """The templates, static files and documents of the pages, kept in `app.state.site`."""
 
     def __init__(self, static: StaticFiles, documents: Mapping[str, Document], api_paths: Collection[str]) -> None:
         self.static = static
@@ -39,11 +39,11 @@ class Site:
         self._templates.filters["thousands"] = lambda number: f"{number:,}"
 
     def serves(self, path: str) -> bool:
-        """Whether the API has this path: a page shows a part only where it is served."""
+        """Whether the app's API has this path. Parts of pages that need one that it lacks are left out."""
         return path in self._api_paths
 
     def render(self, template: str, context: Mapping[str, Any]) -> str:
-        """A template's text."""
+        """The text of a template. A name that the context lacks is an error."""
         return self._templates.get_template(template).render(context)
 
 
@@ -53,7 +53,7 @@ def site_of(request: Request) -> Site:
 
 
 def page(request: Request, template: str, caller: Caller | None, **context: Any) -> Response:
-    """A whole page, with its policy."""
+    """A page of the template with what every page shows; `context` comes on top."""
     shown = {
         "path": request.url.path,
         "caller": caller,
@@ -64,7 +64,7 @@ def page(request: Request, template: str, caller: Caller | None, **context: Any)
 
 
 def respond(request: Request, html: str, status: int = 200) -> Response:
-    """HTML, compressed where that helps."""
+    """HTML with the pages' security headers, compressed where the browser accepts it."""
     headers = {
         "Content-Security-Policy": content_security_policy(services_of(request)),
         "Referrer-Policy": "same-origin",
@@ -73,14 +73,15 @@ def respond(request: Request, html: str, status: int = 200) -> Response:
         "Vary": "Accept-Encoding, Cookie",
     }
     body = html.encode()
-    if len(body) > _WORTH_COMPRESSING and "gzip" in request.headers.get("accept-encoding", ""):
+    if len(body) > _LEAST_COMPRESSED and "gzip" in request.headers.get("accept-encoding", ""):
         body = gzip.compress(body, 4)
         headers["Content-Encoding"] = "gzip"
     return HTMLResponse(body, status, headers=headers)
 
 
 def content_security_policy(services: Services) -> str:
-    """Own scripts and styles only; pictures also from where they are stored."""
+    """The Content-Security-Policy: scripts and styles from this server only, pictures also from the store."""
+    # a link to any key shows the store's origin
     stored = urlsplit(services.store.url(_SAMPLE_KEY, 1))
     origin = f"{stored.scheme}://{stored.netloc}"
     return "; ".join(
@@ -99,7 +100,7 @@ def content_security_policy(services: Services) -> str:
 
 
 async def find_caller(request: Request) -> Caller | None:
-    """Who is looking, if they have signed in."""
+    """The caller of the session or key that came with the request; None without one that may read."""
     try:
         return await identify(request, "read")
     except (UnauthorizedError, ForbiddenError):
@@ -107,7 +108,7 @@ async def find_caller(request: Request) -> Caller | None:
 
 
 def sign_in_first(request: Request) -> RedirectResponse:
-    """The way to the sign-in page, and back."""
+    """A redirect to the sign-in page, which leads back to this address."""
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return RedirectResponse(f"/sign-in?{urlencode({'next': target})}", 303)
 
@@ -118,7 +119,10 @@ _Handler = Callable[[Request, Any], Awaitable[Response]]
 
 
 def install_error_pages(app: FastAPI) -> None:
-    """Show the errors of `app` as pages where a browser navigates. Comes after the API's own handlers."""
+    """Show the errors of `app` as pages to browsers.
+
+    It wraps the API's own error handlers, so they are installed before.
+    """
     for kind in (SchnellError, HTTPException):
         app.add_exception_handler(kind, _as_page(cast("_Handler", app.exception_handlers[kind])))
 

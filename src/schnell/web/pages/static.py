@@ -1,4 +1,7 @@
-"""Scripts, styles and fonts, all inside the package. Their address holds a digest, so browsers keep them for good."""
+"""Scripts, styles and fonts from inside the package.
+
+Their URLs hold a digest of the contents, so browsers may cache them for ever.
+"""
 
 import gzip
 import mimetypes
@@ -16,12 +19,12 @@ from schnell.errors import NotFoundError
 router = APIRouter()
 _FOLDER: Final = Path(__file__).with_name("static")
 _COMPRESSED: Final = {".js", ".css", ".svg"}
-_FOR_GOOD: Final = "public, max-age=31536000, immutable"
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """One file, and its gzip form when that is worth sending."""
+    """One file, and its gzip form for text."""
 
     data: bytes
     media_type: str
@@ -30,23 +33,23 @@ class StaticFile:
 
 @dataclass(frozen=True, slots=True)
 class StaticFiles:
-    """Every file by its path; `digest` changes when any of them does."""
+    """Every file by its path; `digest` changes when the contents of any of them do."""
 
     files: Mapping[str, StaticFile]
     digest: str
 
     def url(self, name: str) -> str:
-        """The address of a file.
+        """The URL of a file.
 
         Raises:
             KeyError: there is no such file (a template has a wrong name).
         """
-        self.files[name]
+        self.files[name]  # raises here, and not as a 404 in a browser
         return f"/static/{self.digest}/{name}"
 
 
 def load_static_files() -> StaticFiles:
-    """Read and compress what the package ships."""
+    """Read every file of the package's `static` folder, and compress those that are text."""
     paths = sorted(path for path in _FOLDER.rglob("*") if path.is_file())
     files = {path.relative_to(_FOLDER).as_posix(): _load(path) for path in paths}
     digest = sha256(b"".join(file.data for file in files.values())).hexdigest()[:12]
@@ -55,12 +58,12 @@ def load_static_files() -> StaticFiles:
 
 @router.api_route("/static/{digest}/{name:path}", methods=["GET", "HEAD"])
 async def static_file(request: Request, digest: str, name: str) -> Response:
-    """One file; compressed for browsers that can read that."""
+    """One file. Under another digest it is the present file, but not to be cached."""
     known: StaticFiles = request.app.state.site.static
     file = known.files.get(name)
     if file is None:
         raise NotFoundError("this server has no such file")
-    headers = {"Cache-Control": _FOR_GOOD if digest == known.digest else "no-cache", "Vary": "Accept-Encoding"}
+    headers = {"Cache-Control": _FOR_EVER if digest == known.digest else "no-cache", "Vary": "Accept-Encoding"}
     if file.compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
         return Response(file.compressed, media_type=file.media_type, headers=headers)
@@ -69,7 +72,7 @@ async def static_file(request: Request, digest: str, name: str) -> Response:
 
 @router.get("/favicon.ico")
 async def favicon(request: Request) -> Response:
-    """The icon, for browsers that ask without being told."""
+    """The icon at the path that browsers try when a page names none."""
     file = request.app.state.site.static.files["icon.svg"]
     return Response(file.data, media_type=file.media_type, headers={"Cache-Control": "public, max-age=86400"})
 

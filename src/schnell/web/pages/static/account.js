@@ -24,7 +24,7 @@ async function create(event) {
   }
 }
 
-/** The table anew, as the server draws it. */
+/** Replaces the table's rows by those of a page fetched anew. */
 async function showKeys() {
   const fresh = new DOMParser().parseFromString(await (await fetch("/account")).text(), "text/html");
   document.querySelector("#keys tbody").replaceWith(fresh.querySelector("#keys tbody"));

@@ -1,4 +1,4 @@
-// What every page has: the theme, copy buttons, short messages.
+// What every page needs: the theme, copy buttons, short messages, calls of the API.
 
 const KEY = "schnell-key";
 
@@ -36,7 +36,7 @@ export async function copy(text) {
   say("Copied");
 }
 
-/** The API's answer, or an Error whose message is the API's own. */
+/** The API's answer as JSON (null for 204). Throws an Error with the API's message, its `answer` and `status`. */
 export async function call(method, path, body) {
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   const response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
@@ -46,7 +46,7 @@ export async function call(method, path, body) {
   throw Object.assign(new Error(answer.message), { answer, status: response.status });
 }
 
-/** A link of this server for a stored picture, so that it also opens where the server is reached by another name. */
+/** A picture's URL without this server's own host, so that it also loads when the page was reached by another name. */
 export function localUrl(url) {
   const { publicUrl } = document.body.dataset;
   return url.startsWith(`${publicUrl}/`) ? url.slice(publicUrl.length) : url;

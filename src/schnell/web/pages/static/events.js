@@ -1,4 +1,4 @@
-// Server-sent events out of a POST's answer (the browser's EventSource only speaks GET).
+// Server-sent events in the answer to a POST: the browser's own EventSource can only GET.
 
 export async function* readEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,4 +1,4 @@
-// How far the download of a LoRA is, in words.
+// The progress of a LoRA's download as text.
 
 export function fetchingText({ received, total }) {
   return `Fetching: ${megabytes(received)}${total ? ` of ${megabytes(total)}` : ""} MB`;

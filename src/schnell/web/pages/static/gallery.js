@@ -116,7 +116,7 @@ function calm() {
 }
 
 function save(event) {
-  // a picture in another store is another site's, whose links do not download by themselves
+  // browsers ignore `download` on links to another origin, such as an S3 store
   if (new URL(shown.picture.url, location.href).origin === location.origin) return;
   event.preventDefault();
   download(shown.picture);

@@ -1,6 +1,6 @@
-// One LoRA of the request: from the library with its preview and trigger words, or any reference as text.
+// The field for one LoRA of the request: chosen from the library, or any reference as text.
 
-/** Alpine data over the playground's: `field` and `scale` name the form's fields. */
+/** Alpine data, inside the playground's. `field` and `scale` are the names of the two fields of the form. */
 export function loraPicker(field, scale) {
   return {
     open: false,
@@ -20,7 +20,7 @@ export function loraPicker(field, scale) {
       return this.chosenPreview ? "with-preview" : "";
     },
     get matches() {
-      // a name that is already chosen is no search: all the others are offered
+      // until something is typed, the text is the chosen LoRA and no search: offer all
       if (!this.searching) return this.library;
       const words = this.text.toLowerCase().split(/\s+/);
       return this.library.filter((lora) => words.every((word) => `${lora.name} ${lora.summary}`.toLowerCase().includes(word)));
@@ -72,7 +72,7 @@ export function loraPicker(field, scale) {
       this.show();
       this.$nextTick(focus);
     },
-    /** Enter takes the first that is found; a text that finds none stays as it is, and draws. */
+    /** Enter chooses the first match; without one it submits the form with the text as it is. */
     enter(event) {
       if (!this.showsList || !this.searching) return;
       event.preventDefault();

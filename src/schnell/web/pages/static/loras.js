@@ -14,20 +14,20 @@ async function add(event) {
   const name = form.elements.name.value.trim();
   const file = form.elements.file.files[0];
   const source = form.elements.source.value.trim();
-  tell({});
-  if (isFile && !file) return tell({ file: "Choose a file first." });
-  if (!isFile && !source) return tell({ source: "Name a place first." });
+  showProblems({});
+  if (isFile && !file) return showProblems({ file: "Choose a file first." });
+  if (!isFile && !source) return showProblems({ source: "Name a place first." });
   busy(true);
   try {
     const lora = isFile ? await uploadFile(file, name, showProgress) : await addFromPlace(source, name, showProgress);
     await showAdded(lora);
   } catch (error) {
-    tell(problemsOf(error, isFile ? "file" : "source"));
+    showProblems(problemsOf(error, isFile ? "file" : "source"));
   }
   busy(false);
 }
 
-/** What is wrong, beside the field that it is about. */
+/** The messages of an error by field; without a list of fields, the message of `field`. */
 function problemsOf(error, field) {
   if (error.answer?.errorCode === "CONFLICT") return { name: error.message };
   try {
@@ -35,12 +35,12 @@ function problemsOf(error, field) {
     const known = details.filter((each) => ["source", "name", "file"].includes(each.field));
     if (known.length) return Object.fromEntries(known.map((each) => [each.field, each.message]));
   } catch {
-    // no list of fields: the message says it all
+    // `details` is no JSON: the message has to do
   }
   return { [field]: error.message };
 }
 
-function tell(problems) {
+function showProblems(problems) {
   for (const [name, input] of [["source", "source"], ["file", "file"], ["name", "lora-name"]]) {
     find(`${name}-problem`).textContent = problems[name] ?? "";
     find(input).setAttribute("aria-invalid", String(name in problems));
@@ -54,7 +54,7 @@ function busy(is) {
   if (is) showProgress(null, "Asking …");
 }
 
-/** `part` of 1, or null where nobody knows how much there is. */
+/** `part` is 0 to 1, or null where the size is unknown. */
 function showProgress(part, text) {
   if (part === null) find("upload").removeAttribute("value");
   else find("upload").value = part;
@@ -78,14 +78,14 @@ function cardOf(name) {
   return [...find("loras").querySelectorAll(".lora-card")].find((card) => card.dataset.name === name);
 }
 
-/** The cards anew, as the server draws them. */
+/** Replaces the cards by those of a page fetched anew. */
 async function redraw() {
   const fresh = new DOMParser().parseFromString(await (await fetch("/loras")).text(), "text/html");
   find("loras").replaceChildren(...fresh.getElementById("loras").children);
   search();
 }
 
-/** The server draws a preview after it has answered. */
+/** Redraws until the card has its preview, which the server draws after its answer; gives up after `waits` seconds. */
 async function awaitPreview(name, waits) {
   if (!waits || !cardOf(name)?.matches("[data-undrawn]")) return;
   await new Promise((resolve) => setTimeout(resolve, 1000));
@@ -122,14 +122,14 @@ function chooseFrom() {
   const isFile = form.elements.from.value === "file";
   find("from-place").hidden = isFile;
   find("from-file").hidden = !isFile;
-  tell({});
+  showProblems({});
 }
 
 function showFile() {
   const file = find("file").files[0];
   find("file-name").textContent = file ? file.name : "Choose a .safetensors file";
   find("file-size").textContent = file ? `${(file.size / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB` : "or drop it here";
-  if (file) tell({});
+  if (file) showProblems({});
 }
 
 function dropFile(event) {

@@ -10,7 +10,7 @@ addEventListener("DOMContentLoaded", () => {
   });
 });
 
-// the viewer brings a <main> of its own into ours
+// Swagger UI has a <main> of its own; a page may have only one
 function nameNoSecondMain() {
   for (const main of document.querySelectorAll("#openapi main")) main.setAttribute("role", "presentation");
 }

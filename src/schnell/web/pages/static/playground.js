@@ -68,7 +68,7 @@ function playground() {
       this.locked = this.form.seed !== "";
       this.$refs.more.open = this.changedInMore.some((name) => name !== "go_fast");
       this.refresh();
-      // only a page of this server may start a run: a link from elsewhere must not spend credits
+      // only links on this server's pages may start a run: one on another site could spend the visitor's credits
       if (location.hash === "#run" && signedIn && document.referrer.startsWith(`${location.origin}/`)) this.run();
     },
 
@@ -271,7 +271,7 @@ function playground() {
       this.phase = "done";
     },
 
-    /** An earlier picture of this tab, and the settings that made it. */
+    /** Shows an earlier result of this tab, and fills in the settings that made it. */
     showAgain(result) {
       if (this.running) return;
       const { seed, ...given } = result.promptObject;
@@ -282,7 +282,7 @@ function playground() {
       });
     },
 
-    /** The form with these values and no others. */
+    /** Resets the form to its defaults and these values. */
     fillIn(values) {
       const known = Object.fromEntries(Object.entries(values).filter(([name]) => FIELDS.includes(name)));
       Object.assign(this.form, emptyForm(config.defaults), known);

@@ -1,4 +1,4 @@
-// The receipt that schnell writes into its pictures, found without sending the picture anywhere.
+// Finds the receipt that schnell writes into its pictures, in the browser: the picture is not uploaded.
 
 const MARK = [...new TextEncoder().encode("schnell\0")];
 

@@ -1,4 +1,4 @@
-// A form becomes the body of a request: only what was touched, in the reference document's order.
+// Makes the body of a request of the form: only fields that were changed, in the reference document's order.
 
 export const FIELDS = [
   "prompt", "aspect_ratio", "width", "height", "num_inference_steps", "seed", "go_fast", "lora_weights", "lora_scale",
@@ -13,7 +13,7 @@ export function emptyForm(defaults) {
   return { ...empty, ...defaults };
 }
 
-/** What the API gets for one field; a number that is none is sent as it was written, so that the API can say so. */
+/** The value of one field in the request. Text in a number's field is sent as it is, so that the API can refuse it. */
 export function apiValue(name, value) {
   if (!NUMBERS.has(name) || typeof value === "number") return value;
   const text = String(value).trim();
@@ -39,7 +39,7 @@ function isSent(name, form, touched) {
   return touched.has(name);
 }
 
-/** The settings that a link holds: `touched` names the fields that it had. */
+/** The fields that a link sets. */
 export function readLink(search) {
   const given = new URLSearchParams(search);
   const values = {};
@@ -61,7 +61,7 @@ export function pixels(form, config) {
   return form.megapixels === "0.25" ? [width / 2, height / 2] : [width, height];
 }
 
-/** The fields of a picture's size: a ratio where one has it, else custom. */
+/** The fields that stand for a size: an aspect ratio and megapixels where they give it, else custom. */
 export function sizeFields(width, height, ratios) {
   for (const [ratio, size] of Object.entries(ratios)) {
     for (const [megapixels, divisor] of [["1", 1], ["0.25", 2]]) {

@@ -1,8 +1,8 @@
-// What came back from a run, as the playground shows it.
+// The result of a run as the playground shows it.
 
 import { localUrl } from "./app.js";
 
-/** A finished record's pictures, facts and warnings; its pictures are loaded before it is shown. */
+/** A finished record's pictures, facts and warnings. Waits until the pictures have loaded. */
 export async function readResult(record) {
   const { promptObject, responseObject: found } = record.aiRecordDetail;
   const urls = found.temporaryUrls.map(localUrl);

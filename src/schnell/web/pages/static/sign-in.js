@@ -26,7 +26,7 @@ form.addEventListener("submit", (event) => {
   else problem.textContent = "Enter an API key.";
 });
 
-// what stands behind `#` never leaves the browser, so the printed link shows its key to nobody else
+// browsers do not send what stands behind `#`, so the key of the printed link is in no server's log
 const printed = new URLSearchParams(location.hash.slice(1)).get("key");
 if (printed) {
   history.replaceState(null, "", location.pathname + location.search);

@@ -1,4 +1,4 @@
-// The request that the page sends, as code for other clients. Every value is escaped for its language.
+// The page's request as code for other clients. Every value is escaped for the language.
 
 export const CLIENTS = [
   { id: "curl", name: "cURL", note: "Answers with the record; its temporaryUrl opens the picture for seven days." },

@@ -1,4 +1,4 @@
-// The page is whole without scripts: it is shown first. A hidden tab draws no frames to wait for.
+// The page is complete without scripts, so it is painted first. A hidden tab has no frames to wait for.
 const start = () => import("./playground.js");
 if (document.hidden) start();
 else requestAnimationFrame(() => setTimeout(start));

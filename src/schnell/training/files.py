@@ -1,4 +1,4 @@
-"""The file that a training leaves: keys as diffusers and PEFT write them, metadata that say what it is."""
+"""The files that a training writes: the LoRA, and beside it the state from which the training can go on."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from schnell.engine.receipt import ENGINE_VERSION
@@ -18,7 +18,7 @@ from schnell.errors import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class LoraOrigin:
-    """What a LoRA was trained on and how; goes into the file's metadata."""
+    """What a LoRA was trained on and how, as the metadata of its file says it. `steps` counts optimizer steps."""
 
     trigger: str
     base_model: str
@@ -27,9 +27,9 @@ class LoraOrigin:
     steps: int
 
     def to_metadata(self) -> dict[str, str]:
-        """Safetensors metadata: all values are strings."""
+        """The metadata of a safetensors file, whose values are all strings."""
         return {
-            "format": "pt",
+            "format": "pt",  # transformers refuses a file without it
             "trigger_words": json.dumps([self.trigger]),
             "base_model": self.base_model,
             "base_model_sha256": self.base_model_sha256,
@@ -41,13 +41,18 @@ class LoraOrigin:
 
 
 def write_lora(path: Path, factors: Mapping[str, Tensor], origin: LoraOrigin) -> None:
-    """Write the factors in half precision; a reader never sees half a file."""
+    """Write factors, named as by `read_factors`, in float16. Another process never sees half a file."""
     tensors = {name: factor.to(torch.float16).contiguous() for name, factor in factors.items()}
     replace_file(path, save(tensors, metadata=origin.to_metadata()))
 
 
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """The factors in a file of `write_lora`, on the CPU."""
+    return load_file(path)
+
+
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then put it in its place in one step."""
+    """Write `data` to a file beside `path`, then rename it to `path`: a stop on the way leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.part")
     fresh.write_bytes(data)
@@ -55,8 +60,8 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What must not change between a training and its continuation."""
+class TrainingIdentity:
+    """What must be the same when a saved training goes on."""
 
     base_model_sha256: str
     trigger: str
@@ -65,9 +70,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class SavedTraining:
-    """Steps and seconds spent, the factors, the optimizer's state, and the random generator's."""
+    """The state of a training: steps and seconds spent, factors, and the states of the optimizer and the generator."""
 
-    identity: Identity
+    identity: TrainingIdentity
     step: int
     seconds: float
     factors: Mapping[str, Tensor]
@@ -76,12 +81,12 @@ class SavedTraining:
 
 
 def state_path(out: Path) -> Path:
-    """Where the state of the training that writes `out` lies; it may be deleted once no one wants to go on."""
+    """The file for the state of the training that writes `out`. Once nobody wants to go on, it can be deleted."""
     return out.with_name(f"{out.name}.state")
 
 
 def save_training(path: Path, saved: SavedTraining) -> None:
-    """Write the state; a stop in the middle leaves the one before."""
+    """Write the state to `path`; a stop on the way leaves the state saved before."""
     buffer = io.BytesIO()
     torch.save(
         {
@@ -97,7 +102,7 @@ def save_training(path: Path, saved: SavedTraining) -> None:
     replace_file(path, buffer.getvalue())
 
 
-def load_training(path: Path, identity: Identity) -> SavedTraining | None:
+def load_training(path: Path, identity: TrainingIdentity) -> SavedTraining | None:
     """The saved training at `path`, None if there is none.
 
     Raises:
@@ -106,8 +111,9 @@ def load_training(path: Path, identity: Identity) -> SavedTraining | None:
     if not path.exists():
         return None
     try:
+        # weights_only: a state from someone else must not run the code that a pickle can hold
         content = torch.load(path, map_location="cpu", weights_only=True)
-        saved = SavedTraining(**{**content, "identity": Identity(**content["identity"])})
+        saved = SavedTraining(**{**content, "identity": TrainingIdentity(**content["identity"])})
     except (OSError, RuntimeError, EOFError, TypeError, KeyError, pickle.UnpicklingError) as error:
         raise TrainingError(f"{path} is damaged: delete it and train without --resume") from error
     before, now = asdict(saved.identity), asdict(identity)

@@ -12,9 +12,9 @@ from schnell.errors import TrainingError
 from schnell.models.folder import open_model_folder
 from schnell.spec import Size
 from schnell.training.examples import nearest_grid
+from schnell.training.files import state_path
 from schnell.training.low_rank import BaseModel, place_model
 from schnell.training.plan import Budget, TrainingPlan, TrainingProgress
-from schnell.training.state import state_path
 from schnell.training.trainer import TrainedLora, TrainingRequest, train_lora
 
 CPU = torch.device("cpu")

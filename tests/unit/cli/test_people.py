@@ -1,0 +1,103 @@
+import json
+from typing import Any
+
+import pytest
+
+from schnell.errors import ConflictError, InvalidFieldError, NotFoundError
+
+
+def test_a_team_and_a_key_are_made_as_json(run: Any) -> None:
+    team = run("teams", "create", "acme", "--credit-limit", "500", "--json")
+    assert (team["name"], team["credit_limit"]) == ("acme", 500)
+    made = run("keys", "create", "--team", "acme", "--name", "ci", "--scope", "generate", "--scope", "read", "--json")
+    assert made["key"].startswith(made["prefix"])
+    assert made["scopes"] == ["generate", "read"]
+    listed = run("keys", "list", "--json")
+    assert made["key"] not in json.dumps(listed)
+    assert run("keys", "revoke", made["prefix"], "--json")[0]["revoked_at"]
+
+
+def test_without_json_only_what_a_script_needs_is_on_stdout(run: Any) -> None:
+    made = run("teams", "create", "acme")
+    assert made.stdout.strip() == run("teams", "list", "--json")[0]["id"]
+    assert "schnell keys create --team 'acme'" in made.stderr
+    key = run("keys", "create", "--team", "acme")
+    assert key.stdout.startswith(run("keys", "list", "--json")[0]["prefix"])
+    assert len(key.stdout.split()) == 1
+    user = run("users", "create", "Jo", "--team", "acme")
+    assert user.stdout.strip() == run("users", "list", "--json")[1]["user_id"]
+
+
+def test_a_team_can_be_changed_and_switched_off(run: Any) -> None:
+    run("teams", "create", "acme", "--json")
+    changed = run("teams", "set", "acme", "--inactive", "--budget-window", "month", "--forbid-unsafe", "--json")[0]
+    assert (changed["status"], changed["budget_window"], changed["may_disable_safety"]) == ("INACTIVE", "month", False)
+
+
+def test_what_is_not_given_stays_as_it_is(run: Any) -> None:
+    run("teams", "create", "acme", "--credit-limit", "500", "--budget-window", "day")
+    changed = run("teams", "set", "acme", "--credit-limit", "0", "--json")[0]
+    assert (changed["credit_limit"], changed["budget_window"], changed["status"]) == (0, "day", "ACTIVE")
+    run("users", "create", "Jo", "--team", "acme", "--admin", "--credit-limit", "7")
+    member = run("users", "set", "Jo", "--team", "acme", "--inactive", "--json")[0]
+    assert (member["status"], member["role"], member["credit_limit"]) == ("INACTIVE", "ADMIN", 7)
+
+
+def test_users_join_teams(run: Any) -> None:
+    run("teams", "create", "acme", "--json")
+    run("users", "create", "Jo", "--team", "acme", "--credit-limit", "7", "--json")
+    assert [each["user_name"] for each in run("users", "list", "--team", "acme", "--json")] == ["acme", "Jo"]
+    assert run("users", "set", "Jo", "--team", "acme", "--admin", "--json")[0]["role"] == "ADMIN"
+
+
+def test_lists_can_be_of_one_team_alone(run: Any) -> None:
+    for team in ("acme", "globex"):
+        run("teams", "create", team)
+        run("keys", "create", "--team", team)
+    assert [each["user_name"] for each in run("users", "list", "--json")] == ["acme", "globex"]
+    assert [each["user_name"] for each in run("users", "list", "--team", "globex", "--json")] == ["globex"]
+    globex = run("teams", "list", "--json")[1]["id"]
+    assert [each["team_id"] for each in run("keys", "list", "--team", "globex", "--json")] == [globex]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("teams", "create", "globex"),
+        ("teams", "set", "acme"),
+        ("users", "create", "Jo", "--team", "acme"),
+        ("users", "set", "acme", "--team", "acme"),
+    ],
+)
+def test_another_budget_window_is_refused_as_a_usage_error(invoke: Any, command: tuple[str, ...]) -> None:
+    invoke("teams", "create", "acme")
+    refused = invoke(*command, "--budget-window", "week")
+    assert refused.exit_code == 2
+    assert "none, day, month" in refused.stderr
+
+
+def test_a_key_ends_at_midnight_utc_of_the_day_it_is_given(run: Any) -> None:
+    run("teams", "create", "acme")
+    made = run("keys", "create", "--team", "acme", "--expires", "2031-01-31", "--json")
+    assert made["expires_at"] == "2031-01-31T00:00:00+00:00"
+
+
+def test_an_unknown_scope_is_refused(run: Any) -> None:
+    run("teams", "create", "acme")
+    with pytest.raises(InvalidFieldError, match="scope"):
+        run("keys", "create", "--team", "acme", "--scope", "rule")
+
+
+def test_what_is_not_there_or_taken_is_named(run: Any) -> None:
+    run("teams", "create", "acme", "--json")
+    with pytest.raises(ConflictError, match="acme"):
+        run("teams", "create", "acme", "--json")
+    with pytest.raises(NotFoundError, match="nobody"):
+        run("keys", "create", "--team", "nobody", "--json")
+    with pytest.raises(NotFoundError, match="nobody"):
+        run("usage", "--team", "nobody")
+
+
+def test_usage_of_nobody_is_empty(run: Any) -> None:
+    assert run("usage", "--json") == []
+    assert run("usage", "--csv").stdout.startswith("day,team,user,key,")

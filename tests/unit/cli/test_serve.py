@@ -1,0 +1,94 @@
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from schnell import bootstrap
+from schnell.cli.serve import configure_logs
+from schnell.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return [json.loads(line) for line in printed.err.splitlines()]
+
+
+def test_a_log_line_is_a_json_object_on_stderr_with_the_requests_id(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info")
+    with structlog.contextvars.bound_contextvars(request_id="r-1"):
+        logging.getLogger("schnell.web").warning("%d pictures removed", 3, extra={"team": "acme"})
+    [line] = _lines(capsys)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "3 pictures removed",
+        "level": "warning",
+        "logger": "schnell.web",
+        "request_id": "r-1",
+        "team": "acme",
+    }
+
+
+def test_loggers_of_structlog_write_the_same_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    log = structlog.get_logger("schnell.serving")
+    configure_logs("info")
+    log.info("step", rows=4)
+    try:
+        int("no number")
+    except ValueError:
+        log.exception("generation failed", job_id="j-1")
+    step, failure = _lines(capsys)
+    assert (step["event"], step["level"], step["logger"], step["rows"]) == ("step", "info", "schnell.serving", 4)
+    assert (failure["level"], failure["job_id"]) == ("error", "j-1")
+    assert "ValueError: invalid literal" in failure["exception"]
+
+
+def test_the_level_holds_for_every_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("warning")
+    logging.getLogger("a").info("not this")
+    structlog.get_logger("b").info("nor this")
+    logging.getLogger("c").warning("this")
+    assert [line["event"] for line in _lines(capsys)] == ["this"]
+
+
+def test_libraries_say_nothing_below_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("debug")
+    for name in ("httpx", "botocore.auth", "uvicorn.error", "alembic.runtime"):
+        logging.getLogger(name).info("not this")
+        logging.getLogger(name).warning("this")
+    assert [line["event"] for line in _lines(capsys)] == ["this"] * 4
+
+
+def test_a_port_that_is_taken_ends_the_command_before_the_model_is_loaded(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "build_server_runner", lambda _: pytest.fail("the model was loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}: .*choose another --port"):
+            run("serve", "--port", str(port))
+
+
+def test_a_server_without_a_safety_check_says_so(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bootstrap, "build_server_runner", stop)
+    monkeypatch.setenv("SCHNELL_SAFETY", "")
+    told = invoke("serve", "--port", "0").stderr
+    assert "loading schnell-mini" in told
+    assert "pictures are not checked at all" in told
