@@ -13,9 +13,9 @@ from schnell.spec import (
     GenerationSpec,
     Job,
     JobOutcome,
-    Outlook,
     Progress,
     ProgressListener,
+    QueueEstimate,
     RunnerSnapshot,
     output_seed,
 )
@@ -48,9 +48,9 @@ class FakeRunner:
             self.cancelled.append(job.id)
             raise
 
-    def outlook(self, spec: GenerationSpec, team_id: str) -> Outlook:  # noqa: ARG002 - the Protocol's form
+    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:  # noqa: ARG002 - the Protocol's form
         waiting = len(self.jobs) - len(self.finished) - len(self.cancelled)
-        return Outlook(waiting, self.step_seconds * spec.steps * (waiting + 1))
+        return QueueEstimate(waiting, self.step_seconds * spec.steps * (waiting + 1))
 
     def snapshot(self) -> RunnerSnapshot:
         return RunnerSnapshot(steps=len(self.finished), step_rows=len(self.finished))

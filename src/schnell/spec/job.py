@@ -82,7 +82,7 @@ class JobOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class QueueEstimate:
     """What a job would meet if it came now: jobs ahead of it, and the seconds until it would be done."""
 
     position: int

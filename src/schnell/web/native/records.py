@@ -80,8 +80,8 @@ def describe_quote(quote: Quote) -> dict[str, Any]:
         "width": quote.spec.size.width,
         "height": quote.spec.size.height,
         "numOutputs": quote.spec.num_outputs,
-        "queuePosition": quote.outlook.position,
-        "expectedSeconds": round(quote.outlook.expected_seconds, 3),
+        "queuePosition": quote.estimate.position,
+        "expectedSeconds": round(quote.estimate.expected_seconds, 3),
     }
 
 
