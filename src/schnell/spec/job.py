@@ -28,6 +28,8 @@ class Job:
     wants_previews: bool = False
 
 
+#: Where a job is. A worker reports `queued` and `denoise` only; `text` and `decode` come from a job that an engine
+#: draws alone, as `schnell generate` does.
 Stage = Literal["queued", "text", "denoise", "decode"]
 
 
