@@ -13,9 +13,9 @@ from schnell.spec import (
     GenerationSpec,
     Job,
     JobOutcome,
-    Outlook,
     Progress,
     ProgressListener,
+    QueueEstimate,
     RunnerSnapshot,
     output_seed,
 )
@@ -48,9 +48,9 @@ class FakeRunner:
             self.cancelled.append(job.id)
             raise
 
-    def outlook(self, spec: GenerationSpec, team_id: str) -> Outlook:  # noqa: ARG002 - the Protocol's form
+    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:  # noqa: ARG002 - the Protocol's form
         waiting = len(self.jobs) - len(self.finished) - len(self.cancelled)
-        return Outlook(waiting, self.step_seconds * spec.steps * (waiting + 1))
+        return QueueEstimate(waiting, self.step_seconds * spec.steps * (waiting + 1))
 
     def snapshot(self) -> RunnerSnapshot:
         return RunnerSnapshot(steps=len(self.finished), step_rows=len(self.finished))
@@ -60,12 +60,15 @@ class FakeRunner:
 
     async def _draw(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         started = time.perf_counter()
-        on_progress(Progress("queued", position=0))
+        steps = job.spec.steps
+        on_progress(Progress("queued", 0, steps, position=0))
         if self.gate is not None:
             await self.gate.wait()
-        for step in range(job.spec.steps):
+        for step in range(1, steps + 1):
             await asyncio.sleep(self.step_seconds)
-            on_progress(Progress("denoise", step + 1, job.spec.steps, previews=_previews(job)))
+            # as the worker does it: after its last step a job is on its way out, and nothing is reported
+            if step < steps:
+                on_progress(Progress("denoise", step, steps, previews=_previews(job)))
         if self.failure is not None:
             raise self.failure
         shown = [index for index in range(job.spec.num_outputs) if index not in self.flagged]

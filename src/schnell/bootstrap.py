@@ -225,19 +225,19 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
 
     Its lifespan migrates the database, settles what a crash left unfinished, and closes everything at the end.
     """
-    from schnell.web.app import RESUMES, create_app
+    from schnell.web.app import AFTER_RECOVERY, create_app
     from schnell.web.lifecycle import Lifecycle
-    from schnell.web.openapi import keep_openapi_true
+    from schnell.web.openapi import remove_unsent_statuses
 
     lifecycle = Lifecycle(
         instance=settings.instance,
         bootstrap_key=settings.bootstrap_key,
         retention_days=settings.retention_days,
         drain_seconds=settings.drain_seconds,
-        resumes=RESUMES,
+        after_recovery=AFTER_RECOVERY,
     )
     app = create_app(build_services(settings, runner), lifecycle)
-    keep_openapi_true(app)
+    remove_unsent_statuses(app)
     return app
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from schnell.errors import ServerBusyError, TeamBusyError
 from schnell.generations.running import Running
-from schnell.spec import Outlook
+from schnell.spec import QueueEstimate
 
 
 class Place:
@@ -29,14 +29,14 @@ class Admission:
         self.closed = False
 
     @contextmanager
-    def admit(self, running: Running, outlook: Outlook) -> Iterator[Place]:
+    def admit(self, running: Running, estimate: QueueEstimate) -> Iterator[Place]:
         """Take a place for `running`, or refuse.
 
         Raises:
             TeamBusyError: the team has as many generations under way as it may have.
             ServerBusyError: the server has, or it is stopping.
         """
-        self._refuse(running.record.team_id, max(1.0, outlook.expected_seconds))
+        self._refuse(running.record.team_id, max(1.0, estimate.expected_seconds))
         place = Place()
         self._running[running.record.id] = running
         try:

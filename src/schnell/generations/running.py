@@ -7,7 +7,7 @@ from typing import Protocol
 
 from schnell.errors import SchnellError
 from schnell.generations.records import Record
-from schnell.spec import GenerationSpec, Job, JobOutcome, Outlook, Progress, ProgressListener, RunnerSnapshot
+from schnell.spec import GenerationSpec, Job, JobOutcome, Progress, ProgressListener, QueueEstimate, RunnerSnapshot
 
 
 class Runner(Protocol):
@@ -23,7 +23,7 @@ class Runner(Protocol):
         """
         ...
 
-    def outlook(self, spec: GenerationSpec, team_id: str) -> Outlook:
+    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:
         """What `spec` would meet if it came now."""
         ...
 

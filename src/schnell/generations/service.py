@@ -32,8 +32,8 @@ from schnell.spec import (
     GenerationSpec,
     Job,
     JobOutcome,
-    Outlook,
     Progress,
+    QueueEstimate,
     output_seed,
     random_seed,
 )
@@ -51,7 +51,7 @@ class Quote:
 
     cost: int
     spec: GenerationSpec
-    outlook: Outlook
+    estimate: QueueEstimate
 
 
 class Generations:
@@ -89,8 +89,8 @@ class Generations:
         """
         self._check_safety(caller, request.spec)
         await self._resolve_loras(request.spec.loras, caller.team_id)
-        outlook = self._runner.outlook(request.spec, caller.team_id)
-        return Quote(self._prices.total(request.spec), request.spec, outlook)
+        estimate = self._runner.estimate(request.spec, caller.team_id)
+        return Quote(self._prices.total(request.spec), request.spec, estimate)
 
     async def start(
         self, caller: Caller, request: GenerationRequest, on_fetch: FetchListener | None = None
@@ -107,7 +107,7 @@ class Generations:
         record = self._draft(caller, request)
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)
-        with self._admission.admit(running, self._runner.outlook(request.spec, caller.team_id)) as admitted:
+        with self._admission.admit(running, self._runner.estimate(request.spec, caller.team_id)) as admitted:
             async with self._database.write() as connection:
                 if request.idempotency_key is not None:
                     arguments = (caller.team_id, request.idempotency_key, request.body_sha256, record.id)

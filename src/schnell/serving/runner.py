@@ -3,7 +3,7 @@
 import asyncio
 
 from schnell.serving.worker import Worker
-from schnell.spec import GenerationSpec, Job, JobOutcome, Outlook, ProgressListener, RunnerSnapshot
+from schnell.spec import GenerationSpec, Job, JobOutcome, ProgressListener, QueueEstimate, RunnerSnapshot
 
 
 class InProcessRunner:
@@ -25,14 +25,14 @@ class InProcessRunner:
         """
         return await asyncio.wrap_future(self._worker.submit(job, on_progress))
 
-    def outlook(self, spec: GenerationSpec, team_id: str) -> Outlook:
+    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:
         """What a job would meet if it came now, by what steps have cost so far."""
-        lane = self._worker.lane_of(Job(id="outlook", team_id=team_id, spec=spec, seed=0))
+        lane = self._worker.lane_of(Job(id="estimate", team_id=team_id, spec=spec, seed=0))
         known = self._worker.status.seconds_per_row
         # a size that was never drawn costs about what its share of another size's tokens costs
         per_token = {other: seconds / (other.grid.width * other.grid.height) for other, seconds in known.items()}
         own = known.get(lane, lane.grid.width * lane.grid.height * max(per_token.values(), default=0.0))
-        return Outlook(
+        return QueueEstimate(
             position=self._worker.snapshot().queued,
             expected_seconds=self._worker.backlog_seconds() + own * spec.steps * spec.num_outputs,
         )

@@ -33,6 +33,8 @@ class Job:
     wants_previews: bool = False
 
 
+#: Where a job is. A worker reports `queued` and `denoise` only; `text` and `decode` come from a job that an engine
+#: draws alone, as `schnell generate` does.
 Stage = Literal["queued", "text", "denoise", "decode"]
 
 
@@ -91,7 +93,7 @@ class JobOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class QueueEstimate:
     """What a new job can expect: the number of jobs ahead of it, and the seconds until it is done."""
 
     position: int

@@ -1,4 +1,4 @@
-"""The app: which routes there are, in which shape each dialect hears of errors, and what every request passes."""
+"""The FastAPI application: its routes, its middleware, and the shape of errors on each path."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -12,8 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 from schnell.errors import SchnellError
 from schnell.web import pages
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
-from schnell.web.dialects.openai import OPENAI_STATUSES, openai_error
-from schnell.web.dialects.replicate import REPLICATE_STATUSES, replicate_error
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import IncomingLimits, RequestContext
 from schnell.web.native import account, admin, features, lora_sources, loras, models, results
@@ -21,42 +19,6 @@ from schnell.web.operations import files, health
 from schnell.web.services import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-
-_DIALECT_ROUTERS: Final[Sequence[APIRouter]] = (
-    openai.router,
-    replicate.router,
-    model_list.router,
-    automatic1111.router,
-    huggingface.router,
-)
-_PROBLEM: Final = "application/problem+json"
-_BASIC: Final = 'Basic realm="schnell: your API key is the password"'
-
-
-def _model_list_error(error: SchnellError, status: int) -> dict[str, Any]:
-    """`/v1/models` belongs to OpenAI's and to Replicate's clients alike: the error shapes of both."""
-    return openai_error(error, status) | replicate_error(error, status)
-
-
-_DIALECT_ERRORS: Final[Sequence[DialectErrors]] = (
-    DialectErrors("/v1/images/", openai_error, dialect="openai", statuses=OPENAI_STATUSES),
-    DialectErrors("/v1/predictions", replicate_error, _PROBLEM, "replicate", REPLICATE_STATUSES),
-    DialectErrors("/v1/webhooks/", replicate_error, _PROBLEM, "replicate", REPLICATE_STATUSES),
-    DialectErrors("/v1/", _model_list_error, dialect="replicate", statuses=REPLICATE_STATUSES),
-    DialectErrors(
-        "/sdapi/",
-        automatic1111.a1111_error,
-        dialect="automatic1111",
-        statuses=automatic1111.A1111_STATUSES,
-        challenge=_BASIC,
-    ),
-    DialectErrors("/models/", huggingface.huggingface_error, "application/json", "huggingface", huggingface.STATUSES),
-    DialectErrors(
-        "/hf-inference/", huggingface.huggingface_error, "application/json", "huggingface", huggingface.STATUSES
-    ),
-)
-#: What is still owed to callers from before a start, by dialect.
-RESUMES: Final = (replicate.resume_reporting,)
 
 _ROUTERS: Final[Sequence[APIRouter]] = (
     features.router,
@@ -67,19 +29,40 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     account.router,
     admin.router,
     files.router,
-    *_DIALECT_ROUTERS,
+    openai.router,
+    replicate.router,
+    model_list.router,
+    automatic1111.router,
+    huggingface.router,
     health.router,
+)
+#: What to call at a start, once no record is left unfinished by the server before (see `Lifecycle`).
+AFTER_RECOVERY: Final = (replicate.resume_webhooks,)
+
+
+def _model_list_error(error: SchnellError, status: int) -> dict[str, Any]:
+    """The error bodies of OpenAI's and of Replicate's API in one: clients of both ask for `/v1/models`."""
+    return openai.describe_error(error, status) | replicate.describe_error(error, status)
+
+
+_DIALECT_ERRORS: Final[Sequence[DialectErrors]] = (
+    openai.ERRORS,
+    replicate.ERRORS,
+    automatic1111.ERRORS,
+    huggingface.ERRORS,
+    DialectErrors(("/v1/",), _model_list_error, dialect="replicate", statuses=replicate.STATUSES),
 )
 
 
-def create_app(services: Services, lifespan: Lifespan | None = None, version: str = "0.1.0") -> FastAPI:
-    """The whole HTTP side over `services`. A new dialect is one router here, and one error shape."""
+def create_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
+    """The whole HTTP side over `services`. A new dialect adds its router and its errors to the lists above."""
     app = FastAPI(
         title="schnell",
-        version=version,
+        version="0.1.0",
         summary="A self-hosted FLUX.1 [schnell] + LoRA image service.",
         lifespan=lifespan,
         middleware=_middleware(services),
+        # the pages have documentation of their own at /docs
         docs_url=None,
         redoc_url=None,
     )
@@ -88,11 +71,13 @@ def create_app(services: Services, lifespan: Lifespan | None = None, version: st
         app.include_router(router)
     pages.install(app, {route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)})
     install_error_handlers(app, _DIALECT_ERRORS)
+    # last: it wraps the handlers above, and answers browsers that look for a page with a page
     pages.install_error_pages(app)
     return app
 
 
 def _middleware(services: Services) -> list[Middleware]:
+    """The middleware, outermost first."""
     config = services.config
     layers = [
         Middleware(RequestContext, count=services.metrics.count_request),
@@ -109,5 +94,6 @@ def _middleware(services: Services) -> list[Middleware]:
                 *("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"),
             ],
         )
+        # outside the limits: a browser shows a refusal to a script only with CORS headers
         layers.insert(1, cors)
     return layers

@@ -1,9 +1,11 @@
-"""Who is asking: an API key in any of the forms that clients send it in, or a browser session."""
+"""Authentication: an API key in any of the forms that clients send it in, or a browser session.
+
+Routes declare what they need as a parameter, such as `caller: Generator`; FastAPI then calls `identify`.
+"""
 
 import base64
 import binascii
 import time
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Security
@@ -21,7 +23,11 @@ _bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
 
 
 def key_in(request: Request) -> str | None:
-    """The API key in a request: `API-KEY`, `x-key`, or `Authorization: Bearer | Token | Key | Basic` (the password)."""
+    """The API key in a request, if any.
+
+    It may come as `API-KEY`, `x-key` or `x-api-key`, or as `Authorization: Bearer | Token | Key | Basic`, where Basic's
+    password is the key.
+    """
     for header in ("api-key", "x-key", "x-api-key"):
         if found := request.headers.get(header, "").strip():
             return found
@@ -36,7 +42,7 @@ async def identify(request: Request, scope: Scope) -> Caller:
     """The caller, who must hold `scope`.
 
     Raises:
-        UnauthorizedError: no key, or none that is good.
+        UnauthorizedError: no key, one that is not valid, or a session that has ended.
         ForbiddenError: the key lacks the scope, or a session's request comes from another site.
     """
     services = services_of(request)
@@ -47,6 +53,7 @@ async def identify(request: Request, scope: Scope) -> Caller:
         key_id = services.sessions.read(cookie, time.time())
         if key_id is None:
             raise UnauthorizedError("The session has ended. Log in again")
+        # a browser adds the cookie to requests that other sites make; an API key only its owner can add
         _refuse_other_sites(request)
         async with services.database.read() as connection:
             caller = await authenticate_id(connection, key_id)
@@ -58,20 +65,19 @@ async def identify(request: Request, scope: Scope) -> Caller:
 
 
 def caller_with(scope: Scope) -> Any:
-    """A dependency that gives the caller, who must hold `scope`."""
+    """The FastAPI dependency of a route that only callers with `scope` may use; its value is the caller."""
 
     async def find(request: Request) -> Caller:
         return await identify(request, scope)
 
-    finder: Callable[[Request], Awaitable[Caller]] = find
-    return Depends(finder)
+    return Depends(find)
 
 
 Generator = Annotated[Caller, caller_with("generate")]
 Reader = Annotated[Caller, caller_with("read")]
 Administrator = Annotated[Caller, caller_with("admin")]
 
-#: For the OpenAPI document: the two forms of a key that we recommend.
+#: Declares the two recommended forms of a key in the OpenAPI document. These dependencies check nothing.
 SECURITY: Final = [Security(_key_header), Security(_bearer)]
 
 
@@ -86,6 +92,7 @@ def _password_in(value: str) -> str | None:
 def _refuse_other_sites(request: Request) -> None:
     if request.method in _SAFE_METHODS:
         return
+    # the cookie's SameSite=Lax does not stop requests from sibling subdomains or from other ports of this host
     origin = request.headers.get("origin")
     own = {services_of(request).config.public_url, f"{request.url.scheme}://{request.url.netloc}"}
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin" or (origin and origin not in own):

@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP."""
+"""Errors as HTTP answers: each in the shape, and with the status, of the dialect whose path the request came on."""
 
 import json
 import logging
@@ -21,24 +21,26 @@ from schnell.errors import (
     SchnellError,
     UnreadableBodyError,
 )
+from schnell.web.middleware import ERROR_CODE
 from schnell.web.openapi import allowed_methods
 from schnell.web.response_headers import rate_headers
 
 _log = logging.getLogger(__name__)
 
-#: Turns an error into a dialect's own body.
+#: Makes a dialect's JSON body from an error and its status.
 ErrorShape = Callable[[SchnellError, int], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class DialectErrors:
-    """A dialect's error shape, for every path below `prefix`.
+    """How a dialect answers errors on every path that begins with one of `prefixes`.
 
-    `statuses` holds the errors that it answers with another status than the native API; `challenge` is what a
-    request without a key is asked for.
+    `statuses` holds the errors that it answers with another status than the native API. `challenge` is the
+    `WWW-Authenticate` of a 401. `dialect` is its name in records; the native API's is `onemin`, after the service whose
+    API it keeps.
     """
 
-    prefix: str
+    prefixes: tuple[str, ...]
     shape: ErrorShape
     media_type: str = "application/json"
     dialect: str = "onemin"
@@ -46,49 +48,51 @@ class DialectErrors:
     challenge: str = 'Bearer realm="schnell"'
 
     def status_of(self, error: SchnellError) -> int:
-        """The status for an error: that of the nearest class in `statuses`, or its own."""
+        """The status that `statuses` has for the error's class or its nearest base class, else the error's own."""
         return next((self.statuses[kind] for kind in type(error).__mro__ if kind in self.statuses), error.status)
 
 
 class RoutingError(SchnellError):
-    """The path or the method leads nowhere."""
+    """No route has this path."""
 
     code = "NOT_FOUND"
     status = 404
 
 
 class MethodError(SchnellError):
-    """The path is there, but not for this method."""
+    """Routes have this path, but none for this method."""
 
     code = "METHOD_NOT_ALLOWED"
     status = 405
 
 
 class UnexpectedError(SchnellError):
-    """Something that should not happen."""
+    """An error that no part of the service raises on purpose: a fault in the code."""
 
     code = "UNKNOWN_ERROR"
 
 
 def flat_error(error: SchnellError, _status: int) -> dict[str, Any]:
-    """The shape of the native API: `errorCode`, `message`, and `details` as a JSON string of fields."""
+    """The native API's shape: `errorCode`, `message`, and for wrong fields `details`, a JSON string."""
     body: dict[str, Any] = {"errorCode": error.code, "message": error.message}
     if isinstance(error, FieldError):
         body["details"] = json.dumps([{"field": p.field, "message": p.message} for p in error.problems])
     return body
 
 
-_FLAT: Final = DialectErrors("", flat_error)
+_NATIVE: Final = DialectErrors(("",), flat_error)
 
 
 def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> None:
-    """Give every error of `app` the shape of the dialect whose path it came on."""
-    shapes = sorted(dialects, key=lambda dialect: -len(dialect.prefix))
+    """Answer every error of `app` as the dialect does whose path it came on, elsewhere as the native API does."""
+    by_prefix = [(prefix, dialect) for dialect in (*dialects, _NATIVE) for prefix in dialect.prefixes]
+    # the longest prefix decides: /v1/ is shared, /v1/images/ is OpenAI's alone
+    by_prefix.sort(key=lambda each: len(each[0]), reverse=True)
 
     def answer(request: Request, error: SchnellError, **headers: str) -> Response:
         path = request.url.path
-        dialect = next((each for each in shapes if path.startswith(each.prefix)), _FLAT)
-        request.scope["schnell.error"] = error.code
+        dialect = next(dialect for prefix, dialect in by_prefix if path.startswith(prefix))
+        request.scope[ERROR_CODE] = error.code
         status = dialect.status_of(error)
         return JSONResponse(
             dialect.shape(error, status),
@@ -108,6 +112,7 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
     async def routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - as above
         if error.status_code == 405:
+            # Starlette names the methods of the first route with this path only, and has one route for each method
             named = (error.headers or {}).get("Allow", "").replace(" ", "").split(",")
             allowed = ", ".join(sorted({*named, *allowed_methods(app, request.url.path)} - {""}))
             return answer(request, MethodError(f"this path answers {allowed} only"), Allow=allowed)
@@ -127,8 +132,8 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
     app.add_exception_handler(Exception, unexpected)
 
 
-def error_headers(error: SchnellError, dialect: DialectErrors = _FLAT) -> dict[str, str]:
-    """What a client needs to know before it asks again, under the names that its dialect gives it."""
+def error_headers(error: SchnellError, dialect: DialectErrors = _NATIVE) -> dict[str, str]:
+    """Headers that say whether and when to retry, and how to authenticate, under the dialect's names."""
     headers = {"x-should-retry": "true" if error.retry_helps else "false"}
     wait = getattr(error, "retry_after", None)
     if wait is not None:

@@ -1,4 +1,7 @@
-"""Typed values out of a JSON object: null is absent, 4.0 is a whole number, everything wrong is told at once."""
+"""Reading typed values from a JSON object: null counts as absent, 4.0 as a whole number.
+
+Nothing is raised at the first wrong field: `Fields.check` reports all of them in one error.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,11 +14,12 @@ from schnell.errors import ClientGoneError, FieldProblem, InvalidFieldError, Mis
 
 _Value = TypeVar("_Value")
 _Number = TypeVar("_Number", int, float)
-_LARGEST: Final = 2**53
+#: Beyond this, a JSON number is no exact integer for clients that read it as a double.
+_MAX_NUMBER: Final = 2**53
 
 
 def whole_number(value: Any) -> Any:
-    """4.0 is a whole number for JSON: make it one for pydantic, and leave everything else alone."""
+    """4 for 4.0, which pydantic's strict mode would refuse as an int; every other value as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -23,9 +27,9 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     """The request's body.
 
     Raises:
-        UnreadableBodyError: it is no JSON object.
-        BodyTooLargeError: it is larger than this server reads.
-        ClientGoneError: the connection was closed before all of it came.
+        UnreadableBodyError: it is no JSON object in UTF-8.
+        BodyTooLargeError: it has more bytes than this path takes.
+        ClientGoneError: the connection was closed before all of it arrived.
     """
     try:
         body = await request.body()
@@ -33,11 +37,12 @@ async def read_json_object(request: Request) -> dict[str, Any]:
         raise ClientGoneError("the client closed the connection") from None
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
+        # Python reads an escaped lone surrogate such as \ud800, which no database and no answer can hold
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as cause:
         half = f"\\u{ord(cause.object[cause.start]):04x}"
         raise UnreadableBodyError(f"the body holds {half}, half of a character: send both or neither") from cause
-    except (ValueError, RecursionError) as cause:
+    except (ValueError, RecursionError) as cause:  # RecursionError: brackets nested thousands deep
         raise UnreadableBodyError("the body must be JSON in UTF-8") from cause
     if not isinstance(value, dict):
         raise UnreadableBodyError('the body must be a JSON object, such as {"type": "IMAGE_GENERATOR", …}')
@@ -45,7 +50,10 @@ async def read_json_object(request: Request) -> dict[str, Any]:
 
 
 class Fields:
-    """Reads the fields of one object. Each reader returns None for an absent field or a wrong one; `check` tells."""
+    """The fields of one JSON object.
+
+    Each reader returns None for a field that is absent, null or wrong. Wrong ones are noted until `check` raises them.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
@@ -53,7 +61,7 @@ class Fields:
         self._wrong: list[FieldProblem] = []
 
     def text(self, name: str, *, required: bool = False) -> str | None:
-        """A string."""
+        """A string without NUL characters, which PostgreSQL cannot store."""
         return self._read(name, _as_text, "must be a string", required=required)
 
     def choice(self, name: str, options: tuple[str, ...], *, required: bool = False) -> str | None:
@@ -65,17 +73,17 @@ class Fields:
         return None
 
     def whole(self, name: str, low: int, high: int) -> int | None:
-        """A whole number in `low`-`high`, also written as 4.0."""
+        """A whole number from `low` to `high`, both included; 4.0 counts as 4."""
         found = self._read(name, _as_whole, f"must be a whole number {low}-{high}")
         return self._within(name, found, low, high)
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        """A number in `low`-`high`."""
+        """A number from `low` to `high`, both included."""
         found = self._read(name, _as_number, f"must be a number {low:g}-{high:g}")
         return self._within(name, found, low, high)
 
     def flag(self, name: str, *, default: bool) -> bool:
-        """True or false."""
+        """A boolean; `default` where it is absent or wrong."""
         found = self._read(name, _as_flag, "must be true or false")
         return default if found is None else found
 
@@ -84,7 +92,7 @@ class Fields:
         return self._read(name, _as_object, "must be an object", required=required)
 
     def raw(self, name: str) -> Any:
-        """The value as it was sent."""
+        """The value as it was sent, unchecked; None where it is absent."""
         return self._values.get(name)
 
     def refuse(self, name: str, message: str) -> None:
@@ -96,7 +104,7 @@ class Fields:
         self._missing.append(FieldProblem(name, message))
 
     def check(self) -> None:
-        """Tell of every problem noted so far.
+        """Raise the problems noted so far, missing fields before wrong ones.
 
         Raises:
             MissingFieldError: a required field is absent.
@@ -141,7 +149,8 @@ def _as_whole(value: Any) -> int:
 
 
 def _as_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+    # Python's bool is an int
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MAX_NUMBER < value < _MAX_NUMBER:
         raise TypeError
     return value
 

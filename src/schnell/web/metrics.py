@@ -1,4 +1,4 @@
-"""What Prometheus sees."""
+"""Prometheus metrics: counters of requests and generations, and the runner's figures at the time of a scrape."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -16,7 +16,7 @@ _BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """Counts what happens, and asks the runner for the rest when it is scraped."""
+    """The metrics of one server, in a registry of its own so that several servers can live in one process."""
 
     def __init__(self, snapshot: Callable[[], RunnerSnapshot]) -> None:
         self._registry = CollectorRegistry()
@@ -40,15 +40,15 @@ class Metrics:
         )
 
     def count_request(self, method: str, route: str, status: int) -> None:
-        """One HTTP request, by its route's pattern."""
+        """Count an HTTP request under its route's pattern, not its path: ids would make a series each."""
         self._requests.labels(method, route, str(status)).inc()
 
     def count_refusal(self, dialect: str, error: SchnellError) -> None:
-        """A generation that was not accepted."""
+        """Count a generation that was not accepted."""
         self._generations.labels(dialect, error.code).inc()
 
     def count_end(self, record: Record, error: SchnellError | None) -> None:
-        """A generation that ended."""
+        """Count a generation that ended, with its pictures, credits and waiting times; `error` if it failed."""
         self._generations.labels(record.dialect, error.code if error else "SUCCESS").inc()
         self._pictures.inc(len(record.images))
         self._credits.inc(record.cost)
@@ -59,7 +59,7 @@ class Metrics:
             self._duration.observe((record.finished_at - record.created_at).total_seconds())
 
     def render(self) -> bytes:
-        """Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 

@@ -1,6 +1,6 @@
-"""Pure ASGI layers around the app: request ids, limits on what comes in, headers on what goes out.
+"""ASGI middleware around the app: request ids, the access log, limits on headers and bodies, headers of routes.
 
-Starlette's `BaseHTTPMiddleware` is not used: it hides a closed connection from the routes and buffers streams.
+They are plain ASGI because they wrap `receive` and `send`, which Starlette's `BaseHTTPMiddleware` keeps to itself.
 """
 
 import asyncio
@@ -20,15 +20,17 @@ from schnell.web.response_headers import EXTRA_HEADERS
 
 _log = logging.getLogger("schnell.access")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_MOST_HEADER_BYTES: Final = 32_768
-#: A client that is told "too large" while it still sends would see a broken connection, not the answer.
-_MOST_DISCARDED: Final = 256 * 1024 * 1024
+#: Where error handlers leave the code of an error in an ASGI scope, for the access log.
+ERROR_CODE: Final = "schnell.error"
+_MAX_HEADER_BYTES: Final = 32_768
+_MAX_DISCARDED_BYTES: Final = 256 * 1024 * 1024
 _DISCARD_SECONDS: Final = 20.0
+#: Called with the method, the route's pattern and the status of every answer.
 CountRequest = Callable[[str, str, int], None]
 
 
 class RequestContext:
-    """Gives each request an id, binds it to the log, counts and logs the answer, and adds the headers of routes."""
+    """Gives each request an id for log and answer, counts and logs the answer, and adds the headers of routes."""
 
     def __init__(self, app: ASGIApp, count: CountRequest) -> None:
         self._app = app
@@ -42,6 +44,7 @@ class RequestContext:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
         started = time.perf_counter()
+        # an unexpected error is answered by Starlette outside this middleware: its status is never seen here
         status = 500
 
         async def answer(message: Message) -> None:
@@ -68,12 +71,15 @@ class RequestContext:
             scope["method"],
             route,
             status,
-            extra={"seconds": round(seconds, 4), "error": scope.get("schnell.error")},
+            extra={"seconds": round(seconds, 4), "error": scope.get(ERROR_CODE)},
         )
 
 
 class IncomingLimits:
-    """Refuses bodies larger than their path may send, and absurd headers, before anything is held in memory."""
+    """Refuses oversized headers, and bodies larger than their path takes, without holding them in memory.
+
+    `by_prefix` gives paths with a prefix another limit in bytes than `default`.
+    """
 
     def __init__(self, app: ASGIApp, default: int, by_prefix: Mapping[str, int]) -> None:
         self._app = app
@@ -85,10 +91,11 @@ class IncomingLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MOST_HEADER_BYTES:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADER_BYTES:
             await _refuse_headers(send)
             return
         limit = self._limit(scope["path"])
+        # a body is refused when the route reads it, not here: inside the app, the error gets its dialect's shape
         declared = Headers(scope=scope).get("content-length", "0")
         too_large = declared.isdigit() and int(declared) > limit
         seen = 0
@@ -109,10 +116,14 @@ class IncomingLimits:
 
 
 async def _discard(receive: Receive, message: Message) -> None:
+    """Read the rest of a body and drop it.
+
+    A client that is answered while it still sends sees a broken connection, not the answer.
+    """
     discarded = 0
     try:
         async with asyncio.timeout(_DISCARD_SECONDS):
-            while message.get("more_body") and discarded < _MOST_DISCARDED:
+            while message.get("more_body") and discarded < _MAX_DISCARDED_BYTES:
                 message = await receive()
                 discarded += len(message.get("body", b""))
     except TimeoutError:

@@ -1,13 +1,15 @@
-"""What the OpenAPI document is written with, and what keeps it true.
+"""The OpenAPI document: the pieces that routes describe their bodies and answers with, and what keeps it true.
 
-Routes describe their bodies and answers with the pieces below; what FastAPI adds by itself and this API does not do is
-taken out of the document again.
+Bodies that routes read by hand (`fields.Fields`) are described by hand too, with these pieces; FastAPI derives the rest
+from the routes' annotations.
 """
 
 from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.routing import compile_path
+
+# Schemas
 
 TEXT: Final = {"type": "string"}
 TEXTS: Final = {"type": "array", "items": TEXT}
@@ -17,16 +19,16 @@ INTEGER_OR_NULL: Final = {"type": ["integer", "null"]}
 
 
 def object_of(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    """The schema of an object; every property is required unless some are named."""
+    """The schema of an object. Every property is required, or only those in `required` where it is given."""
     return {"type": "object", "properties": properties, "required": list(required or properties)}
 
 
 def example_of(schema: dict[str, Any], example: Any) -> dict[str, Any]:
-    """The schema with an example of it."""
+    """`schema` with an example."""
     return schema | {"examples": [example]}
 
 
-ERROR: Final = example_of(
+_ERROR: Final = example_of(
     object_of({"errorCode": TEXT, "message": TEXT, "details": TEXT}, "errorCode", "message"),
     {
         "errorCode": "INVALID_FIELD",
@@ -35,11 +37,7 @@ ERROR: Final = example_of(
     },
 )
 
-
-def json_answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """One entry of a route's `responses`."""
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
+# Answers
 
 _ERRORS: Final = {
     400: "A field is missing or wrong (MISSING_REQUIRED_FIELDS, INVALID_FIELD, INVALID_BODY, UNSUPPORTED_MODEL), or "
@@ -56,16 +54,23 @@ _ERRORS: Final = {
 }
 
 
-def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` entries for these error statuses."""
-    return {status: json_answer(_ERRORS[status], ERROR) for status in statuses}
+def json_answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a route's `responses`: a JSON body of this schema."""
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
+
+def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The entries of a route's `responses` for these error statuses."""
+    return {status: json_answer(_ERRORS[status], _ERROR) for status in statuses}
+
+
+# The whole document
 
 _METHODS: Final = {"get", "post", "put", "patch", "delete"}
 
 
-def keep_openapi_true(app: FastAPI) -> None:
-    """Take FastAPI's 422 out of the document of `app`: wrong values are 400 here, in the API's own shape."""
+def remove_unsent_statuses(app: FastAPI) -> None:
+    """Take 422, which FastAPI describes by itself, out of the document of `app`: wrong values are answered with 400."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -82,9 +87,9 @@ def keep_openapi_true(app: FastAPI) -> None:
 
 
 def allowed_methods(app: FastAPI, path: str) -> set[str]:
-    """The methods that the documented routes answer on this path."""
+    """The methods, in capitals, that the documented routes of `app` answer on this path."""
     matches = [each for each in app.openapi()["paths"].items() if compile_path(each[0])[0].match(path)]
-    # a path that is spelt out goes before one with a placeholder
+    # of templates that match, the one with the fewest placeholders is meant: /api/loras/inspect, not /api/loras/{name}
     fewest = min((template.count("{") for template, _ in matches), default=0)
     found = (operations for template, operations in matches if template.count("{") == fewest)
     return {method.upper() for operations in found for method in operations if method in _METHODS}

@@ -1,29 +1,32 @@
-"""The headers of answers: which model drew, how much of a key's rate is left, and what a route adds."""
+"""Headers that answers carry beside their bodies: the model that drew, and what is left of a key's rate.
+
+Routes put their headers into the request's ASGI scope with `add_headers`; the middleware writes them into whatever
+answer the request gets, an error included.
+"""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from starlette.requests import HTTPConnection
 
+#: Where `add_headers` keeps its headers in an ASGI scope.
 EXTRA_HEADERS: Final = "schnell.headers"
-
-
-def add_headers(connection: HTTPConnection, headers: Mapping[str, str]) -> None:
-    """Headers for the answer to this request, however it turns out."""
-    connection.scope.setdefault(EXTRA_HEADERS, {}).update(headers)
-
-
-#: The response header that says which model really draws, whatever a request called it.
+#: The response header that names the model that drew, whatever model the request named.
 MODEL_HEADER: Final = "X-Schnell-Model"
 
 
+def add_headers(connection: HTTPConnection, headers: Mapping[str, str]) -> None:
+    """Add headers to the answer of this request, also when that answer is an error."""
+    connection.scope.setdefault(EXTRA_HEADERS, {}).update(headers)
+
+
 def header_text(text: str) -> str:
-    """A text as a header can hold it: in ASCII."""
+    """`text` in ASCII, with `?` for every other character: Starlette would write Latin-1, and fail beyond it."""
     return text.encode("ascii", "replace").decode()
 
 
 class RateHeaders(NamedTuple):
-    """The names of a dialect's three headers, and the unit that its reset time is written with."""
+    """The names of a dialect's three rate limit headers, and the unit that its reset time is written with."""
 
     limit: str = "X-RateLimit-Limit"
     remaining: str = "X-RateLimit-Remaining"
@@ -49,5 +52,5 @@ _BY_DIALECT: Final = {
 
 
 def rate_headers(dialect: str) -> RateHeaders:
-    """The names that a dialect's clients look for; the native ones where it has none of its own."""
+    """The rate limit headers that a dialect's clients read; the native ones where it has none of its own."""
     return _BY_DIALECT.get(dialect, _NATIVE)

@@ -1,3 +1,5 @@
+"""What routes work with: one value that holds every service, reached through the request's app."""
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -22,7 +24,7 @@ from schnell.web.session import SessionSigner
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """What the operator decides about HTTP. `body_limits` gives a path prefix another limit than `max_body_bytes`."""
+    """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`."""
 
     public_url: str
     link_seconds: int = 604_800
@@ -34,18 +36,18 @@ class WebConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The model behind every id in `ids`; the first is the one that answers show."""
+    """The model that is served under every id in `ids`; answers show the first."""
 
     name: str
     ids: tuple[str, ...]
 
     @property
     def label(self) -> str:
-        """The model's name for a response header: a folder's last part, in ASCII."""
+        """The model's name, or the last part of its folder's path, in ASCII so that a header can hold it."""
         return header_text(self.name.rstrip("/").rpartition("/")[2])
 
     def find(self, model_id: str) -> str | None:
-        """The id as records keep it, or None for a model that is not served."""
+        """The id to keep in a record; None for a model that is not served."""
         return model_id if model_id in {*self.ids, self.label} else None
 
 

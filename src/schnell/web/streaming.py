@@ -1,4 +1,4 @@
-"""A generation as server-sent events: LoRAs that are fetched for it, its place, its steps, its record."""
+"""A generation as server-sent events: downloads of its LoRAs, its place in the queue, its steps, its record."""
 
 import asyncio
 import json
@@ -18,93 +18,104 @@ from schnell.web import submission
 from schnell.web.errors import flat_error
 
 _PING_SECONDS: Final = 15
-_FETCH_SECONDS: Final = 0.25
+#: The least time between two events about a download: its progress is reported for every chunk.
+_DOWNLOAD_SECONDS: Final = 0.25
+#: Makes the `done` event's data from a finished record.
 Describe = Callable[[Record], Awaitable[dict[str, Any]]]
 
 
-class _Beginning:
-    """A generation on the way to being accepted; `fetched` is the latest that was told of its LoRAs."""
-
-    def __init__(self, request: Request, caller: Caller, asked: GenerationRequest) -> None:
-        self.fetched: FetchProgress | None = None
-        self._news = asyncio.Event()
-        self.task = asyncio.create_task(submission.start(request, caller, asked, self._hear))
-
-    async def news(self) -> None:
-        """Wait until there is more to tell, or nothing more to come."""
-        hearing = asyncio.ensure_future(self._news.wait())
-        try:
-            await asyncio.wait({hearing, self.task}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            hearing.cancel()
-        self._news.clear()
-
-    async def fetches(self) -> AsyncIterator[FetchProgress]:
-        """How far its LoRAs are, a few times a second, until it is accepted or refused."""
-        told = None
-        while True:
-            if self.fetched is not None and self.fetched != told:
-                told = self.fetched
-                yield told
-            if self.task.done():
-                return
-            await asyncio.wait({self.task}, timeout=_FETCH_SECONDS)
-            await self.news()
-
-    def abandon(self) -> None:
-        """Nobody waits any more: what is accepted after all is cancelled, unless it is detached."""
-        self.task.add_done_callback(_let_go)
-
-    def _hear(self, progress: FetchProgress) -> None:
-        self.fetched = progress
-        self._news.set()
-
-
 async def stream(request: Request, caller: Caller, asked: GenerationRequest, describe: Describe) -> EventSourceResponse:
-    """Server-sent events: `download` (bytes of a LoRA), `queued` (position), `step` (k of n, and previews), then
-    `done` (the record) or `error`.
+    """Start a generation and answer with its events.
+
+    They are `download` (bytes of a LoRA), `queued` (position), `step` (k of n, and previews), then `done` (what
+    `describe` gives) or `error`.
 
     Raises:
-        SchnellError: it is refused before there is anything to tell.
+        SchnellError: it is refused before there is an event. Such a refusal keeps its HTTP status, which a stream that
+            has begun could not give it.
     """
-    beginning = _Beginning(request, caller, asked)
-    await beginning.news()
-    if beginning.task.done():
-        beginning.task.result()
-    events = _events(request, caller, beginning, describe)
+    start = _Start(request, caller, asked)
+    await start.wait_for_change()
+    if start.task.done():
+        start.task.result()
+    events = _events(request, caller, start, describe)
+    # X-Accel-Buffering keeps nginx from holding events back
     return EventSourceResponse(events, ping=_PING_SECONDS, headers={"X-Accel-Buffering": "no"})
 
 
+class _Start:
+    """A generation on the way to being accepted.
+
+    `task` gives what `submission.start` does; `fetched` is the latest progress of the LoRAs that it downloads.
+    """
+
+    def __init__(self, request: Request, caller: Caller, asked: GenerationRequest) -> None:
+        self.fetched: FetchProgress | None = None
+        self._changed = asyncio.Event()
+        self.task = asyncio.create_task(submission.start(request, caller, asked, self._on_fetch))
+
+    async def wait_for_change(self) -> None:
+        """Wait until a download went on, or the generation is accepted or refused."""
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait({changed, self.task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        self._changed.clear()
+
+    async def downloads(self) -> AsyncIterator[FetchProgress]:
+        """The progress of its LoRAs' downloads, at most four times a second, until it is accepted or refused."""
+        last = None
+        while True:
+            if self.fetched is not None and self.fetched != last:
+                last = self.fetched
+                yield last
+            if self.task.done():
+                return
+            await asyncio.wait({self.task}, timeout=_DOWNLOAD_SECONDS)
+            await self.wait_for_change()
+
+    def abandon(self) -> None:
+        """The client is gone or has its answer: cancel a generation that nobody waits for, once it is accepted."""
+        # the task itself is not cancelled: a generation with an Idempotency-Key starts even for a client that is gone
+        self.task.add_done_callback(_cancel_if_unattended)
+
+    def _on_fetch(self, progress: FetchProgress) -> None:
+        self.fetched = progress
+        self._changed.set()
+
+
+def _cancel_if_unattended(starting: "asyncio.Task[Running | str]") -> None:
+    if starting.cancelled() or starting.exception() is not None:
+        return
+    started = starting.result()
+    if isinstance(started, Running):
+        # the last one to leave this block cancels the generation, unless it is detached or has ended
+        with started.attended():
+            pass
+
+
 async def _events(
-    request: Request, caller: Caller, beginning: _Beginning, describe: Describe
+    request: Request, caller: Caller, start: _Start, describe: Describe
 ) -> AsyncIterator[ServerSentEvent]:
     try:
-        async for fetched in beginning.fetches():
+        async for fetched in start.downloads():
             yield _event("download", {"lora": fetched.lora, "received": fetched.received, "total": fetched.total})
-        async with aclosing(submission.follow(request, caller, beginning.task.result())) as steps:
+        async with aclosing(submission.follow(request, caller, start.task.result())) as steps:
             async for found in steps:
                 yield _event("done", await describe(found)) if isinstance(found, Record) else _progress_event(found)
     except SchnellError as error:
         yield _event("error", flat_error(error, error.status))
     finally:
-        beginning.abandon()
-
-
-def _let_go(starting: "asyncio.Task[Running | str]") -> None:
-    if starting.cancelled() or starting.exception() is not None:
-        return
-    started = starting.result()
-    if isinstance(started, Running):
-        with started.attended():
-            pass
+        start.abandon()
 
 
 def _progress_event(progress: Progress) -> ServerSentEvent:
     if progress.stage == "queued":
         return _event("queued", {"position": progress.position or 0})
-    told = {"stage": progress.stage, "step": progress.step, "total": progress.total}
+    data = {"stage": progress.stage, "step": progress.step, "total": progress.total}
     previews = [f"data:image/png;base64,{b64encode(preview).decode('ascii')}" for preview in progress.previews]
-    return _event("step", told | ({"previews": previews} if previews else {}))
+    return _event("step", data | ({"previews": previews} if previews else {}))
 
 
 def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:

@@ -1,4 +1,4 @@
-"""What every dialect does with a request once it is parsed: count it, start it, wait for it or follow it."""
+"""What every dialect does with a parsed request: count it, start it, and wait for it or follow it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
@@ -20,16 +20,21 @@ def idempotency_key_in(request: Request) -> str | None:
 
 
 async def quote(request: Request, caller: Caller, asked: GenerationRequest) -> Quote:
-    """What the request would cost and meet. Raises SchnellError when it would be refused."""
+    """What the request would cost and how long it would wait; nothing is done.
+
+    Raises:
+        SchnellError: it would be refused.
+    """
     return await services_of(request).generations.quote(caller, asked)
 
 
 async def start(
     request: Request, caller: Caller, asked: GenerationRequest, on_fetch: FetchListener | None = None
 ) -> Running | str:
-    """Accept a generation within the key's rate: it, or the id of the record that answers a repeated request.
+    """Accept a generation, within the key's rate limit.
 
-    `on_fetch` is told how far a LoRA is that must be fetched first.
+    Gives the generation under way; for a request whose `Idempotency-Key` was used before, the id of the record that
+    answers it. `on_fetch` gets the progress of LoRAs that must be downloaded first.
 
     Raises:
         SchnellError: it is refused, and nothing was charged.
@@ -37,6 +42,7 @@ async def start(
     services = services_of(request)
     try:
         status = services.rates.count(caller)
+        # these headers are set before the request can be refused: an error carries them too
         if status is not None:
             names = rate_headers(asked.dialect)
             add_headers(request, names.write(status.limit, status.remaining, status.reset_after))
@@ -48,13 +54,15 @@ async def start(
 
 
 async def draw(request: Request, caller: Caller, asked: GenerationRequest) -> Record:
-    """The finished record of a generation. A closed connection cancels it, unless it has an `Idempotency-Key`.
+    """Start a generation and wait for its finished record.
+
+    A closed connection cancels it, unless the request has an `Idempotency-Key`.
 
     Raises:
         SchnellError: it is refused, or it fails; nothing was charged.
     """
     started = await start(request, caller, asked)
-    return await _unless_gone(request, _wait(request, caller, started))
+    return await _unless_disconnected(request, _wait(request, caller, started))
 
 
 async def find_started(request: Request, caller: Caller, started: Running | str) -> Record:
@@ -65,7 +73,9 @@ async def find_started(request: Request, caller: Caller, started: Running | str)
 
 
 async def follow(request: Request, caller: Caller, started: Running | str) -> AsyncGenerator[Progress | Record, None]:
-    """Every progress of an accepted generation, and at the end its record. Leaving early cancels it, unless detached.
+    """Every progress report of an accepted generation, then its finished record.
+
+    Closing the generator early cancels the generation, unless it is detached.
 
     Raises:
         SchnellError: it failed.
@@ -87,20 +97,22 @@ async def _wait(request: Request, caller: Caller, started: Running | str) -> Rec
         return await started.ended()
 
 
-async def _unless_gone(request: Request, waiting: Awaitable[Record]) -> Record:
+async def _unless_disconnected(request: Request, waiting: Awaitable[Record]) -> Record:
+    """What `waiting` gives, or ClientGoneError once the connection is closed."""
     work = asyncio.ensure_future(waiting)
-    gone = asyncio.ensure_future(_closed(request))
+    disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({work, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientGoneError("the client closed the connection")
         return work.result()
     finally:
-        # leaving the wait is what cancels a generation that nobody waits for
-        for task in (work, gone):
+        # cancelling the wait leaves `attended()`, which cancels a generation that nobody else waits for
+        for task in (work, disconnected):
             task.cancel()
 
 
-async def _closed(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
+    # the body was read before: what the server sends now is the end of the connection
     while (await request.receive())["type"] != "http.disconnect":
         pass

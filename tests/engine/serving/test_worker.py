@@ -229,12 +229,12 @@ async def test_cancelling_the_run_cancels_the_job(engine: Engine, worker: Worker
     assert runner.snapshot().queued == 0
 
 
-async def test_the_outlook_knows_the_cost_of_a_step_after_the_first_picture(worker: Worker) -> None:
+async def test_the_estimate_knows_the_cost_of_a_step_after_the_first_picture(worker: Worker) -> None:
     runner, job = InProcessRunner(worker), small_job("x")
     await runner.run(job, ignore)
-    assert runner.outlook(job.spec, "team").expected_seconds > 0
+    assert runner.estimate(job.spec, "team").expected_seconds > 0
     large = replace(job.spec, size=Size(1024, 1024))
-    assert runner.outlook(large, "team").expected_seconds > runner.outlook(job.spec, "team").expected_seconds
+    assert runner.estimate(large, "team").expected_seconds > runner.estimate(job.spec, "team").expected_seconds
 
 
 def test_previews_come_with_every_step_for_those_who_ask(worker: Worker) -> None:

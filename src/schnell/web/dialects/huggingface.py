@@ -12,62 +12,56 @@ from schnell.errors import InvalidFieldError, SchnellError, UnsupportedModelErro
 from schnell.generations import GenerationRequest
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.translation import build_request, find_model, shown_seeds
+from schnell.web.dialects.translation import EXTRA_FIELDS, build_request, find_model, picture_seeds
+from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["Hugging Face"], include_in_schema=False)
-
-STATUSES: Final = {UnsupportedModelError: 404, InvalidFieldError: 422}
-_EXTRA: Final = (
-    "num_inference_steps",
-    "seed",
-    "aspect_ratio",
-    "megapixels",
-    "lora_weights",
-    "lora_scale",
-    "extra_lora",
-    "extra_lora_scale",
-    "go_fast",
-    "disable_safety_checker",
-    "output_quality",
-)
 _FORMATS: Final = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg", "image/jpg": "jpeg"}
 
 
 class NotAcceptableError(SchnellError):
-    """The client takes none of the formats that pictures come in."""
+    """The client's `Accept` names none of the formats that pictures come in."""
 
     code = "NOT_ACCEPTABLE"
     status = 406
 
 
+def describe_error(error: SchnellError, _status: int) -> dict[str, Any]:
+    """`{"error": message}`."""
+    return {"error": error.message}
+
+
+ERRORS: Final = DialectErrors(
+    ("/models/", "/hf-inference/"),
+    describe_error,
+    dialect="huggingface",
+    statuses={UnsupportedModelError: 404, InvalidFieldError: 422},
+)
+
+
 @router.post("/models/{model:path}")
 @router.post("/hf-inference/models/{model:path}")
 async def create(request: Request, caller: Generator, model: str) -> Response:
-    """Draw one picture, and answer with nothing but the picture."""
+    """Draw one picture; the answer is the picture's file."""
     fields = Fields(await read_json_object(request))
     asked = _parse(request, fields, model.removesuffix("/pipeline/text-to-image"))
     record = await submission.draw(request, caller, asked)
     picture = await services_of(request).store.get(record.images[0].key)
-    headers = {"X-Schnell-Seed": str(shown_seeds(record)[0])}
+    headers = {"X-Schnell-Seed": str(picture_seeds(record)[0])}
     return Response(picture, media_type=record.images[0].media_type, headers=headers)
-
-
-def huggingface_error(error: SchnellError, _status: int) -> dict[str, Any]:
-    """`{"error": message}`."""
-    return {"error": error.message}
 
 
 def _parse(request: Request, fields: Fields, model: str) -> GenerationRequest:
     inputs = fields.text("inputs", required=True)
     values = fields.object("parameters") or {}
     fields.check()
-    native = {name: values.get(name) for name in _EXTRA} | {"prompt": inputs}
-    native["output_format"] = _negotiate(request.headers.get("accept", ""))
+    native = {name: values.get(name) for name in (*EXTRA_FIELDS, "num_inference_steps", "output_quality")}
+    native |= {"prompt": inputs, "output_format": choose_format(request.headers.get("accept", ""))}
     sides = {name: values[name] for name in ("width", "height") if values.get(name) is not None}
     if sides:
-        # the reference pipeline's default stands in for a side that is not given
+        # diffusers' FluxPipeline draws 1024 pixels where a side is not given
         native |= {"aspect_ratio": "custom", "width": 1024, "height": 1024} | sides
     return build_request(request, "huggingface", find_model(request, model), native, rename=_rename)
 
@@ -76,11 +70,11 @@ def _rename(field: str) -> str:
     return "inputs" if field == "prompt" else f"parameters.{field}"
 
 
-def _negotiate(accept: str) -> str:
-    """The format that an `Accept` header likes best; PNG where it takes anything.
+def choose_format(accept: str) -> str:
+    """The picture format that an `Accept` header prefers: `png`, `webp` or `jpeg`; `png` where it takes any.
 
     Raises:
-        NotAcceptableError: it takes no format that we have.
+        NotAcceptableError: it takes none of them.
     """
     wanted = sorted((_read_range(part) for part in accept.split(",") if part.strip()), key=lambda each: -each[1])
     for media_range, weight in wanted:
@@ -94,6 +88,7 @@ def _negotiate(accept: str) -> str:
 
 
 def _read_range(part: str) -> tuple[str, float]:
+    """The media range and the weight (`q`, 1 if absent or unreadable) of one part of an `Accept` header."""
     name, *parameters = (piece.strip().lower() for piece in part.split(";"))
     weights = [text.removeprefix("q=") for text in parameters if text.startswith("q=")]
     try:

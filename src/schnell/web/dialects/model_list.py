@@ -1,37 +1,98 @@
-"""`/v1/models` belongs to OpenAI's and to Replicate's clients alike: one body that both can read."""
+"""`/v1/models`, which OpenAI's and Replicate's clients both ask for: one body that both can read.
 
+The shapes are those of https://platform.openai.com/docs/api-reference/models and of
+https://replicate.com/docs/reference/http#models.get.
+"""
+
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.errors import (
-    NotFoundError,
-)
+from schnell.errors import NotFoundError
 from schnell.spec import ASPECT_RATIOS, MAX_LORA_SCALE, MAX_OUTPUTS, MAX_SEED, MAX_STEPS, MIN_LORA_SCALE, Size
 from schnell.web.auth import Reader
 from schnell.web.dialects.translation import find_model
+from schnell.web.native.records import show_time
 from schnell.web.services import Services, services_of
 
-#: The shapes of Replicate's model that the native API has no name for, at one megapixel or as near as a side may go.
+router = APIRouter(tags=["OpenAI"], include_in_schema=False)
+#: Aspect ratios of Replicate's model that the native API has no name for, at one megapixel or as near as sides may go.
 REPLICATE_RATIOS: Final = {
     "21:9": Size(1344, 576),
     "9:21": Size(576, 1344),
     "4:3": Size(1152, 896),
     "3:4": Size(896, 1152),
 }
+#: When FLUX.1 [schnell] was published: both APIs give a time for every model.
+_PUBLISHED: Final = datetime(2024, 8, 1, tzinfo=UTC)
+
+
+@router.get("/v1/models")
+async def list_models(request: Request, caller: Reader) -> dict[str, Any]:  # noqa: ARG001 - a key is asked for
+    """Every model id that requests may name."""
+    services = services_of(request)
+    models = [_describe_model(services, name) for name in services.model.ids]
+    return {"object": "list", "data": models, "results": models, "next": None, "previous": None}
+
+
+@router.get("/v1/models/{owner}/{name}/versions")
+async def list_versions(request: Request, caller: Reader, owner: str, name: str) -> dict[str, Any]:  # noqa: ARG001
+    """The one version of a model."""
+    find_model(request, f"{owner}/{name}")
+    return {"results": [_describe_version(services_of(request))], "next": None, "previous": None}
+
+
+@router.get("/v1/models/{owner}/{name}/versions/{version}")
+async def show_version(request: Request, caller: Reader, owner: str, name: str, version: str) -> dict[str, Any]:  # noqa: ARG001
+    """A version, with the schema of its input."""
+    find_model(request, f"{owner}/{name}")
+    if version != version_id(services_of(request)):
+        raise NotFoundError("this version does not exist here")
+    return _describe_version(services_of(request))
+
+
+@router.get("/v1/models/{model:path}")
+async def show_model(request: Request, caller: Reader, model: str) -> dict[str, Any]:  # noqa: ARG001 - as above
+    """One model by its id, which may hold slashes."""
+    return _describe_model(services_of(request), find_model(request, model))
 
 
 def version_id(services: Services) -> str:
-    """The 64 hexadecimal digits that stand for the served model."""
+    """The version of the served model, as Replicate writes versions: 64 hexadecimal digits."""
     return sha256(f"schnell model {services.model.label}".encode()).hexdigest()
 
 
-def describe_version(services: Services, created_at: str) -> dict[str, Any]:
-    """A version, with the OpenAPI document of its input and output."""
+def _describe_model(services: Services, model: str) -> dict[str, Any]:
+    owner, _, name = model.rpartition("/")
+    owner = owner or "schnell"
+    return {
+        # OpenAI's keys
+        "id": model,
+        "object": "model",
+        "created": int(_PUBLISHED.timestamp()),
+        "owned_by": owner,
+        # Replicate's keys
+        "url": f"{services.config.public_url}/v1/models/{model}",
+        "owner": owner,
+        "name": name,
+        "description": f"FLUX.1 [schnell] with LoRAs; this server draws with {services.model.label}",
+        "visibility": "public",
+        "github_url": None,
+        "paper_url": None,
+        "license_url": None,
+        "run_count": 0,
+        "cover_image_url": None,
+        "default_example": None,
+        "latest_version": _describe_version(services),
+    }
+
+
+def _describe_version(services: Services) -> dict[str, Any]:
     return {
         "id": version_id(services),
-        "created_at": created_at,
+        "created_at": show_time(_PUBLISHED),
         "cog_version": "0.16.0",
         "openapi_schema": {
             "openapi": "3.0.2",
@@ -40,6 +101,9 @@ def describe_version(services: Services, created_at: str) -> dict[str, Any]:
             "components": {"schemas": {"Input": _INPUT, "Output": _OUTPUT}},
         },
     }
+
+
+# The schema of a version's input and output, as Cog writes it
 
 
 def _whole(title: str, description: str, low: int, high: int, **more: Any) -> dict[str, Any]:
@@ -80,61 +144,3 @@ _INPUT: Final[dict[str, Any]] = {
     },
 }
 _OUTPUT: Final = {"type": "array", "title": "Output", "items": {"type": "string", "format": "uri"}}
-router = APIRouter(tags=["OpenAI"], include_in_schema=False)
-#: When FLUX.1 [schnell] was published; the clients want a moment for every model.
-_CREATED: Final = 1722470400
-_CREATED_AT: Final = "2024-08-01T00:00:00.000Z"
-
-
-@router.get("/v1/models")
-async def list_models(request: Request, caller: Reader) -> dict[str, Any]:  # noqa: ARG001 - a key is asked for
-    """Every model id that requests may name."""
-    services = services_of(request)
-    models = [_describe(services, name) for name in services.model.ids]
-    return {"object": "list", "data": models, "results": models, "next": None, "previous": None}
-
-
-@router.get("/v1/models/{owner}/{name}/versions")
-async def list_versions(request: Request, caller: Reader, owner: str, name: str) -> dict[str, Any]:  # noqa: ARG001
-    """The one version of a model."""
-    find_model(request, f"{owner}/{name}")
-    results = [describe_version(services_of(request), _CREATED_AT)]
-    return {"results": results, "next": None, "previous": None}
-
-
-@router.get("/v1/models/{owner}/{name}/versions/{version}")
-async def show_version(request: Request, caller: Reader, owner: str, name: str, version: str) -> dict[str, Any]:  # noqa: ARG001
-    """A version, with the schema of its input."""
-    find_model(request, f"{owner}/{name}")
-    if version != version_id(services_of(request)):
-        raise NotFoundError("this version does not exist here")
-    return describe_version(services_of(request), _CREATED_AT)
-
-
-@router.get("/v1/models/{model:path}")
-async def show_model(request: Request, caller: Reader, model: str) -> dict[str, Any]:  # noqa: ARG001 - as above
-    """A model, with what either client wants to know."""
-    return _describe(services_of(request), find_model(request, model))
-
-
-def _describe(services: Services, model: str) -> dict[str, Any]:
-    owner, _, name = model.rpartition("/")
-    owner = owner or "schnell"
-    return {
-        "id": model,
-        "object": "model",
-        "created": _CREATED,
-        "owned_by": owner,
-        "url": f"{services.config.public_url}/v1/models/{model}",
-        "owner": owner,
-        "name": name,
-        "description": f"FLUX.1 [schnell] with LoRAs; this server draws with {services.model.label}",
-        "visibility": "public",
-        "github_url": None,
-        "paper_url": None,
-        "license_url": None,
-        "run_count": 0,
-        "cover_image_url": None,
-        "default_example": None,
-        "latest_version": describe_version(services, _CREATED_AT),
-    }

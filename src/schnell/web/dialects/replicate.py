@@ -1,4 +1,8 @@
-"""Replicate's predictions API. The wire format is that of https://replicate.com/docs/reference/http."""
+"""Replicate's predictions API, with its webhooks.
+
+The wire format is that of https://replicate.com/docs/reference/http. A prediction is a generation that nobody needs to
+wait for: its id is the record's.
+"""
 
 import asyncio
 import json
@@ -7,7 +11,6 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -28,21 +31,19 @@ from schnell.errors import (
 from schnell.generations import Record, Running
 from schnell.generations.records import find_record
 from schnell.generations.webhooks import Subscription
-from schnell.spec import Progress
 from schnell.web import submission
 from schnell.web.auth import Generator, Reader
 from schnell.web.dialects.model_list import REPLICATE_RATIOS, version_id
-from schnell.web.dialects.translation import build_request, find_model, picture_links, read_base64
+from schnell.web.dialects.translation import build_request, find_model, read_base64, server_links
+from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.native.records import show_time, tell_model
+from schnell.web.native.records import add_model_header, show_time
 from schnell.web.services import Services, services_of
 
-REPLICATE_STATUSES: Final = {
-    FieldError: 422,
-    UnreadableBodyError: 422,
-    UnsupportedModelError: 404,
-    InsufficientCreditsError: 402,
-}
+router = APIRouter(tags=["Replicate"], include_in_schema=False)
+
+# Errors
+
 _TITLES: Final = {
     401: "Unauthenticated",
     402: "Insufficient credit",
@@ -51,10 +52,11 @@ _TITLES: Final = {
     422: "Input validation failed",
     429: "Too many requests",
 }
+STATUSES: Final = {FieldError: 422, UnreadableBodyError: 422, UnsupportedModelError: 404, InsufficientCreditsError: 402}
 
 
-def replicate_error(error: SchnellError, status: int) -> dict[str, Any]:
-    """Problem details as of RFC 7807, with the wrong fields where there are some."""
+def describe_error(error: SchnellError, status: int) -> dict[str, Any]:
+    """Problem details (RFC 7807); `invalid_fields` lists wrong fields."""
     body: dict[str, Any] = {"title": _TITLES.get(status, error.code), "detail": error.message, "status": status}
     if isinstance(error, FieldError):
         body["detail"] = "".join(f"- {each.field}: {each.message}\n" for each in error.problems)
@@ -64,232 +66,17 @@ def replicate_error(error: SchnellError, status: int) -> dict[str, Any]:
     return body
 
 
-_PREFER: Final = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*([0-9]{1,6}))?(?=$|[,;\s])")
-_LONGEST_WAIT: Final = 60
-_CANCEL_AFTER: Final = re.compile(r"(?=[0-9])(?:([0-9]{1,2})h)?(?:([0-9]{1,4})m)?(?:([0-9]{1,5})s?)?")
-_SHORTEST_LIFE: Final = 5
+ERRORS: Final = DialectErrors(
+    ("/v1/predictions", "/v1/webhooks/"), describe_error, "application/problem+json", "replicate", STATUSES
+)
 
-
-def read_wait(request: Request) -> int:
-    """The seconds of `Prefer: wait[=n]`; 0 without it."""
-    match = _PREFER.search(request.headers.get("prefer", ""))
-    if match is None:
-        return 0
-    return min(int(match[1]), _LONGEST_WAIT) if match[1] else _LONGEST_WAIT
-
-
-def read_life(request: Request) -> int | None:
-    """The seconds of `Cancel-After`, as `30s` or `1h30m`; None without it.
-
-    Raises:
-        InvalidFieldError: it is no time, or too short.
-    """
-    text = request.headers.get("cancel-after", "").strip()
-    if not text:
-        return None
-    match = _CANCEL_AFTER.fullmatch(text)
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    life = hours * 3600 + minutes * 60 + seconds
-    if life < _SHORTEST_LIFE:
-        raise InvalidFieldError(
-            FieldProblem("Cancel-After", f"must be {_SHORTEST_LIFE}s or more, such as 30s or 1h30m")
-        )
-    return life
-
-
-_STATUS: Final = {"QUEUED": "starting", "PROCESSING": "processing", "SUCCESS": "succeeded", "FAILURE": "failed"}
-_BAR: Final = 10
-
-
-async def describe_prediction(
-    services: Services, record: Record, running: Running | None = None, *, inline: bool = True
-) -> dict[str, Any]:
-    """A prediction. `inline` puts the pictures themselves into it wherever a client could not follow a link.
-
-    The clients make files of https links and `data:` addresses only, follow no redirect, and send their token to
-    whatever they open: so a link leads to this server, and is given where this server is reached by https.
-    """
-    address = f"{services.config.public_url}/v1/predictions/{record.id}"
-    output = await _read_output(services, record, inline=inline)
-    return {
-        "id": record.id,
-        "model": record.model,
-        "version": version_id(services),
-        "input": _show_input(record),
-        "logs": _write_logs(record, running),
-        "output": output,
-        "data_removed": record.status == "SUCCESS" and output is None,
-        "error": record.error_message,
-        "status": "canceled" if record.error_code == "CANCELLED" else _STATUS[record.status],
-        "source": "api",
-        "created_at": show_time(record.created_at),
-        "started_at": show_time(record.started_at),
-        "completed_at": show_time(record.finished_at),
-        "metrics": _measure(record),
-        "urls": {"get": address, "cancel": f"{address}/cancel"},
-    }
-
-
-def _show_input(record: Record) -> dict[str, Any]:
-    """The input as it was sent: a shape that the native API has no name for gets its name back."""
-    values = dict(record.prompt_object)
-    if record.dialect != "replicate" or values.get("aspect_ratio") != "custom":
-        return values
-    parts = 2 if str(values.get("megapixels")) == "0.25" else 1
-    sides = (values["width"] * parts, values["height"] * parts)
-    name = next((ratio for ratio, size in REPLICATE_RATIOS.items() if (size.width, size.height) == sides), None)
-    if name is None:
-        return values
-    return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
-
-
-async def _read_output(services: Services, record: Record, *, inline: bool) -> list[str] | None:
-    links = picture_links(services, record)
-    if not links:
-        return None
-    if not inline or services.config.public_url.startswith("https:"):
-        return links
-    try:
-        pictures = await read_base64(services, record)
-    except NotFoundError:
-        return None
-    media_types = [image.media_type for image in record.images]
-    return [f"data:{kind};base64,{picture}" for kind, picture in zip(media_types, pictures, strict=True)]
-
-
-def _write_logs(record: Record, running: Running | None) -> str:
-    total = record.settings["steps"]
-    done = 0
-    if record.status == "SUCCESS":
-        done = total
-    elif running is not None:
-        done = total if running.progress.stage == "decode" else running.progress.step
-    seed = record.response_object.get("seed", record.settings["seed"])
-    lines = [] if seed is None else [f"Using seed: {seed}"]
-    if record.served_model:
-        lines.append(f"Drawn with: {record.served_model}")
-    if record.started_at is not None:
-        lines += [_write_step(step, total) for step in range(done + 1)]
-    lines += [f"warning: {each}" for each in record.response_object.get("warnings", [])]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _write_step(step: int, total: int) -> str:
-    # the form of a tqdm bar, which is what the SDKs' `prediction.progress` reads
-    bar = "█" * (step * _BAR // total)
-    return f"{100 * step // total:3d}%|{bar:{_BAR}}| {step}/{total}"
-
-
-def _measure(record: Record) -> dict[str, Any]:
-    if record.finished_at is None:
-        return {}
-    total = _seconds(record.created_at, record.finished_at)
-    drawn = _seconds(record.started_at, record.finished_at) if record.started_at else 0.0
-    return {"predict_time": drawn, "total_time": total, "image_count": len(record.images)}
-
-
-def _seconds(start: datetime, end: datetime) -> float:
-    return round((end - start).total_seconds(), 3)
-
-
-router = APIRouter(tags=["Replicate"], include_in_schema=False)
-_EVENTS: Final = ("start", "output", "logs", "completed")
-_LOG_SECONDS: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Hook:
-    """Where to send, and what."""
-
-    url: str
-    events: frozenset[str]
-
-    @property
-    def wants_end(self) -> bool:
-        """Whether it is to hear of the prediction's end."""
-        return "completed" in self.events
+# Routes
 
 
 @router.get("/v1/webhooks/default/secret")
 async def show_secret(request: Request, caller: Generator) -> dict[str, Any]:
     """The secret that this team's webhooks are signed with."""
     return {"key": services_of(request).webhooks.secret_of(caller.team_id)}
-
-
-def read_hook(services: Services, fields: Fields) -> Hook | None:
-    """The webhook of a prediction, if it asks for one; what is wrong with it is noted in `fields`."""
-    url = fields.text("webhook")
-    events = fields.raw("webhook_events_filter")
-    if events is None:
-        events = list(_EVENTS)
-    if not isinstance(events, list) or not all(isinstance(each, str) and each in _EVENTS for each in events):
-        fields.refuse("webhook_events_filter", f"must be a list out of {', '.join(_EVENTS)}")
-        return None
-    if not url:
-        return None
-    if problem := services.webhooks.refusal_of(url):
-        fields.refuse("webhook", problem)
-    return Hook(url, frozenset(events))
-
-
-async def begin_reporting(services: Services, running: Running, hook: Hook) -> None:
-    """Tell the webhook of a prediction from now on: its end surely, what comes before once."""
-    record = running.record
-    kept = await services.webhooks.subscriptions.add(record.id, record.team_id, hook.url) if hook.wants_end else None
-    services.webhooks.spawn(_report(services, running, hook, kept))
-
-
-async def resume_reporting(services: Services) -> None:
-    """Tell of the ends that a server before this one could not deliver. To be called when no record is in between."""
-    for kept in await services.webhooks.subscriptions.pending():
-        try:
-            async with services.database.read() as connection:
-                record = await find_record(connection, kept.team_id, kept.record_id)
-        except NotFoundError:
-            await services.webhooks.subscriptions.end(kept)
-        else:
-            services.webhooks.spawn(_tell_end(services, record, kept))
-
-
-async def _report(services: Services, running: Running, hook: Hook, kept: Subscription | None) -> None:
-    begun, last = False, 0.0
-    async with aclosing(running.follow()) as steps:
-        async for progress in steps:
-            if progress.stage == "queued":
-                continue
-            if not begun:
-                begun = True
-                await _tell(services, running, hook, "start")
-            elif _is_news(progress, last):
-                last = time.monotonic()
-                await _tell(services, running, hook, "logs")
-    if running.record.status == "SUCCESS":
-        await _tell(services, running, hook, "output")
-    if kept is not None:
-        await _tell_end(services, running.record, kept)
-
-
-def _is_news(progress: Progress, last: float) -> bool:
-    return progress.stage == "denoise" and progress.step > 0 and time.monotonic() - last >= _LOG_SECONDS
-
-
-async def _tell(services: Services, running: Running, hook: Hook, event: str) -> None:
-    if event in hook.events:
-        body = json.dumps(await describe_prediction(services, running.record, running, inline=False))
-        await services.webhooks.tell(hook.url, running.record.team_id, body)
-
-
-async def _tell_end(services: Services, record: Record, kept: Subscription) -> None:
-    await services.webhooks.deliver(kept, json.dumps(await describe_prediction(services, record, inline=False)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """How a prediction is to be answered: seconds to wait (0: none), seconds to live, and whom to tell."""
-
-    wait: float
-    life: int | None
-    hook: Hook | None
 
 
 @router.post("/v1/models/{owner}/{name}/predictions")
@@ -327,9 +114,9 @@ async def list_predictions(
 async def show(request: Request, caller: Reader, prediction_id: str) -> dict[str, Any]:
     """One prediction as it is now."""
     services = services_of(request)
-    record = await services.history.find(caller, _check_id(prediction_id))
+    record = await services.history.find(caller, _parse_id(prediction_id))
     running = services.admission.find(record.id)
-    tell_model(request, record)
+    add_model_header(request, record)
     return await describe_prediction(services, running.record if running else record, running)
 
 
@@ -337,33 +124,41 @@ async def show(request: Request, caller: Reader, prediction_id: str) -> dict[str
 async def cancel(request: Request, caller: Generator, prediction_id: str) -> dict[str, Any]:
     """Stop a prediction at its next step; nothing is charged."""
     services = services_of(request)
-    return await describe_prediction(services, await services.history.cancel(caller, _check_id(prediction_id)))
+    return await describe_prediction(services, await services.history.cancel(caller, _parse_id(prediction_id)))
+
+
+def _parse_id(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise NotFoundError("no prediction has this id") from None
 
 
 async def _create(request: Request, caller: Caller, model: str, fields: Fields) -> Response:
     services = services_of(request)
     values = fields.object("input", required=True) or {}
-    wishes = _Wishes(read_wait(request), read_life(request), read_hook(services, fields))
+    wait = read_wait(request.headers.get("prefer", ""))
+    lifetime = read_lifetime(request.headers.get("cancel-after", ""))
+    webhook = read_webhook(services, fields)
     fields.check()
-    asked = build_request(request, "replicate", model, _as_native(values), rename=lambda name: f"input.{name}")
+    asked = build_request(request, "replicate", model, as_native(values), rename=lambda name: f"input.{name}")
     started = await submission.start(request, caller, replace(asked, detached=True))
     if isinstance(started, Running):
-        if wishes.hook is not None:
-            await begin_reporting(services, started, wishes.hook)
-        if wishes.life is not None:
-            asyncio.get_running_loop().call_later(wishes.life, started.cancel)
-    ended = await _wait(request, caller, started, wishes.wait)
-    running = started if isinstance(started, Running) else None
+        if webhook is not None:
+            await _start_webhook(services, started, webhook)
+        if lifetime is not None:
+            asyncio.get_running_loop().call_later(lifetime, started.cancel)
+    ended = await _wait(request, caller, started, wait)
     record = ended or await submission.find_started(request, caller, started)
-    answer = await describe_prediction(services, record, running)
+    answer = await describe_prediction(services, record, started if isinstance(started, Running) else None)
     if ended is None:
-        # while it is not done, both SDKs go on asking only when they are told that it has not begun
+        # both SDKs poll a prediction that is not done only if its first answer says that it has not begun
         answer["status"] = "starting"
     return JSONResponse(answer, status_code=201, headers={"Location": answer["urls"]["get"]})
 
 
 async def _wait(request: Request, caller: Caller, started: Running | str, seconds: float) -> Record | None:
-    """The record, if it ends within `seconds`, well or badly."""
+    """The record, if the generation ends within `seconds`, well or badly."""
     history = services_of(request).history
     waiting = history.wait(caller, started) if isinstance(started, str) else started.ended()
     with suppress(SchnellError):
@@ -374,17 +169,226 @@ async def _wait(request: Request, caller: Caller, started: Running | str, second
     return await submission.find_started(request, caller, started)
 
 
-def _as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:
+# Reading a request
+
+_PREFER: Final = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*([0-9]{1,6}))?(?=$|[,;\s])")
+_MAX_WAIT: Final = 60
+_LIFETIME: Final = re.compile(r"(?=[0-9])(?:([0-9]{1,2})h)?(?:([0-9]{1,4})m)?(?:([0-9]{1,5})s?)?")
+_MIN_LIFETIME: Final = 5
+_EVENTS: Final = ("start", "output", "logs", "completed")
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where to send a prediction, and after which of Replicate's four events."""
+
+    url: str
+    events: frozenset[str]
+
+
+def read_wait(prefer: str) -> int:
+    """The seconds to wait that a `Prefer` header asks for with `wait` or `wait=n`: at most 60, and 0 without it."""
+    match = _PREFER.search(prefer)
+    if match is None:
+        return 0
+    return min(int(match[1]), _MAX_WAIT) if match[1] else _MAX_WAIT
+
+
+def read_lifetime(cancel_after: str) -> int | None:
+    """The seconds that a `Cancel-After` header says, such as `30s` or `1h30m`; None for an empty one.
+
+    Raises:
+        InvalidFieldError: it is no such time, or less than 5 seconds.
+    """
+    text = cancel_after.strip()
+    if not text:
+        return None
+    match = _LIFETIME.fullmatch(text)
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    lifetime = hours * 3600 + minutes * 60 + seconds
+    if lifetime < _MIN_LIFETIME:
+        raise InvalidFieldError(FieldProblem("Cancel-After", f"must be {_MIN_LIFETIME}s or more, such as 30s or 1h30m"))
+    return lifetime
+
+
+def read_webhook(services: Services, fields: Fields) -> Webhook | None:
+    """The webhook that a prediction asks for, if any. What is wrong with it is noted in `fields`."""
+    url = fields.text("webhook")
+    events = fields.raw("webhook_events_filter")
+    if events is None:
+        events = list(_EVENTS)
+    if not isinstance(events, list) or not all(isinstance(each, str) and each in _EVENTS for each in events):
+        fields.refuse("webhook_events_filter", f"must be a list out of {', '.join(_EVENTS)}")
+        return None
+    if not url:
+        return None
+    if problem := services.webhooks.refusal_of(url):
+        fields.refuse("webhook", problem)
+    return Webhook(url, frozenset(events))
+
+
+def as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The native fields of an `input`: an aspect ratio that the native API lacks becomes a width and a height."""
     ratio = values.get("aspect_ratio")
     size = REPLICATE_RATIOS.get(ratio) if isinstance(ratio, str) else None
     if size is None:
         return values
-    parts = 2 if str(values.get("megapixels")) == "0.25" else 1
+    parts = _side_divisor(values)
     return {**values, "aspect_ratio": "custom", "width": size.width // parts, "height": size.height // parts}
 
 
-def _check_id(text: str) -> str:
+def _side_divisor(values: Mapping[str, Any]) -> int:
+    return 2 if str(values.get("megapixels")) == "0.25" else 1
+
+
+# Writing a prediction
+
+_STATUS: Final = {"QUEUED": "starting", "PROCESSING": "processing", "SUCCESS": "succeeded", "FAILURE": "failed"}
+_BAR_WIDTH: Final = 10
+
+
+async def describe_prediction(
+    services: Services, record: Record, running: Running | None = None, *, inline: bool = True
+) -> dict[str, Any]:
+    """A prediction. `inline` allows `data:` addresses in `output` where a client could not follow a link.
+
+    The clients make files of https links and `data:` addresses only, follow no redirect, and send their token to
+    whatever they open. So links lead to this server, and are given where its public address is https.
+    """
+    address = f"{services.config.public_url}/v1/predictions/{record.id}"
+    output = await _read_output(services, record, inline=inline)
+    return {
+        "id": record.id,
+        "model": record.model,
+        "version": version_id(services),
+        "input": as_sent(record),
+        "logs": _write_logs(record, running),
+        "output": output,
+        "data_removed": record.status == "SUCCESS" and output is None,
+        "error": record.error_message,
+        "status": "canceled" if record.error_code == "CANCELLED" else _STATUS[record.status],
+        "source": "api",
+        "created_at": show_time(record.created_at),
+        "started_at": show_time(record.started_at),
+        "completed_at": show_time(record.finished_at),
+        "metrics": _metrics_of(record),
+        "urls": {"get": address, "cancel": f"{address}/cancel"},
+    }
+
+
+def as_sent(record: Record) -> dict[str, Any]:
+    """A prediction's input as it was sent: the reverse of `as_native`."""
+    values = dict(record.prompt_object)
+    if record.dialect != "replicate" or values.get("aspect_ratio") != "custom":
+        return values
+    parts = _side_divisor(values)
+    sides = (values["width"] * parts, values["height"] * parts)
+    name = next((ratio for ratio, size in REPLICATE_RATIOS.items() if (size.width, size.height) == sides), None)
+    if name is None:
+        return values
+    return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
+
+
+async def _read_output(services: Services, record: Record, *, inline: bool) -> list[str] | None:
+    links = server_links(services, record)
+    if not links:
+        return None
+    if not inline or services.config.public_url.startswith("https:"):
+        return links
     try:
-        return str(UUID(text))
-    except ValueError:
-        raise NotFoundError("no prediction has this id") from None
+        pictures = await read_base64(services, record)
+    except NotFoundError:
+        return None
+    media_types = [image.media_type for image in record.images]
+    return [f"data:{kind};base64,{picture}" for kind, picture in zip(media_types, pictures, strict=True)]
+
+
+def _write_logs(record: Record, running: Running | None) -> str:
+    total = record.settings["steps"]
+    done = 0
+    if record.status == "SUCCESS":
+        done = total
+    elif running is not None:
+        done = running.progress.step
+    seed = record.response_object.get("seed", record.settings["seed"])
+    lines = [] if seed is None else [f"Using seed: {seed}"]
+    if record.served_model:
+        lines.append(f"Drawn with: {record.served_model}")
+    if record.started_at is not None:
+        lines += [_write_step(step, total) for step in range(done + 1)]
+    lines += [f"warning: {each}" for each in record.response_object.get("warnings", [])]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _write_step(step: int, total: int) -> str:
+    # the form of a tqdm progress bar, from which the SDKs read `prediction.progress`
+    bar = "█" * (step * _BAR_WIDTH // total)
+    return f"{100 * step // total:3d}%|{bar:{_BAR_WIDTH}}| {step}/{total}"
+
+
+def _metrics_of(record: Record) -> dict[str, Any]:
+    if record.finished_at is None:
+        return {}
+    total = (record.finished_at - record.created_at).total_seconds()
+    drawn = (record.finished_at - record.started_at).total_seconds() if record.started_at else 0.0
+    return {"predict_time": round(drawn, 3), "total_time": round(total, 3), "image_count": len(record.images)}
+
+
+# Webhooks
+
+_LOG_SECONDS: Final = 0.5
+
+
+async def resume_webhooks(services: Services) -> None:
+    """Deliver the `completed` events that a server before this one could not.
+
+    To be called after recovery: a record that was left unfinished has no end to report yet.
+    """
+    for kept in await services.webhooks.subscriptions.pending():
+        try:
+            async with services.database.read() as connection:
+                record = await find_record(connection, kept.team_id, kept.record_id)
+        except NotFoundError:
+            await services.webhooks.subscriptions.end(kept)
+        else:
+            services.webhooks.spawn(_send_completed(services, record, kept))
+
+
+async def _start_webhook(services: Services, running: Running, webhook: Webhook) -> None:
+    """Report a prediction to its webhook from now on.
+
+    `completed` is kept in the database until it is delivered, also across restarts; the other events are sent once.
+    """
+    record = running.record
+    kept = None
+    if "completed" in webhook.events:
+        kept = await services.webhooks.subscriptions.add(record.id, record.team_id, webhook.url)
+    services.webhooks.spawn(_report(services, running, webhook, kept))
+
+
+async def _report(services: Services, running: Running, webhook: Webhook, kept: Subscription | None) -> None:
+    begun, last_logs = False, 0.0
+    async with aclosing(running.follow()) as steps:
+        async for progress in steps:
+            if progress.stage == "queued":
+                continue
+            if not begun:
+                begun = True
+                await _send(services, running, webhook, "start")
+            elif progress.step > 0 and time.monotonic() - last_logs >= _LOG_SECONDS:
+                last_logs = time.monotonic()
+                await _send(services, running, webhook, "logs")
+    if running.record.status == "SUCCESS":
+        await _send(services, running, webhook, "output")
+    if kept is not None:
+        await _send_completed(services, running.record, kept)
+
+
+async def _send(services: Services, running: Running, webhook: Webhook, event: str) -> None:
+    if event in webhook.events:
+        body = json.dumps(await describe_prediction(services, running.record, running, inline=False))
+        await services.webhooks.tell(webhook.url, running.record.team_id, body)
+
+
+async def _send_completed(services: Services, record: Record, kept: Subscription) -> None:
+    await services.webhooks.deliver(kept, json.dumps(await describe_prediction(services, record, inline=False)))

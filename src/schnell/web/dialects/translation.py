@@ -1,9 +1,12 @@
-"""What the dialects beside the native one share: their values become a native `promptObject`, and its checks hold."""
+"""What the dialects beside the native one share: models by name, native requests, and the pictures of records.
+
+A dialect turns its body into a native `promptObject`, so that one parser checks every value, whatever the dialect.
+"""
 
 import base64
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -18,14 +21,27 @@ from schnell.web.native.features import parse_prompt_object
 from schnell.web.native.records import KNOWN_KEYS
 from schnell.web.services import Services, services_of
 
+#: Native fields that clients of a dialect without a word for them send under their native names.
+EXTRA_FIELDS: Final = (
+    "seed",
+    "aspect_ratio",
+    "megapixels",
+    "lora_weights",
+    "lora_scale",
+    "extra_lora",
+    "extra_lora_scale",
+    "go_fast",
+    "disable_safety_checker",
+)
+#: Gives the dialect's name of a native field.
 Rename = Callable[[str], str]
 
 
 def find_model(request: Request, name: str | None) -> str:
-    """The model as records keep it; without a name, the one that is served.
+    """The model id to keep in the record; the first that is served where no `name` is given.
 
     Raises:
-        UnsupportedModelError: it is not served.
+        UnsupportedModelError: no such model is served.
     """
     model = services_of(request).model
     if name is None:
@@ -47,9 +63,10 @@ def build_request(
     """A generation from a native `promptObject`.
 
     Raises:
-        FieldError: a value is missing or wrong; the field has the name that `rename` gives it.
+        FieldError: values are missing or wrong; the fields have the names that `rename` gives them.
     """
     try:
+        # other APIs take negative LoRA scales, the reference document's does not
         spec = parse_prompt_object(Fields(prompt_object), MIN_LORA_SCALE)
     except FieldError as error:
         raise type(error)(*(FieldProblem(rename(each.field), each.message) for each in error.problems)) from None
@@ -62,22 +79,26 @@ def build_request(
     )
 
 
-async def read_base64(services: Services, record: Record) -> list[str]:
-    """The pictures of a finished record, in base64."""
-    return [base64.b64encode(await services.store.get(image.key)).decode() for image in record.images]
-
-
-def shown_seeds(record: Record) -> list[int]:
-    """The seed of each picture that a finished record kept."""
+def picture_seeds(record: Record) -> list[int]:
+    """The seed of each picture of a finished record. Pictures that the safety check withheld are not among them."""
     seeds = record.response_object.get("seeds", [])
     return [seeds[image.output] for image in record.images]
 
 
-def picture_links(services: Services, record: Record) -> list[str]:
-    """A fresh link of this server for every picture of a finished record.
+async def read_base64(services: Services, record: Record) -> list[str]:
+    """The pictures of a finished record, in base64.
 
-    Many clients send their `Authorization` to whatever address they are given. A presigned address of an S3 server
-    refuses a request that bears two proofs; these links look at their own signature alone.
+    Raises:
+        NotFoundError: they are no longer stored.
+    """
+    return [base64.b64encode(await services.store.get(image.key)).decode() for image in record.images]
+
+
+def server_links(services: Services, record: Record) -> list[str]:
+    """A fresh link to this server, never to a bucket, for every picture of a finished record; none for others.
+
+    Many clients send their `Authorization` header to whatever address they are given. S3 refuses a presigned address
+    that is asked for with such a header; this server's links are checked by their own signature alone.
     """
     if record.status != "SUCCESS":
         return []

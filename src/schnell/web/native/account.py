@@ -1,4 +1,4 @@
-"""The caller's own account: browser sessions, and usage."""
+"""The caller's own account: browser sessions, who the caller is, and usage."""
 
 import re
 import time
@@ -23,7 +23,7 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _read_day(value: Any) -> Any:
-    """pydantic would take 0 for a day in 1970."""
+    """Refuse all but YYYY-MM-DD: pydantic would read `0` as a day in 1970."""
     if isinstance(value, str) and not _DAY.fullmatch(value):
         raise ValueError("must be a day such as 2026-11-01")
     return value
@@ -96,7 +96,7 @@ async def log_in(request: Request, body: Login) -> Response:
         services.sessions.make(caller.key_id, int(time.time()) + LIFETIME_SECONDS),
         max_age=LIFETIME_SECONDS,
         httponly=True,
-        # not strict: a link to the playground in somebody's mail must open signed in
+        # not strict: a link to the playground in an e-mail must open signed in
         samesite="lax",
         secure=services.config.public_url.startswith("https:"),
     )
@@ -147,7 +147,7 @@ async def usage(
 
 
 def usage_response(rows: list[UsageRow], form: str) -> Response:
-    """Usage as JSON, or as a CSV file."""
+    """Usage as JSON if `form` is `json`, else as a CSV file to download."""
     if form == "json":
         return JSONResponse({"usage": [asdict(row) for row in rows]})
     disposition = {"Content-Disposition": 'attachment; filename="usage.csv"'}

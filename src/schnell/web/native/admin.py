@@ -1,16 +1,27 @@
-"""The operator's API: teams, their members, their keys. It needs a key with the scope `admin`."""
+"""The operator's API below `/api/admin`: teams, members, keys, usage. It needs a key with the scope `admin`."""
 
-from datetime import datetime
-from typing import Annotated, Any, Final
+from dataclasses import asdict
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, status
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+from pydantic.dataclasses import dataclass
 from starlette.responses import Response
 
 from schnell.accounts import keys, teams
-from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, DEFAULT_SCOPES, BudgetWindow, Role, Scope, Status
+from schnell.accounts.identity import (
+    DEFAULT_CREDIT_LIMIT,
+    DEFAULT_SCOPES,
+    ApiKey,
+    BudgetWindow,
+    Member,
+    Role,
+    Scope,
+    Status,
+    Team,
+)
 from schnell.accounts.usage import collect_usage
 from schnell.web.auth import SECURITY, Administrator
 from schnell.web.fields import whole_number
@@ -21,30 +32,29 @@ from schnell.web.services import services_of
 router = APIRouter(
     prefix="/api/admin", tags=["admin"], dependencies=SECURITY, responses=error_answers(400, 401, 403, 404, 409)
 )
-_MOST_CREDITS: Final = 10**15
+_MAX_CREDITS: Final = 10**15
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")
 ]
-Credits = Annotated[int, Field(ge=0, le=_MOST_CREDITS), BeforeValidator(whole_number)]
+Credits = Annotated[int, Field(ge=0, le=_MAX_CREDITS), BeforeValidator(whole_number)]
 
 
 def _only_text(value: Any) -> Any:
-    """pydantic would take 0 for a moment in 1970."""
+    """Refuse numbers, which pydantic would read as seconds since 1970."""
     if not isinstance(value, str):
         raise ValueError("must be a moment such as 2027-01-31T00:00:00Z")  # noqa: TRY004 - what pydantic understands
     return value
+
+
+# Bodies
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
     def given(self) -> dict[str, Any]:
-        """The fields that were sent, and not as null."""
+        """The fields that have a value: sent and not null, or with a default."""
         return self.model_dump(exclude_none=True)
-
-
-class _Shown(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
 
 
 class NewTeam(_Body):
@@ -96,82 +106,68 @@ class NewKey(_Body):
     expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)] | None = None
 
 
+# Answers: the values of `schnell.accounts.identity`, none of which holds a secret, with their fields in camel case. A
+# field that is declared again here only gains the example that the OpenAPI document shows.
+
 _Id = Annotated[str, Field(examples=["8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33"])]
+_CAMEL: Final = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+_Shown = TypeVar("_Shown", "ShownTeam", "ShownMember", "ShownKey")
 
 
-class ShownTeam(_Shown):
+@dataclass(frozen=True, slots=True, config=_CAMEL)
+class ShownTeam(Team):
     """A team."""
 
     id: _Id
-    name: str
-    status: Status
-    credit_limit: int
-    used_credit: int
-    budget_window: BudgetWindow
-    may_disable_safety: bool
-    created_at: datetime
-    updated_at: datetime
 
 
-class ShownMember(_Shown):
+@dataclass(frozen=True, slots=True, config=_CAMEL)
+class ShownMember(Member):
     """A member."""
 
     team_id: _Id
-    user_id: str
-    user_name: str
-    user_avatar: str | None
-    status: Status
-    role: Role
-    credit_limit: int
-    used_credit: int
-    budget_window: BudgetWindow
-    created_at: datetime
-    created_by: str
-    updated_at: datetime
-    updated_by: str
 
 
-class ShownKey(_Shown):
+@dataclass(frozen=True, slots=True, config=_CAMEL)
+class ShownKey(ApiKey):
     """A key, without its secret."""
 
     id: _Id
-    team_id: str
-    user_id: str
-    name: str
-    prefix: str
-    scopes: tuple[Scope, ...]
-    rate_limit: str | None
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
 
 
-class MadeKey(_Shown):
+class MadeKey(BaseModel):
     """A key and its secret, which is shown this once."""
 
     key: Annotated[str, Field(examples=["schnell_Xk3fQ9…"])]
     details: ShownKey
 
 
+def _show(form: type[_Shown], value: Team | Member | ApiKey) -> _Shown:
+    return form(**asdict(value))
+
+
+# Routes
+
+
 @router.get("/teams", summary="Teams")
 async def list_teams(request: Request, _caller: Administrator) -> list[ShownTeam]:
     """Every team, oldest first."""
     async with services_of(request).database.read() as connection:
-        return [ShownTeam.model_validate(team) for team in await teams.list_teams(connection)]
+        return [_show(ShownTeam, team) for team in await teams.list_teams(connection)]
 
 
 @router.post("/teams", summary="New team", status_code=status.HTTP_201_CREATED)
 async def create_team(request: Request, _caller: Administrator, body: NewTeam) -> ShownTeam:
     """Make a team with one ADMIN member."""
     async with services_of(request).database.write() as connection:
-        return ShownTeam.model_validate(await teams.create_team(connection, **body.given()))
+        return _show(ShownTeam, await teams.create_team(connection, **body.given()))
 
 
 @router.patch("/teams/{team_id}", summary="Change a team")
 async def change_team(request: Request, _caller: Administrator, team_id: UUID, body: TeamChange) -> ShownTeam:
     """Change limits, the budget's window, or the status."""
     async with services_of(request).database.write() as connection:
-        return ShownTeam.model_validate(await teams.change_team(connection, str(team_id), **body.given()))
+        return _show(ShownTeam, await teams.change_team(connection, str(team_id), **body.given()))
 
 
 @router.get("/teams/{team_id}/users", summary="Members")
@@ -179,7 +175,7 @@ async def list_members(request: Request, _caller: Administrator, team_id: UUID) 
     """A team's members, oldest first."""
     async with services_of(request).database.read() as connection:
         team = await teams.find_team(connection, str(team_id))
-        return [ShownMember.model_validate(each) for each in await teams.list_members(connection, team.id)]
+        return [_show(ShownMember, each) for each in await teams.list_members(connection, team.id)]
 
 
 @router.post("/teams/{team_id}/users", summary="New member", status_code=status.HTTP_201_CREATED)
@@ -190,7 +186,7 @@ async def add_member(request: Request, caller: Administrator, team_id: UUID, bod
         member = await teams.add_member(
             connection, str(team_id), given.pop("name"), created_by=caller.user_name, **given
         )
-        return ShownMember.model_validate(member)
+        return _show(ShownMember, member)
 
 
 @router.patch("/teams/{team_id}/users/{user_id}", summary="Change a member")
@@ -202,7 +198,7 @@ async def change_member(
         member = await teams.change_member(
             connection, str(team_id), str(user_id), updated_by=caller.user_name, **body.given()
         )
-        return ShownMember.model_validate(member)
+        return _show(ShownMember, member)
 
 
 @router.get("/teams/{team_id}/keys", summary="Keys")
@@ -210,7 +206,7 @@ async def list_keys(request: Request, _caller: Administrator, team_id: UUID) -> 
     """A team's keys, without their secrets."""
     async with services_of(request).database.read() as connection:
         team = await teams.find_team(connection, str(team_id))
-        return [ShownKey.model_validate(key) for key in await keys.list_keys(connection, team.id)]
+        return [_show(ShownKey, key) for key in await keys.list_keys(connection, team.id)]
 
 
 @router.post("/teams/{team_id}/keys", summary="New key", status_code=status.HTTP_201_CREATED)
@@ -221,14 +217,14 @@ async def create_key(request: Request, _caller: Administrator, team_id: UUID, bo
         team = await teams.find_team(connection, str(team_id))
         member = await teams.find_member(connection, team.id, given.pop("user", None))
         made = await keys.create_key(connection, team.id, member.user_id, **given)
-        return MadeKey(key=made.secret, details=ShownKey.model_validate(made.key))
+        return MadeKey(key=made.secret, details=_show(ShownKey, made.key))
 
 
 @router.delete("/keys/{key_id}", summary="Revoke a key")
 async def revoke_key(request: Request, _caller: Administrator, key_id: UUID) -> ShownKey:
     """Make a key useless from now on."""
     async with services_of(request).database.write() as connection:
-        return ShownKey.model_validate(await keys.revoke_key(connection, str(key_id)))
+        return _show(ShownKey, await keys.revoke_key(connection, str(key_id)))
 
 
 @router.get("/usage", summary="Usage of all teams", responses=USAGE_ANSWER)

@@ -1,11 +1,15 @@
-"""The OpenAPI description of `POST /api/features`."""
+"""The OpenAPI description of `POST /api/features`, and of the records that most of the native API answers with.
+
+The body is described by hand because it is read by hand, in `native.features`. The documentation's tables and the
+playground's defaults are made from this description.
+"""
 
 from typing import Any, Final
 
 from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_PROMPT_LENGTH, MAX_SEED, MAX_SIDE, MIN_SIDE
 from schnell.web.openapi import INTEGER, TEXT, TEXT_OR_NULL, error_answers, example_of, json_answer, object_of
 
-#: Every name that the served model answers to; the first is the document's.
+#: Every id under which the served model may be named; the first is the reference document's.
 MODEL_IDS: Final = (
     "black-forest-labs/flux-schnell-lora",
     "black-forest-labs/flux-schnell",
@@ -102,7 +106,7 @@ FEATURE_BODY: Final[dict[str, Any]] = {
 }
 _KEY: Final = "development/images/2026_11_25_15_09_24_339_000001.webp"
 _LINK: Final = f"https://pictures.example/files/{_KEY}?expires=1796223600&signature={'0123456789abcdef' * 4}"
-EXAMPLE_RECORD: Final = {
+_EXAMPLE_RECORD: Final = {
     "uuid": "0b6c9d1e-6f5e-4c52-9a55-2f6d0a3b7c11",
     "userId": "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
     "teamId": "8a1f6f3c-1b5d-4b6e-9a70-6f0b7a5c9d33",
@@ -187,7 +191,7 @@ _FEATURE_ANSWER: Final[dict[str, Any]] = {
         "application/json": {
             "schema": {"anyOf": [object_of({"aiRecord": AI_RECORD}), object_of({"dryRun": _QUOTE})]},
             "examples": {
-                "a picture": {"value": {"aiRecord": EXAMPLE_RECORD}},
+                "a picture": {"value": {"aiRecord": _EXAMPLE_RECORD}},
                 "dryRun": {"value": {"dryRun": _EXAMPLE_QUOTE}},
             },
         },
@@ -199,7 +203,7 @@ _FEATURE_ANSWER: Final[dict[str, Any]] = {
 }
 FEATURE_RESPONSES: Final = error_answers(400, 401, 402, 403, 409, 413, 429, 500, 503) | {200: _FEATURE_ANSWER}
 RECORD_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
-    200: json_answer("The record", example_of(object_of({"aiRecord": AI_RECORD}), {"aiRecord": EXAMPLE_RECORD}))
+    200: json_answer("The record", example_of(object_of({"aiRecord": AI_RECORD}), {"aiRecord": _EXAMPLE_RECORD}))
 }
 RECORD_PAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: json_answer(
@@ -207,7 +211,7 @@ RECORD_PAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
         example_of(
             object_of({"aiRecords": {"type": "array", "items": AI_RECORD}, "nextCursor": TEXT_OR_NULL}),
             {
-                "aiRecords": [EXAMPLE_RECORD],
+                "aiRecords": [_EXAMPLE_RECORD],
                 "nextCursor": "1795619364339.0b6c9d1e-6f5e-4c52-9a55-2f6d0a3b7c11",
             },
         ),

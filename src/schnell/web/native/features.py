@@ -1,4 +1,4 @@
-"""The native API: `POST /api/features` of the reference document, and the results and history beside it."""
+"""`POST /api/features` of the reference document: draw, and wait, stream, answer at once or only estimate."""
 
 from dataclasses import replace
 from typing import Annotated, Final
@@ -33,7 +33,8 @@ from schnell.web.services import services_of
 router = APIRouter(tags=["generation"], dependencies=SECURITY)
 _RATIOS: Final = (*ASPECT_RATIOS, CUSTOM_RATIO)
 _FORMATS: Final = ("webp", "jpg", "jpeg", "png")
-_ALIASES: Final = ("num_outputs", "n", "numImages", "samples")
+#: Names under which clients of several APIs send the number of pictures; the first that is given counts.
+_COUNT_NAMES: Final = ("num_outputs", "n", "numImages", "samples")
 
 
 @router.post(
@@ -65,11 +66,13 @@ async def create(
 
 
 def parse_request(request: Request, body: Fields, *, detached: bool) -> GenerationRequest:
-    """The body of `POST /api/features`.
+    """The generation that the body of `POST /api/features` asks for.
+
+    `detached` keeps it running when its client goes away.
 
     Raises:
         MissingFieldError, InvalidFieldError: naming the fields.
-        UnsupportedFeatureError, UnsupportedModelError: another `type` or `model`.
+        UnsupportedFeatureError, UnsupportedModelError: another `type` or `model` than the served ones.
     """
     feature = body.text("type", required=True)
     model = body.text("model", required=True)
@@ -93,12 +96,16 @@ def parse_request(request: Request, body: Fields, *, detached: bool) -> Generati
 
 
 def parse_prompt_object(fields: Fields, lowest_scale: float = 0) -> GenerationSpec:
-    """What to draw. Unknown keys are not looked at. Raises MissingFieldError, InvalidFieldError."""
+    """What to draw, from a `promptObject`; unknown keys are ignored. `lowest_scale` is the least LoRA scale to accept.
+
+    Raises:
+        MissingFieldError, InvalidFieldError: naming every field that is missing or wrong.
+    """
     prompt = fields.text("prompt", required=True)
     ratio = fields.choice("aspect_ratio", _RATIOS)
     size = {name: fields.whole(name, MIN_SIDE, MAX_SIDE) for name in ("width", "height")}
     megapixels = _read_megapixels(fields)
-    outputs = [fields.whole(name, 1, MAX_OUTPUTS) for name in _ALIASES]
+    outputs = [fields.whole(name, 1, MAX_OUTPUTS) for name in _COUNT_NAMES]
     steps = fields.whole("num_inference_steps", 1, MAX_STEPS)
     seed = fields.whole("seed", 0, MAX_SEED)
     quality = fields.whole("output_quality", 0, MAX_QUALITY)
@@ -133,7 +140,7 @@ def _require_both(fields: Fields, size: dict[str, int | None]) -> None:
 def _read_megapixels(fields: Fields) -> str:
     value = fields.raw("megapixels")
     if isinstance(value, int | float) and not isinstance(value, bool) and value in {0.25, 1}:
-        return f"{value:g}"
+        return f"{value:g}"  # the reference document has strings, clients send numbers too
     return fields.choice("megapixels", MEGAPIXELS) or "1"
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the LoRA library."""
+"""The OpenAPI description of the LoRA library's bodies and answers, and the limits of its labels."""
 
 from typing import Any, Final
 
@@ -20,9 +20,10 @@ _SOURCE: Final = {
     "pattern": "^[!-~]+$",
     "description": "Where to fetch from: owner/name, or a URL.",
 }
-MOST_WORDS: Final = 16
-LONGEST_LABEL: Final = 200
-_LABEL: Final = {"type": "string", "maxLength": LONGEST_LABEL, "pattern": r"^[^\x00-\x1f\x7f]*$"}
+MAX_TRIGGER_WORDS: Final = 16
+#: Characters of a licence's name or of a trigger word.
+MAX_LABEL_LENGTH: Final = 200
+_LABEL: Final = {"type": "string", "maxLength": MAX_LABEL_LENGTH, "pattern": r"^[^\x00-\x1f\x7f]*$"}
 _LICENCE: Final = _LABEL | {"description": "In place of the one that the file or its site names."}
 _WORDS: Final = "Words that wake it, in place of those that the file or its site names."
 _PUBLIC: Final = "Whether every team is to see it; needs a key with the scope admin."
@@ -32,7 +33,7 @@ _JSON_FIELDS: Final = {
     "licence": _LICENCE | {"type": ["string", "null"]},
     "triggerWords": {
         "type": ["array", "null"],
-        "maxItems": MOST_WORDS,
+        "maxItems": MAX_TRIGGER_WORDS,
         "items": _LABEL | {"minLength": 1},
         "description": _WORDS,
     },

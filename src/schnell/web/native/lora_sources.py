@@ -1,4 +1,4 @@
-"""Where a team's LoRAs come from: the sites, and the team's own tokens for them. A token is never shown again."""
+"""The sites that LoRAs come from, and a team's own tokens for them. A token is never answered."""
 
 from typing import Annotated, Any
 

@@ -1,9 +1,10 @@
-"""The LoRA library over HTTP: list, show, add by source or by upload, inspect, remove."""
+"""The team's LoRA library: list, show, preview, add by source or by upload, inspect, remove."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
+from pydantic.alias_generators import to_camel
 from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -18,10 +19,10 @@ from schnell.web.native.lora_schema import (
     ADD_BODY,
     INSPECT_BODY,
     LIST_ANSWER,
-    LONGEST_LABEL,
     LORA_ANSWER,
     MADE_ANSWER,
-    MOST_WORDS,
+    MAX_LABEL_LENGTH,
+    MAX_TRIGGER_WORDS,
     PREVIEW_ANSWER,
     REPORT_ANSWER,
 )
@@ -35,7 +36,7 @@ router = APIRouter(
     responses=error_answers(400, 401, 403, 404, 409, 413, 503),
 )
 
-_MOST_JSON_BYTES: Final = 65_536
+_MAX_JSON_BYTES: Final = 65_536
 
 
 @router.get("", summary="The LoRAs that you may name", responses=LIST_ANSWER)
@@ -65,6 +66,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
         labels, owner = _read_labels(fields), _read_owner(fields, caller)
         fields.check()
         lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name)
+    # after the answer: the preview waits in the queue like every picture
     drawing = BackgroundTask(services_of(request).lora_previews.draw, lora, caller.team_id)
     return JSONResponse({"lora": _show(lora)}, status_code=201, background=drawing)
 
@@ -76,7 +78,7 @@ async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noq
         raise UnreadableBodyError("the body must be multipart/form-data with a field `file`")
     async with request.form(max_files=1, max_fields=4) as form:
         report = await services_of(request).loras.inspect(_file_in(form).file)
-    return {"report": {_camel(name): value for name, value in asdict(report).items()}}
+    return {"report": {to_camel(name): value for name, value in asdict(report).items()}}
 
 
 @router.get("/{name}", summary="One LoRA", responses=LORA_ANSWER)
@@ -119,21 +121,22 @@ def _read_owner(fields: Fields, caller: Caller) -> str:
 def _read_labels(fields: Fields) -> Labels:
     words = fields.raw("triggerWords")
     words = [] if words is None else words
-    if not isinstance(words, list) or len(words) > MOST_WORDS or not all(map(_is_label, words)):
-        fields.refuse("triggerWords", f"must be a list of up to {MOST_WORDS} words of 1-{LONGEST_LABEL} characters")
+    if not isinstance(words, list) or len(words) > MAX_TRIGGER_WORDS or not all(map(_is_label, words)):
+        limits = f"up to {MAX_TRIGGER_WORDS} words of 1-{MAX_LABEL_LENGTH} characters"
+        fields.refuse("triggerWords", f"must be a list of {limits}")
         words = []
     licence = fields.text("licence")
     if licence and not _is_label(licence):
-        fields.refuse("licence", f"must have 1-{LONGEST_LABEL} printable characters")
+        fields.refuse("licence", f"must have 1-{MAX_LABEL_LENGTH} printable characters")
     return Labels(fields.text("name") or None, tuple(words), licence or None)
 
 
 def _is_label(text: object) -> bool:
-    return isinstance(text, str) and 1 <= len(text) <= LONGEST_LABEL and text.isprintable()
+    return isinstance(text, str) and 1 <= len(text) <= MAX_LABEL_LENGTH and text.isprintable()
 
 
 def _read_form(form: FormData) -> dict[str, Any]:
-    """A form's fields as JSON would have them."""
+    """A form's text fields as the JSON body would have them: words as a list, `public` as a boolean."""
     values: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value}
     if "triggerWords" in values:
         values["triggerWords"] = [word.strip() for word in values["triggerWords"].split(",") if word.strip()]
@@ -143,25 +146,20 @@ def _read_form(form: FormData) -> dict[str, Any]:
 
 
 def _show(lora: LibraryLora) -> dict[str, Any]:
-    shown = {_camel(name): value for name, value in asdict(lora).items() if name != "owner"}
+    shown = {to_camel(name): value for name, value in asdict(lora).items() if name != "owner"}
     return shown | {"public": not lora.owner, "createdAt": lora.created_at.isoformat().replace("+00:00", "Z")}
 
 
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
-
-
 def _limited(request: Request) -> Request:
-    """The same request, but its body must be small: uploads alone may be large here."""
+    """The same request with a body of at most 64 KiB: this path's own limit is that of uploaded LoRA files."""
     seen = 0
 
     async def receive() -> Message:
         nonlocal seen
         message = await request.receive()
         seen += len(message.get("body", b""))
-        if seen > _MOST_JSON_BYTES:
-            raise BodyTooLargeError(f"a JSON body must have at most {_MOST_JSON_BYTES} bytes; send a file as a form")
+        if seen > _MAX_JSON_BYTES:
+            raise BodyTooLargeError(f"a JSON body must have at most {_MAX_JSON_BYTES} bytes; send a file as a form")
         return message
 
     return Request(request.scope, receive)

@@ -1,4 +1,4 @@
-"""Which models are served."""
+"""`GET /models`: the ids under which the served model may be named."""
 
 from typing import Annotated, Any, Final
 

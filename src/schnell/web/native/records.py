@@ -1,4 +1,7 @@
-"""Records as the native API shows them: exactly the keys of the reference document, in its order."""
+"""Records as the native API shows them: exactly the keys of the reference document, in its order.
+
+Its members' keys are written out by hand for that reason, although `accounts.identity` has the same fields.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +15,7 @@ from schnell.generations import Quote, Record
 from schnell.web.response_headers import MODEL_HEADER, add_headers, header_text
 from schnell.web.services import Services, services_of
 
-#: What `promptObject` echoes, in the order in which the document shows it: short names first.
+#: The keys of `promptObject`, which records echo in the order of the document's example: short names first.
 KNOWN_KEYS: Final = tuple(
     sorted(
         (
@@ -39,18 +42,18 @@ KNOWN_KEYS: Final = tuple(
         key=lambda name: (len(name), name),
     )
 )
-#: Ours is finer than the document's: a generation that waits is already being worked on for the client.
+#: Statuses that the document has another name for: it does not tell waiting from being drawn.
 _STATUS: Final = {"QUEUED": "PROCESSING"}
 
 
 async def describe_record(request: Request, record: Record) -> dict[str, Any]:
-    """`{"aiRecord": …}` for one record, with fresh links."""
-    tell_model(request, record)
+    """`{"aiRecord": …}` for one record, with fresh links, and the header that names the model that drew it."""
+    add_model_header(request, record)
     return {"aiRecord": (await describe_records(request, [record]))[0]}
 
 
 async def describe_records(request: Request, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The `aiRecord` of each record, all of one team."""
+    """The `aiRecord` of each record. They must be of one team: their members are read with one query."""
     services = services_of(request)
     members: dict[str, Member] = {}
     if records:
@@ -60,33 +63,33 @@ async def describe_records(request: Request, records: Sequence[Record]) -> list[
     return [_ai_record(services, record, members.get(record.user_id)) for record in records]
 
 
-def tell_model(request: Request, record: Record) -> None:
-    """Say in the answer's headers which model really drew this record."""
+def add_model_header(request: Request, record: Record) -> None:
+    """Name the model that drew this record in the answer's headers."""
     if record.served_model:
         add_headers(request, {MODEL_HEADER: header_text(record.served_model)})
 
 
 def picture_urls(services: Services, record: Record) -> list[str]:
-    """A fresh link for every picture of a finished record."""
+    """A fresh link for every picture of a finished record, to wherever it is stored; none for other records."""
     if record.status != "SUCCESS":
         return []
     return [services.store.url(image.key, services.config.link_seconds) for image in record.images]
 
 
 def describe_quote(quote: Quote) -> dict[str, Any]:
-    """The answer to a dry run."""
+    """A dry run's cost in credits, size in pixels, place in the queue and expected seconds."""
     return {
         "cost": quote.cost,
         "width": quote.spec.size.width,
         "height": quote.spec.size.height,
         "numOutputs": quote.spec.num_outputs,
-        "queuePosition": quote.outlook.position,
-        "expectedSeconds": round(quote.outlook.expected_seconds, 3),
+        "queuePosition": quote.estimate.position,
+        "expectedSeconds": round(quote.estimate.expected_seconds, 3),
     }
 
 
 def show_time(moment: datetime | None) -> str | None:
-    """`2025-10-24T08:09:21.920Z`."""
+    """A time in UTC with milliseconds, as `2025-10-24T08:09:21.920Z`; None for None."""
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z" if moment else None
 
 
@@ -119,10 +122,9 @@ def _response_object(record: Record, urls: list[str]) -> dict[str, Any]:
     if record.status != "SUCCESS":
         return dict(record.response_object)
     found = record.response_object
-    ours = ("seed", "seeds", "width", "height")
-    more = ("timings", "loras", "warnings", "flagged")
-    shown = {key: found.get(key) for key in ours} | {"temporaryUrls": urls} | {key: found.get(key) for key in more}
-    return shown | {"servedModel": record.served_model}
+    before = {key: found.get(key) for key in ("seed", "seeds", "width", "height")}
+    after = {key: found.get(key) for key in ("timings", "loras", "warnings", "flagged")}
+    return before | {"temporaryUrls": urls} | after | {"servedModel": record.served_model}
 
 
 def _team_user(member: Member) -> dict[str, Any]:

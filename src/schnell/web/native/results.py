@@ -1,4 +1,4 @@
-"""What happens to records after they were made: look, list, cancel, rate, comment, delete."""
+"""Routes for records: list, show, cancel, rate, comment, delete."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from schnell.web.openapi import error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["records"], dependencies=SECURITY)
-CURSOR = r"^[0-9]{1,14}\.[0-9a-f-]{36}$"
+_CURSOR = r"^[0-9]{1,14}\.[0-9a-f-]{36}$"
 _ANSWERS = RECORD_ANSWER | error_answers(400, 401, 403, 404)
 
 
@@ -37,7 +37,7 @@ async def list_history(
     request: Request,
     caller: Reader,
     limit: Annotated[int, Query(ge=1, le=100, description="How many.")] = 20,
-    cursor: Annotated[str | None, Query(pattern=CURSOR, description="The nextCursor of the page before.")] = None,
+    cursor: Annotated[str | None, Query(pattern=_CURSOR, description="The nextCursor of the page before.")] = None,
 ) -> dict[str, Any]:
     """The team's records, newest first."""
     page = await services_of(request).history.page(caller, limit, cursor)

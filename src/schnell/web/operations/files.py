@@ -1,4 +1,4 @@
-"""Stored pictures behind signed links of this server, wherever it keeps them."""
+"""`GET /files/…`: stored pictures behind this server's signed links, whether they are local files or in a bucket."""
 
 import time
 from hashlib import sha256
@@ -25,16 +25,16 @@ _POLICY: Final = "default-src 'none'; sandbox"
     include_in_schema=False,
 )
 async def picture(request: Request, key: str) -> Response:
-    """The picture that a signed link opens. `If-None-Match` and HEAD work, and ranges where it is a file here.
+    """The picture that a signed link opens; the signature is all that is checked, an `Authorization` is ignored.
 
-    Nothing else is asked for, and an `Authorization` of whoever opens it does no harm.
+    `If-None-Match` and HEAD work; `Range` works for local files.
     """
     services = services_of(request)
     raw_path = request.scope["raw_path"]
     expires = services.links.check(raw_path, request.scope["query_string"], time.time())
     if raw_path != (FILES_PATH + quote(check_key(key))).encode():
         raise NotFoundError("no picture has this name")
-    # a picture under a key never changes, so its name tells it apart
+    # a picture never changes under its key, so the key identifies its content
     etag = f'"{sha256(key.encode()).hexdigest()[:32]}"'
     headers = {
         "ETag": etag,

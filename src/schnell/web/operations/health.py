@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, and what has it done?"""
+"""What an operator's machines ask for: `/healthz`, `/readyz` and `/metrics`."""
 
 import hmac
 from typing import Final
@@ -59,6 +59,7 @@ async def metrics(request: Request) -> Response:
     """Counters and gauges in Prometheus' text format. With `SCHNELL_METRICS_TOKEN` set, a bearer token is needed."""
     services = services_of(request)
     token = services.config.metrics_token
+    # compared in constant time: how long it takes tells nothing about the token
     if token and not hmac.compare_digest((key_in(request) or "").encode(), token.encode()):
         raise UnauthorizedError("send the metrics token as Authorization: Bearer")
     return Response(services.metrics.render(), media_type=CONTENT_TYPE)

@@ -146,9 +146,7 @@ function playground() {
       const { stage, step, total, position, fetched } = this.progress;
       if (stage === "download") return fetched;
       if (stage === "queued") return position > 0 ? `In the queue, ${position} ahead` : "Starting";
-      if (stage === "denoise") return step < total ? `Step ${step} of ${total}` : "Decoding";
-      if (stage === "decode") return "Finishing";
-      return stage === "text" ? "Reading the prompt" : "Sending";
+      return stage === "denoise" ? `Step ${step} of ${total}` : "Sending";
     },
 
     ratioPixels(ratio) {
@@ -249,9 +247,8 @@ function playground() {
     },
 
     advance({ stage, step, total, previews }) {
-      this.progress.stage = stage;
+      Object.assign(this.progress, { stage, step, total });
       if (previews) this.previews = previews;
-      if (stage === "denoise") Object.assign(this.progress, { step, total });
     },
 
     async finish(record) {
