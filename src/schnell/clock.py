@@ -1,4 +1,4 @@
-"""The time of day for records, and a stopwatch for the stages of a generation."""
+"""The time of day that records show, and a stopwatch for the stages of the work."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,14 @@ from time import perf_counter
 
 
 def now() -> datetime:
-    """The present in UTC, cut to whole milliseconds: the precision that records show and clients compare."""
+    """The present time in UTC, cut to the millisecond."""
+    # the answers and the cursors of pages hold milliseconds: a moment that is stored with more would not equal them
     moment = datetime.now(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 class Stopwatch:
-    """Adds up seconds by stage, in `seconds`. Not safe for use by several threads at once."""
+    """Adds up the seconds that each stage took. One stage may be timed by one thread at a time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,7 +1,8 @@
-"""The credit ledger: reserve before drawing, then settle or release. Nothing here is ever rewritten.
+"""Credits: what a picture costs, and the ledger in which a generation's cost is reserved, then settled or released.
 
-A member and a team each have a limit. Both counters and the ledger row change in one transaction, so the sum of the
-ledger over the current budget window is always the counter.
+A member and a team have a limit and a counter each, for the current budget window (a day, a month, or for ever). Every
+change of the counters writes a row of the ledger in the same transaction, and no row of the ledger is ever changed: the
+sum of its amounts over the current window is the counter. See docs/decisions/0012.
 """
 
 from collections.abc import Mapping
@@ -19,14 +20,15 @@ from schnell.database.tables import ledger, members, teams
 from schnell.errors import InsufficientCreditsError
 from schnell.spec import GenerationSpec
 
-_MEGAPIXEL = 1024 * 1024
+_MEGAPIXEL: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """What one picture costs, in whole credits: a base, the drawing, and each LoRA.
+    """What one picture costs, in whole credits: a base price, its size times its steps, and each LoRA.
 
-    The drawing is priced by megapixels (rounded up to a quarter) times steps, so a ratio does not change the price.
+    The size counts in megapixels of 1024 x 1024 pixels, rounded up to a quarter: the aspect ratio does not change the
+    price.
     """
 
     per_picture: int = 200
@@ -34,19 +36,19 @@ class PriceTable:
     per_lora: int = 200
 
     def picture(self, spec: GenerationSpec) -> int:
-        """The price of one output of `spec`."""
+        """The price of one picture of `spec`, in credits."""
         quarters = ceil(4 * spec.size.width * spec.size.height / _MEGAPIXEL)
         drawing = ceil(self.per_megapixel_step * quarters * spec.steps / 4)
         return self.per_picture + drawing + self.per_lora * len(spec.loras)
 
     def total(self, spec: GenerationSpec) -> int:
-        """The price of all outputs of `spec`."""
+        """The price of all pictures of `spec`, in credits."""
         return self.picture(spec) * spec.num_outputs
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Credits set aside for one record, and the budget windows they count in."""
+    """Credits reserved for one record, and the labels of the budget windows that they count in."""
 
     record_id: str
     team_id: str
@@ -57,49 +59,45 @@ class Reservation:
     member_window: str
 
 
-@dataclass(frozen=True, slots=True)
-class Imbalance:
-    """A counter that differs from the sum of its ledger."""
-
-    team_id: str
-    user_id: str | None
-    counter: int
-    ledger: int
-
-
 async def reserve(connection: Connection, caller: Caller, record_id: str, amount: int) -> Reservation:
-    """Set `amount` credits aside, or refuse.
+    """Reserve `amount` credits for a record.
 
     Raises:
-        InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit is in the way.
+        InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit would be passed.
+            The transaction must be rolled back: the member's counter may have been raised already.
     """
-    values = {"of_team": caller.team_id, "of_user": caller.user_id, "amount": amount} | _window_labels()
-    of_member = (await _TAKE_OF_MEMBER.run(connection, values)).first
-    if of_member is None:
-        raise await _refusal(connection, members, values, f"member {caller.user_name}")
-    of_team = (await _TAKE_OF_TEAM.run(connection, values)).first
-    if of_team is None:
+    values = {"of_team": caller.team_id, "amount": amount} | _current_windows()
+    of_member = values | {"of_user": caller.user_id}
+    # the member's row before the team's, here and in `_give_back`: PostgreSQL locks a row that is updated until the end
+    # of the transaction, and two transactions that lock in different orders can wait for each other for ever
+    member = (await _TAKE_FROM_MEMBER.run(connection, of_member)).first
+    if member is None:
+        raise await _refusal(connection, members, of_member, f"member {caller.user_name}")
+    team = (await _TAKE_FROM_TEAM.run(connection, values)).first
+    if team is None:
         raise await _refusal(connection, teams, values, "Team")
-    windows = of_team.window_label, of_member.window_label
+    # the ledger's row last: only the updates say which windows the amount was counted in
+    windows = team.window_label, member.window_label
     reservation = Reservation(record_id, caller.team_id, caller.user_id, caller.key_id, amount, *windows)
-    await _write(connection, reservation, "reserve", amount)
+    await _append(connection, reservation, "reserve", amount)
     return reservation
 
 
 async def settle(connection: Connection, reservation: Reservation, charged: int, pictures: int) -> None:
-    """Keep `charged` of the reservation for `pictures` pictures and give the rest back."""
+    """Charge `charged` credits of the reservation for `pictures` pictures and give the rest back."""
     await _give_back(connection, reservation, reservation.amount - charged)
-    await _write(connection, reservation, "settle", charged - reservation.amount, pictures)
+    # the reservation's own row stays; with this one, the two add up to what was charged
+    await _append(connection, reservation, "settle", charged - reservation.amount, pictures)
 
 
 async def release(connection: Connection, reservation: Reservation) -> None:
-    """Give the whole reservation back."""
+    """Give the whole reservation back: the generation failed, or was cancelled."""
     await _give_back(connection, reservation, reservation.amount)
-    await _write(connection, reservation, "release", -reservation.amount)
+    await _append(connection, reservation, "release", -reservation.amount)
 
 
 async def find_reservation(connection: Connection, record_id: str) -> Reservation | None:
-    """What was set aside for a record, as after a crash only the ledger knows."""
+    """What was reserved for a record, or None. After a crash, only the ledger knows."""
     query = select(ledger).where(ledger.c.record_id == record_id, ledger.c.kind == "reserve")
     row = (await connection.execute(query)).first()
     if row is None:
@@ -107,8 +105,18 @@ async def find_reservation(connection: Connection, record_id: str) -> Reservatio
     return Reservation(record_id, row.team_id, row.user_id, row.key_id, row.amount, row.team_window, row.member_window)
 
 
+@dataclass(frozen=True, slots=True)
+class Imbalance:
+    """A counter that differs from the sum of its ledger. `user_id` None: the team's own counter."""
+
+    team_id: str
+    user_id: str | None
+    counter: int
+    ledger: int
+
+
 async def audit(connection: Connection) -> list[Imbalance]:
-    """Every counter that is not the sum of its ledger: empty, unless something is broken."""
+    """Every counter that is not the sum of its ledger in its current window: none, unless something is broken."""
     total = func.coalesce(func.sum(ledger.c.amount), 0)
     by_team = (
         select(teams.c.id, teams.c.used_credit, total)
@@ -131,59 +139,67 @@ async def audit(connection: Connection) -> list[Imbalance]:
 
 
 def window_label(window: BudgetWindow, moment: datetime) -> str:
-    """The name of the budget window that `moment` lies in: a day, a month, or nothing."""
+    """The name of the budget window that `moment` lies in: `2026-01-31`, `2026-01`, or `""` where it never ends."""
     return {"day": f"{moment:%Y-%m-%d}", "month": f"{moment:%Y-%m}", "none": ""}[window]
 
 
 def effective_use(row: Row[Any]) -> int:
-    """What a team's or member's row has used in the window that is now (a new window has used nothing)."""
+    """What a team's or member's row has used in the present window, in credits.
+
+    A counter keeps its window's label until the next reservation, so it may hold the use of a window that has ended.
+    """
     return int(row.used_credit) if row.window_label == window_label(row.budget_window, now()) else 0
 
 
-def _window_labels() -> dict[str, str]:
+def _current_windows() -> dict[str, str]:
     moment = now()
     return {"this_day": window_label("day", moment), "this_month": window_label("month", moment)}
 
 
-def _whose(table: Table) -> ColumnElement[bool]:
+def _owner(table: Table) -> ColumnElement[bool]:
     if table is teams:
         return teams.c.id == bindparam("of_team")
     return (members.c.team_id == bindparam("of_team")) & (members.c.user_id == bindparam("of_user"))
 
 
-def _take(table: Table) -> Update:
-    """One atomic update that gives the window it counts in, or no row where the limit forbids it."""
+def _take_from(table: Table) -> Update:
+    """Raise a counter if its limit allows it; the first use in a new window starts from zero.
+
+    One statement that checks and writes needs no SELECT … FOR UPDATE: where two run at once, the second waits for the
+    row and checks the limit again on what the first has left.
+    """
     window = table.c.budget_window
     current = case((window == "day", bindparam("this_day")), (window == "month", bindparam("this_month")), else_="")
     used = case((table.c.window_label == current, table.c.used_credit), else_=0) + bindparam("amount")
     return (
         update(table)
-        .where(_whose(table), used <= table.c.credit_limit)
+        .where(_owner(table), used <= table.c.credit_limit)
         .values(used_credit=used, window_label=current)
         .returning(table.c.window_label)
     )
 
 
-def _give(table: Table) -> Update:
+def _give_back_to(table: Table) -> Update:
     # a window that has ended is closed: what comes back does not count in the next one
     return (
         update(table)
-        .where(_whose(table), table.c.window_label == bindparam("in_window"))
+        .where(_owner(table), table.c.window_label == bindparam("in_window"))
         .values(used_credit=table.c.used_credit - bindparam("amount"))
     )
 
 
-_TAKE_OF_MEMBER: Final = Prepared(_take(members))
-_TAKE_OF_TEAM: Final = Prepared(_take(teams))
-_GIVE_TO_MEMBER: Final = Prepared(_give(members))
-_GIVE_TO_TEAM: Final = Prepared(_give(teams))
-_BOOK: Final = Prepared(ledger.insert())
+_TAKE_FROM_MEMBER: Final = Prepared(_take_from(members))
+_TAKE_FROM_TEAM: Final = Prepared(_take_from(teams))
+_GIVE_BACK_TO_MEMBER: Final = Prepared(_give_back_to(members))
+_GIVE_BACK_TO_TEAM: Final = Prepared(_give_back_to(teams))
+# without `id`: the database counts it up
+_APPEND: Final = Prepared(ledger.insert(), sets=[column.name for column in ledger.c if column is not ledger.c.id])
 
 
 async def _refusal(
     connection: Connection, table: Table, values: Mapping[str, Any], who: str
 ) -> InsufficientCreditsError:
-    row = (await connection.execute(select(table).where(_whose(table)), values)).one()
+    row = (await connection.execute(select(table).where(_owner(table)), values)).one()
     left = max(0, row.credit_limit - effective_use(row))
     return InsufficientCreditsError(
         f"The feature requires {values['amount']} credits, but the {who} only has {left} credits"
@@ -191,14 +207,16 @@ async def _refusal(
 
 
 async def _give_back(connection: Connection, reservation: Reservation, amount: int) -> None:
+    # most pictures cost what was reserved: two statements fewer for them
     if not amount:
         return
-    values = {"of_team": reservation.team_id, "of_user": reservation.user_id, "amount": amount}
-    await _GIVE_TO_MEMBER.run(connection, values | {"in_window": reservation.member_window})
-    await _GIVE_TO_TEAM.run(connection, values | {"in_window": reservation.team_window})
+    values = {"of_team": reservation.team_id, "amount": amount}
+    of_member = values | {"of_user": reservation.user_id, "in_window": reservation.member_window}
+    await _GIVE_BACK_TO_MEMBER.run(connection, of_member)
+    await _GIVE_BACK_TO_TEAM.run(connection, values | {"in_window": reservation.team_window})
 
 
-async def _write(connection: Connection, reservation: Reservation, kind: str, amount: int, pictures: int = 0) -> None:
+async def _append(connection: Connection, reservation: Reservation, kind: str, amount: int, pictures: int = 0) -> None:
     moment = now()
     row = {
         "team_id": reservation.team_id,
@@ -213,4 +231,4 @@ async def _write(connection: Connection, reservation: Reservation, kind: str, am
         "day": f"{moment:%Y-%m-%d}",
         "created_at": moment,
     }
-    await _BOOK.run(connection, row)
+    await _APPEND.run(connection, row)

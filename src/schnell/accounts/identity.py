@@ -1,4 +1,4 @@
-"""Who is asking: teams, users, their membership, their keys."""
+"""Teams, their members, API keys, and the caller who sent one: values without behaviour."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,15 +8,20 @@ Role = Literal["ADMIN", "MEMBER"]
 Status = Literal["ACTIVE", "INACTIVE"]
 Scope = Literal["generate", "read", "admin"]
 BudgetWindow = Literal["none", "day", "month"]
+#: What a key may be used for: to generate, to read records and the account, to manage every team (`admin`).
 SCOPES: Final[tuple[Scope, ...]] = ("generate", "read", "admin")
 DEFAULT_SCOPES: Final[tuple[Scope, ...]] = ("generate", "read")
 DEFAULT_CREDIT_LIMIT: Final = 100_000_000
+#: Who has made or changed a member when no user did: the command line, or the server itself.
 SYSTEM: Final = "SYSTEM"
 
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """A team and its budget, in credits. `budget_window` says when `used_credit` starts again from zero."""
+    """A team and its budget, in credits. `used_credit` starts again from zero with each day or month, or never.
+
+    `may_disable_safety`: whether its requests may switch the safety check off.
+    """
 
     id: str
     name: str
@@ -31,7 +36,7 @@ class Team:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user within a team, with a budget of their own."""
+    """A user in a team, with a budget of their own within the team's."""
 
     team_id: str
     user_id: str
@@ -50,7 +55,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it may be shown: its prefix, never the key."""
+    """An API key without its secret: `prefix` is its beginning. `rate_limit` is such as `60/minute`, or None."""
 
     id: str
     team_id: str
@@ -66,7 +71,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of the key that came with a request, and what they may do."""
+    """Who sent a request, by the key that came with it, and what they may do."""
 
     team_id: str
     user_id: str

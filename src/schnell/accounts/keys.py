@@ -1,4 +1,7 @@
-"""API keys: made at random, shown once, kept as a hash."""
+"""API keys, of which only a hash is stored: made, listed, revoked, and turned into the caller who holds one.
+
+A server's first start makes the first of them, for an administrator.
+"""
 
 import secrets
 from collections.abc import Sequence
@@ -18,12 +21,16 @@ from schnell.database.tables import api_keys, members, new_id, teams, users
 from schnell.errors import ConfigurationError, FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
 
 _PREFIX: Final = "schnell_"
+#: Characters of a key that lists show: the prefix and six of its random ones, which tell keys apart and open nothing.
 _SHOWN: Final = 14
+#: A key that an operator has chosen is guarded by its length alone: its hash has no salt, and is quick to compute.
+_SHORTEST_PRESET: Final = 16
+_FIRST_TEAM: Final = "Default team"
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made: the only moment at which `secret` is known."""
+    """A key that was just made, with its `secret`, which is stored nowhere."""
 
     key: ApiKey
     secret: str
@@ -40,7 +47,7 @@ async def create_key(  # noqa: PLR0913 - one argument a column
     expires_at: datetime | None = None,
     secret: str | None = None,
 ) -> NewKey:
-    """Make a key for a member. `secret` presets it; otherwise it has 256 random bits.
+    """Make a key for a member of a team. Without `secret`, the key's own text, it has 256 random bits.
 
     Raises:
         InvalidFieldError: an unknown scope, or a rate limit such as `60/minute` that cannot be read.
@@ -51,6 +58,7 @@ async def create_key(  # noqa: PLR0913 - one argument a column
         team_id=team_id,
         user_id=user_id,
         name=name,
+        # of a short preset key no more than half is shown
         prefix=secret[: min(_SHOWN, len(secret) // 2)],
         scopes=_check_scopes(scopes),
         rate_limit=check_rate_limit(rate_limit),
@@ -74,12 +82,13 @@ async def list_keys(connection: Connection, team_id: str | None = None) -> list[
 
 
 async def revoke_key(connection: Connection, id_or_prefix: str) -> ApiKey:
-    """Make a key useless from now on.
+    """Refuse a key from now on. One that was revoked before keeps the time of the first time.
 
     Raises:
         NotFoundError: no key, or more than one, has this id or prefix.
     """
     matches = api_keys.c.id == id_or_prefix
+    # a shorter prefix says too little: where there is one key only, any would name it
     if len(id_or_prefix) >= len(_PREFIX) + 4:
         matches = matches | api_keys.c.prefix.startswith(id_or_prefix, autoescape=True)
     found = (await connection.execute(select(api_keys).where(matches))).all()
@@ -100,7 +109,7 @@ async def authenticate(connection: Connection, secret: str) -> Caller:
 
 
 async def authenticate_id(connection: Connection, key_id: str) -> Caller:
-    """The caller whose key has this id (a session remembers the id, not the key).
+    """The caller whose key has this id: a session's cookie holds the id, not the key.
 
     Raises:
         UnauthorizedError: as `authenticate`.
@@ -108,8 +117,28 @@ async def authenticate_id(connection: Connection, key_id: str) -> Caller:
     return await _find_caller(connection, _BY_ID, key_id)
 
 
+async def prepare_first_start(connection: Connection, preset: str | None = None) -> str | None:
+    """Make an administrator's key, and their team, if there is no such key yet. With `preset`, make it that key.
+
+    Returns the text of a key that was made at random, to be shown once; None where none was made, or `preset` is it.
+
+    Raises:
+        ConfigurationError: `preset` is too short to be a secret.
+    """
+    if preset is not None and len(preset) < _SHORTEST_PRESET:
+        raise ConfigurationError(f"SCHNELL_BOOTSTRAP_KEY must have at least {_SHORTEST_PRESET} characters")
+    if await _has_key(connection, preset):
+        return None
+    team = next((team for team in await list_teams(connection) if team.name == _FIRST_TEAM), None)
+    team = team or await create_team(connection, _FIRST_TEAM, owner="Administrator")
+    owner = await find_member(connection, team.id)
+    made = await create_key(connection, team.id, owner.user_id, name="first key", scopes=SCOPES, secret=preset)
+    return None if preset else made.secret
+
+
 def digest_key(secret: str) -> str:
-    """What is kept of a key. A plain hash is enough for 256 random bits."""
+    """What is stored of a key: its SHA-256, as 64 hexadecimal digits."""
+    # a slow hash with a salt guards short passwords; nobody tries 2**256 keys, and every request computes this one
     return sha256(secret.encode()).hexdigest()
 
 
@@ -136,6 +165,7 @@ _BY_ID: Final = Prepared(_caller_query(api_keys.c.id == bindparam("wanted")))
 
 
 async def _find_caller(connection: Connection, query: Prepared, wanted: str) -> Caller:
+    # looked up by its hash and not compared with one: how long that takes says nothing of any key
     row = (await query.run(connection, {"wanted": wanted})).first
     if row is None:
         raise UnauthorizedError("API Key is not valid. Send it in the API-KEY header")
@@ -165,6 +195,7 @@ def _check_scopes(scopes: Sequence[str]) -> tuple[Scope, ...]:
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise InvalidFieldError(FieldProblem("scopes", f"must be some of {', '.join(SCOPES)}, got {unknown}"))
+    # in one order, each once
     return tuple(scope for scope in SCOPES if scope in scopes)
 
 
@@ -177,29 +208,7 @@ def _to_key(row: Row[Any]) -> ApiKey:
     return ApiKey(**(values | {"scopes": _split_scopes(row.scopes)}))
 
 
-_SHORTEST_PRESET: Final = 16
-_TEAM: Final = "Default team"
-
-
-async def prepare_first_start(connection: Connection, preset: str | None = None) -> str | None:
-    """Make the first team and its admin key when there is no admin key yet; make `preset` a key when it is none.
-
-    Returns the key that was made at random, to be shown once; None when there is nothing to show.
-
-    Raises:
-        ConfigurationError: `preset` is too short to be a secret.
-    """
-    if preset is not None and len(preset) < _SHORTEST_PRESET:
-        raise ConfigurationError(f"SCHNELL_BOOTSTRAP_KEY must have at least {_SHORTEST_PRESET} characters")
-    if await _has_key(connection, preset):
-        return None
-    team = next((team for team in await list_teams(connection) if team.name == _TEAM), None)
-    team = team or await create_team(connection, _TEAM, owner="Administrator")
-    owner = await find_member(connection, team.id)
-    made = await create_key(connection, team.id, owner.user_id, name="first key", scopes=SCOPES, secret=preset)
-    return None if preset else made.secret
-
-
 async def _has_key(connection: Connection, preset: str | None) -> bool:
+    # a revoked key counts, too: who revokes the last one does not want to find another after the next start
     wanted = api_keys.c.digest == digest_key(preset) if preset else api_keys.c.scopes.contains("admin")
     return (await connection.execute(select(api_keys.c.id).where(wanted))).first() is not None

@@ -1,11 +1,10 @@
-"""How often a key may ask. Counted in this process's memory: each server counts for itself."""
+"""How many requests an API key may make in a time. Each server counts in its own memory, for itself alone."""
 
 import time
 from dataclasses import dataclass
 from math import ceil
 
 from limits import RateLimitItem, parse
-from limits import parse as parse_limit
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
@@ -14,15 +13,15 @@ from schnell.errors import FieldProblem, InvalidFieldError, RateLimitedError
 
 
 def check_rate_limit(text: str | None) -> str | None:
-    """`text` when it reads as a rate limit such as `60/minute`.
+    """`text` if it reads as a rate limit, such as `60/minute`; None for no limit (None or empty).
 
     Raises:
-        InvalidFieldError: it does not.
+        InvalidFieldError: it cannot be read.
     """
     if not text:
         return None
     try:
-        parse_limit(text)
+        parse(text)
     except ValueError as cause:
         problem = FieldProblem("rateLimit", f"must look like 60/minute or 1000/day, got {text!r}")
         raise InvalidFieldError(problem) from cause
@@ -31,7 +30,7 @@ def check_rate_limit(text: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RateStatus:
-    """What is left of a key's rate: how many of `limit` requests, and the seconds until the oldest counts no more."""
+    """What is left of a key's rate: `remaining` of `limit` requests. `reset_after`: seconds until one more is free."""
 
     limit: int
     remaining: int
@@ -39,15 +38,18 @@ class RateStatus:
 
 
 class RateLimits:
-    """Counts requests by key. A key's own limit goes before the server's `default` (None: no limit)."""
+    """Counts requests by key. A key's own limit goes before the server's `default` (None: no limit).
+
+    The window moves with the time: `60/minute` is 60 in any 60 seconds, not 60 in each minute of the clock.
+    """
 
     def __init__(self, default: str | None = None) -> None:
         self._default = default
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._items: dict[str, RateLimitItem] = {}
+        self._parsed: dict[str, RateLimitItem] = {}
 
     def count(self, caller: Caller) -> RateStatus | None:
-        """Count one request, and say what is left (None: no limit).
+        """Count one request of a caller, and say what is left (None: no limit).
 
         Raises:
             RateLimitedError: nothing is left; it says when to come back.
@@ -55,9 +57,12 @@ class RateLimits:
         text = caller.rate_limit or self._default
         if not text:
             return None
-        item = self._items.setdefault(text, parse(text))
+        item = self._parsed.get(text)
+        if item is None:
+            item = self._parsed[text] = parse(text)
         granted = self._limiter.hit(item, caller.key_id)
         stats = self._limiter.get_window_stats(item, caller.key_id)
+        # rounded up, and never 0: a client that waits as long as it is told finds a place free
         status = RateStatus(item.amount, stats.remaining, max(1, ceil(stats.reset_time - time.time())))
         if granted:
             return status

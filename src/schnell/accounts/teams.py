@@ -1,4 +1,4 @@
-"""Teams, users and memberships: made, listed, changed."""
+"""Teams, users and memberships: make, list, find and change them."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -25,7 +25,8 @@ async def create_team(
     """Make a team with one ADMIN member, called `owner` (or as the team).
 
     Raises:
-        ConflictError: a team has this name already.
+        ConflictError: a team has this name already. The transaction must be rolled back: PostgreSQL runs nothing more
+            in it.
     """
     moment = now()
     row = {
@@ -67,7 +68,11 @@ async def find_team(connection: Connection, name_or_id: str) -> Team:
 
 
 async def change_team(connection: Connection, team_id: str, **changes: Any) -> Team:
-    """Set columns of a team (`status`, `credit_limit`, `budget_window`, `may_disable_safety`)."""
+    """Set columns of a team (`status`, `credit_limit`, `budget_window`, `may_disable_safety`).
+
+    Raises:
+        NotFoundError: there is no such team.
+    """
     await connection.execute(update(teams).where(teams.c.id == team_id).values(updated_at=now(), **changes))
     return await find_team(connection, team_id)
 
@@ -120,8 +125,9 @@ async def list_members(connection: Connection, team_id: str | None = None) -> li
 
 
 async def find_members(connection: Connection, team_id: str, user_ids: Iterable[str]) -> list[Member]:
-    """Those of these users who are members of the team."""
+    """Those of these users who are members of the team, in no order."""
     wanted = sorted(set(user_ids))
+    # an answer to a generation names one member: that is a prepared statement, which IN over a list cannot be
     if len(wanted) == 1:
         return [_to_member(row) for row in (await _MEMBER.run(connection, {"team": team_id, "user": wanted[0]})).rows]
     query = _member_query().where(members.c.team_id == team_id, members.c.user_id.in_(wanted))
@@ -146,7 +152,11 @@ async def find_member(connection: Connection, team_id: str, user: str | None = N
 async def change_member(
     connection: Connection, team_id: str, user_id: str, *, updated_by: str = SYSTEM, **changes: Any
 ) -> Member:
-    """Set columns of a membership (`status`, `role`, `credit_limit`, `budget_window`)."""
+    """Set columns of a membership (`status`, `role`, `credit_limit`, `budget_window`).
+
+    Raises:
+        NotFoundError: there is no such member.
+    """
     await connection.execute(
         update(members)
         .where(members.c.team_id == team_id, members.c.user_id == user_id)
@@ -156,7 +166,7 @@ async def change_member(
 
 
 def active_status(*, active: bool) -> Status:
-    """The status that a switch stands for."""
+    """The status that an on-off switch stands for."""
     return "ACTIVE" if active else "INACTIVE"
 
 
@@ -173,6 +183,7 @@ _MEMBER: Final = Prepared(
 
 def _to_team(row: Row[Any]) -> Team:
     values = {name: getattr(row, name) for name in Team.__dataclass_fields__}
+    # the stored counter may be that of a window that has ended
     return Team(**(values | {"used_credit": effective_use(row)}))
 
 

@@ -1,4 +1,4 @@
-"""What was used, by day, team, user and key."""
+"""What was used, by day, team, user and key, summed up from the credit ledger; also as CSV."""
 
 import csv
 import io
@@ -14,7 +14,10 @@ from schnell.database.tables import api_keys, ledger, teams, users
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """One key's use of one day: requests, those that failed (and cost nothing), pictures, credits."""
+    """What one key was used for on one day (UTC). `failed` of the `requests` ended without a picture and cost nothing.
+
+    `key` is the shown beginning of the key, `credits` what was charged, and what is still reserved.
+    """
 
     day: str
     team: str
@@ -34,11 +37,12 @@ async def collect_usage(
     since: date | None = None,
     until: date | None = None,
 ) -> list[UsageRow]:
-    """Usage by day, team, user and key, newest day first; both days are included."""
+    """Usage by day, team, user and key, the newest day first. `since` and `until` are days that count, too."""
     grouping = (ledger.c.day, teams.c.name, users.c.name, api_keys.c.prefix)
     query = (
         select(
             *grouping,
+            # every request writes one row of this kind, and one of another when it ends
             func.sum(case((ledger.c.kind == "reserve", 1), else_=0)),
             func.sum(case((ledger.c.kind == "release", 1), else_=0)),
             func.sum(ledger.c.pictures),
@@ -65,13 +69,14 @@ async def collect_usage(
 
 
 def write_csv(rows: list[UsageRow]) -> str:
-    """Usage as CSV with a header line. Names cannot become formulas in a spreadsheet."""
+    """Usage as CSV, with the fields' names in the first line. A name cannot become a formula in a spreadsheet."""
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(field.name for field in fields(UsageRow))
-    writer.writerows([_harmless(value) for value in asdict(row).values()] for row in rows)
+    writer.writerows([_without_formula(value) for value in asdict(row).values()] for row in rows)
     return file.getvalue()
 
 
-def _harmless(value: Any) -> Any:
+def _without_formula(value: Any) -> Any:
+    # a spreadsheet computes a cell that begins like this; behind a quote it is text (OWASP: CSV injection)
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value

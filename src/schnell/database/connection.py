@@ -1,15 +1,20 @@
-"""What a transaction offers: SQLAlchemy's `AsyncConnection` does, and so does SQLite on the event loop's thread."""
+"""What runs inside a transaction: the `Connection` that both databases offer, and `Prepared` statements for it.
 
-import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+A prepared statement is one that every request runs. On SQLite, SQLAlchemy's part in such a statement (looking up its
+compiled form, binding values, wrapping rows) took some ten times as long as SQLite's own, so it is compiled once and
+then handed to the driver. On PostgreSQL it runs through SQLAlchemy, as any other statement. See docs/decisions/0032.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
+from sqlalchemy import BindParameter, CursorResult, Dialect, Executable, Row, Select
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy import CursorResult, Dialect, Executable, Row, Select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import result_tuple
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeEngine
@@ -20,34 +25,30 @@ _Result = TypeVar("_Result")
 
 
 class Connection(Protocol):
-    """A transaction that statements run in."""
+    """A transaction that statements run in: SQLAlchemy's `AsyncConnection` is one, and so is `InlineConnection`."""
 
     @property
     def dialect(self) -> Dialect:
-        """Which database it is."""
+        """SQLAlchemy's dialect, whose `name` is `sqlite` or `postgresql`."""
         ...
 
     async def execute(
         self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> CursorResult[*tuple[Any, ...]]:
-        """Run a statement; with a list of parameters, once for each."""
+        """Run a statement; with a list of parameters, once for each. Raises SQLAlchemyError."""
         ...
 
     async def run_sync(self, function: Callable[[SyncConnection], _Result], /) -> _Result:
-        """Run a function that speaks to SQLAlchemy without `await`."""
+        """Call a function with SQLAlchemy's synchronous connection, inside this transaction."""
         ...
 
 
-_Convert = Callable[[Any], Any]
-_SQLITE: Final = sqlite.dialect(paramstyle="named")
-
-
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What a statement gave: its rows, and how many an update changed."""
+class PreparedResult:
+    """The rows that a prepared statement gave. `rowcount`: how many rows an INSERT, UPDATE or DELETE changed."""
 
     rows: Sequence[Row[Any]]
-    changed: int
+    rowcount: int
 
     @property
     def first(self) -> Row[Any] | None:
@@ -56,40 +57,83 @@ class Done:
 
 
 class Prepared:
-    """One statement. Every run names the same values; for an insert or update they are also the columns to set."""
+    """A statement of SQLAlchemy's that is compiled once. Build it at module level; it holds no connection.
 
-    def __init__(self, statement: Select[Any] | UpdateBase) -> None:
+    Every run names one value for each `bindparam` and for each column of `sets`, no more and no fewer. `sets` are the
+    columns that an INSERT or UPDATE sets to a value of the run, where the statement's own `values` do not say it. The
+    result's columns are those of the SELECT, or of RETURNING.
+
+    Raises:
+        ArgumentError: the statement has an `IN` over a list, whose SQL differs with the list's length; or two columns
+            of its result have one name.
+    """
+
+    def __init__(self, statement: Select[Any] | UpdateBase, *, sets: Iterable[str] = ()) -> None:
         self._statement = statement
-        self._plan: _Plan | None = None
+        self._sets = tuple(sets)
+        self._names = frozenset((*self._sets, *_bound_names(statement)))
+        self._columns = _result_columns(statement)
+        # compiled by the first run on SQLite: commands that never run it, and PostgreSQL, do not pay for it at import
+        self._compiled: _SqliteStatement | None = None
 
-    async def run(self, connection: Connection, values: Mapping[str, Any]) -> Done:
-        """Run it in this transaction."""
+    async def run(self, connection: Connection, values: Mapping[str, Any]) -> PreparedResult:
+        """Run it in this transaction.
+
+        Raises:
+            ArgumentError: `values` has other names than the statement.
+            DBAPIError: the database refuses it; on both databases of the class that `connection.execute` would raise.
+        """
+        # sqlite3 ignores names that a statement has not, and would lose a column without a word
+        if values.keys() != self._names:
+            raise ArgumentError(f"a prepared statement takes {sorted(self._names)}, not {sorted(values)}")
         if isinstance(connection, InlineConnection):
-            if self._plan is None:
-                self._plan = _compile(self._statement, list(values))
-            return self._plan.run(connection, values)
+            if self._compiled is None:
+                self._compiled = _compile(self._statement, self._sets, self._columns)
+            return self._compiled.run(connection, values)
         result = await connection.execute(self._statement, values)
-        return Done(result.all() if result.returns_rows else (), result.rowcount)
+        return PreparedResult(result.all() if result.returns_rows else (), result.rowcount)
+
+
+def _bound_names(statement: Select[Any] | UpdateBase) -> list[str]:
+    binds = [each for each in visitors.iterate(statement) if isinstance(each, BindParameter)]
+    if any(bind.expanding or bind.literal_execute for bind in binds):
+        raise ArgumentError(
+            "a prepared statement cannot have IN over a list, whose SQL changes with the list's length: "
+            "run it with connection.execute"
+        )
+    # values that stand in the statement itself are binds, too, but not required ones
+    return [bind.key for bind in binds if bind.required]
+
+
+def _result_columns(statement: Select[Any] | UpdateBase) -> tuple[str, ...]:
+    names = tuple(str(column.name) for column in statement.exported_columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ArgumentError(f"two columns of a prepared statement's result are called {', '.join(twice)}: label one")
+    return names
+
+
+_Convert = Callable[[Any], Any]
+# the same conversions as the engine's own dialect. The style makes SQL with `:name`, which a mapping can be bound to
+_SQLITE: Final = sqlite.dialect(paramstyle="named")
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _SqliteStatement:
+    """A statement in SQLite's SQL, with SQLAlchemy's conversions of the values and columns that need one."""
+
     sql: str
     constants: Mapping[str, Any]
     to_driver: tuple[tuple[str, _Convert], ...]
     row: Callable[[Sequence[Any]], Row[Any]]
     from_driver: tuple[tuple[int, _Convert], ...]
 
-    def run(self, connection: InlineConnection, values: Mapping[str, Any]) -> Done:
+    def run(self, connection: InlineConnection, values: Mapping[str, Any]) -> PreparedResult:
         bound = {**self.constants, **values}
         for name, convert in self.to_driver:
             bound[name] = convert(bound[name])
-        try:
-            cursor = connection.driver.execute(self.sql, bound)
-            found = cursor.fetchall()
-        except sqlite3.Error as cause:
-            raise DBAPIError(self.sql, None, cause) from cause
-        return Done([self._convert(row) for row in found], cursor.rowcount)
+        rows, rowcount = connection.run_driver_sql(self.sql, bound)
+        return PreparedResult([self._convert(row) for row in rows], rowcount)
 
     def _convert(self, row: Sequence[Any]) -> Row[Any]:
         read = list(row)
@@ -98,22 +142,27 @@ class _Plan:
         return self.row(read)
 
 
-def _compile(statement: Select[Any] | UpdateBase, names: list[str]) -> _Plan:
-    compiled = statement.compile(dialect=_SQLITE, column_keys=names)
+def _compile(statement: Select[Any] | UpdateBase, sets: Sequence[str], columns: Sequence[str]) -> _SqliteStatement:
+    # what follows leans on parts of SQLAlchemy that its manual does not promise: see its pin in pyproject.toml
+    compiled = statement.compile(dialect=_SQLITE, column_keys=list(sets))
     assert isinstance(compiled, SQLCompiler)  # noqa: S101 - what compiling a statement gives
-    binds = {name: _to_driver(bind.type) for name, bind in compiled.binds.items()}
-    constants = {name: value for name, value in compiled.params.items() if name not in names}
-    columns = statement.exported_columns.items()
-    readers = [column.type.dialect_impl(_SQLITE).result_processor(_SQLITE, None) for _, column in columns]
-    fixed = {name: convert(value) if (convert := binds.get(name)) else value for name, value in constants.items()}
-    return _Plan(
+    binds = {name: compiled.binds[name] for name in compiled.params}
+    to_driver = {name: convert for name, bind in binds.items() if (convert := _bind_processor(bind.type))}
+    constants = {name: compiled.params[name] for name, bind in binds.items() if not bind.required}
+    readers = [_result_processor(column.type) for column in statement.exported_columns]
+    return _SqliteStatement(
         sql=compiled.string,
-        constants=fixed,
-        to_driver=tuple((name, convert) for name, convert in binds.items() if convert and name in names),
-        row=result_tuple([str(name) for name, _ in columns]),
+        # converted once, here
+        constants={name: to_driver[name](value) if name in to_driver else value for name, value in constants.items()},
+        to_driver=tuple((name, convert) for name, convert in to_driver.items() if name not in constants),
+        row=result_tuple(columns),
         from_driver=tuple((place, convert) for place, convert in enumerate(readers) if convert),
     )
 
 
-def _to_driver(kind: TypeEngine[Any]) -> _Convert | None:
+def _bind_processor(kind: TypeEngine[Any]) -> _Convert | None:
     return kind.dialect_impl(_SQLITE).bind_processor(_SQLITE)
+
+
+def _result_processor(kind: TypeEngine[Any]) -> _Convert | None:
+    return kind.dialect_impl(_SQLITE).result_processor(_SQLITE, None)

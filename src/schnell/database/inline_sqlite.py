@@ -1,8 +1,12 @@
-"""SQLite on the event loop's own thread.
+"""SQLite whose statements run on the event loop's own thread, in the order in which they are called.
 
-aiosqlite hands every call to a thread: some fifty hand-overs a generation, each of which waits for its turn on a busy
-processor. A statement of ours takes some microseconds, so it runs where it is, on connections that stay open. See
-docs/decisions/0013 and 0032.
+An asynchronous driver (aiosqlite) hands every call to a worker thread: some fifty hand-overs a generation, each of
+which waits for its turn on a busy processor. Our statements take microseconds, so they run where they are called, on
+connections that stay open. See docs/decisions/0013 and 0032.
+
+What it costs: while a statement runs, the event loop does nothing else, and so does every other request. That is wrong
+for statements over very large tables, for a database file on a network disk, and where another process writes often or
+long: waiting for its lock, up to `_BUSY_SECONDS`, blocks the loop too. Such installations use PostgreSQL.
 """
 
 import asyncio
@@ -13,20 +17,26 @@ from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import URL, CursorResult, Dialect, Executable, NullPool, create_engine, event
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 _Result = TypeVar("_Result")
+#: How long SQLite waits for a lock that another process (the command line, a second server) holds on the file.
 _BUSY_SECONDS: Final = 10
 _PRAGMAS: Final = (
+    # readers and the writer do not wait for each other, and a commit appends to one file
     "PRAGMA journal_mode=WAL",
+    # with WAL, a power cut may undo the last commits but not damage the file; FULL would sync the disk at each commit
     "PRAGMA synchronous=NORMAL",
-    f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}",
+    # SQLite checks foreign keys only on connections that ask for it
     "PRAGMA foreign_keys=ON",
 )
 
 
 class InlineConnection:
-    """A `Connection` whose coroutines are done when they are called. Its transactions are its own, not SQLAlchemy's."""
+    """One open connection, as a `Connection`: its coroutines never suspend, they have finished when they are awaited.
+
+    It begins and ends its transactions itself, in SQL, which costs every request less than SQLAlchemy's own ones.
+    """
 
     def __init__(self, connection: SyncConnection) -> None:
         self._connection = connection
@@ -34,64 +44,80 @@ class InlineConnection:
 
     @property
     def dialect(self) -> Dialect:
-        """SQLite's."""
+        """SQLAlchemy's dialect for SQLite."""
         return self._connection.dialect
 
     async def execute(
         self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> CursorResult[*tuple[Any, ...]]:
-        """Run a statement; with a list of parameters, once for each."""
+        """Run a statement through SQLAlchemy; with a list of parameters, once for each. Raises SQLAlchemyError."""
         return self._connection.execute(statement, parameters)
 
     async def run_sync(self, function: Callable[[SyncConnection], _Result], /) -> _Result:
-        """Run a function that speaks to SQLAlchemy without `await`."""
+        """Call a function with SQLAlchemy's synchronous connection, inside this transaction."""
         if not self._connection.in_transaction():
-            self._connection.begin()  # or it would commit for itself
+            # Alembic commits by itself unless SQLAlchemy says that a transaction is open, and it cannot see ours
+            self._connection.begin()
         return function(self._connection)
 
-    def begin(self, statement: str) -> None:
-        """Start a transaction."""
+    def run_driver_sql(self, sql: str, values: Mapping[str, Any] | None = None) -> tuple[list[Any], int]:
+        """Run SQL in the driver itself, past SQLAlchemy: its rows, and how many rows an update changed.
+
+        Raises:
+            DBAPIError: of the class that SQLAlchemy raises for the same error, such as `IntegrityError`.
+        """
         try:
-            self.driver.execute(statement)
+            cursor = self.driver.execute(sql, values or {})
+            # fetched first: the driver counts the rows of an UPDATE … RETURNING only while they are fetched
+            return cursor.fetchall(), cursor.rowcount
         except sqlite3.Error as cause:
-            raise OperationalError(statement, None, cause) from cause
+            # without the values, which the message would show: they may be prompts
+            raise DBAPIError.instance(sql, None, cause, sqlite3.Error, dialect=self.dialect) from cause
+
+    def begin(self, statement: str) -> None:
+        """Start a transaction with `BEGIN` or one of its variants. Raises DBAPIError."""
+        self.run_driver_sql(statement)
 
     def commit(self) -> None:
-        """Keep what was done."""
-        try:
-            self.driver.execute("COMMIT")
-        except sqlite3.Error as cause:
-            raise OperationalError("COMMIT", None, cause) from cause
+        """Commit the transaction. Raises DBAPIError; the transaction is then still open."""
+        self.run_driver_sql("COMMIT")
         if self._connection.in_transaction():
+            # only SQLAlchemy's book-keeping ends here: the driver has no transaction left to commit
             self._connection.commit()
 
     def rollback(self) -> None:
-        """Undo what was done."""
+        """Undo the transaction, if one is open. Raises DBAPIError."""
+        # SQLite ends a transaction by itself on some errors (a full disk), and refuses a second ROLLBACK
         if self.driver.in_transaction:
-            self.driver.execute("ROLLBACK")
+            self.run_driver_sql("ROLLBACK")
         if self._connection.in_transaction():
             self._connection.rollback()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the connection and its file."""
         self._connection.close()
 
 
 class InlineSqlite:
-    """A SQLite file, opened by as many connections as read at once, written by one at a time."""
+    """A SQLite file with a connection for each transaction that is open at once; only one of them writes."""
 
     def __init__(self, url: URL) -> None:
+        # the thread may change from one event loop to the next; within a transaction it cannot
         options = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
+        # connections are kept in `_idle`, set up once; SQLAlchemy's pool would check and reset them for every request
         self._engine = create_engine(url, poolclass=NullPool, connect_args=options)
-        # SQLite has one writer: waiting here costs nothing, its own busy handler sleeps
-        self._turn = asyncio.Lock()
+        # SQLite has one writer. While a block that writes is suspended, no other may run BEGIN IMMEDIATE: SQLite would
+        # wait for the lock by sleeping on this thread, and the block that holds it could not go on
+        self._write_lock = asyncio.Lock()
         self._idle: list[InlineConnection] = []
-        event.listen(self._engine, "connect", _prepare)
+        event.listen(self._engine, "connect", _set_up)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[InlineConnection]:
-        """A transaction that may write."""
-        async with self._turn:
+        """A transaction that may write: committed when its block ends, rolled back when it raises."""
+        async with self._write_lock:
+            # IMMEDIATE takes the file's write lock now: taken at the first UPDATE instead, it is refused without any
+            # waiting when another process has written since this transaction's first SELECT
             connection = self._take("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -101,7 +127,7 @@ class InlineSqlite:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[InlineConnection]:
-        """A transaction that only reads."""
+        """A transaction that only reads; all its statements see the database as its first one found it."""
         connection = self._take("BEGIN")
         try:
             yield connection
@@ -109,7 +135,7 @@ class InlineSqlite:
             self._give_back(connection)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection that no block uses."""
         while self._idle:
             self._idle.pop().close()
 
@@ -117,22 +143,24 @@ class InlineSqlite:
         connection = self._idle.pop() if self._idle else InlineConnection(self._engine.connect())
         try:
             connection.begin(begin)
-        except OperationalError:
+        except DBAPIError:
             connection.close()
             raise
         return connection
 
     def _give_back(self, connection: InlineConnection) -> None:
         try:
+            # nothing is open after a commit; after a read or an exception this ends the transaction
             connection.rollback()
         except Exception:
+            # a connection that cannot even roll back is not used again
             connection.close()
             raise
         self._idle.append(connection)
 
 
-def _prepare(connection: Any, _record: Any) -> None:
-    # the driver's own transactions start late; ours start where `InlineConnection.begin` says
+def _set_up(connection: Any, _record: Any) -> None:
+    # None: the driver begins no transaction by itself, which it does before a write only, and then without IMMEDIATE
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in _PRAGMAS:

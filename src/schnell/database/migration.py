@@ -1,4 +1,7 @@
-"""Bring a database to the newest schema, with the migrations that come inside the package."""
+"""Bring a database to the newest schema, with the migrations that come inside the package.
+
+There are no migrations back: an older version runs on a backup that was made before the upgrade.
+"""
 
 from pathlib import Path
 from typing import Final
@@ -14,19 +17,24 @@ from schnell.database.connection import Connection
 from schnell.database.session import Database
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_LOCK: Final = 5_412_839
+#: PostgreSQL's advisory locks are told apart by a number; this one is ours, in every version.
+_LOCK_NUMBER: Final = 5_412_839
 
 
 async def migrate(database: Database) -> None:
-    """Run every migration that `database` has not had yet. Two servers that start at once take turns."""
+    """Run every migration that `database` has not had yet, in one transaction: all of them, or none.
+
+    Servers that start at once take turns.
+    """
     async with database.write() as connection:
+        # on SQLite the transaction itself is the lock: there is one writer. This one ends with its transaction, too
         if database.dialect == "postgresql":
-            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_NUMBER})"))
         await connection.run_sync(_upgrade)
 
 
 async def schema_is_current(connection: Connection) -> bool:
-    """Whether the database has had every migration of this version."""
+    """Whether the database has had every migration of this version of schnell."""
     return await connection.run_sync(_is_current)
 
 

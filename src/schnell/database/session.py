@@ -1,4 +1,4 @@
-"""One door to the database: short read and write transactions on SQLite or PostgreSQL."""
+"""The database, SQLite or PostgreSQL, as short transactions that read or write."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,10 +17,10 @@ _DRIVERS: Final = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycop
 
 
 def parse_database_url(text: str) -> URL:
-    """The SQLAlchemy URL for `sqlite:PATH`, `sqlite:///PATH` or `postgresql://…`.
+    """The SQLAlchemy URL, with our driver, for `sqlite:PATH`, `sqlite:///PATH` or `postgresql://…`.
 
     Raises:
-        ConfigurationError: any other form.
+        ConfigurationError: `text` has another form.
     """
     if text.startswith("sqlite:") and not text.startswith("sqlite://"):
         return URL.create(_DRIVERS["sqlite"], database=text.removeprefix("sqlite:"))
@@ -34,9 +34,13 @@ def parse_database_url(text: str) -> URL:
 
 
 class Database:
-    """Opens transactions. `write` commits when its block ends well and rolls back when it raises.
+    """A database. `dialect` is `sqlite` or `postgresql`; `location` its URL without the password.
 
-    No block may await anything but its own statements: nobody draws a picture while holding a transaction.
+    A block of `write` or `read` awaits nothing but its own statements. A picture takes seconds: a transaction that
+    waited for one would keep its locks, and the one writer that SQLite has, from every other request.
+
+    Raises:
+        ConfigurationError: `url` is not one that `parse_database_url` reads.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,11 +50,15 @@ class Database:
         self._engine = InlineSqlite(parsed) if self.dialect == "sqlite" else _PooledPostgres(parsed)
 
     def write(self) -> AbstractAsyncContextManager[Connection]:
-        """A transaction that may write."""
+        """A transaction that may write: committed when its block ends, rolled back when it raises."""
         return self._engine.write()
 
     def read(self) -> AbstractAsyncContextManager[Connection]:
-        """A transaction that only reads."""
+        """A transaction that only reads.
+
+        On SQLite all its statements see the database at one moment. On PostgreSQL (READ COMMITTED, its default) each
+        sees what was committed before it.
+        """
         return self._engine.read()
 
     async def close(self) -> None:
@@ -60,6 +68,8 @@ class Database:
 
 class _PooledPostgres:
     def __init__(self, url: URL) -> None:
+        # the pool asks a connection for a sign of life before it lends it: after a restart of the database server, the
+        # connections that are left are dead, and each would fail a request
         self._engine = create_async_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
 
     @asynccontextmanager

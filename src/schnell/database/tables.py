@@ -1,4 +1,7 @@
-"""Every table, once. Times are UTC; money-like numbers are whole credits."""
+"""Every table of the database. Times are UTC; limits, costs and amounts are whole credits; sizes are bytes.
+
+A change here needs a migration (`database/migrations`); a test compares the two.
+"""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -21,12 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-
-def new_id() -> str:
-    """A fresh random id."""
-    return str(uuid4())
-
-
+# one name for each constraint on both databases: a migration can only change what it can name
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_label)s",
@@ -38,23 +36,32 @@ metadata = MetaData(
 
 
 class Timestamp(TypeDecorator[datetime]):
-    """An aware datetime, kept as UTC in every database."""
+    """An aware datetime, stored as UTC in both databases."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
-        """Turn `value` into UTC."""
+        """`value` in UTC: SQLite would drop the zone of any other."""
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
-        """SQLite keeps no zone: what it holds is UTC."""
+        """`value` as an aware datetime: SQLite has stored it without its zone, which was UTC."""
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
-#: An id that both databases count up: SQLite does so for INTEGER only.
+#: An id that both databases count up: SQLite does so for INTEGER only, where it has 64 bits anyway.
 _Counter = BigInteger().with_variant(Integer, "sqlite")
+#: A UUID as text: SQLite has no type of its own for it.
 _Id = String(36)
+
+
+def new_id() -> str:
+    """A new id for a row: a random UUID (version 4), 36 characters."""
+    return str(uuid4())
+
+
+#: `used_credit` is what was used in the budget window called `window_label` (`accounts/credits` writes both).
 teams = Table(
     "teams",
     metadata,
@@ -69,6 +76,7 @@ teams = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
 )
+#: People. What they may do and use is in `members`, once for each of their teams.
 users = Table(
     "users",
     metadata,
@@ -77,6 +85,7 @@ users = Table(
     Column("avatar", Text),
     Column("created_at", Timestamp, nullable=False),
 )
+#: A user in a team, with a counter as the team's.
 members = Table(
     "members",
     metadata,
@@ -93,6 +102,7 @@ members = Table(
     Column("updated_at", Timestamp, nullable=False),
     Column("updated_by", String(200), nullable=False),
 )
+#: API keys, as the SHA-256 `digest` of each. `prefix` is what lists show; `scopes` are separated by commas.
 api_keys = Table(
     "api_keys",
     metadata,
@@ -109,7 +119,8 @@ api_keys = Table(
     Column("revoked_at", Timestamp),
     Index("ix_api_keys_team", "team_id"),
 )
-#: Append-only. The sum of `amount` over a member's (or team's) current window is its `used_credit`.
+#: Append-only. The sum of `amount` over a member's (or team's) current window is its `used_credit`. `record_id` is no
+#: foreign key: records are deleted one day, the rows of the ledger never are. `day` is what usage is reported by.
 ledger = Table(
     "ledger",
     metadata,
@@ -129,6 +140,7 @@ ledger = Table(
     Index("ix_ledger_record", "record_id"),
     Index("ix_ledger_day", "day"),
 )
+#: One row for each generation. It ends once: `status` goes from QUEUED and PROCESSING to SUCCESS or FAILURE.
 records = Table(
     "records",
     metadata,
@@ -155,11 +167,13 @@ records = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("started_at", Timestamp),
     Column("finished_at", Timestamp),
+    # a page of a team's history, newest first: `id` orders records of one millisecond
     Index("ix_records_history", "team_id", "created_at", "id"),
     Index("ix_records_created", "created_at"),
+    # what a killed server has left unfinished
     Index("ix_records_status", "status", "instance"),
 )
-#: A row is written before its file and removed after it, so no file is ever without one.
+#: The stored pictures. A row is written before its file and deleted after it: no file is ever without a row.
 images = Table(
     "images",
     metadata,
@@ -173,7 +187,8 @@ images = Table(
     Index("ix_images_record", "record_id"),
     Index("ix_images_state", "state", "created_at"),
 )
-#: The LoRA library. `owner` is a team's id, or empty for LoRAs that every team sees.
+#: The LoRA library. `owner` is a team's id, or `""` for LoRAs that every team sees. It is not NULL, of which SQL holds
+#: no two to be equal: two public LoRAs could have one name.
 loras = Table(
     "loras",
     metadata,
@@ -196,7 +211,7 @@ loras = Table(
     UniqueConstraint("owner", "name"),
     Index("ix_loras_sha256", "sha256"),
 )
-#: Which converted file an outside reference led to, and when it was last used.
+#: Which converted file a remote reference led to, and when it was last used.
 lora_downloads = Table(
     "lora_downloads",
     metadata,
@@ -207,6 +222,7 @@ lora_downloads = Table(
     Column("used_at", Timestamp, nullable=False),
     Index("ix_lora_downloads_sha256", "sha256"),
 )
+#: The record that answers a client's `Idempotency-Key`.
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
@@ -217,7 +233,7 @@ idempotency_keys = Table(
     Column("created_at", Timestamp, nullable=False),
     Index("ix_idempotency_created", "created_at"),
 )
-#: What a webhook must still be told: a row goes when it has been delivered, or given up.
+#: Webhooks that are still to be delivered: a row is deleted when its message has arrived, or is given up.
 webhooks = Table(
     "webhooks",
     metadata,
@@ -230,7 +246,7 @@ webhooks = Table(
     Column("due_at", Timestamp, nullable=False),
     Index("ix_webhooks_instance", "instance"),
 )
-#: A team's own tokens for the sites that LoRAs come from, encrypted.
+#: A team's own tokens for the sites that LoRAs come from, encrypted (`loras/tokens`).
 source_tokens = Table(
     "source_tokens",
     metadata,

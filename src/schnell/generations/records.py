@@ -95,11 +95,16 @@ _COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != 
 _ENDING: Final = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
 
 _THIS_RECORD: Final = records.c.id == bindparam("of_record")
-_INSERT_RECORD: Final = Prepared(records.insert())
-_INSERT_IMAGE: Final = Prepared(images.insert())
-_START: Final = Prepared(update(records).where(_THIS_RECORD, records.c.status == "QUEUED"))
-_FINISH: Final = Prepared(update(records).where(_THIS_RECORD, or_(*(records.c.status == each for each in UNFINISHED))))
-_STORE_IMAGE: Final = Prepared(update(images).where(images.c.key == bindparam("of_key")))
+_INSERT_RECORD: Final = Prepared(records.insert(), sets=_COLUMNS)
+_INSERT_IMAGE: Final = Prepared(images.insert(), sets=images.c.keys())
+_START: Final = Prepared(
+    update(records).where(_THIS_RECORD, records.c.status == "QUEUED"), sets=("status", "started_at")
+)
+_FINISH: Final = Prepared(
+    update(records).where(_THIS_RECORD, or_(*(records.c.status == each for each in UNFINISHED))),
+    sets=(*_ENDING, "receipts"),
+)
+_STORE_IMAGE: Final = Prepared(update(images).where(images.c.key == bindparam("of_key")), sets=("state", "bytes"))
 _FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), _VISIBLE)
 _PICTURES: Final = (
     select(images)
@@ -136,7 +141,7 @@ async def finish_record(connection: Connection, record: Record) -> bool:
     Pictures that `record` does not name are marked for removal.
     """
     values: dict[str, Any] = {name: getattr(record, name) for name in _ENDING} | {"receipts": list(record.receipts)}
-    if (await _FINISH.run(connection, values | {"of_record": record.id})).changed != 1:
+    if (await _FINISH.run(connection, values | {"of_record": record.id})).rowcount != 1:
         return False
     for image in record.images:
         await _STORE_IMAGE.run(connection, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})

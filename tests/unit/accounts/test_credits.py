@@ -12,11 +12,58 @@ from sqlalchemy import func, select, update
 
 from counts import repeats
 from schnell.accounts import credits as books
+from schnell.accounts.credits import PriceTable
 from schnell.accounts.identity import Caller
 from schnell.accounts.teams import add_member, change_team, create_team, find_member, find_team, list_members
 from schnell.database.session import Database
 from schnell.database.tables import ledger, members, metadata, new_id, teams
 from schnell.errors import InsufficientCreditsError
+from schnell.spec import ASPECT_RATIOS, GenerationSpec, LoraRef, resolve_size
+
+
+def test_the_documented_prices() -> None:
+    prices = PriceTable()
+    assert prices.total(GenerationSpec("x")) == 1000
+    assert prices.total(GenerationSpec("x", size=resolve_size(megapixels="0.25"))) == 400
+    assert prices.total(GenerationSpec("x", steps=1)) == 400
+    assert prices.total(GenerationSpec("x", num_outputs=4)) == 4000
+    assert prices.total(GenerationSpec("x", loras=(LoraRef("a"), LoraRef("b")))) == 1400
+
+
+@pytest.mark.parametrize("ratio", list(ASPECT_RATIOS))
+@pytest.mark.parametrize(("megapixels", "price"), [("1", 1000), ("0.25", 400)])
+def test_the_ratio_does_not_change_the_price(ratio: str, megapixels: str, price: int) -> None:
+    assert PriceTable().total(GenerationSpec("x", size=resolve_size(ratio, megapixels))) == price
+
+
+def test_custom_sizes_cost_by_the_quarter_megapixel() -> None:
+    assert PriceTable().total(GenerationSpec("x", size=resolve_size("custom", width=1440, height=1440))) == 1800
+    assert PriceTable().total(GenerationSpec("x", size=resolve_size("custom", width=256, height=256))) == 400
+
+
+def test_an_operator_can_make_it_free() -> None:
+    assert PriceTable(0, 0, 0).total(GenerationSpec("x", num_outputs=4)) == 0
+
+
+sides = st.integers(8, 45).map(lambda count: 32 * count)
+specs = st.builds(
+    GenerationSpec,
+    st.just("x"),
+    size=st.builds(lambda width, height: resolve_size("custom", width=width, height=height), sides, sides),
+    steps=st.integers(1, 3),
+    num_outputs=st.integers(1, 4),
+    loras=st.integers(0, 2).map(lambda count: (LoraRef("a"),) * count),
+)
+
+
+@given(st.builds(PriceTable, st.integers(0, 999), st.integers(0, 999), st.integers(0, 999)), specs)
+def test_a_price_is_whole_adds_up_and_never_falls_with_more_work(prices: PriceTable, spec: GenerationSpec) -> None:
+    price = prices.picture(spec)
+    assert isinstance(price, int)
+    assert price >= prices.per_picture + len(spec.loras) * prices.per_lora + prices.per_megapixel_step * spec.steps // 4
+    assert prices.total(spec) == spec.num_outputs * price
+    assert prices.picture(replace(spec, steps=spec.steps + 1)) >= price
+    assert prices.picture(replace(spec, size=resolve_size("custom", width=1440, height=1440))) >= price
 
 
 async def make_caller(database: Database, limit: int, member_limit: int | None = None) -> Caller:
@@ -142,9 +189,14 @@ async def _play(folder: Path, moves: Sequence[tuple[int, int, str]]) -> None:
     async with database.write() as connection:
         second = await add_member(connection, callers[0].team_id, "Bob")
     callers.append(Caller(callers[0].team_id, second.user_id, "Bob", new_id(), "MEMBER", ("generate",)))
+    expected = {caller.user_id: 0 for caller in callers}
     for who, amount, end in moves:
-        reservation = await try_reserve(database, callers[who % len(callers)], amount)
-        if reservation is None or end == "wait":
+        caller = callers[who % len(callers)]
+        reservation = await try_reserve(database, caller, amount)
+        if reservation is None:
+            continue
+        expected[caller.user_id] += {"settle": amount // 2, "release": 0, "wait": amount}[end]
+        if end == "wait":
             continue
         async with database.write() as connection:
             if end == "settle":
@@ -153,5 +205,8 @@ async def _play(folder: Path, moves: Sequence[tuple[int, int, str]]) -> None:
                 await books.release(connection, reservation)
     assert await imbalances(database) == []
     async with database.read() as connection:
-        assert all(0 <= each.used_credit <= each.credit_limit for each in await list_members(connection))
+        found = await list_members(connection)
+        assert all(0 <= each.used_credit <= each.credit_limit for each in found)
+        counters = {each.user_id: each.used_credit for each in found}
+        assert {user: counters[user] for user in expected} == expected
     await database.close()

@@ -4,12 +4,20 @@ from hashlib import sha256
 import pytest
 from sqlalchemy import select
 
-from schnell.accounts.keys import NewKey, authenticate, create_key, list_keys, revoke_key
-from schnell.accounts.teams import change_member, change_team, create_team, find_member
+from schnell.accounts.keys import (
+    NewKey,
+    authenticate,
+    authenticate_id,
+    create_key,
+    list_keys,
+    prepare_first_start,
+    revoke_key,
+)
+from schnell.accounts.teams import change_member, change_team, create_team, find_member, list_members, list_teams
 from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import api_keys
-from schnell.errors import InvalidFieldError, NotFoundError, UnauthorizedError
+from schnell.errors import ConfigurationError, InvalidFieldError, NotFoundError, UnauthorizedError
 
 
 async def make_key(database: Database, **options: object) -> NewKey:
@@ -85,3 +93,76 @@ async def test_revoking_needs_one_match(database: Database) -> None:
             with pytest.raises(NotFoundError):
                 await revoke_key(connection, wrong)
         assert [key.revoked_at for key in await list_keys(connection)] == [None]
+
+
+async def test_a_key_is_revoked_once_and_keeps_the_time(database: Database) -> None:
+    made = await make_key(database)
+    async with database.write() as connection:
+        once = await revoke_key(connection, made.key.id)
+        again = await revoke_key(connection, made.key.prefix)
+    assert once.revoked_at is not None
+    assert again == once
+
+
+async def test_a_caller_is_found_by_the_keys_id_as_by_the_key(database: Database) -> None:
+    made = await make_key(database, scopes=["read", "generate", "read"], rate_limit="60/minute")
+    async with database.read() as connection:
+        caller = await authenticate_id(connection, made.key.id)
+        assert caller == await authenticate(connection, made.secret)
+        with pytest.raises(UnauthorizedError, match="not valid"):
+            await authenticate_id(connection, made.secret)
+    assert (caller.key_id, caller.scopes, caller.rate_limit) == (made.key.id, ("generate", "read"), "60/minute")
+
+
+async def test_a_preset_key_shows_no_more_than_half_of_itself(database: Database) -> None:
+    made = await make_key(database, secret="twenty-characters-xx")
+    assert made.key.prefix == "twenty-cha"
+    assert await caller_of(database, "twenty-characters-xx") == "Ann"
+
+
+async def start(database: Database, preset: str | None = None) -> str | None:
+    async with database.write() as connection:
+        return await prepare_first_start(connection, preset)
+
+
+async def test_the_first_start_makes_one_team_one_admin_and_a_key_shown_once(database: Database) -> None:
+    secret = await start(database)
+    assert secret is not None
+    assert await start(database) is None
+    async with database.read() as connection:
+        caller = await authenticate(connection, secret)
+        assert (caller.role, caller.scopes, caller.rate_limit) == ("ADMIN", ("generate", "read", "admin"), None)
+        assert [team.credit_limit for team in await list_teams(connection)] == [100_000_000]
+        assert len(await list_members(connection)) == 1
+
+
+async def test_a_preset_key_works_and_is_not_shown(database: Database) -> None:
+    preset = "my-own-preset-key"
+    assert await start(database, preset) is None
+    assert await start(database, preset) is None
+    async with database.read() as connection:
+        assert (await authenticate(connection, preset)).role == "ADMIN"
+        assert len(await list_keys(connection)) == 1
+        assert all(preset not in key.prefix for key in await list_keys(connection))
+
+
+async def test_teams_made_before_the_first_start_do_not_prevent_the_first_key(database: Database) -> None:
+    async with database.write() as connection:
+        await create_team(connection, "early")
+    assert await start(database)
+
+
+async def test_a_short_preset_is_refused(database: Database) -> None:
+    with pytest.raises(ConfigurationError, match="at least 16"):
+        await start(database, "short")
+
+
+async def test_a_revoked_first_key_is_not_replaced_by_the_next_start(database: Database) -> None:
+    secret = await start(database)
+    assert secret is not None
+    async with database.write() as connection:
+        [key] = await list_keys(connection)
+        await revoke_key(connection, key.id)
+    assert await start(database) is None
+    async with database.read() as connection:
+        assert len(await list_keys(connection)) == 1

@@ -1,8 +1,12 @@
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schnell.accounts.identity import Caller
-from schnell.accounts.rates import RateLimits
-from schnell.errors import RateLimitedError
+from schnell.accounts.rates import RateLimits, check_rate_limit
+from schnell.errors import InvalidFieldError, RateLimitedError
 
 
 def caller(key: str, rate: str | None = None) -> Caller:
@@ -33,3 +37,56 @@ def test_a_keys_own_rate_goes_before_the_servers() -> None:
 
 def test_without_a_limit_nothing_is_counted() -> None:
     assert RateLimits().count(caller("a")) is None
+
+
+@pytest.mark.parametrize("text", ["60/minute", "1000/day", "5/2 seconds", "10 per hour"])
+def test_a_rate_limit_that_can_be_read_is_taken_as_it_stands(text: str) -> None:
+    assert check_rate_limit(text) == text
+    assert RateLimits(text).count(caller("a")) is not None
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_no_text_is_no_limit(text: str | None) -> None:
+    assert check_rate_limit(text) is None
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[0-9]{0,3} ?(/|per) ?[0-9]{0,2} ?(second|minute|hour|day|week)?s?"))
+def test_what_is_accepted_can_be_counted_and_the_rest_is_refused_by_its_field(text: str) -> None:
+    try:
+        accepted = check_rate_limit(text)
+    except InvalidFieldError as error:
+        refused = error
+    else:
+        assert accepted == (text or None)
+        with contextlib.suppress(RateLimitedError):  # 0/minute is a limit, too
+            RateLimits(accepted).count(caller("a"))
+        return
+    assert [problem.field for problem in refused.problems] == ["rateLimit"]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10])
+def test_in_any_window_no_more_than_the_limit_is_granted(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 1_000_000.0
+    monkeypatch.setattr("time.time", lambda: moment)
+    rates, granted = RateLimits(f"{limit}/minute"), []
+    for _ in range(400):
+        moment += 1.5
+        with contextlib.suppress(RateLimitedError):
+            rates.count(caller("a"))
+            granted.append(moment)
+    assert len(granted) > limit
+    assert all(sum(start <= each < start + 60 for each in granted) <= limit for start in granted)
+
+
+def test_a_key_that_waits_as_long_as_it_is_told_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 1_000_000.3
+    monkeypatch.setattr("time.time", lambda: moment)
+    rates = RateLimits("2/minute")
+    rates.count(caller("a"))
+    moment += 10.4
+    rates.count(caller("a"))
+    with pytest.raises(RateLimitedError) as refused:
+        rates.count(caller("a"))
+    assert refused.value.retry_after == 50
+    moment += refused.value.retry_after
+    assert rates.count(caller("a")) is not None

@@ -144,25 +144,3 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_members_user_id_users")),
         sa.PrimaryKeyConstraint("team_id", "user_id", name=op.f("pk_members")),
     )
-
-
-def downgrade() -> None:
-    """Drop every table."""
-    op.drop_table("members")
-    op.drop_index("ix_images_state", table_name="images")
-    op.drop_index("ix_images_record", table_name="images")
-    op.drop_table("images")
-    op.drop_index("ix_api_keys_team", table_name="api_keys")
-    op.drop_table("api_keys")
-    op.drop_table("users")
-    op.drop_table("teams")
-    op.drop_index("ix_records_status", table_name="records")
-    op.drop_index("ix_records_history", table_name="records")
-    op.drop_index("ix_records_created", table_name="records")
-    op.drop_table("records")
-    op.drop_index("ix_ledger_team_user", table_name="ledger")
-    op.drop_index("ix_ledger_day", table_name="ledger")
-    op.drop_index("ix_ledger_record", table_name="ledger")
-    op.drop_table("ledger")
-    op.drop_index("ix_idempotency_created", table_name="idempotency_keys")
-    op.drop_table("idempotency_keys")

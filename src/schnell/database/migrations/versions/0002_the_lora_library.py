@@ -43,11 +43,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("reference", name=op.f("pk_lora_downloads")),
     )
     op.create_index("ix_lora_downloads_sha256", "lora_downloads", ["sha256"], unique=False)
-
-
-def downgrade() -> None:
-    """Drop both."""
-    op.drop_index("ix_lora_downloads_sha256", table_name="lora_downloads")
-    op.drop_table("lora_downloads")
-    op.drop_index("ix_loras_sha256", table_name="loras")
-    op.drop_table("loras")

@@ -31,10 +31,3 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("team_id", "site", name=op.f("pk_source_tokens")),
     )
-
-
-def downgrade() -> None:
-    """Drop both."""
-    op.drop_table("source_tokens")
-    op.drop_index("ix_webhooks_instance", table_name="webhooks")
-    op.drop_table("webhooks")
