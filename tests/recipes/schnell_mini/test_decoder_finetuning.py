@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from schnell_mini.decoder_finetuning import rim_loss
+
+INSIDE, WHOLE = (False, False), (True, True)
+
+
+def off_at(row: int, column: int) -> torch.Tensor:
+    difference = torch.zeros(1, 3, 64, 64)
+    difference[..., row, column] = 1.0
+    return difference
+
+
+def test_a_window_inside_the_canvas_has_no_rim() -> None:
+    assert rim_loss(torch.ones(1, 3, 32, 32), INSIDE, INSIDE) == 0
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, -1), (-1, 0), (-1, -1)])
+def test_a_wrong_corner_weighs_most(row: int, column: int) -> None:
+    corner, edge, middle = (rim_loss(off_at(*at), WHOLE, WHOLE) for at in ((row, column), (row, 32), (32, 32)))
+    assert corner > 5 * edge > 0
+    assert middle == 0
+
+
+def test_a_smudge_near_a_corner_counts() -> None:
+    assert rim_loss(off_at(10, -10), WHOLE, WHOLE) > 0
+    assert rim_loss(off_at(10, -10), INSIDE, WHOLE) == 0
+
+
+def test_only_the_ends_that_lie_at_the_edge_count() -> None:
+    assert rim_loss(off_at(0, 16), (True, False), INSIDE) > 0
+    assert rim_loss(off_at(-1, 16), (True, False), INSIDE) == 0
