@@ -67,17 +67,19 @@ def noise_levels(steps: int) -> tuple[float, ...]:
 
 
 def pack_latents(latents: Tensor) -> Tensor:
-    """(channels, 2h, 2w) to (h*w tokens, 4*channels): each token is a 2x2 square, channel-major."""
-    channels, height, width = latents.shape
-    squares = latents.view(channels, height // PACKING, PACKING, width // PACKING, PACKING)
-    return squares.permute(1, 3, 0, 2, 4).reshape(-1, channels * PACKING * PACKING)
+    """(..., channels, 2h, 2w) to (..., h*w tokens, 4*channels): each token is a 2x2 square, channel-major."""
+    *batch, channels, height, width = latents.shape
+    squares = latents.view(*batch, channels, height // PACKING, PACKING, width // PACKING, PACKING)
+    # (..., channels, h, 2, w, 2) to (..., h, w, channels, 2, 2)
+    return squares.movedim((-4, -2), (-5, -4)).flatten(-3).flatten(-3, -2)
 
 
 def unpack_latents(tokens: Tensor, grid: Size) -> Tensor:
-    """(..., h*w tokens, 4*channels) to (..., channels, 2h, 2w): the inverse of `pack_latents`."""
-    batch = tokens.shape[:-2]
-    squares = tokens.view(*batch, grid.height, grid.width, -1, PACKING, PACKING).movedim(-3, -5).movedim(-2, -3)
-    return squares.reshape(*batch, -1, PACKING * grid.height, PACKING * grid.width)
+    """(..., h*w tokens, 4*channels) to (..., channels, 2h, 2w): the inverse of `pack_latents`; `grid` is (w, h)."""
+    *batch, _, _ = tokens.shape
+    squares = tokens.view(*batch, grid.height, grid.width, -1, PACKING, PACKING)
+    # (..., h, w, channels, 2, 2) to (..., channels, h, 2, w, 2)
+    return squares.movedim((-5, -4), (-4, -2)).flatten(-2).flatten(-3, -2)
 
 
 def position_ids(grid: Size, device: torch.device) -> Tensor:

@@ -9,17 +9,27 @@ from schnell.spec import Size
 grids = st.builds(Size, st.integers(1, 8), st.integers(1, 8))
 
 
-@given(grids)
-def test_unpacking_is_the_inverse_of_packing(grid: Size) -> None:
-    latents = torch.randn(16, 2 * grid.height, 2 * grid.width)
-    assert torch.equal(unpack_latents(pack_latents(latents), grid), latents)
+@given(grids, st.lists(st.integers(1, 3), max_size=2))
+def test_unpacking_is_the_inverse_of_packing(grid: Size, batch: list[int]) -> None:
+    latents = torch.randn(*batch, 16, 2 * grid.height, 2 * grid.width)
+    tokens = pack_latents(latents)
+    assert tokens.shape == (*batch, grid.height * grid.width, 64)
+    assert torch.equal(unpack_latents(tokens, grid), latents)
 
 
-@given(grids)
-def test_packing_is_diffusers_packing(grid: Size) -> None:
-    latents = torch.randn(1, 16, 2 * grid.height, 2 * grid.width)
-    theirs = FluxPipeline._pack_latents(latents, 1, 16, 2 * grid.height, 2 * grid.width)
+@given(grids, st.integers(1, 3))
+def test_packing_is_diffusers_packing(grid: Size, count: int) -> None:
+    latents = torch.randn(count, 16, 2 * grid.height, 2 * grid.width)
+    theirs = FluxPipeline._pack_latents(latents, count, 16, 2 * grid.height, 2 * grid.width)
+    assert torch.equal(pack_latents(latents), theirs)
     assert torch.equal(pack_latents(latents[0]), theirs[0])
+
+
+@given(grids, st.integers(1, 3))
+def test_unpacking_is_diffusers_unpacking(grid: Size, count: int) -> None:
+    tokens = torch.randn(count, grid.height * grid.width, 64)
+    theirs = FluxPipeline._unpack_latents(tokens, 16 * grid.height, 16 * grid.width, vae_scale_factor=8)
+    assert torch.equal(unpack_latents(tokens, grid), theirs)
 
 
 @given(grids)
