@@ -66,9 +66,8 @@ class FakeRunner:
             await self.gate.wait()
         for step in range(1, steps + 1):
             await asyncio.sleep(self.step_seconds)
-            # as the worker does it: after its last step a job is on its way out, and nothing is reported
-            if step < steps:
-                on_progress(Progress("denoise", step, steps, previews=_previews(job)))
+            # as the worker does it: after the last step the picture itself is on its way, without a preview
+            on_progress(Progress("denoise", step, steps, previews=_previews(job) if step < steps else ()))
         if self.failure is not None:
             raise self.failure
         shown = [index for index in range(job.spec.num_outputs) if index not in self.flagged]

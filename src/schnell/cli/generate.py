@@ -21,6 +21,7 @@ from schnell.spec import (
     LoraRef,
     OutputFormat,
     ProgressListener,
+    combine_loras,
     output_format_named,
     random_seed,
     resolve_size,
@@ -61,7 +62,7 @@ def generate_command(
             output_format=file_format,
             output_quality=quality,
             go_fast=go_fast,
-            loras=tuple(_parse_lora(text) for text in lora or []),
+            loras=combine_loras(_parse_lora(text) for text in lora or []),
         )
     spec = replace(spec, safety_checker=not no_safety)
     outcome = _draw(spec, model, device)

@@ -2,6 +2,7 @@
 
 from schnell.spec.generation import (
     MAX_LORA_SCALE,
+    MAX_LORAS,
     MAX_OUTPUTS,
     MAX_PROMPT_LENGTH,
     MAX_QUALITY,
@@ -33,6 +34,7 @@ from schnell.spec.size import ASPECT_RATIOS, CUSTOM_RATIO, MAX_SIDE, MEGAPIXELS,
 __all__ = [
     "ASPECT_RATIOS",
     "CUSTOM_RATIO",
+    "MAX_LORAS",
     "MAX_LORA_SCALE",
     "MAX_OUTPUTS",
     "MAX_PROMPT_LENGTH",
@@ -59,6 +61,7 @@ __all__ = [
     "RunnerSnapshot",
     "Size",
     "Stage",
+    "combine_loras",
     "output_format_named",
     "output_seed",
     "random_seed",

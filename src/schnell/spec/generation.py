@@ -1,7 +1,7 @@
 """What a request asks for, independent of the API that it came in by, and the limits of each value."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,6 +13,8 @@ MAX_STEPS: Final = 4  # FLUX.1 [schnell] is distilled for one to four
 MAX_SEED: Final = 2**32 - 1
 MAX_QUALITY: Final = 100
 MAX_OUTPUTS: Final = 4
+#: LoRAs of one request. Each takes a slot of the engine for as long as the request is drawn.
+MAX_LORAS: Final = 8
 MIN_LORA_SCALE: Final = -1.0
 MAX_LORA_SCALE: Final = 3.0
 
@@ -69,6 +71,8 @@ class GenerationSpec:
             yield from _range_problem("seed", self.seed, 0, MAX_SEED)
         yield from _range_problem("num_outputs", self.num_outputs, 1, MAX_OUTPUTS)
         yield from _range_problem("output_quality", self.output_quality, 0, MAX_QUALITY)
+        if len(self.loras) > MAX_LORAS:
+            yield FieldProblem("lora_weights", f"a request may name {MAX_LORAS} LoRAs at most, got {len(self.loras)}")
         for lora in self.loras:
             yield from _range_problem("lora_scale", lora.scale, MIN_LORA_SCALE, MAX_LORA_SCALE)
 
@@ -77,6 +81,19 @@ def _range_problem(field: str, value: float, low: float, high: float) -> Iterato
     # digits enough for seeds: `g` alone would write 4294967295 as 4.29497e+09
     if not low <= value <= high:
         yield FieldProblem(field, f"must be {low:.10g}-{high:.10g}, got {value:.15g}")
+
+
+def combine_loras(loras: Iterable[LoraRef]) -> tuple[LoraRef, ...]:
+    """LoRAs in the order in which they are first named; one that is named twice is one, its scales added.
+
+    A sum outside the range of scales is cut to it.
+    """
+    scales: dict[str, float] = {}
+    for lora in loras:
+        scales[lora.reference] = scales.get(lora.reference, 0.0) + lora.scale
+    return tuple(
+        LoraRef(reference, min(max(scale, MIN_LORA_SCALE), MAX_LORA_SCALE)) for reference, scale in scales.items()
+    )
 
 
 def random_seed() -> int:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schnell.errors import FieldError, InvalidFieldError, MissingFieldError
-from schnell.spec import GenerationSpec, LoraRef, Size, output_format_named, output_seed, random_seed
+from schnell.spec import GenerationSpec, LoraRef, Size, combine_loras, output_format_named, output_seed, random_seed
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,20 @@ def test_jpg_is_jpeg_and_gif_is_refused() -> None:
     assert output_format_named("JPG") == "jpeg"
     with pytest.raises(InvalidFieldError, match="gif"):
         output_format_named("gif")
+
+
+def test_a_lora_named_twice_is_one_with_its_scales_added() -> None:
+    named = (LoraRef("a", 0.5), LoraRef("b", 1.0), LoraRef("a", 0.25))
+    assert combine_loras(named) == (LoraRef("a", 0.75), LoraRef("b", 1.0))
+
+
+def test_added_scales_stay_in_their_range() -> None:
+    assert combine_loras([LoraRef("a", 2.0)] * 3) == (LoraRef("a", 3.0),)
+    assert combine_loras([LoraRef("a", -1.0)] * 3) == (LoraRef("a", -1.0),)
+
+
+def test_more_than_eight_loras_are_refused_by_name_of_the_field() -> None:
+    with pytest.raises(InvalidFieldError) as refusal:
+        GenerationSpec("apple", loras=tuple(LoraRef(f"lora-{i}") for i in range(9)))
+    assert [problem.field for problem in refusal.value.problems] == ["lora_weights"]
+    assert "8 LoRAs" in refusal.value.problems[0].message

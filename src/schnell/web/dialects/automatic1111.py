@@ -14,11 +14,20 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from schnell.accounts.identity import Caller
-from schnell.errors import FieldError, NotFoundError, SchnellError, UnsupportedModelError
+from schnell.errors import (
+    FieldError,
+    FieldProblem,
+    InvalidFieldError,
+    NotFoundError,
+    SchnellError,
+    UnsupportedModelError,
+)
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.spec import (
     MAX_LORA_SCALE,
+    MAX_LORAS,
     MAX_OUTPUTS,
+    MAX_PROMPT_LENGTH,
     MAX_SEED,
     MAX_SIDE,
     MAX_STEPS,
@@ -26,6 +35,7 @@ from schnell.spec import (
     MIN_SIDE,
     SIDE_STEP,
     LoraRef,
+    combine_loras,
 )
 from schnell.web import submission
 from schnell.web.auth import Generator, Reader
@@ -227,6 +237,8 @@ _MAX_NUMBER: Final = 2**40
 _DEFAULT_SIDE: Final = 512  # the web UI's own
 _LORA_FIELDS: Final = (("lora_weights", "lora_scale"), ("extra_lora", "extra_lora_scale"))
 _TAG: Final = re.compile(r"<lora:([^<>]{1,600})>", re.IGNORECASE)
+#: A whole prompt, and its longest possible tags.
+_MAX_TAGGED_PROMPT: Final = MAX_PROMPT_LENGTH + MAX_LORAS * 640
 _WEIGHTS: Final = re.compile(
     r"(?::(?:(?:te|unet)=)?[-+]?(?:[0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})){1,3}$", re.IGNORECASE
 )
@@ -245,7 +257,7 @@ def _parse(request: Request, fields: Fields, notes: list[str]) -> GenerationRequ
         native |= {name: lora.reference, scale: lora.scale}
     model = find_model(request, checkpoint or None)
     asked = build_request(request, "automatic1111", model, native, rename=_rename)
-    # the native API names two LoRAs, a prompt any number
+    # a native body names two LoRAs, a prompt up to eight
     return replace(asked, spec=replace(asked.spec, loras=loras))
 
 
@@ -321,9 +333,19 @@ def _read_seed(fields: Fields, notes: list[str]) -> int | None:
 def read_lora_tags(prompt: str, notes: list[str]) -> tuple[str, tuple[LoraRef, ...]]:
     """The prompt without its `<lora:NAME:SCALE>` tags, and the LoRAs that they name, at scale 1 where none is given.
 
-    What a tag asks for and FLUX cannot do is added to `notes`.
+    A LoRA that is named twice is one, its scales added. What a tag asks for and FLUX cannot do is added to `notes`.
+
+    Raises:
+        InvalidFieldError: the prompt is longer than any that could be drawn, or names more than eight LoRAs.
     """
-    loras = tuple(_read_tag(match[1], notes) for match in _TAG.finditer(prompt))
+    # before anything is parsed: a body full of tags must cost nothing
+    if len(prompt) > _MAX_TAGGED_PROMPT:
+        problem = f"must have at most {MAX_PROMPT_LENGTH} characters beside its LoRA tags, got {len(prompt)} with them"
+        raise InvalidFieldError(FieldProblem("prompt", problem))
+    loras = combine_loras(_read_tag(match[1], notes) for match in _TAG.finditer(prompt))
+    if len(loras) > MAX_LORAS:
+        problem = f"may name {MAX_LORAS} LoRAs at most, got {len(loras)}"
+        raise InvalidFieldError(FieldProblem("prompt", problem))
     return " ".join(_TAG.sub(" ", prompt).split()) if loras else prompt, loras
 
 

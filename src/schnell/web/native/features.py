@@ -20,6 +20,7 @@ from schnell.spec import (
     MIN_SIDE,
     GenerationSpec,
     LoraRef,
+    combine_loras,
     output_format_named,
     resolve_size,
 )
@@ -151,4 +152,4 @@ def _read_loras(fields: Fields, lowest_scale: float) -> tuple[LoraRef, ...]:
         scale = fields.number(scale_name, lowest_scale, 3)
         if reference and reference.strip():
             found.append(LoraRef(reference.strip(), 0.8 if scale is None else float(scale)))
-    return tuple(found)
+    return combine_loras(found)

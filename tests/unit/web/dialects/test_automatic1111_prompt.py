@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schnell.errors import InvalidFieldError
 from schnell.spec import MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef
 from schnell.web.dialects.automatic1111 import read_lora_tags
 
@@ -39,3 +40,16 @@ def test_a_strength_that_cannot_be_followed_is_noted(tag: str, scale: float) -> 
 def test_any_prompt_can_be_read(prompt: str) -> None:
     _, loras = read_lora_tags(prompt, [])
     assert all(MIN_LORA_SCALE <= lora.scale <= MAX_LORA_SCALE for lora in loras)
+
+
+def test_a_lora_that_is_named_twice_is_one_with_its_strengths_added() -> None:
+    assert read_lora_tags("<lora:a:0.5> cat <lora:a:0.25>", []) == ("cat", (LoraRef("a", 0.75),))
+
+
+@pytest.mark.parametrize("prompt", ["".join(f"<lora:{i}:1>" for i in range(17)), "a cat " + "<lora:a:1>" * 50_000])
+def test_a_prompt_full_of_tags_is_refused_before_anything_is_resolved(prompt: str) -> None:
+    notes: list[str] = []
+    with pytest.raises(InvalidFieldError) as refusal:
+        read_lora_tags(prompt, notes)
+    assert [problem.field for problem in refusal.value.problems] == ["prompt"]
+    assert notes == []
