@@ -12,6 +12,7 @@ from schnell.spec.generation import (
     GenerationSpec,
     LoraRef,
     OutputFormat,
+    combine_loras,
     output_format_named,
     output_seed,
     random_seed,
