@@ -275,11 +275,10 @@ def _read_secrets(settings: "Settings") -> tuple[str, ...]:
 
 
 def _build_local_store(settings: "Settings", folder: "Path") -> "LocalAssets":
-    from schnell.assets.links import signer_from
+    from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
 
-    signer = signer_from(settings.link_secrets, settings.data_dir / "link.secret")
-    return LocalAssets(folder, signer, settings.base_url)
+    return LocalAssets(folder, LinkSigner(*_read_secrets(settings)), settings.base_url)
 
 
 def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":

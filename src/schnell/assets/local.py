@@ -1,3 +1,5 @@
+"""Pictures as files in a folder of this machine, opened by signed links to this server."""
+
 import asyncio
 import os
 import time
@@ -15,20 +17,22 @@ _DRAFTS: Final = ".drafts"
 
 
 class LocalAssets:
-    """Pictures as files under `root`; links go to this server's `/files/`, under `public_url`."""
+    """An `AssetStore` of files under `root`. Its links lead to `/files/` under `public_url`, signed by `signer`."""
 
     def __init__(self, root: Path, signer: LinkSigner, public_url: str) -> None:
         self.root = root
         self.signer = signer
         self._public_url = public_url.rstrip("/")
+        # beside the pictures, because a file can be renamed within one file system only; a folder of its own for each
+        # process, because several may share `root`
         self._drafts = root / _DRAFTS / uuid4().hex
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:  # noqa: ARG002 - the ending says it
-        """Write beside, then rename: a reader sees the whole file or none."""
+        """Write the file elsewhere, then rename it: a reader sees the whole file or none. Raises AssetError."""
         await asyncio.to_thread(self._write, f"{self.root}/{check_key(key)}", data)
 
     async def get(self, key: str) -> bytes:
-        """The file's bytes."""
+        """The file's bytes. Raises NotFoundError, AssetError."""
         try:
             return await asyncio.to_thread(self.path(key).read_bytes)
         except FileNotFoundError as cause:
@@ -37,15 +41,15 @@ class LocalAssets:
             raise AssetError(f"the picture cannot be read: {cause.strerror}") from cause
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Remove the files."""
+        """Remove the files. Raises AssetError."""
         await asyncio.to_thread(self._delete, [self.path(key) for key in keys])
 
     async def list_keys(self) -> list[str]:
-        """Every picture below the root."""
+        """The key of every picture below the root."""
         return await asyncio.to_thread(self._list)
 
     def url(self, key: str, seconds: int) -> str:
-        """A signed link below the public URL."""
+        """A signed link under the public URL that opens the picture for `seconds`."""
         path = FILES_PATH + quote(key)
         return self._public_url + self.signer.sign(path, int(time.time()) + seconds)
 
@@ -54,12 +58,15 @@ class LocalAssets:
         await asyncio.to_thread(_remove_folder, self._drafts)
 
     def sweep_drafts(self) -> None:
-        """Remove what a killed server left half written. Only for a server that is alone on its folder."""
+        """Remove what killed servers have left half written.
+
+        That of a server which runs and shares the folder goes, too; it writes that picture once more.
+        """
         for folder in (self.root / _DRAFTS).glob("*"):
             _remove_folder(folder)
 
     def path(self, key: str) -> Path:
-        """Where the picture lies. Raises NotFoundError for anything that is no picture's key."""
+        """Where the picture of this key lies. Raises NotFoundError for a text that is no picture's key."""
         return self.root / check_key(key)
 
     def _write(self, path: str, data: bytes) -> None:
@@ -67,7 +74,9 @@ class LocalAssets:
         try:
             try:
                 _write_beside(draft, path, data)
-            except FileNotFoundError:  # only the first picture finds no folders
+            except FileNotFoundError:
+                # made only now, as a call for each picture would cost: for the first of an environment there are no
+                # folders, and another server that starts on this folder sweeps the drafts away
                 self._drafts.mkdir(parents=True, exist_ok=True)
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 _write_beside(draft, path, data)
@@ -89,7 +98,10 @@ class LocalAssets:
 
 
 def _write_beside(draft: str, path: str, data: bytes) -> None:
+    # without fsync, for which every request would wait: a picture outlives a killed process; one that was stored just
+    # before a power cut may be empty
     with open(draft, "wb", buffering=0) as file:  # noqa: PTH123 - every request waits for this one
+        # unbuffered, `write` may take fewer bytes than it is given
         left = memoryview(data)
         while left:
             left = left[file.write(left) :]

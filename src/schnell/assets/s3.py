@@ -1,3 +1,5 @@
+"""Pictures as objects in a bucket of Amazon S3 or a server that speaks its protocol, opened by presigned links."""
+
 import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
@@ -12,6 +14,7 @@ from schnell.errors import AssetError, NotFoundError
 _Answer = TypeVar("_Answer")
 _CONFIG: Final = {
     "signature_version": "s3v4",
+    # the bucket in the path: as part of the host's name it needs a DNS name and a certificate for each bucket
     "s3": {"addressing_style": "path"},
     # other servers than Amazon's do not know its newer checksums
     "request_checksum_calculation": "when_required",
@@ -24,9 +27,9 @@ _CONFIG: Final = {
 
 
 class S3Assets:
-    """Pictures in a bucket of any S3 server. Links are presigned for `public_endpoint`, where clients reach it.
+    """An `AssetStore` in a bucket. `endpoint` is where this server reaches it, `public_endpoint` where clients do.
 
-    Credentials and region come from the usual `AWS_*` variables. `prefix` goes before every key.
+    Credentials, and a region that is not given, come from the usual `AWS_*` variables. `prefix` goes before every key.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class S3Assets:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._client = _build_client(endpoint, region)
+        # a client of its own for links: a presigned link is signed for one host, and cannot be sent to another
         self._links = _build_client(public_endpoint, region) if public_endpoint else self._client
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
-        """Upload with the headers that a browser shall see."""
+        """Upload a picture, with the headers that the bucket shall answer with. Raises AssetError."""
         await self._call(
             lambda: self._client.put_object(
                 Bucket=self._bucket,
@@ -57,20 +61,21 @@ class S3Assets:
         )
 
     async def get(self, key: str) -> bytes:
-        """The object's bytes."""
+        """The object's bytes. Raises NotFoundError, AssetError."""
         return await self._call(self._read, key)
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Delete the objects, one by one: not every S3 server knows the batch request."""
+        """Delete the objects. Raises AssetError."""
+        # one by one: not every S3 server knows the request for several
         for key in keys:
             await self._call(lambda name=key: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name))
 
     async def list_keys(self) -> list[str]:
-        """Every picture below the prefix."""
+        """The key of every picture below the prefix. Raises AssetError."""
         return await self._call(self._list)
 
     def url(self, key: str, seconds: int) -> str:
-        """A presigned GET link."""
+        """A presigned link (signature version 4) that opens the picture for `seconds`."""
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
         return str(self._links.generate_presigned_url("get_object", Params=target, ExpiresIn=seconds))
 
@@ -80,14 +85,14 @@ class S3Assets:
         self._links.close()
 
     async def check(self) -> None:
-        """Ask for the bucket. Raises AssetError when it cannot be reached or is not there."""
+        """Ask whether the bucket is there. Raises AssetError when it is not, or cannot be reached."""
         try:
             await self._call(lambda: self._client.head_bucket(Bucket=self._bucket))
         except NotFoundError as cause:
             raise AssetError(f"there is no bucket {self._bucket!r}") from cause
 
     def has_session_credentials(self) -> bool:
-        """Whether links die with a session: they were signed with temporary credentials."""
+        """Whether the credentials are those of a temporary session, with which its links expire, too."""
         credentials = boto3.Session().get_credentials()
         return bool(credentials and credentials.token)
 
@@ -102,6 +107,7 @@ class S3Assets:
 
     async def _call(self, action: Callable[..., _Answer], *arguments: str) -> _Answer:
         try:
+            # boto3 waits for its answers: in a thread, or the event loop would
             return await asyncio.to_thread(action, *arguments)
         except ClientError as cause:
             code = cause.response.get("Error", {}).get("Code", "")
@@ -117,6 +123,7 @@ def _build_client(endpoint: str | None, region: str | None) -> Any:
     return session.client(
         "s3",
         endpoint_url=endpoint,
+        # a region is part of every signature, also for servers that have none: Amazon's default
         region_name=region or session.region_name or "us-east-1",
         config=Config(**_CONFIG),
     )

@@ -1,4 +1,4 @@
-"""Where finished pictures are kept: a Protocol, because there are two real stores."""
+"""Where finished pictures are stored: what both stores (`local`, `s3`) offer, and the keys that they store under."""
 
 import re
 import secrets
@@ -8,45 +8,50 @@ from typing import Final, Protocol
 
 from schnell.errors import NotFoundError
 
-#: What a stored picture is called: `<environment>/images/YYYY_MM_DD_HH_MM_SS_mmm_NNNNNN.<ext>`.
+#: A picture's key: `<environment>/images/YYYY_MM_DD_HH_MM_SS_mmm_NNNNNN.<ext>`. Without dots and slashes elsewhere, it
+#: cannot lead out of a folder.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/images/[0-9]{4}(_[0-9]{2}){5}_[0-9]{3}_[0-9]{6}\.(webp|jpe?g|png)")
 _EXTENSIONS: Final = {"image/webp": "webp", "image/jpeg": "jpg", "image/png": "png"}
 _MEDIA_TYPES: Final = {"webp": "image/webp", "jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
-#: A picture under a key never changes, so whoever has it may keep it.
+#: A picture under a key never changes, so whoever has it may keep it: for a week, as long as a link opens by default.
 CACHE_CONTROL: Final = "private, max-age=604800, immutable"
 
 
 class AssetStore(Protocol):
-    """Keeps pictures under their keys. A picture is there whole or not at all."""
+    """Stores pictures under their keys. A picture is there whole or not at all."""
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
-        """Keep `data` under `key`. Raises AssetError when the store cannot be written."""
+        """Store `data` under `key`. Raises AssetError when the store cannot be written."""
         ...
 
     async def get(self, key: str) -> bytes:
-        """The bytes under `key`. Raises NotFoundError, AssetError."""
+        """The bytes under `key`. Raises NotFoundError where there are none, AssetError where they cannot be read."""
         ...
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Forget these keys; those that are not there are no error. Raises AssetError."""
+        """Delete what is under these keys; those that are not there are no error. Raises AssetError."""
         ...
 
     async def list_keys(self) -> list[str]:
-        """Every picture's key. Raises AssetError."""
+        """The key of every stored picture, sorted. Raises AssetError."""
         ...
 
     def url(self, key: str, seconds: int) -> str:
-        """A link that opens the picture for `seconds`, with no other proof of who asks."""
+        """A link that opens the picture for `seconds`, for whoever has it."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections and unfinished writes."""
+        """Close connections, and remove what this store has not finished writing."""
         ...
 
 
 class KeyMint:
-    """Makes keys that never repeat: the time, and a count that starts anywhere."""
+    """Makes the keys of pictures: the time to the millisecond, and a count of six digits.
+
+    One mint makes no key twice within a million. Its count starts at random: two servers that store in one place choose
+    the same key for pictures of the same millisecond once in a million.
+    """
 
     def __init__(self, environment: str) -> None:
         self._environment = environment
@@ -60,10 +65,10 @@ class KeyMint:
 
 
 def check_key(key: str) -> str:
-    """`key`, when it has a picture's form and so cannot lead out of the store.
+    """`key` itself, if it has the form of a picture's key and so cannot lead out of the store.
 
     Raises:
-        NotFoundError: it has not.
+        NotFoundError: it has another form.
     """
     if not _KEY.fullmatch(key):
         raise NotFoundError("no picture has this name")
@@ -76,15 +81,15 @@ def is_key(text: str) -> bool:
 
 
 def file_name(key: str) -> str:
-    """The last part of a key: what a download is called."""
+    """The last part of a key, as the name of a downloaded file."""
     return key.rpartition("/")[2]
 
 
 def media_type_of(key: str) -> str:
-    """The media type that a key's ending stands for."""
+    """The media type of a picture, by its key's ending. Raises KeyError for a text that is no key."""
     return _MEDIA_TYPES[key.rpartition(".")[2]]
 
 
 def extension_of(media_type: str) -> str:
-    """The ending for a media type."""
+    """The ending of a picture's key for its media type, without the dot. Raises KeyError for another type."""
     return _EXTENSIONS[media_type]

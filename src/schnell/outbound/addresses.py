@@ -1,4 +1,8 @@
-"""Which network addresses a caller's URL may lead to: public ones, and those that the operator names."""
+"""Which network addresses a caller's URL may lead to, for LoRAs and webhooks alike: public ones, and the operator's.
+
+A URL that a caller names could make this server read from its own network, or write to it (server-side request
+forgery). See docs/decisions/0011.
+"""
 
 import asyncio
 import socket
@@ -12,18 +16,20 @@ import httpx
 from schnell.errors import LoraDownloadError, LoraSourceError
 
 Address = IPv4Address | IPv6Address
+#: What a NAT64 gateway translates to the IPv4 address in the last 32 bits (RFC 6052, and RFC 8215 for local use).
+#: Python's `ipaddress` unwraps mapped, 6to4 and Teredo addresses, but not these.
 _NAT64: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _LOW_32_BITS: Final = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """Hosts that may be fetched from. `allow` (empty: all) and `deny` hold host names, each with its subdomains.
+    """Which hosts and addresses may be called. `allow` (empty: all) and `deny` are host names, with their subdomains.
 
-    `private_networks` are address ranges, as `10.1.0.0/16`, that may be reached although they are not public.
+    `private_networks` are ranges of addresses, such as `10.1.0.0/16`, that may be called although they are not public.
 
     Raises:
-        ValueError: a network that is none.
+        ValueError: one of `private_networks` is no range of addresses.
     """
 
     allow: tuple[str, ...] = ()
@@ -31,21 +37,32 @@ class AddressPolicy:
     private_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        # read here so that a wrong one fails the server's start, and not its first download
         for network in self.private_networks:
             ip_network(network, strict=False)
 
     def check_host(self, host: str) -> None:
-        """Raises LoraSourceError for a host that the operator's lists refuse."""
+        """Check a host's name against the operator's lists; `deny` goes before `allow`.
+
+        Raises:
+            LoraSourceError: they refuse it.
+        """
         if _listed(host, self.deny):
             raise LoraSourceError(f"this server does not fetch from {host}")
         if self.allow and not _listed(host, self.allow):
             raise LoraSourceError(f"this server fetches only from {', '.join(self.allow)}, not from {host}")
 
     def check_address(self, host: str, address: Address) -> None:
-        """Raises LoraSourceError for an address that is private, loopback, link-local, or otherwise not public."""
+        """Check one address of a host.
+
+        Raises:
+            LoraSourceError: it is private, loopback, link-local or otherwise not public, and in no private network that
+                the operator has named.
+        """
         embedded = _embedded(address)
         if any(embedded in ip_network(network, strict=False) for network in self.private_networks):
             return
+        # `is_global` alone is true of multicast and of some reserved addresses
         if not embedded.is_global or embedded.is_multicast or embedded.is_reserved or embedded.is_unspecified:
             raise LoraSourceError(f"{host} leads to {address}, which is not a public address")
 
@@ -56,7 +73,10 @@ def _listed(host: str, names: Sequence[str]) -> bool:
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 one that only wraps it (mapped, 6to4, NAT64), or the address itself."""
+    """The IPv4 address inside an IPv6 one that only wraps it (mapped, 6to4, Teredo, NAT64), or the address itself.
+
+    `::ffff:127.0.0.1` leads to this machine although it is no loopback address of IPv6.
+    """
     if isinstance(address, IPv4Address):
         return address
     if any(address in network for network in _NAT64):
@@ -65,10 +85,9 @@ def _embedded(address: Address) -> Address:
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """Connects to the very address that was checked, so a name that resolves differently the next time gains nothing.
+    """An httpx transport that resolves a request's host, checks all its addresses, and connects to one of them.
 
-    The certificate is still checked against the host's name. Proxies of the environment are not used: they would
-    resolve the name themselves.
+    A redirect is a request of its own, and is checked as the first.
     """
 
     def __init__(self, policy: AddressPolicy, inner: httpx.AsyncBaseTransport) -> None:
@@ -76,17 +95,20 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Resolve, check every address, and send to the first that answers.
+        """Send a request to the first of its host's addresses that takes the connection.
 
         Raises:
             LoraSourceError: the scheme is not https, or the host or one of its addresses is refused.
             LoraDownloadError: the host has no address.
+            httpx.TransportError: no connection, or it broke.
         """
         host = request.url.host
         if request.url.scheme != "https":
             raise LoraSourceError(f"only https addresses are fetched, not {request.url.scheme}://{host}")
         self._policy.check_host(host)
-        addresses = await resolve(host, request.url.port or 443)
+        # all are checked before any is tried: a name that leads to a public and to a private address is always refused,
+        # whichever of the two would have answered
+        addresses = await _resolve(host, request.url.port or 443)
         for address in addresses:
             self._policy.check_address(host, address)
         for address in addresses[:-1]:
@@ -97,6 +119,9 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         return await self._send(request, addresses[-1])
 
     async def _send(self, request: httpx.Request, address: Address) -> httpx.Response:
+        # connected to by number: httpx would resolve the name a second time, and whoever serves the name could then
+        # answer with another address than the one that was checked (DNS rebinding). The Host header is in `headers`
+        # already; the certificate is checked against the name in `sni_hostname`
         pinned = httpx.Request(
             request.method,
             request.url.copy_with(host=str(address)),
@@ -111,11 +136,12 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-async def resolve(host: str, port: int) -> list[Address]:
-    """Every address of a host. Raises LoraDownloadError where it has none."""
+async def _resolve(host: str, port: int) -> list[Address]:
+    """Every address of a host, in the resolver's order. Raises LoraDownloadError where it has none."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise LoraDownloadError(f"the host {host} cannot be found") from error
+    # without the zone of a link-local address (`fe80::1%eth0`)
     texts = dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found)
     return [ip_address(text) for text in texts]

@@ -1,4 +1,4 @@
-"""Fetching one file: https only, bounded in size and time, resumed where it broke off, checked against its hash."""
+"""Fetch one file over https: bounded in size and time, resumed where it broke off, checked against its hash."""
 
 import asyncio
 import hashlib
@@ -18,14 +18,18 @@ import httpx
 from schnell.errors import LoraDownloadError, LoraSourceError
 from schnell.outbound.addresses import AddressPolicy, CheckedTransport
 
-#: Told of bytes fetched, and of all bytes where they are known.
+#: Called with the bytes that have come so far, and with the file's size where the server says it (else None).
 DownloadListener = Callable[[int, int | None], None]
 
 _MAX_REDIRECTS: Final = 6
+#: JSON is read into memory, from sites that are not ours.
 _MAX_JSON_BYTES: Final = 4 * 2**20
 _ATTEMPTS: Final = 4
+#: Before the second attempt; doubled before each further one.
 _PAUSE_SECONDS: Final = 0.3
+#: How long a file that broke off waits to be asked for again.
 _PARTIAL_SECONDS: Final = 24 * 3600
+#: What lies in the folder: the bytes so far, the ETag that they belong to, and whole files that are being converted.
 _SUFFIXES: Final = frozenset({".part", ".note", ".done"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -41,7 +45,10 @@ class DownloadLimits:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to fetch. `token` goes to the first host only, never to where it redirects, and is never shown."""
+    """A file to fetch. `sha256` is its hash in hexadecimal, where its site has announced one.
+
+    `token` is sent as a bearer token to the URL's own host only, never to where it redirects.
+    """
 
     url: str
     sha256: str | None = None
@@ -49,7 +56,10 @@ class RemoteFile:
 
 
 class Downloader:
-    """Fetches files into `folder`. What breaks off stays there for a day, to be resumed."""
+    """Fetches files into `folder`. What breaks off stays there for a day, to be resumed.
+
+    `offline` refuses every file; `authorities` are the certificate authorities to trust, other than the usual ones.
+    """
 
     def __init__(
         self,
@@ -65,30 +75,35 @@ class Downloader:
         self._limits = limits or DownloadLimits()
         self._offline = offline
         self._authorities = authorities or httpx.create_ssl_context()
-        # two downloads of one address would write into one part
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # one lock for each URL: two downloads of one would write into the same part. A lock is gone with its last user
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def fetch(self, file: RemoteFile, on_progress: DownloadListener | None = None) -> Path:
-        """The file on this machine, complete and checked. The caller removes it when it is done with it.
+        """The path of the file, complete and checked against its hash. The caller removes it when done with it.
 
         Raises:
             LoraSourceError: offline mode, or an address that is refused.
             LoraDownloadError: it could not be fetched whole, is too large, took too long, or has another hash.
         """
-        turn = self._turns.setdefault(file.url, asyncio.Lock())
-        async with turn:
-            partial = await asyncio.to_thread(_prepare, self._folder, file)
+        lock = self._locks.setdefault(file.url, asyncio.Lock())
+        async with lock:
+            partial = await asyncio.to_thread(_partial_path, self._folder, file)
             try:
                 async with asyncio.timeout(self._limits.seconds):
-                    await self._complete(file, partial, on_progress)
+                    await self._fetch_with_retries(file, partial, on_progress)
             except TimeoutError:
                 raise LoraDownloadError(
                     f"{_host(file.url)} did not deliver within {self._limits.seconds:g} s; asking again resumes"
                 ) from None
-            return await asyncio.to_thread(_finish, partial, file)
+            return await asyncio.to_thread(_check_and_rename, partial, file)
 
     async def fetch_json(self, file: RemoteFile) -> Any:
-        """A small JSON document (at most 4 MiB), or None where we get none (401, 403, 404). Raises as `fetch`."""
+        """A JSON document of at most 4 MiB, or None where the site refuses or lacks it (401, 403, 404).
+
+        Raises:
+            LoraSourceError: offline mode, or an address that is refused.
+            LoraDownloadError: no answer in time, or one that is no JSON.
+        """
         try:
             async with asyncio.timeout(2 * self._limits.silence_seconds):
                 body = await self._read_small(file)
@@ -110,11 +125,12 @@ class Downloader:
                     raise LoraDownloadError(f"{_host(file.url)} answered with more than 4 MiB")
         return bytes(body)
 
-    async def _complete(self, file: RemoteFile, partial: Path, on_progress: DownloadListener | None) -> None:
+    async def _fetch_with_retries(self, file: RemoteFile, partial: Path, on_progress: DownloadListener | None) -> None:
         for attempt in range(_ATTEMPTS):
             try:
-                await self._continue(file, partial, on_progress)
+                await self._fetch_rest(file, partial, on_progress)
             except LoraDownloadError:
+                # an answer that will not change: another attempt would get the same
                 _discard(partial)
                 raise
             except httpx.TransportError as error:
@@ -124,9 +140,10 @@ class Downloader:
             else:
                 return
 
-    async def _continue(self, file: RemoteFile, partial: Path, on_progress: DownloadListener | None) -> None:
+    async def _fetch_rest(self, file: RemoteFile, partial: Path, on_progress: DownloadListener | None) -> None:
         headers = _resume_headers(partial)
         async with self._open(file, headers) as response:
+            # range not satisfiable: the part is as long as the file, or longer. The next attempt begins at zero
             if response.status_code == 416:
                 _discard(partial)
                 raise httpx.ReadError("the part that is here does not fit")
@@ -134,13 +151,15 @@ class Downloader:
             start = _range_start(response, headers)
             total = _total(response, start)
             self._check_size(total or 0)
-            _keep_note(partial, response)
+            # before the bytes: a part without its ETag is never resumed
+            _save_etag(partial, response)
             received = start
             with partial.open("r+b" if start else "wb") as sink:
                 sink.seek(start)
                 sink.truncate()
                 async for piece in response.aiter_raw():
                     received += len(piece)
+                    # counted, too: a server need not tell the size, or the truth about it
                     self._check_size(received)
                     sink.write(piece)
                     if on_progress is not None:
@@ -156,17 +175,20 @@ class Downloader:
 
     @asynccontextmanager
     async def _open(self, file: RemoteFile, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
-        """Follow redirects to the answer. Each step is resolved and checked anew; the token stays at the first host."""
+        """The answer at the end of the redirects, each of which the transport checks as it does the first."""
         if self._offline:
             raise LoraSourceError("this server is offline: it serves the LoRAs of its library only")
         url = httpx.URL(file.url)
         first_host = url.host
         async with self._client() as client:
             for _ in range(_MAX_REDIRECTS):
-                own = dict(headers) | {"Accept-Encoding": "identity", "User-Agent": "schnell"}
+                # not compressed: sizes, ranges and hashes are those of the file itself, and a small body cannot unpack
+                # into one beyond the limit
+                sent = dict(headers) | {"Accept-Encoding": "identity", "User-Agent": "schnell"}
+                # sites redirect to storage hosts of other companies, which must not see the token
                 if file.token and url.host == first_host:
-                    own["Authorization"] = f"Bearer {file.token}"
-                async with client.stream("GET", url, headers=own) as response:
+                    sent["Authorization"] = f"Bearer {file.token}"
+                async with client.stream("GET", url, headers=sent) as response:
                     if response.status_code not in _REDIRECTS:
                         yield response
                         return
@@ -174,7 +196,8 @@ class Downloader:
         raise LoraDownloadError(f"{first_host} redirects more than {_MAX_REDIRECTS} times")
 
     def _client(self) -> httpx.AsyncClient:
-        # one connection a request: pooled connections are told apart by address alone, and hosts may share one
+        # one connection a request: httpx tells pooled connections apart by address, which is a number here, and two
+        # hosts may share it. Proxies of the environment are not used: they would resolve the name themselves
         inner = httpx.AsyncHTTPTransport(
             verify=self._authorities, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
@@ -194,12 +217,14 @@ def _redirected(url: httpx.URL, response: httpx.Response) -> httpx.URL:
 
 
 def _resume_headers(partial: Path) -> dict[str, str]:
+    """Ask for the rest of a part, and for the whole file if it has changed since (RFC 9110, If-Range)."""
     if not partial.exists() or not partial.stat().st_size:
         return {}
     try:
-        etag = json.loads(_note_of(partial).read_text("utf-8"))["etag"]
+        etag = json.loads(_etag_path(partial).read_text("utf-8"))["etag"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+    # a weak ETag stands for files that mean the same, not for the same bytes
     if not isinstance(etag, str) or etag.startswith("W/"):
         return {}
     return {"Range": f"bytes={partial.stat().st_size}-", "If-Range": etag}
@@ -216,6 +241,7 @@ def _range_start(response: httpx.Response, asked: Mapping[str, str]) -> int:
 
 def _total(response: httpx.Response, start: int) -> int | None:
     length = response.headers.get("content-length", "")
+    # fewer than 19 digits fit into 64 bits
     return start + int(length) if length.isdigit() and len(length) < 19 else None
 
 
@@ -229,14 +255,15 @@ def _check_status(response: httpx.Response) -> None:
         )
     if status in {404, 410}:
         raise LoraDownloadError(f"{host} has no such file ({status})")
+    # what may be better at the next attempt, as a broken connection
     if status == 429 or status >= 500:
         raise httpx.RemoteProtocolError(f"it answered {status}")
     if status not in {200, 206}:
         raise LoraDownloadError(f"{host} answered {status}")
 
 
-def _prepare(folder: Path, file: RemoteFile) -> Path:
-    """The path of a file's part, in a folder without parts that nobody came back for."""
+def _partial_path(folder: Path, file: RemoteFile) -> Path:
+    """Where the bytes of a file lie until it is whole, in a folder that is cleared of what is older than a day."""
     folder.mkdir(parents=True, exist_ok=True)
     oldest = time.time() - _PARTIAL_SECONDS
     for path in folder.iterdir():
@@ -245,26 +272,27 @@ def _prepare(folder: Path, file: RemoteFile) -> Path:
     return folder / f"{hashlib.sha256(file.url.encode()).hexdigest()}.part"
 
 
-def _finish(partial: Path, file: RemoteFile) -> Path:
-    _note_of(partial).unlink(missing_ok=True)
+def _check_and_rename(partial: Path, file: RemoteFile) -> Path:
+    _etag_path(partial).unlink(missing_ok=True)
     with partial.open("rb") as source:
         found = hashlib.file_digest(source, "sha256").hexdigest()
     if file.sha256 is not None and found != file.sha256.lower():
         partial.unlink()
         raise LoraDownloadError(f"the file from {_host(file.url)} has not the hash that was announced; it was removed")
+    # a name of its own: the next download of this URL may begin while the caller still reads this file
     return partial.replace(partial.with_name(f"{secrets.token_hex(8)}.done"))
 
 
 def _discard(partial: Path) -> None:
     partial.unlink(missing_ok=True)
-    _note_of(partial).unlink(missing_ok=True)
+    _etag_path(partial).unlink(missing_ok=True)
 
 
-def _keep_note(partial: Path, response: httpx.Response) -> None:
-    _note_of(partial).write_text(json.dumps({"etag": response.headers.get("etag")}))
+def _save_etag(partial: Path, response: httpx.Response) -> None:
+    _etag_path(partial).write_text(json.dumps({"etag": response.headers.get("etag")}))
 
 
-def _note_of(partial: Path) -> Path:
+def _etag_path(partial: Path) -> Path:
     return partial.with_suffix(".note")
 
 

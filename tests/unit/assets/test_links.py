@@ -1,5 +1,6 @@
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,3 +82,30 @@ def test_the_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None
     assert load_link_secret(file) == secret
     assert file.stat().st_mode & 0o077 == 0
     assert [each.name for each in file.parent.iterdir()] == ["link.secret"]
+
+
+def test_servers_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
+    file = tmp_path / "link.secret"
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: load_link_secret(file), range(32)))
+    assert len(found) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["link.secret"]
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz0123456789/_-.%", max_size=80), st.integers(1, 10**12 - 1), st.text())
+def test_every_link_opens_until_it_expires_and_for_its_own_path_alone(path: str, expires: int, secret: str) -> None:
+    mine = LinkSigner(secret)
+    raw_path, query = target(mine.sign(path, expires))
+    assert mine.check(raw_path, query, now=expires - 1) == expires
+    with pytest.raises(ForbiddenError, match="expired"):
+        mine.check(raw_path, query, now=expires)
+    with pytest.raises(ForbiddenError, match="signature is wrong"):
+        mine.check(raw_path + b"x", query, now=0)
+    with pytest.raises(ForbiddenError, match="signature is wrong"):
+        LinkSigner(secret + "x").check(raw_path, query, now=0)
+
+
+def test_a_wrong_link_is_not_told_that_it_has_expired() -> None:
+    path, query = target(LinkSigner("another secret").sign(PATH, 1000))
+    with pytest.raises(ForbiddenError, match="signature is wrong"):
+        signer.check(path, query, now=2000)

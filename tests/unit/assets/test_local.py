@@ -1,4 +1,9 @@
+import asyncio
+import io
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +58,77 @@ async def test_keys_cannot_lead_out_of_the_store(store: LocalAssets) -> None:
 
 async def test_links_go_to_the_public_address(store: LocalAssets) -> None:
     assert store.url(KEY, 60).startswith(f"http://pictures.example/files/{KEY}?expires=")
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+async def test_a_picture_of_any_size_comes_back_whole(store: LocalAssets, size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    await store.put(KEY, data[:size], "image/webp")
+    assert await store.get(KEY) == data[:size]
+
+
+async def test_a_write_that_takes_a_few_bytes_at_a_time_is_gone_on_with(
+    store: LocalAssets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:3])
+
+    monkeypatch.setattr("builtins.open", lambda path, *_, **__: Slow(path, "w"))
+    await store.put(KEY, b"ten bytes.", "image/webp")
+    monkeypatch.undo()
+    assert await store.get(KEY) == b"ten bytes."
+
+
+async def test_pictures_that_are_stored_at_once_do_not_mix(store: LocalAssets) -> None:
+    keys = [KEY.replace("000001", f"{number:06d}") for number in range(20)]
+    await asyncio.gather(*(store.put(key, key.encode() * 1000, "image/webp") for key in keys))
+    assert [await store.get(key) for key in keys] == [key.encode() * 1000 for key in keys]
+    assert await store.list_keys() == sorted(keys)
+
+
+async def test_a_picture_that_is_stored_again_is_the_newer_one(store: LocalAssets) -> None:
+    await store.put(KEY, b"older, longer", "image/webp")
+    await store.put(KEY, b"newer", "image/webp")
+    assert await store.get(KEY) == b"newer"
+
+
+async def test_a_store_that_closes_removes_its_own_drafts_alone(store: LocalAssets, tmp_path: Path) -> None:
+    other = LocalAssets(tmp_path / "assets", LinkSigner("secret"), "http://pictures.example")
+    for each in (store, other):
+        await each.put(KEY, b"picture", "image/webp")
+    await store.close()
+    assert len(list((store.root / ".drafts").iterdir())) == 1
+    await store.put(KEY, b"again", "image/webp")
+    assert await other.get(KEY) == b"again"
+
+
+async def test_what_is_no_picture_is_not_listed(store: LocalAssets) -> None:
+    await store.put(KEY, b"picture", "image/webp")
+    (store.root / "notes.txt").write_text("x")
+    (store.root / "development" / "images" / "thumbs.db").write_text("x")
+    assert await store.list_keys() == [KEY]
+
+
+async def test_a_link_of_the_store_opens_its_picture(store: LocalAssets) -> None:
+    path, _, query = store.url(KEY, 60).removeprefix("http://pictures.example").partition("?")
+    present = time.time()
+    assert present < store.signer.check(path.encode(), query.encode(), present) <= present + 61
+
+
+async def test_a_picture_whose_draft_another_server_sweeps_away_is_written_once_more(
+    store: LocalAssets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, swept = os.replace, []
+
+    def sweep_first(draft: str, path: str) -> None:
+        if not swept:
+            swept.append(draft)
+            store.sweep_drafts()
+        replace(draft, path)
+
+    await store.put(KEY, b"older", "image/webp")
+    monkeypatch.setattr("os.replace", sweep_first)
+    await store.put(KEY, b"picture", "image/webp")
+    assert swept
+    assert await store.get(KEY) == b"picture"

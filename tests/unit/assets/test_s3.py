@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from counts import SOAK
-from s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, run_nanio, run_seaweedfs
+from s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, free_port, run_nanio, run_seaweedfs
 from schnell.assets.s3 import S3Assets
 from schnell.errors import AssetError, NotFoundError
 
@@ -98,3 +98,20 @@ def test_session_credentials_are_noticed(store: S3Assets, monkeypatch: pytest.Mo
     assert not store.has_session_credentials()
     monkeypatch.setenv("AWS_SESSION_TOKEN", "temporary")
     assert store.has_session_credentials()
+
+
+async def test_a_bucket_that_cannot_be_reached_is_the_stores_error(store: S3Assets) -> None:
+    nowhere = S3Assets(BUCKET, endpoint=f"http://127.0.0.1:{free_port()}")
+    for action in (nowhere.put(KEY, b"x", "image/webp"), nowhere.get(KEY), nowhere.delete([KEY]), nowhere.list_keys()):
+        with pytest.raises(AssetError, match="cannot be reached"):
+            await action
+
+
+async def test_what_lies_elsewhere_in_the_bucket_is_not_listed(server: S3Server, store: S3Assets) -> None:
+    other = S3Assets(BUCKET, "another", endpoint=server.endpoint)
+    await other.put(KEY, b"theirs", "image/webp")
+    await store.put(KEY, b"ours", "image/webp")
+    assert await store.list_keys() == await other.list_keys() == [KEY]
+    await store.delete([KEY])
+    assert await other.get(KEY) == b"theirs"
+    await other.delete([KEY])

@@ -1,17 +1,23 @@
 import asyncio
 import hashlib
 import logging
+import os
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from counts import repeats
 from schnell.errors import LoraDownloadError, LoraSourceError
-from schnell.outbound.addresses import AddressPolicy, CheckedTransport
+from schnell.outbound.addresses import AddressPolicy
 from schnell.outbound.downloads import Downloader, DownloadLimits, RemoteFile
-from tls_server import Asked, Reply, TlsServer
+from tls_server import Asked, Reply, TlsServer, run_tls_server
 
 DATA = bytes(range(256)) * 2000
 LOCAL = AddressPolicy(private_networks=("127.0.0.0/8", "::1/128"))
@@ -149,23 +155,6 @@ async def test_a_name_with_one_private_address_among_public_ones_is_refused(
         await downloader(site, tmp_path, AddressPolicy()).fetch(RemoteFile("https://rebind.test/x"))
 
 
-async def test_the_connection_goes_to_the_checked_address_and_the_certificate_to_the_name(site: TlsServer) -> None:
-    """A name resolves once; what it would resolve to the next time does not matter."""
-    sent: list[httpx.Request] = []
-
-    class Recorder(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            sent.append(request)
-            return httpx.Response(200)
-
-    transport = CheckedTransport(LOCAL, Recorder())
-    async with httpx.AsyncClient(transport=transport) as client:
-        await client.get(f"https://localhost:{site.port}/x")
-    assert sent[0].url.host in {"127.0.0.1", "::1"}
-    assert sent[0].headers["host"] == f"localhost:{site.port}"
-    assert sent[0].extensions["sni_hostname"] == "localhost"
-
-
 async def test_a_certificate_for_another_name_is_refused(
     site: TlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,3 +203,141 @@ async def test_json_that_is_none_is_refused(site: TlsServer, tmp_path: Path) -> 
     with pytest.raises(LoraDownloadError, match="not JSON"):
         await downloader(site, tmp_path).fetch_json(RemoteFile(site.url("/api")))
     assert await downloader(site, tmp_path).fetch_json(RemoteFile(site.url("/missing"))) is None
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_json_that_a_site_does_not_give_is_none(site: TlsServer, tmp_path: Path, status: int) -> None:
+    site.routes["/api"] = lambda _: Reply(status, b"{}")
+    assert await downloader(site, tmp_path).fetch_json(RemoteFile(site.url("/api"))) is None
+
+
+async def test_json_arrives_as_values_and_brings_its_token(site: TlsServer, tmp_path: Path) -> None:
+    site.serve_json("/api", '{"a": [1, null, "é"]}')
+    assert await downloader(site, tmp_path).fetch_json(RemoteFile(site.url("/api"), token="t")) == {"a": [1, None, "é"]}
+    assert site.asked[0].headers["authorization"] == "Bearer t"
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (Reply(200, b" " * (4 * 2**20) + b"1"), "more than 4 MiB"),
+        (Reply(200, b"[" * 200_000), "not JSON"),
+        (Reply(200, b'"\xff"'), "not JSON"),
+        (Reply(200, b"1", {"Content-Encoding": "gzip"}), "compressed"),
+        (Reply(500), "does not answer"),
+        (Reply(418), "answered 418"),
+        (Reply(302), "redirects to nowhere"),
+    ],
+)
+async def test_json_that_cannot_be_used_is_refused(
+    site: TlsServer, tmp_path: Path, reply: Reply, complaint: str
+) -> None:
+    site.routes["/api"] = lambda _: reply
+    with pytest.raises(LoraDownloadError, match=complaint):
+        await downloader(site, tmp_path).fetch_json(RemoteFile(site.url("/api")))
+
+
+async def test_a_compressed_file_is_refused(site: TlsServer, tmp_path: Path) -> None:
+    site.routes["/x"] = lambda _: Reply(200, DATA, {"Content-Encoding": "gzip"})
+    with pytest.raises(LoraDownloadError, match="compressed body, which was not asked for"):
+        await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x")))
+    assert site.asked[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schnell.outbound.downloads._PAUSE_SECONDS", 0)
+
+
+@pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"v1"'}])
+@pytest.mark.usefixtures("without_pauses")
+async def test_without_a_strong_etag_a_broken_download_begins_again(
+    site: TlsServer, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    answers = [Reply(200, DATA, headers, cut=100_000), Reply(200, DATA, headers)]
+    site.routes["/x"] = lambda _: answers.pop(0)
+    assert content(await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x")))) == DATA
+    assert ["range" in asked.headers for asked in site.asked] == [False, False]
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_a_part_that_the_server_does_not_know_is_thrown_away(site: TlsServer, tmp_path: Path) -> None:
+    answers = [Reply(200, DATA, {"ETag": '"v1"'}, cut=100_000), Reply(416), Reply(200, DATA)]
+    site.routes["/x"] = lambda _: answers.pop(0)
+    assert content(await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x")))) == DATA
+    assert [asked.headers.get("range") for asked in site.asked] == [None, "bytes=100000-", None]
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_another_range_than_was_asked_for_is_refused_and_nothing_stays(site: TlsServer, tmp_path: Path) -> None:
+    other = Reply(206, DATA[50_000:], {"ETag": '"v1"', "Content-Range": f"bytes 50000-{len(DATA) - 1}/{len(DATA)}"})
+    answers = [Reply(200, DATA, {"ETag": '"v1"'}, cut=100_000), other]
+    site.routes["/x"] = lambda _: answers.pop(0)
+    with pytest.raises(LoraDownloadError, match="another range"):
+        await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x")))
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_a_busy_server_is_asked_four_times_and_the_part_waits_for_the_next_request(
+    site: TlsServer, tmp_path: Path
+) -> None:
+    answers = [Reply(200, DATA, {"ETag": '"v1"'}, cut=100_000), Reply(429), Reply(500), Reply(503)]
+    site.routes["/x"] = lambda _: answers.pop(0)
+    with pytest.raises(LoraDownloadError, match="it answered 503; asking again resumes"):
+        await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x")))
+    assert answers == []
+    site.serve("/x", DATA)
+    assert content(await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x")))) == DATA
+    assert site.asked[-1].headers["range"] == "bytes=100000-"
+
+
+async def test_what_nobody_came_back_for_is_removed_after_a_day(site: TlsServer, tmp_path: Path) -> None:
+    old = time.time() - 24 * 3600 - 60
+    for name in ("a.part", "a.note", "b.done", "other.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (old, old))
+    (tmp_path / "young.part").touch()
+    site.serve("/x", DATA)
+    path = await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x")))
+    assert sorted(left_in(tmp_path)) == sorted(["other.txt", "young.part", path.name])
+
+
+@pytest.fixture(scope="module")
+def shared_site() -> Iterator[TlsServer]:
+    with run_tls_server() as server:
+        yield server
+
+
+@settings(max_examples=repeats(200), deadline=None)
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=3), st.booleans())
+def test_a_file_arrives_whole_wherever_it_breaks_off(
+    shared_site: TlsServer, data: bytes, cuts: list[int], length: bool
+) -> None:
+    shared_site.serve("/x", data)
+    whole, left = shared_site.routes["/x"], list(cuts)
+
+    def cut(asked: Asked) -> Reply:
+        start = int(asked.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        if start and start >= len(data):
+            return Reply(416)
+        reply = whole(asked)
+        reply.cut = left.pop(0) if left else None
+        # without a length, an answer that breaks off looks whole: only what is not cut may lack it
+        reply.length = length or reply.cut is not None
+        return reply
+
+    shared_site.routes["/x"] = cut
+    told: list[tuple[int, int | None]] = []
+    file = RemoteFile(shared_site.url("/x"), hashlib.sha256(data).hexdigest())
+
+    async def fetch(folder: Path) -> bytes:
+        path = await downloader(shared_site, folder).fetch(file, lambda done, total: told.append((done, total)))
+        assert left_in(folder) == [path.name]
+        return path.read_bytes()
+
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("schnell.outbound.downloads._PAUSE_SECONDS", 0)
+        assert asyncio.run(fetch(Path(folder))) == data
+    assert {total for _, total in told} <= {len(data), None}
+    assert not told or told[-1][0] == len(data)
