@@ -171,7 +171,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.generations import Admission, Generations, History
+    from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.lora_previews import LoraPreviews
     from schnell.generations.webhooks import Subscriptions, WebhookSender
     from schnell.web.metrics import Metrics
@@ -183,13 +183,15 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     store = build_store(settings)
     loras = build_loras(settings, database)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
-    metrics = Metrics(runner.snapshot)
+    closings = Closings(database, store)
+    metrics = Metrics(runner.snapshot, closings)
     prices = PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
     generations = Generations(
         database,
         store,
         runner,
         admission=admission,
+        closings=closings,
         prices=prices,
         resolve_loras=loras.resolve,
         keys=KeyMint(settings.environment),
@@ -214,10 +216,14 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         generations=generations,
         history=History(database, store, admission),
         admission=admission,
+        closings=closings,
         rates=RateLimits(settings.rate_limit),
         sessions=SessionSigner(secrets[0]),
         webhooks=WebhookSender(
-            secrets[0], Subscriptions(database, settings.instance), private=settings.webhook_private
+            secrets[0],
+            Subscriptions(database, settings.instance),
+            private=settings.webhook_private,
+            on_failure=lambda: metrics.count_background_failure("webhooks"),
         ),
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),

@@ -7,6 +7,7 @@ docs/decisions/0013 and 0032.
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast
@@ -15,13 +16,23 @@ from sqlalchemy import URL, CursorResult, Dialect, Executable, NullPool, create_
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.exc import OperationalError
 
+from schnell.database.outages import is_busy
+from schnell.errors import DatabaseUnavailableError
+
 _Result = TypeVar("_Result")
-_BUSY_SECONDS: Final = 10
+#: How long a write waits for its turn and for SQLite's lock, which another process may hold.
+_BUSY_SECONDS: Final = 10.0
+#: SQLite's own busy handler sleeps on this thread and stops the whole server: it gets the rare short waits of
+#: readers only. Writers wait in `_begin_to_write`.
+_BUSY_MILLISECONDS: Final = 20
+_FIRST_DELAY: Final = 0.002
+_LONGEST_DELAY: Final = 0.05
 _PRAGMAS: Final = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=NORMAL",
-    f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}",
     "PRAGMA foreign_keys=ON",
+    # last: turning a new file into WAL may wait for another process that does the same
+    f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}",
 )
 
 
@@ -83,7 +94,7 @@ class InlineSqlite:
     def __init__(self, url: URL) -> None:
         options = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
         self._engine = create_engine(url, poolclass=NullPool, connect_args=options)
-        # SQLite has one writer: waiting here costs nothing, its own busy handler sleeps
+        # SQLite has one writer: of this process's writes, one at a time asks for its lock
         self._turn = asyncio.Lock()
         self._idle: list[InlineConnection] = []
         event.listen(self._engine, "connect", _prepare)
@@ -91,13 +102,17 @@ class InlineSqlite:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[InlineConnection]:
         """A transaction that may write."""
-        async with self._turn:
-            connection = self._take("BEGIN IMMEDIATE")
+        deadline = time.monotonic() + _BUSY_SECONDS
+        await self._take_turn()
+        try:
+            connection = await self._begin_to_write(deadline)
             try:
                 yield connection
                 connection.commit()
             finally:
                 self._give_back(connection)
+        finally:
+            self._turn.release()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[InlineConnection]:
@@ -113,12 +128,37 @@ class InlineSqlite:
         while self._idle:
             self._idle.pop().close()
 
+    async def _take_turn(self) -> None:
+        if not self._turn.locked():
+            await self._turn.acquire()
+            return
+        try:
+            async with asyncio.timeout(_BUSY_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailableError(f"the database was locked for {_BUSY_SECONDS:g} s; try again") from None
+
+    async def _begin_to_write(self, deadline: float) -> InlineConnection:
+        """A connection with SQLite's write lock. While another process holds it, the event loop goes on."""
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                return self._take("BEGIN IMMEDIATE")
+            except OperationalError as cause:
+                if not is_busy(cause) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
     def _take(self, begin: str) -> InlineConnection:
         connection = self._idle.pop() if self._idle else InlineConnection(self._engine.connect())
         try:
             connection.begin(begin)
-        except OperationalError:
-            connection.close()
+        except OperationalError as cause:
+            if is_busy(cause):
+                self._idle.append(connection)
+            else:
+                connection.close()
             raise
         return connection
 

@@ -27,6 +27,7 @@ class _Beginning:
 
     def __init__(self, request: Request, caller: Caller, asked: GenerationRequest) -> None:
         self.fetched: FetchProgress | None = None
+        self.asked = asked
         self._news = asyncio.Event()
         self.task = asyncio.create_task(submission.start(request, caller, asked, self._hear))
 
@@ -81,7 +82,11 @@ async def _events(
     try:
         async for fetched in beginning.fetches():
             yield _event("download", {"lora": fetched.lora, "received": fetched.received, "total": fetched.total})
-        async with aclosing(submission.follow(request, caller, beginning.task.result())) as steps:
+        started = beginning.task.result()
+        async with (
+            submission.answering(request, caller, beginning.asked, started),
+            aclosing(submission.follow(request, caller, started)) as steps,
+        ):
             async for found in steps:
                 yield _event("done", await describe(found)) if isinstance(found, Record) else _progress_event(found)
     except SchnellError as error:

@@ -151,10 +151,12 @@ async def create(request: Request, caller: Generator) -> Response:
     wanted = _read_answer(fields)
     asked = _parse(request, fields)
     if not wanted.stream:
-        return JSONResponse(await _describe(request, await submission.draw(request, caller, asked), wanted))
-    asked = replace(asked, wants_previews=wanted.partial_images > 0)
+        asked = replace(asked, inline="b64_json" in wanted.formats)
+        async with submission.drawn(request, caller, asked) as record:
+            return JSONResponse(await _describe(request, record, wanted))
+    asked = replace(asked, inline=True, wants_previews=wanted.partial_images > 0)
     started = await submission.start(request, caller, asked)
-    events = _events(request, caller, started, choose_steps(asked.spec.steps, wanted.partial_images))
+    events = _events(request, caller, asked, started, choose_steps(asked.spec.steps, wanted.partial_images))
     return EventSourceResponse(events, headers={"X-Accel-Buffering": "no"})
 
 
@@ -203,10 +205,13 @@ async def _describe(request: Request, record: Record, wanted: _Answer) -> dict[s
 
 
 async def _events(
-    request: Request, caller: Caller, started: Running | str, steps: set[int]
+    request: Request, caller: Caller, asked: GenerationRequest, started: Running | str, steps: set[int]
 ) -> AsyncIterator[ServerSentEvent]:
     try:
-        async with aclosing(submission.follow(request, caller, started)) as found:
+        async with (
+            submission.answering(request, caller, asked, started),
+            aclosing(submission.follow(request, caller, started)) as found,
+        ):
             sent = 0
             async for each in found:
                 if isinstance(each, Record):

@@ -143,11 +143,16 @@ def _show_input(record: Record) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
 
 
+def _gives_links(services: Services) -> bool:
+    """Whether the clients can follow a link to this server."""
+    return services.config.public_url.startswith("https:")
+
+
 async def _read_output(services: Services, record: Record, *, inline: bool) -> list[str] | None:
     links = picture_links(services, record)
     if not links:
         return None
-    if not inline or services.config.public_url.startswith("https:"):
+    if not inline or _gives_links(services):
         return links
     try:
         pictures = await read_base64(services, record)
@@ -263,6 +268,7 @@ async def _report(services: Services, running: Running, hook: Hook, kept: Subscr
             elif _is_news(progress, last):
                 last = time.monotonic()
                 await _tell(services, running, hook, "logs")
+    await running.closed()
     if running.record.status == "SUCCESS":
         await _tell(services, running, hook, "output")
     if kept is not None:
@@ -346,13 +352,30 @@ async def _create(request: Request, caller: Caller, model: str, fields: Fields) 
     wishes = _Wishes(read_wait(request), read_life(request), read_hook(services, fields))
     fields.check()
     asked = build_request(request, "replicate", model, _as_native(values), rename=lambda name: f"input.{name}")
-    started = await submission.start(request, caller, replace(asked, detached=True))
-    if isinstance(started, Running):
-        if wishes.hook is not None:
-            await begin_reporting(services, started, wishes.hook)
-        if wishes.life is not None:
-            asyncio.get_running_loop().call_later(wishes.life, started.cancel)
-    ended = await _wait(request, caller, started, wishes.wait)
+    asked = replace(asked, detached=True, inline=not _gives_links(services))
+    started = await submission.start(request, caller, asked)
+    async with submission.answering(request, caller, asked, started):
+        if isinstance(started, Running):
+            await _attach(services, started, wishes)
+        return await _answer(request, caller, started, wishes.wait)
+
+
+async def _attach(services: Services, running: Running, wishes: _Wishes) -> None:
+    if wishes.life is not None:
+        asyncio.get_running_loop().call_later(wishes.life, running.cancel)
+    if wishes.hook is None:
+        return
+    try:
+        await begin_reporting(services, running, wishes.hook)
+    except SchnellError:
+        # the client gets an error instead of the prediction's id: nobody would ever ask for it
+        running.cancel()
+        raise
+
+
+async def _answer(request: Request, caller: Caller, started: Running | str, wait: float) -> Response:
+    services = services_of(request)
+    ended = await _wait(request, caller, started, wait)
     running = started if isinstance(started, Running) else None
     record = ended or await submission.find_started(request, caller, started)
     answer = await describe_prediction(services, record, running)
