@@ -36,7 +36,7 @@ def is_outage(error: BaseException | None) -> bool:
     return isinstance(error, PoolTimeoutError | OSError)
 
 
-def is_busy(error: OperationalError) -> bool:
+def is_busy(error: DBAPIError) -> bool:
     """Whether another connection to the SQLite file holds its lock."""
     return isinstance(error.orig, sqlite3.Error) and _primary_code(error.orig) == sqlite3.SQLITE_BUSY
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from schnell.accounts.credits import Reservation, find_reservation, release, settle
 from schnell.assets.store import AssetStore
@@ -30,7 +30,7 @@ from schnell.errors import (
 )
 from schnell.generations.backoff import Backoff, retry
 from schnell.generations.history import failure_of
-from schnell.generations.records import Record, find_record, finish_record, was_never_written
+from schnell.generations.records import UNFINISHED, Record, find_record, finish_record, was_never_written
 from schnell.generations.recovery import remove_images
 
 _log = logging.getLogger(__name__)
@@ -213,8 +213,11 @@ async def _abandon(connection: Connection, draft: Record, ending: Ending) -> Non
 
 
 async def _keys_in_use(connection: Connection, keys: Sequence[str]) -> set[str]:
-    """Those of `keys` that a record names, or may still name."""
-    query = select(images.c.key).where(images.c.key.in_(keys), images.c.state != "DELETING")
+    """Those of `keys` that a record names, or that one which has not ended may still name."""
+    may_be_named = or_(
+        images.c.state == "STORED", and_(images.c.state == "ALLOCATED", records.c.status.in_(UNFINISHED))
+    )
+    query = select(images.c.key).join(records).where(images.c.key.in_(keys), may_be_named)
     return set((await connection.execute(query)).scalars())
 
 

@@ -168,6 +168,11 @@ class Generations:
                 _log.warning("%d generations are left unfinished; the next start ends them", len(late))
                 await asyncio.wait(late, timeout=_RELEASE_SECONDS)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is under way, also what comes after a generation's end: cleaning up, and abandoning."""
+        return bool(self._tasks)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # the set keeps the task alive: the event loop itself holds tasks weakly
         task = asyncio.create_task(work)
@@ -201,9 +206,10 @@ class Generations:
                         return held
                 reservation = await reserve(connection, caller, record.id, record.cost)
                 await insert_record(connection, record)
-        except (CommitUnknownError, asyncio.CancelledError):
-            # it may hold: credits that nobody would ever give back
-            self._spawn(self._closings.abandon(record, DatabaseUnavailableError(_NOT_CONFIRMED)))
+        except BaseException as cause:
+            # a refusal of ours has rolled it back; after anything else it may hold, with credits that nobody releases
+            if isinstance(cause, CommitUnknownError) or not isinstance(cause, SchnellError):
+                self._spawn(self._closings.abandon(record, DatabaseUnavailableError(_NOT_CONFIRMED)))
             raise
         return reservation
 

@@ -90,7 +90,8 @@ class Lifecycle:
 
     async def _stop(self, services: Services) -> None:
         """End what runs, then let go of everything. What fails or hangs keeps nothing else from being closed."""
-        await _attempt("draining", services.generations.drain(self.drain_seconds), None)
+        left = services.admission.seconds_left(self.drain_seconds)
+        await _attempt("draining", services.generations.drain(left), None)
         # webhooks after the drain: they send the ends that it has brought
         await _attempt("webhooks", services.webhooks.close(), _CLOSE_SECONDS)
         await _attempt("runner", services.runner.close(), None)
