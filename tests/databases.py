@@ -25,6 +25,11 @@ def postgres_server() -> PostgresServer:
     return server
 
 
+def postgres_socket(server: PostgresServer | None = None) -> str:
+    """Where a server listens: it has no port."""
+    return str(Path((server or postgres_server()).pgdata) / ".s.PGSQL.5432")
+
+
 def new_postgres_url() -> str:
     """An empty PostgreSQL database."""
     name = f"test_{uuid4().hex}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from schnell.outbound.downloads import Downloader
     from schnell.serving.runner import InProcessRunner
     from schnell.settings import Settings
+    from schnell.web.metrics import Metrics
     from schnell.web.services import Services, WebConfig
 
 
@@ -175,7 +176,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.generations import Admission, Generations, History
+    from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.lora_previews import LoraPreviews
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
@@ -186,12 +187,14 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     store = build_store(settings)
     loras = build_loras(settings, database)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
-    metrics = Metrics(runner.snapshot)
+    closings = Closings(database, store)
+    metrics = Metrics(runner.snapshot, closings)
     generations = Generations(
         database,
         store,
         runner,
         admission=admission,
+        closings=closings,
         prices=_build_prices(settings),
         resolve_loras=loras.resolve,
         keys=KeyMint(settings.environment),
@@ -209,9 +212,10 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         generations=generations,
         history=History(database, store, admission),
         admission=admission,
+        closings=closings,
         rates=RateLimits(settings.rate_limit),
         sessions=SessionSigner(secrets[0]),
-        webhooks=_build_webhooks(settings, database, secrets[0]),
+        webhooks=_build_webhooks(settings, database, secrets[0], metrics),
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),
         loras=loras,
@@ -261,10 +265,15 @@ def _build_prices(settings: "Settings") -> "PriceTable":
     return PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
 
 
-def _build_webhooks(settings: "Settings", database: "Database", secret: str) -> "WebhookSender":
+def _build_webhooks(settings: "Settings", database: "Database", secret: str, metrics: "Metrics") -> "WebhookSender":
     from schnell.generations.webhooks import Subscriptions, WebhookSender
 
-    return WebhookSender(secret, Subscriptions(database, settings.instance), private=settings.webhook_private)
+    return WebhookSender(
+        secret,
+        Subscriptions(database, settings.instance),
+        private=settings.webhook_private,
+        on_failure=lambda: metrics.count_background_failure("webhooks"),
+    )
 
 
 def _read_secrets(settings: "Settings") -> tuple[str, ...]:

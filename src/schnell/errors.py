@@ -259,6 +259,28 @@ class AssetError(SchnellError):
 # Met on the command line alone.
 
 
+class DatabaseUnavailableError(SchnellError):
+    """The database could not be reached, or took no write: locked, restarting, full. Nothing of it holds."""
+
+    code = "DATABASE_UNAVAILABLE"
+    status = 503
+    retry_helps = True
+    retry_after: ClassVar[float] = 2.0
+
+
+class CommitUnknownError(DatabaseUnavailableError):
+    """The database was lost while it committed: the transaction holds or does not, which only the database knows."""
+
+
+class ClosingError(SchnellError):
+    """A generation has ended, but its end could not be written yet. It will be: the server goes on trying."""
+
+    code = "CLOSING"
+    status = 503
+    retry_helps = True
+    retry_after: ClassVar[float] = 2.0
+
+
 class ModelDownloadError(SchnellError):
     """A model could not be fetched from the hub."""
 

@@ -1,20 +1,15 @@
 """Kill a real server at random moments under load, start it again, and audit its books, records and files."""
 
 import asyncio
-import io
 import random
 from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
-from sqlalchemy import func, select
 
+from books import check_books
 from counts import SOAK
 from databases import database_url
-from schnell.accounts.credits import audit
-from schnell.database.session import Database
-from schnell.database.tables import images, ledger, records, teams
 from server_process import ServerProcess, start_server
 from servers import body_with
 
@@ -68,38 +63,6 @@ async def one_request(client: httpx.AsyncClient, chance: random.Random) -> bool:
     if record and kind == 2:
         await client.delete(f"/api/results/{record['uuid']}")
     return bool(record) and kind == 3
-
-
-async def check_books(folder: Path, database_url: str) -> int:
-    """No credit off, no record in between, every row with its readable file, every file with its row."""
-    database = Database(database_url)
-    async with database.read() as connection:
-        assert await audit(connection) == []
-        assert (await connection.execute(select(records.c.status).distinct())).scalars().all() in (
-            [],
-            ["SUCCESS"],
-            ["FAILURE"],
-            ["FAILURE", "SUCCESS"],
-            ["SUCCESS", "FAILURE"],
-        )
-        charged = (await connection.execute(select(func.coalesce(func.sum(teams.c.used_credit), 0)))).scalar_one()
-        booked = (await connection.execute(select(func.coalesce(func.sum(ledger.c.amount), 0)))).scalar_one()
-        assert charged == booked
-        open_reservations = select(func.count()).where(ledger.c.kind == "reserve").scalar_subquery()
-        closed = select(func.count()).where(ledger.c.kind != "reserve").scalar_subquery()
-        assert (await connection.execute(select(open_reservations - closed))).scalar_one() == 0
-        cost = select(func.coalesce(func.sum(records.c.cost), 0)).where(records.c.status == "FAILURE")
-        assert (await connection.execute(cost)).scalar_one() == 0
-        found = (await connection.execute(select(images.c.key, images.c.state))).all()
-        rows = {row.key: row.state for row in found}
-    await database.close()
-    root = folder / "assets"
-    files = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
-    assert set(rows) == files
-    assert set(rows.values()) <= {"STORED"}
-    for key in files:
-        Image.open(io.BytesIO((root / key).read_bytes())).load()
-    return len(files)
 
 
 def close_pipe(server: ServerProcess) -> None:

@@ -131,12 +131,14 @@ async def _database(database: "Database") -> Finding:
     from sqlalchemy.exc import SQLAlchemyError
 
     from schnell.database.migration import schema_is_current
+    from schnell.database.outages import reason_of
+    from schnell.errors import DatabaseUnavailableError
 
     try:
         async with database.read() as connection:
             current = await schema_is_current(connection)
-    except (SQLAlchemyError, OSError) as cause:
-        reason = str(cause).splitlines()[0]
+    except (DatabaseUnavailableError, SQLAlchemyError) as cause:
+        reason = reason_of(cause.__cause__ or cause)
         return Finding("database", "problem", f"{database.location}: {reason}", "check SCHNELL_DATABASE_URL")
     if not current:
         return Finding("database", "warning", f"{database.location}: not migrated", "`schnell serve` migrates it")

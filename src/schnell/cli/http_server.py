@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Final
 
 import typer
@@ -14,6 +15,7 @@ from schnell.bootstrap import build_app
 from schnell.errors import ConfigurationError
 from schnell.generations import Runner
 from schnell.settings import Settings
+from schnell.web.services import services_of_app
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,7 +35,12 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
         # whole seconds, rounded up; generations that no open request waits for are drained by the app's lifespan
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
     )
-    server = _Server(config, lambda: _greet(settings, app.state.first_key))
+    server = _Server(
+        config,
+        greet=lambda: _greet(settings, app.state.first_key),
+        # the time to drain runs from the signal, not from the end of the last open request
+        refuse=services_of_app(app).admission.close,
+    )
     server.run(sockets=[listener])
     if not server.started:
         raise ConfigurationError("the server could not start; the lines above say why")
@@ -63,14 +70,19 @@ class _Server(uvicorn.Server):
     uvicorn's own `capture_signals` raises the signal again after the shutdown, so that the process dies of it.
     """
 
-    def __init__(self, config: uvicorn.Config, greet: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, *, greet: Callable[[], None], refuse: Callable[[], None]) -> None:
         super().__init__(config)
         self._greet = greet
+        self._refuse = refuse
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._greet()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._refuse()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -11,6 +11,7 @@ long: waiting for its lock, up to `_BUSY_SECONDS`, blocks the loop too. Such ins
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast
@@ -19,9 +20,17 @@ from sqlalchemy import URL, CursorResult, Dialect, Executable, NullPool, create_
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.exc import DBAPIError
 
+from schnell.database.outages import is_busy
+from schnell.errors import DatabaseUnavailableError
+
 _Result = TypeVar("_Result")
-#: How long SQLite waits for a lock that another process (the command line, a second server) holds on the file.
-_BUSY_SECONDS: Final = 10
+#: How long a write waits for its turn and for SQLite's lock, which another process may hold.
+_BUSY_SECONDS: Final = 10.0
+#: SQLite's own busy handler sleeps on this thread and stops the whole server: it gets the rare short waits of
+#: readers only. Writers wait in `_begin_to_write`.
+_BUSY_MILLISECONDS: Final = 20
+_FIRST_DELAY: Final = 0.002
+_LONGEST_DELAY: Final = 0.05
 _PRAGMAS: Final = (
     # readers and the writer do not wait for each other, and a commit appends to one file
     "PRAGMA journal_mode=WAL",
@@ -29,6 +38,8 @@ _PRAGMAS: Final = (
     "PRAGMA synchronous=NORMAL",
     # SQLite checks foreign keys only on connections that ask for it
     "PRAGMA foreign_keys=ON",
+    # last: turning a new file into WAL may wait for another process that does the same
+    f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}",
 )
 
 
@@ -106,24 +117,26 @@ class InlineSqlite:
         options = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
         # connections are kept in `_idle`, set up once; SQLAlchemy's pool would check and reset them for every request
         self._engine = create_engine(url, poolclass=NullPool, connect_args=options)
-        # SQLite has one writer. While a block that writes is suspended, no other may run BEGIN IMMEDIATE: SQLite would
-        # wait for the lock by sleeping on this thread, and the block that holds it could not go on
-        self._write_lock = asyncio.Lock()
+        # SQLite has one writer, so one block of this process at a time asks for its lock: waiting for SQLite itself
+        # sleeps on this thread, where the block that holds the lock could then never go on
+        self._turn = asyncio.Lock()
         self._idle: list[InlineConnection] = []
         event.listen(self._engine, "connect", _set_up)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[InlineConnection]:
         """A transaction that may write: committed when its block ends, rolled back when it raises."""
-        async with self._write_lock:
-            # IMMEDIATE takes the file's write lock now: taken at the first UPDATE instead, it is refused without any
-            # waiting when another process has written since this transaction's first SELECT
-            connection = self._take("BEGIN IMMEDIATE")
+        deadline = time.monotonic() + _BUSY_SECONDS
+        await self._take_turn()
+        try:
+            connection = await self._begin_to_write(deadline)
             try:
                 yield connection
                 connection.commit()
             finally:
                 self._give_back(connection)
+        finally:
+            self._turn.release()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[InlineConnection]:
@@ -139,12 +152,39 @@ class InlineSqlite:
         while self._idle:
             self._idle.pop().close()
 
+    async def _take_turn(self) -> None:
+        if not self._turn.locked():
+            await self._turn.acquire()
+            return
+        try:
+            async with asyncio.timeout(_BUSY_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailableError(f"the database was locked for {_BUSY_SECONDS:g} s; try again") from None
+
+    async def _begin_to_write(self, deadline: float) -> InlineConnection:
+        """A connection with SQLite's write lock. While another process holds it, the event loop goes on."""
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                # IMMEDIATE takes the file's write lock now: taken at the first UPDATE instead, it is refused without
+                # any waiting when another process has written since this transaction's first SELECT
+                return self._take("BEGIN IMMEDIATE")
+            except DBAPIError as cause:
+                if not is_busy(cause) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
     def _take(self, begin: str) -> InlineConnection:
         connection = self._idle.pop() if self._idle else InlineConnection(self._engine.connect())
         try:
             connection.begin(begin)
-        except DBAPIError:
-            connection.close()
+        except DBAPIError as cause:
+            if is_busy(cause):
+                self._idle.append(connection)
+            else:
+                connection.close()
             raise
         return connection
 

@@ -1,18 +1,22 @@
 """The database, SQLite or PostgreSQL, as short transactions that read or write."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from types import TracebackType
+from typing import Any, Final
 
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from schnell.database.connection import Connection
 from schnell.database.inline_sqlite import InlineSqlite
-from schnell.errors import ConfigurationError
+from schnell.database.outages import is_outage, reason_of
+from schnell.errors import CommitUnknownError, ConfigurationError, DatabaseUnavailableError
 
+_log = logging.getLogger(__name__)
 _DRIVERS: Final = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
@@ -41,6 +45,8 @@ class Database:
 
     Raises:
         ConfigurationError: `url` is not one that `parse_database_url` reads.
+        DatabaseUnavailableError: from a block, when the database is away, locked or full; nothing of it holds.
+        CommitUnknownError: from a block of `write`, when the database was lost while it committed.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,7 +57,7 @@ class Database:
 
     def write(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that may write: committed when its block ends, rolled back when it raises."""
-        return self._engine.write()
+        return _Transaction(self._engine.write(), commits=True)
 
     def read(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that only reads.
@@ -59,18 +65,70 @@ class Database:
         On SQLite all its statements see the database at one moment. On PostgreSQL (READ COMMITTED, its default) each
         sees what was committed before it.
         """
-        return self._engine.read()
+        return _Transaction(self._engine.read(), commits=False)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.close()
 
 
+class _Transaction(AbstractAsyncContextManager[Connection]):
+    """Gives outages of either database one error of our own, wherever in the transaction they come up."""
+
+    def __init__(self, inner: AbstractAsyncContextManager[Connection], *, commits: bool) -> None:
+        self._inner = inner
+        self._commits = commits
+
+    async def __aenter__(self) -> Connection:
+        try:
+            return await self._inner.__aenter__()
+        except Exception as cause:
+            if is_outage(cause):
+                raise _unavailable(DatabaseUnavailableError, cause) from cause
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._inner.__aexit__(kind, error, traceback)
+        except Exception as cause:
+            if not is_outage(cause):
+                raise
+            # where the block did not raise, the commit did: the answer to it may be all that was lost
+            failed = CommitUnknownError if self._commits and error is None else DatabaseUnavailableError
+            raise _unavailable(failed, cause) from cause
+        if error is not None and is_outage(error):
+            raise _unavailable(DatabaseUnavailableError, error) from error
+
+
+def _unavailable(kind: type[DatabaseUnavailableError], cause: BaseException) -> DatabaseUnavailableError:
+    # the driver's words may name hosts and users: they are for the log alone
+    _log.warning("the database does not answer: %s", reason_of(cause))
+    return kind("the database does not answer; try again in a moment")
+
+
+#: libpq's settings: a server that is unreachable, or stopped without a word, is an error within seconds.
+_PATIENCE: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+#: No transaction of ours rests between two statements. One that does belongs to a server that was paused or cut off,
+#: and its row locks would keep the other servers waiting.
+_REST: Final = "SET idle_in_transaction_session_timeout = '15s'"
+
+
 class _PooledPostgres:
     def __init__(self, url: URL) -> None:
         # the pool asks a connection for a sign of life before it lends it: after a restart of the database server, the
         # connections that are left are dead, and each would fail a request
-        self._engine = create_async_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
+        self._engine = create_async_engine(
+            url, pool_size=10, max_overflow=10, pool_pre_ping=True, pool_timeout=10, connect_args=_PATIENCE
+        )
+        event.listen(self._engine.sync_engine, "connect", _limit_rest)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -84,3 +142,10 @@ class _PooledPostgres:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _limit_rest(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(_REST)
+    cursor.close()
+    connection.commit()

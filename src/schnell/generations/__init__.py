@@ -1,15 +1,17 @@
 """From an accepted request to a finished record."""
 
 from schnell.generations.admission import Admission
+from schnell.generations.closing import Closings
 from schnell.generations.history import History
 from schnell.generations.records import Record, RecordPage, StoredImage
-from schnell.generations.request import FEATURE, GenerationRequest, ResolveLoras, refuse_loras
+from schnell.generations.request import FEATURE, GenerationRequest, ResolveLoras
 from schnell.generations.running import Runner, Running
 from schnell.generations.service import Generations, Quote
 
 __all__ = [
     "FEATURE",
     "Admission",
+    "Closings",
     "GenerationRequest",
     "Generations",
     "History",
@@ -20,5 +22,4 @@ __all__ = [
     "Runner",
     "Running",
     "StoredImage",
-    "refuse_loras",
 ]

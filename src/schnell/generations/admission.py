@@ -1,5 +1,6 @@
 """How much may be under way at once: overall, and for one team."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,13 +10,13 @@ from schnell.spec import QueueEstimate
 
 
 class Place:
-    """A place in the queue, given back at the end of its block unless kept."""
+    """A place among the generations under way, given back at the end of its block unless kept."""
 
     def __init__(self) -> None:
         self.kept = False
 
     def keep(self) -> None:
-        """The generation starts: its place stays taken until it is forgotten."""
+        """The generation starts: its place stays taken until `Admission.forget`."""
         self.kept = True
 
 
@@ -27,10 +28,13 @@ class Admission:
         self._team_limit = team_limit
         self._running: dict[str, Running] = {}
         self.closed = False
+        self._closed_at = 0.0
 
     @contextmanager
     def admit(self, running: Running, estimate: QueueEstimate) -> Iterator[Place]:
-        """Take a place for `running`, or refuse.
+        """Take a place for `running` while it is accepted, or refuse.
+
+        The place is taken before anything is reserved: 512 requests at once must not all see the last free one.
 
         Raises:
             TeamBusyError: the team has as many generations under way as it may have.
@@ -59,7 +63,13 @@ class Admission:
 
     def close(self) -> None:
         """Refuse everything from now on: the server is stopping."""
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            self._closed_at = time.monotonic()
+
+    def seconds_left(self, seconds: float) -> float:
+        """What is left of `seconds` since `close`: HTTP requests that are waited for first have used some of them."""
+        return max(0.0, seconds - (time.monotonic() - self._closed_at))
 
     def _refuse(self, team_id: str, wait: float) -> None:
         if self.closed:

@@ -9,6 +9,8 @@ from schnell.database.session import Database
 from schnell.errors import (
     AdapterError,
     AssetError,
+    ClosingError,
+    DatabaseUnavailableError,
     GenerationCancelledError,
     GenerationFailedError,
     InterruptedServerError,
@@ -32,7 +34,14 @@ from schnell.generations.recovery import remove_marked
 _POLL_SECONDS: Final = 0.5
 _FAILURES: Final[dict[str, type[SchnellError]]] = {
     kind.code: kind
-    for kind in (AdapterError, AssetError, GenerationCancelledError, InterruptedServerError, UnsafeContentError)
+    for kind in (
+        AdapterError,
+        AssetError,
+        DatabaseUnavailableError,
+        GenerationCancelledError,
+        InterruptedServerError,
+        UnsafeContentError,
+    )
 }
 
 
@@ -84,6 +93,8 @@ class History:
         running.cancel()
         try:
             return await running.ended()
+        except ClosingError:
+            raise  # it has not ended in the database yet
         except SchnellError:
             return running.record
 

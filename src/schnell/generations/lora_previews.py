@@ -3,6 +3,7 @@
 import logging
 from typing import Final
 
+from schnell.database.tables import new_id
 from schnell.errors import NotFoundError, SchnellError
 from schnell.generations.running import Runner
 from schnell.loras.library import LoraLibrary
@@ -16,7 +17,10 @@ _MOST_TRIGGERS: Final = 2
 
 
 class LoraPreviews:
-    """Draws previews on the runner that draws everything else. They cost nothing; a failure is only logged."""
+    """Draws previews on the runner that draws everything else. They cost nothing; a failure is only logged.
+
+    A preview has no record: one that is lost is drawn again by `draw_missing`.
+    """
 
     def __init__(self, runner: Runner, loras: LoraLibrary) -> None:
         self._runner = runner
@@ -31,14 +35,17 @@ class LoraPreviews:
                 await self.draw(lora, lora.owner)
 
     async def draw(self, lora: LibraryLora, team_id: str) -> None:
-        """Draw one small picture with a LoRA and keep it as its preview."""
+        """Draw one small picture with a LoRA and keep it as its preview. Raises nothing."""
         prompt = ", ".join((_PROMPT, *lora.trigger_words[:_MOST_TRIGGERS]))
         try:
             adapters = await self._loras.resolve([LoraRef(lora.id, scale=1.0)], team_id)
-            job = Job(f"preview-{lora.id}", team_id, GenerationSpec(prompt, _SIZE, seed=0), seed=0, adapters=adapters)
+            # a LoRA may be drawn twice at once (just added, and found without a preview): ids must differ all the same
+            job_id = f"preview-{new_id()}"
+            job = Job(job_id, team_id, GenerationSpec(prompt, _SIZE, seed=0), seed=0, adapters=adapters)
             outcome = await self._runner.run(job, lambda _: None)
+            if outcome.images:
+                await self._loras.keep_preview(lora, outcome.images[0].data)
         except SchnellError as error:
             _log.warning("no preview of LoRA %s: %s", lora.name, error.message)
-            return
-        if outcome.images:
-            await self._loras.keep_preview(lora, outcome.images[0].data)
+        except Exception:  # noqa: BLE001 - a preview that fails must end neither a request nor the other previews
+            _log.exception("no preview of LoRA %s", lora.name)

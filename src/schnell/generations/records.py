@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, union, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from schnell.database.connection import Connection, Prepared
 from schnell.database.tables import images, records
@@ -18,14 +19,21 @@ _CURSOR: Final = re.compile(r"[0-9]{1,14}\.[0-9a-f-]{36}")
 _VISIBLE: Final = records.c.status != "DELETED"
 
 
+_File = bytes  # `bytes` is also a field's name below
+
+
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """A picture's key in the store. `output` is which of the request's pictures it is."""
+    """A picture's key in the store. `output` is which of the request's pictures it is.
+
+    `data` is the file itself, where it was read back on the way and the answer shall hold it.
+    """
 
     key: str
     output: int
     media_type: str
     bytes: int = 0
+    data: _File | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,17 @@ async def insert_record(connection: Connection, record: Record) -> None:
             "created_at": record.created_at,
         }
         await _INSERT_IMAGE.run(connection, row)
+
+
+async def was_never_written(connection: Connection, record: Record) -> bool:
+    """Whether `insert_record` of this record has no effect and never will have one, after its commit was lost."""
+    values = {name: getattr(record, name) for name in _COLUMNS} | {"receipts": list(record.receipts)}
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(records)
+    # a select does not see a commit that is still under way; an insert of the same key waits for it
+    if (await connection.execute(insert.values(values).on_conflict_do_nothing())).rowcount != 1:
+        return False
+    await connection.execute(delete(records).where(records.c.id == record.id))
+    return True
 
 
 async def mark_started(connection: Connection, record_id: str, started_at: datetime) -> None:

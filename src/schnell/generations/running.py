@@ -1,13 +1,16 @@
-"""Generations that are under way in this process: who waits for them, and how they are told."""
+"""Generations that are under way in this process: who waits for them, and what those who wait get."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Final, Protocol
 
-from schnell.errors import SchnellError
+from schnell.errors import ClosingError, SchnellError
 from schnell.generations.records import Record
 from schnell.spec import GenerationSpec, Job, JobOutcome, Progress, ProgressListener, QueueEstimate, RunnerSnapshot
+
+#: How long a caller waits for an end that the database does not take, before the answer is that it is being closed.
+PATIENCE_SECONDS: Final = 3.0
 
 
 class Runner(Protocol):
@@ -28,7 +31,7 @@ class Runner(Protocol):
         ...
 
     def snapshot(self) -> RunnerSnapshot:
-        """What is going on, for the metrics."""
+        """What the runner is doing, for the metrics."""
         ...
 
     async def close(self) -> None:
@@ -37,54 +40,75 @@ class Runner(Protocol):
 
 
 class Running:
-    """One generation under way. It ends with its record, or with the error that its record tells of.
+    """One generation that this process carries out, from its acceptance until its end is written.
 
-    Unless `detached`, it is cancelled when the last one who waits goes away.
+    It ends with its record, or with the error that its record holds. Unless it is detached (nobody needs to wait for
+    it: an asynchronous request, or one that can be repeated under its `Idempotency-Key`), it is cancelled when the
+    last caller who waits goes away.
     """
 
     def __init__(self, record: Record, *, detached: bool) -> None:
         self.record = record
         self.progress = Progress("queued")
-        self._detached = detached
+        #: Whether its pictures are stored, so that it ends well unless somebody else ends it first.
+        self.is_kept = False
+        self.is_detached = detached
         self._waiting = 0
         self._listeners: set[asyncio.Queue[Progress | None]] = set()
-        self._end: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[Record] = loop.create_future()
         self._end.add_done_callback(_retrieve)
+        self._overdue: asyncio.Future[str] = loop.create_future()
         self._drawing: asyncio.Task[JobOutcome] | None = None
-        self._cancelled = False
+        self.is_cancelled = False
 
     async def draw(self, drawing: "asyncio.Task[JobOutcome]") -> JobOutcome:
         """Wait for the runner's task, which `cancel` then reaches."""
         self._drawing = drawing
-        if self._cancelled:
+        if self.is_cancelled:
             drawing.cancel()
         return await drawing
 
     def cancel(self) -> None:
-        """Stop drawing at the next step. What is drawn already is still finished."""
-        self._cancelled = True
+        """Stop drawing at the next step. Pictures that are drawn already are still stored and charged."""
+        self.is_cancelled = True
         if self._drawing is not None:
             self._drawing.cancel()
 
     def publish(self, progress: Progress) -> None:
-        """Tell everyone who listens."""
+        """Give progress to everyone who follows."""
         self.progress = progress
         for listener in self._listeners:
             listener.put_nowait(progress)
 
     def finish(self, record: Record, error: SchnellError | None = None) -> None:
-        """The end: everyone who waits gets the record, or the error."""
+        """The end is written: everyone who waits gets the record, or the error."""
         self.record = record
         if error is None:
             self._end.set_result(record)
         else:
             self._end.set_exception(error)
-        for listener in self._listeners:
-            listener.put_nowait(None)
+        self._end_listening()
 
-    def detach(self) -> None:
-        """Keep running from now on, whoever goes away."""
-        self._detached = True
+    def report_overdue(self, message: str) -> None:
+        """The end is known but could not be written for a while: everyone who waits gets a `ClosingError`."""
+        if not self._overdue.done():
+            self._overdue.set_result(message)
+            self._end_listening()
+
+    @property
+    def overdue(self) -> str | None:
+        """Why the end is not written yet; None as long as nothing is unusual, and once it is written."""
+        return self._overdue.result() if self._overdue.done() and not self._end.done() else None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its end is written, and is a failure."""
+        return self._end.done() and self._end.exception() is not None
+
+    def when_charged(self, callback: Callable[[], None]) -> None:
+        """Call back when its end is written, if that is a success."""
+        self._end.add_done_callback(lambda end: None if end.exception() else callback())
 
     @contextmanager
     def attended(self) -> Iterator[None]:
@@ -94,23 +118,37 @@ class Running:
             yield
         finally:
             self._waiting -= 1
-            if not self._waiting and not self._detached and not self._end.done():
+            if not self._waiting and not self.is_detached and not self._end.done():
                 self.cancel()
 
     async def ended(self) -> Record:
         """The record of the end.
 
         Raises:
+            ClosingError: the end is known, but the database did not take it for some seconds.
             SchnellError: the generation failed.
         """
-        return await asyncio.shield(self._end)
+        # waiting for futures cancels none of them when the one who waits is cancelled
+        if self._overdue.done():
+            await asyncio.wait({self._end}, timeout=PATIENCE_SECONDS)
+        else:
+            either: set[asyncio.Future[Any]] = {self._end, self._overdue}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._end.done():
+            return self._end.result()
+        raise ClosingError(self._overdue.result())
+
+    async def closed(self) -> Record:
+        """The record, success or failure, once its end is written, however long that takes."""
+        await asyncio.wait({self._end})
+        return self.record
 
     async def follow(self) -> AsyncGenerator[Progress, None]:
-        """Every progress from now on, until the end."""
+        """Every progress from now on, until there is nothing more to tell: `ended` then says why."""
+        if self._end.done() or self._overdue.done():
+            return
         listener: asyncio.Queue[Progress | None] = asyncio.Queue()
         listener.put_nowait(self.progress)
-        if self._end.done():
-            return
         self._listeners.add(listener)
         try:
             while (progress := await listener.get()) is not None:
@@ -118,8 +156,12 @@ class Running:
         finally:
             self._listeners.discard(listener)
 
+    def _end_listening(self) -> None:
+        for listener in self._listeners:
+            listener.put_nowait(None)
+
 
 def _retrieve(end: "asyncio.Future[Record]") -> None:
-    # nobody may be waiting for a detached failure: its record tells of it
+    # nobody may be waiting for a detached generation: asyncio would log its failure as one that was never looked at
     if not end.cancelled():
         end.exception()

@@ -1,12 +1,16 @@
-"""What happens to one request: resolve its LoRAs, reserve, draw, store, settle. No transaction is open meanwhile."""
+"""What happens to one request: resolve its LoRAs, reserve, draw, store, settle. No transaction is open meanwhile.
+
+The order loses neither credits nor pictures: the reservation is committed before anything is drawn, files are stored
+before the record names them, the record and its settlement are one transaction, and only then unused files go.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
-from schnell.accounts.credits import PriceTable, Reservation, release, reserve, settle
+from schnell.accounts.credits import PriceTable, Reservation, reserve
 from schnell.accounts.identity import Caller
 from schnell.assets.store import AssetStore, KeyMint, extension_of
 from schnell.clock import now
@@ -14,18 +18,22 @@ from schnell.database.session import Database
 from schnell.database.tables import new_id
 from schnell.errors import (
     AssetError,
+    CommitUnknownError,
+    DatabaseUnavailableError,
     ForbiddenError,
     GenerationCancelledError,
     GenerationFailedError,
+    NotFoundError,
     SchnellError,
     UnsafeContentError,
 )
 from schnell.generations.admission import Admission
+from schnell.generations.closing import Closings, Ending, failed
 from schnell.generations.idempotency import claim
-from schnell.generations.records import Record, StoredImage, finish_record, insert_record, mark_started
-from schnell.generations.recovery import remove_images
+from schnell.generations.records import Record, StoredImage, find_record, insert_record, mark_started
 from schnell.generations.request import GenerationRequest, ResolveLoras
-from schnell.generations.running import Runner, Running
+from schnell.generations.running import PATIENCE_SECONDS, Runner, Running
+from schnell.generations.unanswered import Unanswered
 from schnell.spec import (
     AdapterUse,
     FetchListener,
@@ -39,9 +47,15 @@ from schnell.spec import (
 )
 
 _log = logging.getLogger(__name__)
-_MEDIA_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
+#: How long a server that stops waits for the credits of what it cancelled, after its time to drain is over.
+_RELEASE_SECONDS: Final = 5.0
+_NOT_CONFIRMED: Final = "the database did not confirm this generation; nothing was charged"
+#: Told while the database does not take an end: never that nothing was charged, before that is so.
+_PENDING_SUCCESS: Final = "the picture is drawn and kept; its record is still being closed, and it is charged once"
+_PENDING_FAILURE: Final = "there is no picture ({}); its record is still being closed, and its credits released"
+_MEDIA_TYPES: Final = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
 
-#: Told of every generation that ended, with its error if it failed.
+#: Called with every generation that ended, and with its error if it failed.
 EndListener = Callable[[Record, SchnellError | None], None]
 
 
@@ -55,7 +69,7 @@ class Quote:
 
 
 class Generations:
-    """Accepts requests and carries them out, each in its own task."""
+    """Accepts requests and carries them out, each in a task of its own."""
 
     def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
         self,
@@ -64,6 +78,7 @@ class Generations:
         runner: Runner,
         *,
         admission: Admission,
+        closings: Closings,
         prices: PriceTable,
         resolve_loras: ResolveLoras,
         keys: KeyMint,
@@ -74,11 +89,13 @@ class Generations:
         self._store = store
         self._runner = runner
         self._admission = admission
+        self._closings = closings
         self._prices = prices
         self._resolve_loras = resolve_loras
         self._keys = keys
         self._instance = instance
         self._on_end = on_end
+        self._unanswered = Unanswered()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def quote(self, caller: Caller, request: GenerationRequest) -> Quote:
@@ -95,19 +112,93 @@ class Generations:
     async def start(
         self, caller: Caller, request: GenerationRequest, on_fetch: FetchListener | None = None
     ) -> Running | str:
-        """Accept a request: its generation, or the id of the record that its `Idempotency-Key` belongs to.
+        """Accept a request: its generation, or the id of the record that answers it.
 
-        `on_fetch` is told how far a LoRA is that must be fetched first.
+        A record is there already for a repeated `Idempotency-Key`, and for the retry of a request that was left
+        unanswered. `on_fetch` gets the bytes so far of a LoRA that must be fetched first.
 
         Raises:
-            SchnellError: the request is refused, and nothing was charged.
+            SchnellError: the request is refused, and nothing is charged.
         """
         self._check_safety(caller, request.spec)
+        if request.idempotency_key is None and (left := await self._find_left_unanswered(caller, request)):
+            return left
         adapters = await self._resolve_loras(request.spec.loras, caller.team_id, on_fetch)
         record = self._draft(caller, request)
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)
         with self._admission.admit(running, self._runner.estimate(request.spec, caller.team_id)) as admitted:
+            accepted = await self._accept(caller, request, record)
+            if isinstance(accepted, str):
+                return accepted
+            admitted.keep()
+        self._spawn(self._carry_out(running, self._job(record, request, adapters), accepted, inline=request.inline))
+        return running
+
+    def leave_unanswered(self, caller: Caller, request: GenerationRequest, started: Running | str) -> None:
+        """Note that the answer to an accepted request did not reach its caller.
+
+        The same request within a minute then gets this record, unless it costs nothing because it fails.
+        """
+        if request.idempotency_key is not None:
+            return  # the key says which record answers a retry, and for longer
+        if isinstance(started, str):
+            self._unanswered.note(caller, request, started)
+        elif started.is_kept or (started.is_detached and not started.is_cancelled):
+            if not started.has_failed:
+                self._unanswered.note(caller, request, started.record.id)
+        else:
+            # cancelled, because its caller is gone; but pictures that are drawn already are kept all the same
+            started.when_charged(lambda: self._unanswered.note(caller, request, started.record.id))
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what runs; after `seconds`, cancel what is left and wait a little for its credits to be released.
+
+        What the database does not take in that time stays unfinished: the next start puts it right.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for running in self._admission.all():
+            running.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_RELEASE_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                _log.warning("%d generations are left unfinished; the next start ends them", len(late))
+                await asyncio.wait(late, timeout=_RELEASE_SECONDS)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is under way, also what comes after a generation's end: cleaning up, and abandoning."""
+        return bool(self._tasks)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # the set keeps the task alive: the event loop itself holds tasks weakly
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("a generation's task failed", exc_info=error)
+
+    async def _find_left_unanswered(self, caller: Caller, request: GenerationRequest) -> str | None:
+        record_id = self._unanswered.take(caller, request)
+        if record_id is None:
+            return None
+        try:
+            async with self._database.read() as connection:
+                record = await find_record(connection, caller.team_id, record_id)
+        except NotFoundError:
+            return None
+        # a failure was not charged: the request is an ordinary one again
+        return None if record.status == "FAILURE" else record_id
+
+    async def _accept(self, caller: Caller, request: GenerationRequest, record: Record) -> Reservation | str:
+        """Reserve and write the record, in one transaction; or the id of the record that holds the idempotency key."""
+        try:
             async with self._database.write() as connection:
                 if request.idempotency_key is not None:
                     arguments = (caller.team_id, request.idempotency_key, request.body_sha256, record.id)
@@ -115,81 +206,92 @@ class Generations:
                         return held
                 reservation = await reserve(connection, caller, record.id, record.cost)
                 await insert_record(connection, record)
-            admitted.keep()
-        job = self._job(record, request, adapters)
-        task = asyncio.create_task(self._carry_out(running, job, reservation))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return running
+        except BaseException as cause:
+            # a refusal of ours has rolled it back; after anything else it may hold, with credits that nobody releases
+            if isinstance(cause, CommitUnknownError) or not isinstance(cause, SchnellError):
+                self._spawn(self._closings.abandon(record, DatabaseUnavailableError(_NOT_CONFIRMED)))
+            raise
+        return reservation
 
-    async def drain(self, seconds: float) -> None:
-        """Wait for what runs; after `seconds`, cancel what is left and wait for its credits to be given back."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-        for running in self._admission.all():
-            running.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _carry_out(self, running: Running, job: Job, reservation: Reservation) -> None:
+    async def _carry_out(self, running: Running, job: Job, reservation: Reservation, *, inline: bool) -> None:
+        draft = running.record
         try:
             outcome = await self._draw(running, job)
-            record = await self._store_images(running.record, job, outcome)
-            async with self._database.write() as connection:
-                if await finish_record(connection, record):
-                    await settle(connection, reservation, record.cost, len(record.images))
-            await self._remove_unused(running.record, record)
-            error = None
-        except Exception as cause:  # noqa: BLE001 - whatever happens, the credits go back and the record ends
-            error = _as_failure(cause, job)
-            record = await self._fail(running.record, error, reservation)
+            ending = Ending(await self._store_images(running.record, job, outcome, inline=inline))
+        except Exception as cause:  # noqa: BLE001 - whatever happens, the record ends and the credits are released
+            ending = failed(running.record, _as_failure(cause, job))
+        running.is_kept = ending.error is None
+        ended = await self._close(running, ending, reservation)
         self._admission.forget(running)
-        if self._on_end is not None:
-            self._on_end(record, error)
-        running.finish(record, error)
+        self._report_end(ended)
+        running.finish(ended.record, ended.error)
+        # after the answer: it may need a store that does not answer
+        await self._closings.remove_unused(draft, ended.record)
+
+    async def _close(self, running: Running, ending: Ending, reservation: Reservation) -> Ending:
+        state = _PENDING_SUCCESS if ending.error is None else _PENDING_FAILURE.format(ending.error.code)
+        message = f"{state}. Ask /api/results/{running.record.id} in a moment"
+        overdue = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, running.report_overdue, message)
+        try:
+            return await self._closings.close(ending, reservation)
+        finally:
+            overdue.cancel()
+
+    def _report_end(self, ending: Ending) -> None:
+        if self._on_end is None:
+            return
+        try:
+            self._on_end(ending.record, ending.error)
+        except Exception:  # noqa: BLE001 - whoever counts ends must not keep one from its caller
+            _log.exception("the end of record %s was not counted", ending.record.id)
 
     async def _draw(self, running: Running, job: Job) -> JobOutcome:
         loop = asyncio.get_running_loop()
-        started = asyncio.Event()
+        marked = False
 
-        def tell(progress: Progress) -> None:
-            if progress.stage != "queued":
-                started.set()
+        def receive(progress: Progress) -> None:
+            nonlocal marked
+            if progress.stage != "queued" and not marked:
+                marked = True
+                # the first progress comes after the first step: the note is written beside the second, and no step
+                # waits for the database
+                self._spawn(self._mark_started(running))
             running.publish(progress)
 
         def listen(progress: Progress) -> None:
-            loop.call_soon_threadsafe(tell, progress)
+            loop.call_soon_threadsafe(receive, progress)
 
-        marking = asyncio.create_task(self._mark_started(running, started))
         try:
             outcome = await running.draw(asyncio.create_task(self._runner.run(job, listen)))
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the server stops; otherwise it was the drawing alone that was cancelled
             raise GenerationCancelledError("the generation was cancelled; nothing was charged") from None
-        finally:
-            if not started.is_set():
-                marking.cancel()
-            if not marking.done():
-                await asyncio.wait([marking])
         if not outcome.images:
             raise UnsafeContentError(
                 "every picture was flagged by the safety checker; nothing was charged. Change the prompt or the seed"
             )
         return outcome
 
-    async def _mark_started(self, running: Running, started: asyncio.Event) -> None:
-        await started.wait()
+    async def _mark_started(self, running: Running) -> None:
         moment = now()
         running.record = replace(running.record, status="PROCESSING", started_at=moment)
-        async with self._database.write() as connection:
-            await mark_started(connection, running.record.id, moment)
+        try:
+            async with self._database.write() as connection:
+                await mark_started(connection, running.record.id, moment)
+        except DatabaseUnavailableError:
+            # a courtesy to whoever looks at the record; its end is written with the same time
+            _log.info("record %s is not shown as started", running.record.id)
 
-    async def _store_images(self, record: Record, job: Job, outcome: JobOutcome) -> Record:
+    async def _store_images(self, record: Record, job: Job, outcome: JobOutcome, *, inline: bool) -> Record:
         keys = {image.output: image for image in record.images}
         stored = []
         for image in outcome.images:
             place = keys[image.index]
             await self._store.put(place.key, image.data, image.media_type)
-            stored.append(replace(place, bytes=len(image.data)))
+            data = await self._read_back(place.key, image.data) if inline else None
+            stored.append(replace(place, bytes=len(image.data), data=data))
         return replace(
             record,
             status="SUCCESS",
@@ -200,36 +302,19 @@ class Generations:
             finished_at=now(),
         )
 
-    async def _fail(self, record: Record, error: SchnellError, reservation: Reservation) -> Record:
-        failed = replace(
-            record,
-            status="FAILURE",
-            images=(),
-            cost=0,
-            error_code=error.code,
-            error_message=error.message,
-            response_object=_describe_failure(record, error),
-            finished_at=now(),
-        )
-        try:
-            async with self._database.write() as connection:
-                if await finish_record(connection, failed):
-                    await release(connection, reservation)
-            await self._remove_unused(record, failed)
-        except Exception:  # noqa: BLE001 - the record stays in between; the next start repairs it
-            _log.exception("record %s could not be closed", record.id)
-        return failed
+    async def _read_back(self, key: str, written: bytes) -> bytes:
+        """A picture as the store gives it, before it is charged: an answer that holds it could not be built without.
 
-    async def _remove_unused(self, before: Record, after: Record) -> None:
-        kept = {image.key for image in after.images}
-        unused = [image.key for image in before.images if image.key not in kept]
-        if not unused:
-            return
+        Raises:
+            AssetError: the store does not give it, or gives something else.
+        """
         try:
-            await remove_images(self._database, self._store, unused)
-        except AssetError as error:
-            # they are marked: housekeeping removes them once the store is back
-            _log.warning("pictures of record %s are removed later: %s", after.id, error.message)
+            found = await self._store.get(key)
+        except NotFoundError:
+            found = b""
+        if found != written:
+            raise AssetError("the picture was stored but cannot be read back; nothing was charged")
+        return found
 
     def _check_safety(self, caller: Caller, spec: GenerationSpec) -> None:
         if not spec.safety_checker and not caller.may_disable_safety:
@@ -294,12 +379,6 @@ def _describe(job: Job, outcome: JobOutcome) -> Mapping[str, Any]:
         "warnings": list(outcome.warnings),
         "flagged": list(outcome.flagged),
     }
-
-
-def _describe_failure(record: Record, error: SchnellError) -> Mapping[str, Any]:
-    told = {"error": {"errorCode": error.code, "message": error.message}}
-    flagged = list(range(record.settings["num_outputs"])) if isinstance(error, UnsafeContentError) else []
-    return told | ({"flagged": flagged} if flagged else {})
 
 
 def _as_failure(cause: Exception, job: Job) -> SchnellError:

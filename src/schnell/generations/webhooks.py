@@ -7,10 +7,11 @@ import asyncio
 import base64
 import hmac
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, Final, Literal
@@ -23,13 +24,14 @@ from standardwebhooks import Webhook
 from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import new_id, webhooks
-from schnell.errors import SchnellError
+from schnell.errors import DatabaseUnavailableError, SchnellError
+from schnell.generations.backoff import Backoff, retry
 from schnell.outbound.addresses import AddressPolicy, CheckedTransport
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """An address that hears of the end of a record. `tries` were made so far; the next is due at `due_at`."""
+    """An address that gets a message when a record has ended. `tries` were made so far; the next is due at `due_at`."""
 
     id: str
     record_id: str
@@ -40,7 +42,7 @@ class Subscription:
 
 
 class Subscriptions:
-    """The subscriptions of one server, in SQL."""
+    """The subscriptions that one server delivers, in SQL."""
 
     def __init__(self, database: Database, instance: str) -> None:
         self._database = database
@@ -74,18 +76,22 @@ class Subscriptions:
 
 
 _log = logging.getLogger(__name__)
+#: For one request, until its answer has begun.
 _SECONDS: Final = 10.0
 _LONGEST_URL: Final = 2_000
 _GONE: Final = 410
+_DATABASE_BACKOFF: Final = Backoff()
 #: Seconds before each further try.
 _DELAYS: Final = (1, 4, 16, 60, 300, 1200)
 Outcome = Literal["arrived", "failed", "refused"]
 
 
 class WebhookSender:
-    """Delivers webhooks beside the requests that they tell of, the kept ones again and again, also after a restart."""
+    """Delivers webhooks beside the requests that they report on. Those that are subscriptions are tried several times,
+    also after a restart.
+    """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
         self,
         secret: str,
         subscriptions: Subscriptions,
@@ -93,12 +99,14 @@ class WebhookSender:
         private: bool = False,
         delays: Sequence[float] = _DELAYS,
         transport: httpx.AsyncBaseTransport | None = None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.subscriptions = subscriptions
         self._secret = hmac.new(secret.encode(), b"schnell webhooks", sha256).digest()
         self._private = private
         self._delays = tuple(delays)
         self._transport = transport
+        self._on_failure = on_failure
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
@@ -122,7 +130,7 @@ class WebhookSender:
         return _private_problem(url.host)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work` beside the request that asks for it."""
+        """Do `work` beside the request that asks for it. Its failure is logged and counted, and ends nothing else."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -143,12 +151,13 @@ class WebhookSender:
                 return False
             outcome = await self._send(subscription.url, subscription.team_id, message_id, body)
             if outcome != "failed" or tries > len(self._delays):
-                await self.subscriptions.end(subscription)
+                await self._persist(lambda: self.subscriptions.end(subscription))
                 return outcome == "arrived"
             delay = self._delays[tries - 1]
-            await self.subscriptions.postpone(subscription, tries, now() + timedelta(seconds=delay))
+            due_at = now() + timedelta(seconds=delay)
+            await self._persist(partial(self.subscriptions.postpone, subscription, tries, due_at))
             await self._rest(delay)
-        await self.subscriptions.end(subscription)
+        await self._persist(lambda: self.subscriptions.end(subscription))
         return False
 
     async def close(self, seconds: float = 5.0) -> None:
@@ -159,6 +168,18 @@ class WebhookSender:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write what became of a delivery, tried again while the database is away.
+
+        Without the note, the next start would deliver a message that has arrived once more.
+        """
+
+        def go_on(error: Exception) -> None:
+            if self._closing.is_set() or not isinstance(error, DatabaseUnavailableError):
+                raise error
+
+        await retry(write, go_on, _DATABASE_BACKOFF)
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -202,6 +223,7 @@ class WebhookSender:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             _log.error("a webhook failed", exc_info=error)
+            self._on_failure()
 
 
 def _private_problem(host: str) -> str | None:

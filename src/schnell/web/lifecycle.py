@@ -1,9 +1,9 @@
-"""A server's start and stop: migrate and repair, serve, run hourly work, finish what runs, close."""
+"""A server's start and stop: migrate and repair, serve, do background work, finish what runs, close."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,12 +11,24 @@ from fastapi import FastAPI
 
 from schnell.accounts.keys import prepare_first_start
 from schnell.database.migration import migrate
-from schnell.errors import SchnellError
-from schnell.generations.recovery import apply_retention, recover
+from schnell.errors import AssetError, SchnellError
+from schnell.generations.backoff import Backoff
+from schnell.generations.recovery import apply_retention, recover, remove_marked
 from schnell.web.services import Services, services_of_app
 
 _log = logging.getLogger(__name__)
 _HOUR: Final = 3600.0
+_MINUTE: Final = 60.0
+_CLOSE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundJob:
+    """Work that is done again and again beside the requests: at the start, then every `period` seconds."""
+
+    name: str
+    period: float
+    run: Callable[[Services], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +45,8 @@ class Lifecycle:
     retention_days: float | None = None
     drain_seconds: float = 60.0
     after_recovery: Sequence[Callable[[Services], Awaitable[None]]] = ()
+    #: Background jobs beside the server's own.
+    jobs: Sequence[BackgroundJob] = ()
 
     @asynccontextmanager
     async def __call__(self, app: FastAPI) -> AsyncIterator[None]:
@@ -42,48 +56,91 @@ class Lifecycle:
         """
         services = services_of_app(app)
         await self._start(app, services)
-        hourly = asyncio.create_task(self._run_hourly(services))
+        tasks = [asyncio.create_task(repeat(job, services)) for job in (*self._own_jobs(), *self.jobs)]
         try:
             yield
         finally:
             # nothing new is accepted from here on; readiness turns to 503
             services.admission.close()
-            hourly.cancel()
-            with suppress(asyncio.CancelledError):
-                await hourly
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._stop(services)
 
     async def _start(self, app: FastAPI, services: Services) -> None:
         await migrate(services.database)
         async with services.database.write() as connection:
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
-        if services.local_assets is not None:
-            services.local_assets.sweep_drafts()
-        recovery = await recover(services.database, services.store, self.instance)
-        if recovery.failed or recovery.removed:
-            _log.warning("recovered: %d unfinished records, %d pictures removed", recovery.failed, recovery.removed)
+        await self._recover(services)
         for resume in self.after_recovery:
             await resume(services)
 
-    async def _stop(self, services: Services) -> None:
-        # in the order of who needs whom: what still runs needs everything, its webhooks need the database
-        await services.generations.drain(self.drain_seconds)
-        await services.webhooks.close()
-        await services.runner.close()
-        await services.store.close()
-        await services.database.close()
-
-    async def _run_hourly(self, services: Services) -> None:
-        while True:
-            await self._run_retention(services)
-            await services.lora_previews.draw_missing()
-            await asyncio.sleep(_HOUR)
-
-    async def _run_retention(self, services: Services) -> None:
+    async def _recover(self, services: Services) -> None:
+        if services.local_assets is not None:
+            services.local_assets.sweep_drafts()
         try:
-            removed = await apply_retention(services.database, services.store, self.retention_days)
-            if removed:
-                _log.info("removed %d old pictures", removed)
-        except SchnellError as error:
-            # the store may be away for a while; the next hour tries again
-            _log.warning("old pictures could not be removed: %s", error.message)
+            recovery = await recover(services.database, services.store, self.instance)
+        except AssetError as error:
+            # the records are right by then; a bucket that is away must not keep a server from starting
+            _log.warning("pictures are removed later: %s", error.message)
+            return
+        if recovery.failed or recovery.removed:
+            _log.warning("recovered: %d unfinished records, %d pictures removed", recovery.failed, recovery.removed)
+
+    def _own_jobs(self) -> Sequence[BackgroundJob]:
+        return (
+            BackgroundJob("retention", _HOUR, self._apply_retention),
+            BackgroundJob("previews", _HOUR, lambda services: services.lora_previews.draw_missing()),
+            BackgroundJob("removals", _MINUTE / 2, _remove_leftovers),
+        )
+
+    async def _apply_retention(self, services: Services) -> None:
+        removed = await apply_retention(services.database, services.store, self.retention_days)
+        if removed:
+            _log.info("removed %d old pictures", removed)
+
+    async def _stop(self, services: Services) -> None:
+        """End what runs, then let go of everything. What fails or hangs keeps nothing else from being closed."""
+        left = services.admission.seconds_left(self.drain_seconds)
+        await _attempt("draining", services.generations.drain(left), None)
+        # webhooks after the drain: they send the ends that it has brought
+        await _attempt("webhooks", services.webhooks.close(), _CLOSE_SECONDS)
+        await _attempt("runner", services.runner.close(), None)
+        await _attempt("store", services.store.close(), _CLOSE_SECONDS)
+        await _attempt("database", services.database.close(), _CLOSE_SECONDS)
+
+
+async def repeat(job: BackgroundJob, services: Services, backoff: Backoff | None = None) -> None:
+    """Run a background job until the task is cancelled. A run that fails is logged, counted and tried again sooner."""
+    backoff = backoff or Backoff(first=1.0, longest=job.period)
+    delays = backoff.delays()
+    while True:
+        try:
+            await job.run(services)
+        except Exception as error:  # noqa: BLE001 - no failure of one job may end it, or any other
+            _log_failure(job.name, error)
+            services.metrics.count_background_failure(job.name)
+            await asyncio.sleep(next(delays))
+        else:
+            delays = backoff.delays()
+            await asyncio.sleep(job.period)
+
+
+async def _remove_leftovers(services: Services) -> None:
+    await services.closings.remove_leftovers()
+    await remove_marked(services.database, services.store)
+
+
+async def _attempt(name: str, work: Awaitable[None], seconds: float | None) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except Exception as error:  # noqa: BLE001 - the server is stopping whatever happens
+        _log_failure(name, error)
+
+
+def _log_failure(name: str, error: Exception) -> None:
+    if isinstance(error, SchnellError):
+        _log.warning("%s failed: %s", name, error.message)
+    else:
+        _log.error("%s failed", name, exc_info=error)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from schnell.errors import SchnellError
-from schnell.generations import Record
+from schnell.generations import Closings, Record
 from schnell.spec import RunnerSnapshot
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,9 +18,13 @@ _BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 class Metrics:
     """The metrics of one server, in a registry of its own so that several servers can live in one process."""
 
-    def __init__(self, snapshot: Callable[[], RunnerSnapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], RunnerSnapshot], closings: Closings) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_RunnerCollector(snapshot))
+        self._registry.register(_ClosingsCollector(closings))
+        self._background = Counter(
+            "schnell_background_failures", "Failed runs of background jobs", ["job"], registry=self._registry
+        )
         self._requests = Counter(
             "schnell_requests", "HTTP requests", ["method", "route", "status"], registry=self._registry
         )
@@ -58,6 +62,10 @@ class Metrics:
         if record.finished_at:
             self._duration.observe((record.finished_at - record.created_at).total_seconds())
 
+    def count_background_failure(self, job: str) -> None:
+        """A run of a background job that ended with an exception."""
+        self._background.labels(job).inc()
+
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -77,3 +85,20 @@ class _RunnerCollector(Collector):
         rows = SummaryMetricFamily("schnell_batch_rows", "Pictures in a denoising step")
         rows.add_metric([], count_value=now.steps, sum_value=now.step_rows)
         yield rows
+
+
+class _ClosingsCollector(Collector):
+    def __init__(self, closings: Closings) -> None:
+        self._closings = closings
+
+    def collect(self) -> Iterator[Metric]:
+        overdue = self._closings.overdue()
+        yield GaugeMetricFamily(
+            "schnell_closings_pending", "Ended generations whose end the database has not taken", value=overdue.count
+        )
+        yield GaugeMetricFamily(
+            "schnell_closings_oldest_seconds", "For how long the oldest of them is tried", value=overdue.seconds
+        )
+        retries = CounterMetricFamily("schnell_closing_retries", "Writes of ends that failed and were tried again")
+        retries.add_metric([], self._closings.retries)
+        yield retries

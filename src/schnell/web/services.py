@@ -12,7 +12,7 @@ from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
-from schnell.generations import Admission, Generations, History, Runner
+from schnell.generations import Admission, Closings, Generations, History, Runner
 from schnell.generations.lora_previews import LoraPreviews
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
@@ -64,6 +64,7 @@ class Services:
     generations: Generations
     history: History
     admission: Admission
+    closings: Closings
     rates: RateLimits
     sessions: SessionSigner
     metrics: Metrics

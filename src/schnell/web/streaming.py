@@ -46,11 +46,13 @@ async def stream(request: Request, caller: Caller, asked: GenerationRequest, des
 class _Start:
     """A generation on the way to being accepted.
 
-    `task` gives what `submission.start` does; `fetched` is the latest progress of the LoRAs that it downloads.
+    `task` gives what `submission.start` does; `fetched` is the latest progress of the LoRAs that it downloads, `asked`
+    what is started.
     """
 
     def __init__(self, request: Request, caller: Caller, asked: GenerationRequest) -> None:
         self.fetched: FetchProgress | None = None
+        self.asked = asked
         self._changed = asyncio.Event()
         self.task = asyncio.create_task(submission.start(request, caller, asked, self._on_fetch))
 
@@ -101,7 +103,11 @@ async def _events(
     try:
         async for fetched in start.downloads():
             yield _event("download", {"lora": fetched.lora, "received": fetched.received, "total": fetched.total})
-        async with aclosing(submission.follow(request, caller, start.task.result())) as steps:
+        started = start.task.result()
+        async with (
+            submission.answering(request, caller, start.asked, started),
+            aclosing(submission.follow(request, caller, started)) as steps,
+        ):
             async for found in steps:
                 yield _event("done", await describe(found)) if isinstance(found, Record) else _progress_event(found)
     except SchnellError as error:

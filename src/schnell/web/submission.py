@@ -1,8 +1,8 @@
 """What every dialect does with a parsed request: count it, start it, and wait for it or follow it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, asynccontextmanager
 
 from starlette.requests import Request
 
@@ -53,16 +53,37 @@ async def start(
         raise
 
 
-async def draw(request: Request, caller: Caller, asked: GenerationRequest) -> Record:
-    """Start a generation and wait for its finished record.
+@asynccontextmanager
+async def drawn(request: Request, caller: Caller, asked: GenerationRequest) -> AsyncIterator[Record]:
+    """The finished record of a generation, for a block that builds the answer.
 
-    A closed connection cancels it, unless the request has an `Idempotency-Key`.
+    A closed connection cancels the generation, unless it has an `Idempotency-Key`.
 
     Raises:
         SchnellError: it is refused, or it fails; nothing was charged.
+        ClosingError: it has ended, but the database does not take its end yet.
     """
     started = await start(request, caller, asked)
-    return await _unless_disconnected(request, _wait(request, caller, started))
+    async with answering(request, caller, asked, started):
+        yield await _unless_disconnected(request, _wait(request, caller, started))
+        if await request.is_disconnected():
+            raise ClientGoneError("the client closed the connection")
+
+
+@asynccontextmanager
+async def answering(
+    request: Request, caller: Caller, asked: GenerationRequest, started: Running | str
+) -> AsyncIterator[None]:
+    """The block builds the answer to an accepted generation, and sends it where that is a stream.
+
+    If it is left by an exception (also the one that ends a stream whose client is gone), the same request may be sent
+    again within a minute without being charged again.
+    """
+    try:
+        yield
+    except BaseException:
+        services_of(request).generations.leave_unanswered(caller, asked, started)
+        raise
 
 
 async def find_started(request: Request, caller: Caller, started: Running | str) -> Record:

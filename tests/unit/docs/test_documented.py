@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import schnell.web.submission  # noqa: F401 - defines errors of its own
-from schnell.errors import SchnellError
+from schnell.errors import ClosingError, SchnellError
 from schnell.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -30,7 +30,8 @@ def test_the_errors_page_says_whether_to_retry(kind: type[SchnellError]) -> None
     lines = (DOCS / "errors.md").read_text().splitlines()
     row = next(line for line in lines if line.startswith(f"| `{kind.code}` |"))
     *_, charged, retry, _ = (cell.strip() for cell in row.split("|"))
-    assert (charged, retry) == ("no", "yes" if kind.retry_helps else "no")
+    expected = "once, for its picture" if kind is ClosingError else "no"
+    assert (charged, retry) == (expected, "yes" if kind.retry_helps else "no")
 
 
 def test_the_pictures_that_are_shown_are_those_that_the_script_makes() -> None:

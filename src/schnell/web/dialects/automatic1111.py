@@ -83,13 +83,13 @@ async def create(request: Request, caller: Generator) -> dict[str, Any]:
     notes: list[str] = []
     fields = Fields(values)
     send = fields.flag("send_images", default=True)
-    asked = _parse(request, fields, notes)
-    record = await submission.draw(request, caller, asked)
-    return {
-        "images": await read_base64(services_of(request), record) if send else [],
-        "parameters": {name: values.get(name) for name in _ECHOED},
-        "info": json.dumps(_describe(record, values, notes)),
-    }
+    asked = replace(_parse(request, fields, notes), inline=send)
+    async with submission.drawn(request, caller, asked) as record:
+        return {
+            "images": await read_base64(services_of(request), record) if send else [],
+            "parameters": {name: values.get(name) for name in _ECHOED},
+            "info": json.dumps(_describe(record, values, notes)),
+        }
 
 
 @router.get("/progress")

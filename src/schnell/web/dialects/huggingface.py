@@ -3,6 +3,7 @@
 The wire format is that of https://huggingface.co/docs/inference-providers/tasks/text-to-image.
 """
 
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -12,7 +13,7 @@ from schnell.errors import InvalidFieldError, SchnellError, UnsupportedModelErro
 from schnell.generations import GenerationRequest
 from schnell.web import submission
 from schnell.web.auth import Generator
-from schnell.web.dialects.translation import EXTRA_FIELDS, build_request, find_model, picture_seeds
+from schnell.web.dialects.translation import EXTRA_FIELDS, build_request, find_model, picture_seeds, read_picture
 from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.services import services_of
@@ -46,11 +47,11 @@ ERRORS: Final = DialectErrors(
 async def create(request: Request, caller: Generator, model: str) -> Response:
     """Draw one picture; the answer is the picture's file."""
     fields = Fields(await read_json_object(request))
-    asked = _parse(request, fields, model.removesuffix("/pipeline/text-to-image"))
-    record = await submission.draw(request, caller, asked)
-    picture = await services_of(request).store.get(record.images[0].key)
-    headers = {"X-Schnell-Seed": str(picture_seeds(record)[0])}
-    return Response(picture, media_type=record.images[0].media_type, headers=headers)
+    asked = replace(_parse(request, fields, model.removesuffix("/pipeline/text-to-image")), inline=True)
+    async with submission.drawn(request, caller, asked) as record:
+        picture = await read_picture(services_of(request), record.images[0])
+        headers = {"X-Schnell-Seed": str(picture_seeds(record)[0])}
+        return Response(picture, media_type=record.images[0].media_type, headers=headers)
 
 
 def _parse(request: Request, fields: Fields, model: str) -> GenerationRequest:

@@ -85,11 +85,13 @@ async def create(request: Request, caller: Generator) -> Response:
     wanted = _read_answer_form(fields)
     asked = _parse(request, fields)
     if not wanted.stream:
-        return JSONResponse(await _describe(request, await submission.draw(request, caller, asked), wanted.formats))
-    asked = replace(asked, wants_previews=wanted.partial_images > 0)
+        asked = replace(asked, inline="b64_json" in wanted.formats)
+        async with submission.drawn(request, caller, asked) as record:
+            return JSONResponse(await _describe(request, record, wanted.formats))
+    asked = replace(asked, inline=True, wants_previews=wanted.partial_images > 0)
     # started before the stream begins: a refusal still gets its own HTTP status
     started = await submission.start(request, caller, asked)
-    events = _events(request, caller, started, choose_preview_steps(asked.spec.steps, wanted.partial_images))
+    events = _events(request, caller, asked, started, choose_preview_steps(asked.spec.steps, wanted.partial_images))
     return EventSourceResponse(events, headers={"X-Accel-Buffering": "no"})
 
 
@@ -186,12 +188,15 @@ async def _describe(request: Request, record: Record, formats: tuple[str, ...]) 
 
 
 async def _events(
-    request: Request, caller: Caller, started: Running | str, preview_steps: set[int]
+    request: Request, caller: Caller, asked: GenerationRequest, started: Running | str, preview_steps: set[int]
 ) -> AsyncIterator[ServerSentEvent]:
     left = set(preview_steps)
     sent = 0
     try:
-        async with aclosing(submission.follow(request, caller, started)) as found:
+        async with (
+            submission.answering(request, caller, asked, started),
+            aclosing(submission.follow(request, caller, started)) as found,
+        ):
             async for each in found:
                 if isinstance(each, Record):
                     for picture in await read_base64(services_of(request), each):

@@ -142,12 +142,30 @@ async def _create(request: Request, caller: Caller, model: str, fields: Fields) 
     webhook = read_webhook(services, fields)
     fields.check()
     asked = build_request(request, "replicate", model, as_native(values), rename=lambda name: f"input.{name}")
-    started = await submission.start(request, caller, replace(asked, detached=True))
-    if isinstance(started, Running):
-        if webhook is not None:
-            await _start_webhook(services, started, webhook)
-        if lifetime is not None:
-            asyncio.get_running_loop().call_later(lifetime, started.cancel)
+    asked = replace(asked, detached=True, inline=not _gives_links(services))
+    started = await submission.start(request, caller, asked)
+    async with submission.answering(request, caller, asked, started):
+        if isinstance(started, Running):
+            await _attach(services, started, webhook, lifetime)
+        return await _answer(request, caller, started, wait)
+
+
+async def _attach(services: Services, running: Running, webhook: Webhook | None, lifetime: int | None) -> None:
+    """Limit a prediction's lifetime, and report it to its webhook."""
+    if lifetime is not None:
+        asyncio.get_running_loop().call_later(lifetime, running.cancel)
+    if webhook is None:
+        return
+    try:
+        await _start_webhook(services, running, webhook)
+    except SchnellError:
+        # the client gets an error instead of the prediction's id: nobody would ever ask for it
+        running.cancel()
+        raise
+
+
+async def _answer(request: Request, caller: Caller, started: Running | str, wait: float) -> Response:
+    services = services_of(request)
     ended = await _wait(request, caller, started, wait)
     record = ended or await submission.find_started(request, caller, started)
     answer = await describe_prediction(services, record, started if isinstance(started, Running) else None)
@@ -289,11 +307,16 @@ def as_sent(record: Record) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
 
 
+def _gives_links(services: Services) -> bool:
+    """Whether the clients can follow a link to this server."""
+    return services.config.public_url.startswith("https:")
+
+
 async def _read_output(services: Services, record: Record, *, inline: bool) -> list[str] | None:
     links = server_links(services, record)
     if not links:
         return None
-    if not inline or services.config.public_url.startswith("https:"):
+    if not inline or _gives_links(services):
         return links
     try:
         pictures = await read_base64(services, record)
@@ -378,6 +401,7 @@ async def _report(services: Services, running: Running, webhook: Webhook, kept: 
             elif progress.step > 0 and time.monotonic() - last_logs >= _LOG_SECONDS:
                 last_logs = time.monotonic()
                 await _send(services, running, webhook, "logs")
+    await running.closed()
     if running.record.status == "SUCCESS":
         await _send(services, running, webhook, "output")
     if kept is not None:

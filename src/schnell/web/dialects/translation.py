@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from schnell.assets.links import FILES_PATH
 from schnell.errors import FieldError, FieldProblem, UnsupportedModelError
-from schnell.generations import GenerationRequest, Record
+from schnell.generations import GenerationRequest, Record, StoredImage, StoredImage
 from schnell.spec import MIN_LORA_SCALE
 from schnell.web import submission
 from schnell.web.fields import Fields
@@ -79,19 +79,24 @@ def build_request(
     )
 
 
-def picture_seeds(record: Record) -> list[int]:
-    """The seed of each picture of a finished record. Pictures that the safety check withheld are not among them."""
-    seeds = record.response_object.get("seeds", [])
-    return [seeds[image.output] for image in record.images]
-
-
 async def read_base64(services: Services, record: Record) -> list[str]:
     """The pictures of a finished record, in base64.
 
     Raises:
         NotFoundError: they are no longer stored.
     """
-    return [base64.b64encode(await services.store.get(image.key)).decode() for image in record.images]
+    return [base64.b64encode(await read_picture(services, image)).decode() for image in record.images]
+
+
+async def read_picture(services: Services, image: StoredImage) -> bytes:
+    """A picture's file: from memory where it was just drawn for an answer that holds it, else from the store."""
+    return await services.store.get(image.key) if image.data is None else image.data
+
+
+def picture_seeds(record: Record) -> list[int]:
+    """The seed of each picture of a finished record. Pictures that the safety check withheld are not among them."""
+    seeds = record.response_object.get("seeds", [])
+    return [seeds[image.output] for image in record.images]
 
 
 def server_links(services: Services, record: Record) -> list[str]:

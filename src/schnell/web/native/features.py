@@ -60,10 +60,12 @@ async def create(
     if is_streaming:
         return await streaming.stream(request, caller, asked, lambda record: describe_record(request, record))
     if wants_async:
-        record = await submission.find_started(request, caller, await submission.start(request, caller, asked))
-    else:
-        record = await submission.draw(request, caller, asked)
-    return JSONResponse(await describe_record(request, record))
+        started = await submission.start(request, caller, asked)
+        async with submission.answering(request, caller, asked, started):
+            record = await submission.find_started(request, caller, started)
+            return JSONResponse(await describe_record(request, record))
+    async with submission.drawn(request, caller, asked) as record:
+        return JSONResponse(await describe_record(request, record))
 
 
 def parse_request(request: Request, body: Fields, *, detached: bool) -> GenerationRequest:

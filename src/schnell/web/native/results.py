@@ -1,5 +1,6 @@
 """Routes for records: list, show, cancel, rate, comment, delete."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -46,8 +47,16 @@ async def list_history(
 
 @router.get("/api/results/{record_id}", summary="One record", responses=_ANSWERS)
 async def show(request: Request, caller: Reader, record_id: UUID) -> dict[str, Any]:
-    """A record of the team: PROCESSING, SUCCESS with pictures, or FAILURE with `responseObject.error`."""
-    return await describe_record(request, await services_of(request).history.find(caller, str(record_id)))
+    """A record of the team: PROCESSING, SUCCESS with pictures, or FAILURE with `responseObject.error`.
+
+    While the database does not take the end of a generation, `responseObject.closing` says what is known of it.
+    """
+    services = services_of(request)
+    record = await services.history.find(caller, str(record_id))
+    running = services.admission.find(record.id)
+    if running is not None and running.overdue is not None:
+        record = replace(record, response_object={"closing": running.overdue})
+    return await describe_record(request, record)
 
 
 @router.post("/api/results/{record_id}/cancel", summary="Cancel", responses=_ANSWERS)

@@ -1,20 +1,23 @@
 """What an operator's machines ask for: `/healthz`, `/readyz` and `/metrics`."""
 
+import asyncio
 import hmac
 from typing import Final
 
 from fastapi import APIRouter, Request
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from schnell.errors import UnauthorizedError
+from schnell.errors import DatabaseUnavailableError, UnauthorizedError
 from schnell.web.auth import key_in
 from schnell.web.metrics import CONTENT_TYPE
 from schnell.web.openapi import error_answers, example_of, json_answer, object_of
-from schnell.web.services import services_of
+from schnell.web.services import Services, services_of
 
 router = APIRouter(tags=["operation"])
+
+#: A probe that waits longer than a load balancer does would be no answer at all.
+_DATABASE_SECONDS: Final = 2.0
 
 
 @router.get("/healthz", summary="Alive", response_class=PlainTextResponse)
@@ -32,21 +35,32 @@ _READY: Final = object_of({"ready": {"type": "boolean"}, "problem": {"type": ["s
     responses={
         200: json_answer("Generations are accepted", example_of(_READY, {"ready": True, "problem": None})),
         503: json_answer(
-            "Stopping, or without its database",
+            "Stopping, without its database, or with generations whose end is not written yet",
             example_of(_READY, {"ready": False, "problem": "the database does not answer"}),
         ),
     },
 )
 async def readyz(request: Request) -> Response:
-    """200 when generations are accepted; 503 while the server stops or its database is away."""
-    services = services_of(request)
-    problem = "the server is stopping" if services.admission.closed else None
-    try:
-        async with services.database.read() as connection:
-            await connection.execute(text("SELECT 1"))
-    except (SQLAlchemyError, OSError):
-        problem = "the database does not answer"
+    """200 when generations are accepted; 503 while the server stops, its database is away, or an end is not written.
+
+    An end that the database does not take is a sign that it takes no other write either.
+    """
+    problem = await _find_problem(services_of(request))
     return JSONResponse({"ready": problem is None, "problem": problem}, status_code=503 if problem else 200)
+
+
+async def _find_problem(services: Services) -> str | None:
+    if services.admission.closed:
+        return "the server is stopping"
+    overdue = services.closings.overdue()
+    if overdue.count:
+        return f"the ends of {overdue.count} generations are not written yet, for {overdue.seconds:.0f} s"
+    try:
+        async with asyncio.timeout(_DATABASE_SECONDS), services.database.read() as connection:
+            await connection.execute(text("SELECT 1"))
+    except (DatabaseUnavailableError, TimeoutError):
+        return "the database does not answer"
+    return None
 
 
 @router.get(
