@@ -150,7 +150,7 @@ async def _create(request: Request, caller: Caller, model: str, fields: Fields) 
         return await _answer(request, caller, started, wait)
 
 
-async def _attach(services: Services, running: Running, webhook: Webhook | None, lifetime: int | None) -> None:
+async def _attach(services: Services, running: Running, webhook: "Webhook | None", lifetime: int | None) -> None:
     """Limit a prediction's lifetime, and report it to its webhook."""
     if lifetime is not None:
         asyncio.get_running_loop().call_later(lifetime, running.cancel)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from schnell.assets.links import FILES_PATH
 from schnell.errors import FieldError, FieldProblem, UnsupportedModelError
-from schnell.generations import GenerationRequest, Record, StoredImage, StoredImage
+from schnell.generations import GenerationRequest, Record, StoredImage
 from schnell.spec import MIN_LORA_SCALE
 from schnell.web import submission
 from schnell.web.fields import Fields
