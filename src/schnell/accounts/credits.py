@@ -2,21 +2,25 @@
 
 A member and a team each have a limit. Both counters and the ledger row change in one transaction, so the sum of the
 ledger over the current budget window is always the counter.
+
+A window's label is the beginning of the days that lie in it: `2026-03-14` is a day, `2026-03` a month, and the empty
+label, of a budget without a window, begins every day. Every ledger row names the day of its reservation, so it counts
+in a window if its day begins with the window's label, and a budget whose window changes can be counted again.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import ceil
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Row, String, Table, Update, and_, bindparam, case, func, or_, select, update
 
 from schnell.accounts.identity import BudgetWindow, Caller
 from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
 from schnell.database.tables import ledger, members, teams
-from schnell.errors import InsufficientCreditsError
+from schnell.errors import InsufficientCreditsError, UnauthorizedError
 from schnell.spec import GenerationSpec
 
 _MEGAPIXEL = 1024 * 1024
@@ -46,7 +50,7 @@ class PriceTable:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Credits set aside for one record, and the budget windows they count in."""
+    """Credits set aside for one record, and the day (or window) of each budget that they count in."""
 
     record_id: str
     team_id: str
@@ -72,16 +76,19 @@ async def reserve(connection: Connection, caller: Caller, record_id: str, amount
 
     Raises:
         InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit is in the way.
+        UnauthorizedError: the caller's membership or team is gone since their key was looked up.
     """
-    values = {"of_team": caller.team_id, "of_user": caller.user_id, "amount": amount} | _window_labels()
-    of_member = (await _TAKE_OF_MEMBER.run(connection, values)).first
-    if of_member is None:
-        raise await _refusal(connection, members, values, f"member {caller.user_name}")
-    of_team = (await _TAKE_OF_TEAM.run(connection, values)).first
-    if of_team is None:
-        raise await _refusal(connection, teams, values, "Team")
-    windows = of_team.window_label, of_member.window_label
-    reservation = Reservation(record_id, caller.team_id, caller.user_id, caller.key_id, amount, *windows)
+    moment = now()
+    of_team = {"of_team": caller.team_id, "amount": amount} | _window_labels(moment)
+    of_member = of_team | {"of_user": caller.user_id}
+    member = (await _TAKE_OF_MEMBER.run(connection, of_member)).first
+    if member is None:
+        raise await _refusal(connection, members, of_member, f"member {caller.user_name}")
+    team = (await _TAKE_OF_TEAM.run(connection, of_team)).first
+    if team is None:
+        raise await _refusal(connection, teams, of_team, "Team")
+    days = _day_within(team.window_label, moment), _day_within(member.window_label, moment)
+    reservation = Reservation(record_id, caller.team_id, caller.user_id, caller.key_id, amount, *days)
     await _write(connection, reservation, "reserve", amount)
     return reservation
 
@@ -107,18 +114,38 @@ async def find_reservation(connection: Connection, record_id: str) -> Reservatio
     return Reservation(record_id, row.team_id, row.user_id, row.key_id, row.amount, row.team_window, row.member_window)
 
 
+async def count_again(connection: Connection, team_id: str, user_id: str | None = None) -> None:
+    """Set the counter of a team, or of one of its members, to what the ledger says of the window that is current now.
+
+    To be called in the transaction that has just written the row: the row's lock keeps other movements out until both
+    the new window and its sum are there.
+    """
+    table, day = (teams, ledger.c.team_window) if user_id is None else (members, ledger.c.member_window)
+    whose = {"of_team": team_id} | ({} if user_id is None else {"of_user": user_id})
+    row = (await connection.execute(select(table.c.budget_window).where(_whose(table)), whose)).first()
+    if row is None:
+        return
+    label = window_label(row.budget_window, now())
+    booked = (ledger.c.team_id == team_id) & day.startswith(label, autoescape=True)
+    if user_id is not None:
+        booked &= ledger.c.user_id == user_id
+    total = (await connection.execute(select(func.coalesce(func.sum(ledger.c.amount), 0)).where(booked))).scalar_one()
+    await connection.execute(update(table).where(_whose(table)).values(used_credit=total, window_label=label), whose)
+
+
 async def audit(connection: Connection) -> list[Imbalance]:
     """Every counter that is not the sum of its ledger: empty, unless something is broken."""
     total = func.coalesce(func.sum(ledger.c.amount), 0)
+    of_team = (ledger.c.team_id == teams.c.id) & _begins_with(ledger.c.team_window, teams.c.window_label)
     by_team = (
         select(teams.c.id, teams.c.used_credit, total)
-        .join(ledger, (ledger.c.team_id == teams.c.id) & (ledger.c.team_window == teams.c.window_label), isouter=True)
+        .join(ledger, of_team, isouter=True)
         .group_by(teams.c.id, teams.c.used_credit)
     )
     own = (
         (ledger.c.team_id == members.c.team_id)
         & (ledger.c.user_id == members.c.user_id)
-        & (ledger.c.member_window == members.c.window_label)
+        & _begins_with(ledger.c.member_window, members.c.window_label)
     )
     by_member = (
         select(members.c.team_id, members.c.user_id, members.c.used_credit, total)
@@ -137,12 +164,27 @@ def window_label(window: BudgetWindow, moment: datetime) -> str:
 
 def effective_use(row: Row[Any]) -> int:
     """What a team's or member's row has used in the window that is now (a new window has used nothing)."""
-    return int(row.used_credit) if row.window_label == window_label(row.budget_window, now()) else 0
+    labels = _window_labels(now())
+    window = row.budget_window
+    current = {"": "none", labels["this_day"]: "day", labels["next_day"]: "day"}
+    current |= {labels["this_month"]: "month", labels["next_month"]: "month"}
+    return int(row.used_credit) if current.get(row.window_label) == window else 0
 
 
-def _window_labels() -> dict[str, str]:
-    moment = now()
-    return {"this_day": window_label("day", moment), "this_month": window_label("month", moment)}
+def _window_labels(moment: datetime) -> dict[str, str]:
+    tomorrow, soon = moment + timedelta(days=1), moment.replace(day=1) + timedelta(days=32)
+    return {
+        "this_day": window_label("day", moment),
+        "next_day": window_label("day", tomorrow),
+        "this_month": window_label("month", moment),
+        "next_month": window_label("month", soon),
+    }
+
+
+def _day_within(label: str, moment: datetime) -> str:
+    """The day that a reservation counts in: today, or the window itself where that began on another server's clock."""
+    today = window_label("day", moment)
+    return today if today.startswith(label) else label
 
 
 def _whose(table: Table) -> ColumnElement[bool]:
@@ -151,10 +193,28 @@ def _whose(table: Table) -> ColumnElement[bool]:
     return (members.c.team_id == bindparam("of_team")) & (members.c.user_id == bindparam("of_user"))
 
 
+def _begins_with(day: ColumnElement[str], label: ColumnElement[str]) -> ColumnElement[bool]:
+    return func.substr(day, 1, func.length(label)) == label
+
+
+def _current_label(table: Table) -> ColumnElement[str]:
+    """The window's label at the present moment, in SQL.
+
+    It never goes back by one: another server's clock may have passed midnight already, and two labels in turns would
+    each begin at nothing used.
+    """
+    window, label = table.c.budget_window, table.c.window_label
+    this_day, this_month = bindparam("this_day", type_=String), bindparam("this_month", type_=String)
+    is_ahead = or_(
+        and_(window == "day", label == bindparam("next_day", type_=String)),
+        and_(window == "month", label == bindparam("next_month", type_=String)),
+    )
+    return case((is_ahead, label), (window == "day", this_day), (window == "month", this_month), else_="")
+
+
 def _take(table: Table) -> Update:
     """One atomic update that gives the window it counts in, or no row where the limit forbids it."""
-    window = table.c.budget_window
-    current = case((window == "day", bindparam("this_day")), (window == "month", bindparam("this_month")), else_="")
+    current = _current_label(table)
     used = case((table.c.window_label == current, table.c.used_credit), else_=0) + bindparam("amount")
     return (
         update(table)
@@ -165,12 +225,11 @@ def _take(table: Table) -> Update:
 
 
 def _give(table: Table) -> Update:
-    # a window that has ended is closed: what comes back does not count in the next one
-    return (
-        update(table)
-        .where(_whose(table), table.c.window_label == bindparam("in_window"))
-        .values(used_credit=table.c.used_credit - bindparam("amount"))
-    )
+    # a window that has ended is closed: what comes back does not count in the next one. The row is written all the
+    # same: its lock lets nobody count a new window's sum between this movement and its row of the ledger
+    counts = _begins_with(bindparam("in_window", type_=String), table.c.window_label)
+    back = case((counts, bindparam("amount")), else_=0)
+    return update(table).where(_whose(table)).values(used_credit=table.c.used_credit - back)
 
 
 _TAKE_OF_MEMBER: Final = Prepared(_take(members))
@@ -182,8 +241,10 @@ _BOOK: Final = Prepared(ledger.insert())
 
 async def _refusal(
     connection: Connection, table: Table, values: Mapping[str, Any], who: str
-) -> InsufficientCreditsError:
-    row = (await connection.execute(select(table).where(_whose(table)), values)).one()
+) -> InsufficientCreditsError | UnauthorizedError:
+    row = (await connection.execute(select(table).where(_whose(table)), values)).first()
+    if row is None:
+        return UnauthorizedError("API Key is not active. Please contact your team administrator to be unblocked")
     left = max(0, row.credit_limit - effective_use(row))
     return InsufficientCreditsError(
         f"The feature requires {values['amount']} credits, but the {who} only has {left} credits"
@@ -193,8 +254,9 @@ async def _refusal(
 async def _give_back(connection: Connection, reservation: Reservation, amount: int) -> None:
     if not amount:
         return
-    values = {"of_team": reservation.team_id, "of_user": reservation.user_id, "amount": amount}
-    await _GIVE_TO_MEMBER.run(connection, values | {"in_window": reservation.member_window})
+    values = {"of_team": reservation.team_id, "amount": amount}
+    of_member = values | {"of_user": reservation.user_id, "in_window": reservation.member_window}
+    await _GIVE_TO_MEMBER.run(connection, of_member)
     await _GIVE_TO_TEAM.run(connection, values | {"in_window": reservation.team_window})
 
 

@@ -109,7 +109,8 @@ api_keys = Table(
     Column("revoked_at", Timestamp),
     Index("ix_api_keys_team", "team_id"),
 )
-#: Append-only. The sum of `amount` over a member's (or team's) current window is its `used_credit`.
+#: Append-only. `team_window` and `member_window` are the day of the row's reservation; the sum of `amount` over the
+#: days of a member's (or team's) current window is its `used_credit`. See `accounts/credits`.
 ledger = Table(
     "ledger",
     metadata,
@@ -129,6 +130,20 @@ ledger = Table(
     Index("ix_ledger_record", "record_id"),
     Index("ix_ledger_day", "day"),
 )
+#: Servers that share this database, while they live: see `generations/servers`.
+servers = Table(
+    "servers",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("label", String(100), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("boot", String(100), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", Timestamp, nullable=False),
+    Column("held_since", Timestamp, nullable=False),
+    Column("expires_at", Timestamp, nullable=False),
+)
+#: `instance` is the id of the server that draws the record.
 records = Table(
     "records",
     metadata,
@@ -217,7 +232,8 @@ idempotency_keys = Table(
     Column("created_at", Timestamp, nullable=False),
     Index("ix_idempotency_created", "created_at"),
 )
-#: What a webhook must still be told: a row goes when it has been delivered, or given up.
+#: What a webhook must still be told: a row goes when it has been delivered, or given up. `instance` is the id of the
+#: server that delivers it.
 webhooks = Table(
     "webhooks",
     metadata,

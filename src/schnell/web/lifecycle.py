@@ -1,6 +1,7 @@
 """A server's life: put right what a crash left, serve, finish what runs, close."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -8,27 +9,31 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 from schnell.accounts.keys import prepare_first_start
 from schnell.database.migration import migrate
 from schnell.errors import SchnellError
-from schnell.generations.recovery import apply_retention, recover
+from schnell.generations.recovery import apply_retention, heartbeat, reconcile
+from schnell.generations.webhooks import Subscription
 from schnell.web.services import Services, services_of_app
 
 _log = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS: Final = 3600.0
+#: In the life of a lease, so that some may fail; by default every ten seconds, and every minute.
+_HEARTBEATS: Final = 12
+_HEARTBEATS_A_LOOK: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
     """How a server starts and stops."""
 
-    instance: str = "main"
     bootstrap_key: str | None = None
     retention_days: float | None = None
     drain_seconds: float = 60.0
-    #: What the dialects still owe their callers from before the start: told once no record is in between.
-    resumes: Sequence[Callable[[Services], Awaitable[None]]] = ()
+    #: How the dialects tell their callers what dead servers still owe them: called once those records have ended.
+    resumes: Sequence[Callable[[Services, Sequence[Subscription]], Awaitable[None]]] = ()
 
     @asynccontextmanager
     async def __call__(self, app: FastAPI) -> AsyncIterator[None]:
@@ -37,14 +42,10 @@ class Lifecycle:
         await migrate(services.database)
         async with services.database.write() as connection:
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
-        if services.local_assets is not None:
-            services.local_assets.sweep_drafts()
-        recovery = await recover(services.database, services.store, self.instance)
-        if recovery.failed or recovery.removed:
-            _log.warning("recovered: %d unfinished records, %d pictures removed", recovery.failed, recovery.removed)
-        for resume in self.resumes:
-            await resume(services)
+        await services.lease.start()
+        await self._put_right(services)
         keeping = asyncio.create_task(self._keep_house(app))
+        living = asyncio.create_task(self._stay_alive(services))
         try:
             yield
         finally:
@@ -54,9 +55,46 @@ class Lifecycle:
                 await keeping
             await services.generations.drain(self.drain_seconds)
             await services.webhooks.close()
+            living.cancel()
+            with suppress(asyncio.CancelledError):
+                await living
+            await self._end_lease(services)
             await services.runner.close()
             await services.store.close()
             await services.database.close()
+
+    async def _put_right(self, services: Services) -> None:
+        """End what no living server works on, and go on with what it owed."""
+
+        def is_under_way(record_id: str) -> bool:
+            return services.admission.find(record_id) is not None
+
+        if services.local_assets is not None:
+            async with services.database.read() as connection:
+                living = await services.lease.list_live(connection)
+            await asyncio.to_thread(services.local_assets.sweep_drafts, living)
+        recovery = await reconcile(services.database, services.store, services.lease, is_under_way)
+        for resume in self.resumes:
+            await resume(services, recovery.adopted)
+        await services.loras.remove_unwanted()
+
+    async def _stay_alive(self, services: Services) -> None:
+        """Twelve heartbeats in the life of a lease, and every sixth time a look at what dead servers have left."""
+        pause = services.lease.seconds / _HEARTBEATS
+        for count in itertools.count(1):
+            await asyncio.sleep(pause)
+            try:
+                await heartbeat(services.database, services.lease, services.admission)
+                if count % _HEARTBEATS_A_LOOK == 0:
+                    await self._put_right(services)
+            except (SchnellError, SQLAlchemyError, OSError) as error:
+                _log.warning("the server's lease could not be renewed: %s", type(error).__name__)
+
+    async def _end_lease(self, services: Services) -> None:
+        try:
+            await services.lease.end()
+        except (SQLAlchemyError, OSError) as error:
+            _log.warning("the server's lease is not given back, it runs out: %s", type(error).__name__)
 
     async def _keep_house(self, app: FastAPI) -> None:
         services = services_of_app(app)

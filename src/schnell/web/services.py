@@ -12,6 +12,7 @@ from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.generations import Admission, Generations, History, Runner
 from schnell.generations.lora_previews import LoraPreviews
+from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
@@ -55,6 +56,7 @@ class Services:
 
     config: WebConfig
     database: Database
+    lease: ServerLease
     store: AssetStore
     local_assets: LocalAssets | None
     links: LinkSigner

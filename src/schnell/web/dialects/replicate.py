@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -239,9 +239,9 @@ async def begin_reporting(services: Services, running: Running, hook: Hook) -> N
     services.webhooks.spawn(_report(services, running, hook, kept))
 
 
-async def resume_reporting(services: Services) -> None:
-    """Tell of the ends that a server before this one could not deliver. To be called when no record is in between."""
-    for kept in await services.webhooks.subscriptions.pending():
+async def resume_reporting(services: Services, subscriptions: Sequence[Subscription]) -> None:
+    """Tell of the ends that another server could not deliver. To be called when their records have ended."""
+    for kept in subscriptions:
         try:
             async with services.database.read() as connection:
                 record = await find_record(connection, kept.team_id, kept.record_id)
