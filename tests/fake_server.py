@@ -6,13 +6,14 @@ Settings come from the environment, as for `schnell serve`.
 import sys
 
 from fakes import FakeRunner
-from schnell.bootstrap import read_settings
+from schnell.bootstrap import hold_data, read_settings
 from schnell.cli.http_server import listen, run_server
 from schnell.cli.serve import configure_logs
 
 if __name__ == "__main__":
     settings = read_settings()
     configure_logs(settings.log_level)
-    listener = listen(settings.host, settings.port)
-    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-    run_server(settings, FakeRunner(step_seconds=float(sys.argv[1])), listener)
+    with hold_data(settings):
+        listener = listen(settings.host, settings.port)
+        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        run_server(settings, FakeRunner(step_seconds=float(sys.argv[1])), listener)

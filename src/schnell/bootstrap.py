@@ -8,6 +8,7 @@ web framework.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from fastapi import FastAPI
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from schnell.assets.store import AssetStore
     from schnell.database.session import Database
     from schnell.engine.engine import Engine
+    from schnell.file_locks import LockedFiles
     from schnell.generations import Runner
     from schnell.generations.webhooks import WebhookSender
     from schnell.loras.library import LoraLibrary
@@ -105,8 +107,35 @@ def build_database(settings: "Settings") -> "Database":
     return Database(settings.database_url or f"sqlite:{settings.data_dir / 'schnell.db'}")
 
 
-def build_store(settings: "Settings") -> "AssetStore":
+def hold_data(settings: "Settings") -> "AbstractContextManager[None]":
+    """Keep other servers off the data of a server on SQLite, which serves one process, while the block runs.
+
+    Several servers may share a PostgreSQL database, and for a rolling restart a data folder.
+
+    Raises:
+        ConfigurationError: another server holds the data folder or the database file.
+    """
+    from contextlib import nullcontext
+    from pathlib import Path
+
+    from schnell.database.session import parse_database_url
+    from schnell.file_locks import hold_files
+
+    paths = [settings.data_dir / "server.lock"]
+    if settings.database_url is not None:
+        url = parse_database_url(settings.database_url)
+        if url.get_backend_name() != "sqlite":
+            return nullcontext()
+        file = Path(url.database or ":memory:").resolve()
+        if file.name != ":memory:" and file.parent != settings.data_dir.resolve():
+            paths.append(file.with_name(f"{file.name}.lock"))
+    return hold_files(paths)
+
+
+def build_store(settings: "Settings", server_id: str | None = None) -> "AssetStore":
     """The store of pictures that the settings name: the folder `assets` in the data folder by default.
+
+    `server_id` names the drafts of a server, so that others leave them alone.
 
     Raises:
         ConfigurationError: `SCHNELL_ASSETS_URL` is neither `file:PATH` nor `s3://BUCKET/PREFIX`.
@@ -118,7 +147,7 @@ def build_store(settings: "Settings") -> "AssetStore":
 
     url = urlsplit(settings.assets_url or f"file:{settings.data_dir / 'assets'}")
     if url.scheme == "file" and url.path:
-        return _build_local_store(settings, Path(url.path))
+        return _build_local_store(settings, Path(url.path), server_id)
     if url.scheme != "s3" or not url.netloc:
         raise ConfigurationError("SCHNELL_ASSETS_URL must be file:PATH or s3://BUCKET/PREFIX")
     from schnell.assets.s3 import S3Assets
@@ -132,8 +161,10 @@ def build_store(settings: "Settings") -> "AssetStore":
     )
 
 
-def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
+def build_loras(settings: "Settings", database: "Database", servers: "LockedFiles | None" = None) -> "LoraLibrary":
     """The LoRA library of the served model; its files lie in the folder `loras` of the data folder.
+
+    `servers` are the servers that live on the data folder, as a server sees them; a command sees all of them as others.
 
     Raises:
         ConfigurationError: a network or a certificate file of the settings cannot be read.
@@ -149,7 +180,10 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
 
     model = find_model(settings.model).path
     folder = settings.data_dir / "loras"
-    files = AdapterFiles(folder / "adapters", read_model_shape(model), settings.lora_max_bytes)
+    servers = servers or build_locked_files(settings)
+    files = AdapterFiles(
+        folder / "adapters", read_model_shape(model), settings.lora_max_bytes, used_by_others=servers.any_other
+    )
     outside = OutsideLoras(
         database,
         files,
@@ -161,6 +195,13 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
     # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
     return LoraLibrary(database, files, outside, bundled=bundled, per_team=settings.loras_per_team)
+
+
+def build_locked_files(settings: "Settings") -> "LockedFiles":
+    """The locked files of the servers that live on the data folder."""
+    from schnell.file_locks import LockedFiles
+
+    return LockedFiles(settings.data_dir / "servers")
 
 
 def build_source_tokens(settings: "Settings", database: "Database") -> "SourceTokens":
@@ -177,15 +218,27 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
+    from schnell.generations.lora_files import FileHoldingRunner
     from schnell.generations.lora_previews import LoraPreviews
+    from schnell.generations.servers import ServerLease
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
     from schnell.web.services import ServedModel, Services
     from schnell.web.session import SessionSigner
 
     database = build_database(settings)
-    store = build_store(settings)
-    loras = build_loras(settings, database)
+    servers = build_locked_files(settings)
+    lease = ServerLease(
+        database,
+        servers,
+        label=settings.instance,
+        seconds=settings.lease_seconds,
+        # `hold_data` has seen to it
+        alone=database.dialect == "sqlite",
+    )
+    store = build_store(settings, lease.id)
+    loras = build_loras(settings, database, servers)
+    runner = FileHoldingRunner(runner, loras)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
     metrics = Metrics(runner.snapshot, closings)
@@ -198,13 +251,14 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         prices=_build_prices(settings),
         resolve_loras=loras.resolve,
         keys=KeyMint(settings.environment),
-        instance=settings.instance,
+        instance=lease.id,
         on_end=metrics.count_end,
     )
     secrets = _read_secrets(settings)
     return Services(
         config=_build_web_config(settings),
         database=database,
+        lease=lease,
         store=store,
         local_assets=store if isinstance(store, LocalAssets) else None,
         links=LinkSigner(*secrets),
@@ -215,7 +269,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         closings=closings,
         rates=RateLimits(settings.rate_limit),
         sessions=SessionSigner(secrets[0]),
-        webhooks=_build_webhooks(settings, database, secrets[0], metrics),
+        webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
         model=ServedModel(settings.model, MODEL_IDS),
         loras=loras,
@@ -234,7 +288,6 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     from schnell.web.openapi import remove_unsent_statuses
 
     lifecycle = Lifecycle(
-        instance=settings.instance,
         bootstrap_key=settings.bootstrap_key,
         retention_days=settings.retention_days,
         drain_seconds=settings.drain_seconds,
@@ -265,12 +318,14 @@ def _build_prices(settings: "Settings") -> "PriceTable":
     return PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
 
 
-def _build_webhooks(settings: "Settings", database: "Database", secret: str, metrics: "Metrics") -> "WebhookSender":
+def _build_webhooks(
+    settings: "Settings", database: "Database", server_id: str, secret: str, metrics: "Metrics"
+) -> "WebhookSender":
     from schnell.generations.webhooks import Subscriptions, WebhookSender
 
     return WebhookSender(
         secret,
-        Subscriptions(database, settings.instance),
+        Subscriptions(database, server_id),
         private=settings.webhook_private,
         on_failure=lambda: metrics.count_background_failure("webhooks"),
     )
@@ -283,11 +338,11 @@ def _read_secrets(settings: "Settings") -> tuple[str, ...]:
     return settings.link_secrets or (load_link_secret(settings.data_dir / "link.secret"),)
 
 
-def _build_local_store(settings: "Settings", folder: "Path") -> "LocalAssets":
+def _build_local_store(settings: "Settings", folder: "Path", server_id: str | None) -> "LocalAssets":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
 
-    return LocalAssets(folder, LinkSigner(*_read_secrets(settings)), settings.base_url)
+    return LocalAssets(folder, LinkSigner(*_read_secrets(settings)), settings.base_url, owner=server_id)
 
 
 def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":

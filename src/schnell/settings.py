@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     s3_region: str | None = None
     environment: str = Field("development", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     instance: str = Field("main", min_length=1, max_length=100)
+    lease_seconds: float = Field(120, ge=2, le=86_400)
     bootstrap_key: str | None = None
     link_secrets: Names = ()
     # a week: S3 refuses links that are signed for longer

@@ -129,7 +129,7 @@ async def locked(file: Path) -> AsyncIterator[None]:
         async with asyncio.timeout(30):
             while not begin(connection):
                 # the server has a write of its own under way, on this same thread
-                await asyncio.sleep(0.001)  # noqa: ASYNC110 - nobody could set an event
+                await asyncio.sleep(0.001)
         yield
         connection.execute("ROLLBACK")
 

@@ -3,21 +3,25 @@
 A member and a team have a limit and a counter each, for the current budget window (a day, a month, or for ever). Every
 change of the counters writes a row of the ledger in the same transaction, and no row of the ledger is ever changed: the
 sum of its amounts over the current window is the counter. See docs/decisions/0012.
+
+A window's label is the beginning of the days that lie in it: `2026-03-14` is a day, `2026-03` a month, and the empty
+label, of a budget without a window, begins every day. Every row of the ledger names the day of its reservation, so it
+counts in a window if its day begins with the window's label, and a budget whose window changes can be counted again.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import ceil
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Table, Update, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Row, String, Table, Update, and_, bindparam, case, func, or_, select, update
 
 from schnell.accounts.identity import BudgetWindow, Caller
 from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
 from schnell.database.tables import ledger, members, teams
-from schnell.errors import InsufficientCreditsError
+from schnell.errors import InsufficientCreditsError, UnauthorizedError
 from schnell.spec import GenerationSpec
 
 _MEGAPIXEL: Final = 1024 * 1024
@@ -48,7 +52,7 @@ class PriceTable:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Credits reserved for one record, and the labels of the budget windows that they count in."""
+    """Credits reserved for one record, and the day (or window) of each budget that they count in."""
 
     record_id: str
     team_id: str
@@ -65,20 +69,22 @@ async def reserve(connection: Connection, caller: Caller, record_id: str, amount
     Raises:
         InsufficientCreditsError: with the cost and what is left, when the member's or the team's limit would be passed.
             The transaction must be rolled back: the member's counter may have been raised already.
+        UnauthorizedError: the caller's membership or team is gone since their key was looked up.
     """
-    values = {"of_team": caller.team_id, "amount": amount} | _current_windows()
-    of_member = values | {"of_user": caller.user_id}
+    moment = now()
+    of_team = {"of_team": caller.team_id, "amount": amount} | _window_labels(moment)
+    of_member = of_team | {"of_user": caller.user_id}
     # the member's row before the team's, here and in `_give_back`: PostgreSQL locks a row that is updated until the end
     # of the transaction, and two transactions that lock in different orders can wait for each other for ever
     member = (await _TAKE_FROM_MEMBER.run(connection, of_member)).first
     if member is None:
         raise await _refusal(connection, members, of_member, f"member {caller.user_name}")
-    team = (await _TAKE_FROM_TEAM.run(connection, values)).first
+    team = (await _TAKE_FROM_TEAM.run(connection, of_team)).first
     if team is None:
-        raise await _refusal(connection, teams, values, "Team")
+        raise await _refusal(connection, teams, of_team, "Team")
     # the ledger's row last: only the updates say which windows the amount was counted in
-    windows = team.window_label, member.window_label
-    reservation = Reservation(record_id, caller.team_id, caller.user_id, caller.key_id, amount, *windows)
+    days = _day_within(team.window_label, moment), _day_within(member.window_label, moment)
+    reservation = Reservation(record_id, caller.team_id, caller.user_id, caller.key_id, amount, *days)
     await _append(connection, reservation, "reserve", amount)
     return reservation
 
@@ -115,18 +121,38 @@ class Imbalance:
     ledger: int
 
 
+async def count_again(connection: Connection, team_id: str, user_id: str | None = None) -> None:
+    """Set the counter of a team, or of one of its members, to what the ledger says of the window that is current now.
+
+    To be called in the transaction that has just written the row: the row's lock keeps other movements out until both
+    the new window and its sum are there.
+    """
+    table, day = (teams, ledger.c.team_window) if user_id is None else (members, ledger.c.member_window)
+    whose = {"of_team": team_id} | ({} if user_id is None else {"of_user": user_id})
+    row = (await connection.execute(select(table.c.budget_window).where(_owner(table)), whose)).first()
+    if row is None:
+        return
+    label = window_label(row.budget_window, now())
+    booked = (ledger.c.team_id == team_id) & day.startswith(label, autoescape=True)
+    if user_id is not None:
+        booked &= ledger.c.user_id == user_id
+    total = (await connection.execute(select(func.coalesce(func.sum(ledger.c.amount), 0)).where(booked))).scalar_one()
+    await connection.execute(update(table).where(_owner(table)).values(used_credit=total, window_label=label), whose)
+
+
 async def audit(connection: Connection) -> list[Imbalance]:
     """Every counter that is not the sum of its ledger in its current window: none, unless something is broken."""
     total = func.coalesce(func.sum(ledger.c.amount), 0)
+    of_team = (ledger.c.team_id == teams.c.id) & _begins_with(ledger.c.team_window, teams.c.window_label)
     by_team = (
         select(teams.c.id, teams.c.used_credit, total)
-        .join(ledger, (ledger.c.team_id == teams.c.id) & (ledger.c.team_window == teams.c.window_label), isouter=True)
+        .join(ledger, of_team, isouter=True)
         .group_by(teams.c.id, teams.c.used_credit)
     )
     own = (
         (ledger.c.team_id == members.c.team_id)
         & (ledger.c.user_id == members.c.user_id)
-        & (ledger.c.member_window == members.c.window_label)
+        & _begins_with(ledger.c.member_window, members.c.window_label)
     )
     by_member = (
         select(members.c.team_id, members.c.user_id, members.c.used_credit, total)
@@ -148,12 +174,27 @@ def effective_use(row: Row[Any]) -> int:
 
     A counter keeps its window's label until the next reservation, so it may hold the use of a window that has ended.
     """
-    return int(row.used_credit) if row.window_label == window_label(row.budget_window, now()) else 0
+    labels = _window_labels(now())
+    window = row.budget_window
+    current = {"": "none", labels["this_day"]: "day", labels["next_day"]: "day"}
+    current |= {labels["this_month"]: "month", labels["next_month"]: "month"}
+    return int(row.used_credit) if current.get(row.window_label) == window else 0
 
 
-def _current_windows() -> dict[str, str]:
-    moment = now()
-    return {"this_day": window_label("day", moment), "this_month": window_label("month", moment)}
+def _window_labels(moment: datetime) -> dict[str, str]:
+    tomorrow, soon = moment + timedelta(days=1), moment.replace(day=1) + timedelta(days=32)
+    return {
+        "this_day": window_label("day", moment),
+        "next_day": window_label("day", tomorrow),
+        "this_month": window_label("month", moment),
+        "next_month": window_label("month", soon),
+    }
+
+
+def _day_within(label: str, moment: datetime) -> str:
+    """The day that a reservation counts in: today, or the window itself where that began on another server's clock."""
+    today = window_label("day", moment)
+    return today if today.startswith(label) else label
 
 
 def _owner(table: Table) -> ColumnElement[bool]:
@@ -162,14 +203,32 @@ def _owner(table: Table) -> ColumnElement[bool]:
     return (members.c.team_id == bindparam("of_team")) & (members.c.user_id == bindparam("of_user"))
 
 
+def _begins_with(day: ColumnElement[str], label: ColumnElement[str]) -> ColumnElement[bool]:
+    return func.substr(day, 1, func.length(label)) == label
+
+
+def _current_label(table: Table) -> ColumnElement[str]:
+    """The window's label at the present moment, in SQL.
+
+    It never goes back by one: another server's clock may have passed midnight already, and two labels in turns would
+    each begin at nothing used.
+    """
+    window, label = table.c.budget_window, table.c.window_label
+    this_day, this_month = bindparam("this_day", type_=String), bindparam("this_month", type_=String)
+    is_ahead = or_(
+        and_(window == "day", label == bindparam("next_day", type_=String)),
+        and_(window == "month", label == bindparam("next_month", type_=String)),
+    )
+    return case((is_ahead, label), (window == "day", this_day), (window == "month", this_month), else_="")
+
+
 def _take_from(table: Table) -> Update:
     """Raise a counter if its limit allows it; the first use in a new window starts from zero.
 
     One statement that checks and writes needs no SELECT … FOR UPDATE: where two run at once, the second waits for the
     row and checks the limit again on what the first has left.
     """
-    window = table.c.budget_window
-    current = case((window == "day", bindparam("this_day")), (window == "month", bindparam("this_month")), else_="")
+    current = _current_label(table)
     used = case((table.c.window_label == current, table.c.used_credit), else_=0) + bindparam("amount")
     return (
         update(table)
@@ -180,12 +239,11 @@ def _take_from(table: Table) -> Update:
 
 
 def _give_back_to(table: Table) -> Update:
-    # a window that has ended is closed: what comes back does not count in the next one
-    return (
-        update(table)
-        .where(_owner(table), table.c.window_label == bindparam("in_window"))
-        .values(used_credit=table.c.used_credit - bindparam("amount"))
-    )
+    # a window that has ended is closed: what comes back does not count in the next one. The row is written all the
+    # same: its lock lets nobody count a new window's sum between this movement and its row of the ledger
+    counts = _begins_with(bindparam("in_window", type_=String), table.c.window_label)
+    back = case((counts, bindparam("amount")), else_=0)
+    return update(table).where(_owner(table)).values(used_credit=table.c.used_credit - back)
 
 
 _TAKE_FROM_MEMBER: Final = Prepared(_take_from(members))
@@ -198,8 +256,10 @@ _APPEND: Final = Prepared(ledger.insert(), sets=[column.name for column in ledge
 
 async def _refusal(
     connection: Connection, table: Table, values: Mapping[str, Any], who: str
-) -> InsufficientCreditsError:
-    row = (await connection.execute(select(table).where(_owner(table)), values)).one()
+) -> InsufficientCreditsError | UnauthorizedError:
+    row = (await connection.execute(select(table).where(_owner(table)), values)).first()
+    if row is None:
+        return UnauthorizedError("API Key is not active. Please contact your team administrator to be unblocked")
     left = max(0, row.credit_limit - effective_use(row))
     return InsufficientCreditsError(
         f"The feature requires {values['amount']} credits, but the {who} only has {left} credits"

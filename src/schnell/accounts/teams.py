@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Row, Select, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
-from schnell.accounts.credits import effective_use
+from schnell.accounts.credits import count_again, effective_use
 from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, SYSTEM, BudgetWindow, Member, Role, Status, Team
 from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
@@ -70,10 +70,14 @@ async def find_team(connection: Connection, name_or_id: str) -> Team:
 async def change_team(connection: Connection, team_id: str, **changes: Any) -> Team:
     """Set columns of a team (`status`, `credit_limit`, `budget_window`, `may_disable_safety`).
 
+    A window that is set, also to what it was, has used what the ledger says of it.
+
     Raises:
         NotFoundError: there is no such team.
     """
     await connection.execute(update(teams).where(teams.c.id == team_id).values(updated_at=now(), **changes))
+    if "budget_window" in changes:
+        await count_again(connection, team_id)
     return await find_team(connection, team_id)
 
 
@@ -152,7 +156,7 @@ async def find_member(connection: Connection, team_id: str, user: str | None = N
 async def change_member(
     connection: Connection, team_id: str, user_id: str, *, updated_by: str = SYSTEM, **changes: Any
 ) -> Member:
-    """Set columns of a membership (`status`, `role`, `credit_limit`, `budget_window`).
+    """Set columns of a membership (`status`, `role`, `credit_limit`, `budget_window`), as `change_team` does.
 
     Raises:
         NotFoundError: there is no such member.
@@ -162,6 +166,8 @@ async def change_member(
         .where(members.c.team_id == team_id, members.c.user_id == user_id)
         .values(updated_at=now(), updated_by=updated_by, **changes)
     )
+    if "budget_window" in changes:
+        await count_again(connection, team_id, user_id)
     return await find_member(connection, team_id, user_id)
 
 

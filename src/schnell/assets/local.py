@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -19,13 +20,16 @@ _DRAFTS: Final = ".drafts"
 class LocalAssets:
     """An `AssetStore` of files under `root`. Its links lead to `/files/` under `public_url`, signed by `signer`."""
 
-    def __init__(self, root: Path, signer: LinkSigner, public_url: str) -> None:
+    `owner` is the id of the server that writes here; its drafts (files being written) lie in a folder of that name.
+    """
+
+    def __init__(self, root: Path, signer: LinkSigner, public_url: str, *, owner: str | None = None) -> None:
         self.root = root
         self.signer = signer
         self._public_url = public_url.rstrip("/")
         # beside the pictures, because a file can be renamed within one file system only; a folder of its own for each
         # process, because several may share `root`
-        self._drafts = root / _DRAFTS / uuid4().hex
+        self._drafts = root / _DRAFTS / (owner or uuid4().hex)
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:  # noqa: ARG002 - the ending says it
         """Write the file elsewhere, then rename it: a reader sees the whole file or none. Raises AssetError."""
@@ -57,13 +61,11 @@ class LocalAssets:
         """Remove this store's unfinished writes."""
         await asyncio.to_thread(_remove_folder, self._drafts)
 
-    def sweep_drafts(self) -> None:
-        """Remove what killed servers have left half written.
-
-        That of a server which runs and shares the folder goes, too; it writes that picture once more.
-        """
+    def sweep_drafts(self, living: Collection[str]) -> None:
+        """Remove what was left half written by servers that are not among the `living` (their ids)."""
         for folder in (self.root / _DRAFTS).glob("*"):
-            _remove_folder(folder)
+            if folder.name not in living:
+                _remove_folder(folder)
 
     def path(self, key: str) -> Path:
         """Where the picture of this key lies. Raises NotFoundError for a text that is no picture's key."""
@@ -109,8 +111,8 @@ def _write_beside(draft: str, path: str, data: bytes) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        return
-    for file in folder.iterdir():
-        file.unlink(missing_ok=True)
-    folder.rmdir()
+    # others may sweep it at the same moment, and a server taken for dead may write once more: `_write` tries again
+    with suppress(OSError):
+        for file in folder.iterdir():
+            file.unlink(missing_ok=True)
+        folder.rmdir()

@@ -23,18 +23,19 @@ def serve_command(
     model: Annotated[str | None, typer.Option(help="A model's name or folder [default: schnell-mini].")] = None,
 ) -> None:
     """Run the server. SIGTERM finishes what runs, then exits 0."""
-    from schnell.bootstrap import build_server_runner, read_settings
+    from schnell.bootstrap import build_server_runner, hold_data, read_settings
     from schnell.cli.http_server import listen, run_server
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
     configure_logs(settings.log_level)
     # before the model is loaded: a port that is taken ends the command at once
-    listener = listen(settings.host, settings.port)
-    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-    say(f"loading {settings.model} …")
-    if not settings.safety:
-        say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
-    run_server(settings, build_server_runner(settings), listener)
+    with hold_data(settings):
+        listener = listen(settings.host, settings.port)
+        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        say(f"loading {settings.model} …")
+        if not settings.safety:
+            say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
+        run_server(settings, build_server_runner(settings), listener)
 
 
 def configure_logs(level: str) -> None:

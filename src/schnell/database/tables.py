@@ -119,8 +119,9 @@ api_keys = Table(
     Column("revoked_at", Timestamp),
     Index("ix_api_keys_team", "team_id"),
 )
-#: Append-only. The sum of `amount` over a member's (or team's) current window is its `used_credit`. `record_id` is no
-#: foreign key: records are deleted one day, the rows of the ledger never are. `day` is what usage is reported by.
+#: Append-only. `team_window` and `member_window` are the day of the row's reservation; the sum of `amount` over the
+#: days of a member's (or team's) current window is its `used_credit`, see `accounts/credits`. `record_id` is no foreign
+#: key: records are deleted one day, the rows of the ledger never are. `day` is what usage is reported by.
 ledger = Table(
     "ledger",
     metadata,
@@ -140,7 +141,21 @@ ledger = Table(
     Index("ix_ledger_record", "record_id"),
     Index("ix_ledger_day", "day"),
 )
+#: Servers that share this database, while they live: see `generations/servers`.
+servers = Table(
+    "servers",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("label", String(100), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("boot", String(100), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", Timestamp, nullable=False),
+    Column("held_since", Timestamp, nullable=False),
+    Column("expires_at", Timestamp, nullable=False),
+)
 #: One row for each generation. It ends once: `status` goes from QUEUED and PROCESSING to SUCCESS or FAILURE.
+#: `instance` is the id of the server that draws the record.
 records = Table(
     "records",
     metadata,
@@ -233,7 +248,8 @@ idempotency_keys = Table(
     Column("created_at", Timestamp, nullable=False),
     Index("ix_idempotency_created", "created_at"),
 )
-#: Webhooks that are still to be delivered: a row is deleted when its message has arrived, or is given up.
+#: Webhooks that are still to be delivered: a row is deleted when its message has arrived, or is given up. `instance` is
+#: the id of the server that delivers it.
 webhooks = Table(
     "webhooks",
     metadata,

@@ -29,9 +29,10 @@ from schnell.generations.records import (
     list_records,
     list_used_loras,
 )
-from schnell.generations.recovery import remove_marked
+from schnell.generations.recovery import fail_record, remove_marked
 
 _POLL_SECONDS: Final = 0.5
+_CANCELLED: Final = GenerationCancelledError("the generation was cancelled; nothing was charged")
 _FAILURES: Final[dict[str, type[SchnellError]]] = {
     kind.code: kind
     for kind in (
@@ -85,11 +86,18 @@ class History:
         return record
 
     async def cancel(self, caller: Caller, record_id: str) -> Record:
-        """Stop a generation of this server; one that has ended stays as it is. Raises NotFoundError."""
+        """Stop a generation, wherever it runs; one that has ended stays as it is. Raises NotFoundError.
+
+        Another server that draws it finds at its next heartbeat that the record has ended, and stops.
+        """
         record = await self.find(caller, record_id)
         running = self._admission.find(record_id)
         if running is None:
-            return record
+            if record.status not in UNFINISHED:
+                return record
+            async with self._database.write() as connection:
+                await fail_record(connection, record, _CANCELLED, drawn_elsewhere=True)
+            return await self.find(caller, record_id)
         running.cancel()
         try:
             return await running.ended()
@@ -110,8 +118,10 @@ class History:
 
     async def delete(self, caller: Caller, record_id: str) -> None:
         """Remove a record and its pictures; one under way is cancelled first. Raises NotFoundError, AssetError."""
-        await self.cancel(caller, record_id)
+        record = await self.cancel(caller, record_id)
         async with self._database.write() as connection:
+            # a hidden record is never looked at again: it must not hold credits
+            await fail_record(connection, record, _CANCELLED, drawn_elsewhere=True)
             await hide_record(connection, record_id)
         await remove_marked(self._database, self._store)
 

@@ -1,12 +1,12 @@
 """Records of generations and their pictures, in SQL."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, union, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, or_, select, union, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schnell.database.connection import Connection, Prepared
@@ -113,6 +113,16 @@ _FINISH: Final = Prepared(
     sets=(*_ENDING, "receipts"),
 )
 _STORE_IMAGE: Final = Prepared(update(images).where(images.c.key == bindparam("of_key")), sets=("state", "bytes"))
+#: A picture without an end, of a record that has one.
+_ABANDONED: Final = and_(
+    images.c.record_id == records.c.id, images.c.state == "ALLOCATED", records.c.status.not_in(UNFINISHED)
+)
+_EMPTY_AND_HIDDEN: Final = and_(
+    records.c.status == "DELETED",
+    ~select(images.c.record_id).where(images.c.record_id == records.c.id).correlate(records).exists(),
+)
+#: How many values a statement names: databases have a bound, and every other number is another statement to prepare.
+_MOST_AT_ONCE: Final = 500
 _FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), _VISIBLE)
 _PICTURES: Final = (
     select(images)
@@ -154,17 +164,18 @@ async def mark_started(connection: Connection, record_id: str, started_at: datet
     await _START.run(connection, {"of_record": record_id, "status": "PROCESSING", "started_at": started_at})
 
 
-async def finish_record(connection: Connection, record: Record) -> bool:
+async def finish_record(connection: Connection, record: Record, *, drawn_elsewhere: bool = False) -> bool:
     """Write how a record ended, once: False when it has ended before (then nothing may be settled).
 
-    Pictures that `record` does not name are marked for removal.
+    Pictures that `record` does not name are marked for removal, unless another server may still write their files
+    (`drawn_elsewhere`): then they are that server's to remove, or the next `list_abandoned_pictures` finds them.
     """
     values: dict[str, Any] = {name: getattr(record, name) for name in _ENDING} | {"receipts": list(record.receipts)}
     if (await _FINISH.run(connection, values | {"of_record": record.id})).rowcount != 1:
         return False
     for image in record.images:
         await _STORE_IMAGE.run(connection, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})
-    if len(record.images) < record.settings["num_outputs"]:
+    if len(record.images) < record.settings["num_outputs"] and not drawn_elsewhere:
         unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(unused).values(state="DELETING"))
     return True
@@ -214,10 +225,44 @@ async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
     return sorted((await connection.execute(union(*names))).scalars())
 
 
-async def list_unfinished(connection: Connection, instance: str) -> list[Record]:
-    """What a server that was killed has left in between."""
-    query = select(records).where(records.c.status.in_(UNFINISHED), records.c.instance == instance)
-    return await _load(connection, query)
+async def list_owners(connection: Connection) -> set[str]:
+    """The ids of the servers that have something in between: an unfinished record, or a picture without an end."""
+    drawing = select(records.c.instance).where(records.c.status.in_(UNFINISHED))
+    allocated = select(records.c.instance).join(images, _ABANDONED)
+    return set((await connection.execute(union(drawing, allocated))).scalars())
+
+
+async def list_unfinished(
+    connection: Connection, owners: Collection[str], before: datetime | None = None
+) -> list[Record]:
+    """The records that these servers have not ended; with `before`, those that are older than that moment."""
+    query = select(records).where(records.c.status.in_(UNFINISHED), records.c.instance.in_(owners))
+    if before is not None:
+        query = query.where(records.c.created_at < before)
+    return await _load(connection, query) if owners else []
+
+
+async def list_ended(connection: Connection, record_ids: Sequence[str]) -> list[str]:
+    """Those of these records that have ended, whoever has ended them."""
+    ended: list[str] = []
+    for start in range(0, len(record_ids), _MOST_AT_ONCE):
+        some = records.c.id.in_(record_ids[start : start + _MOST_AT_ONCE])
+        query = select(records.c.id).where(some, records.c.status.not_in(UNFINISHED))
+        ended += (await connection.execute(query)).scalars()
+    return ended
+
+
+async def list_abandoned_pictures(connection: Connection, owners: Collection[str]) -> list[tuple[str, str]]:
+    """Record and key of every picture that was to come from these servers, and whose record has ended without it."""
+    query = select(images.c.record_id, images.c.key).join(records, _ABANDONED).where(records.c.instance.in_(owners))
+    return [(row.record_id, row.key) for row in await connection.execute(query)] if owners else []
+
+
+async def mark_for_removal(connection: Connection, keys: Sequence[str]) -> None:
+    """Mark pictures that were to come, and come no more, for removal."""
+    for start in range(0, len(keys), _MOST_AT_ONCE):
+        these = images.c.key.in_(keys[start : start + _MOST_AT_ONCE]) & (images.c.state == "ALLOCATED")
+        await connection.execute(update(images).where(these).values(state="DELETING"))
 
 
 async def change_record(connection: Connection, team_id: str, record_id: str, **changes: Any) -> Record:
@@ -232,9 +277,14 @@ async def change_record(connection: Connection, team_id: str, record_id: str, **
 
 
 async def hide_record(connection: Connection, record_id: str) -> None:
-    """Take a finished record out of sight, and mark its pictures for removal."""
+    """Take a record that has ended out of sight, and mark its stored pictures for removal.
+
+    One that is still to come keeps its row, and with it the record its own, until the server that draws it is done: a
+    file must never be without a row.
+    """
     await connection.execute(update(records).where(records.c.id == record_id).values(status="DELETED"))
-    await connection.execute(update(images).where(images.c.record_id == record_id).values(state="DELETING"))
+    stored = (images.c.record_id == record_id) & (images.c.state == "STORED")
+    await connection.execute(update(images).where(stored).values(state="DELETING"))
 
 
 async def expire_images(connection: Connection, before: datetime) -> None:
@@ -248,12 +298,16 @@ async def list_removable(connection: Connection) -> list[str]:
     return list((await connection.execute(select(images.c.key).where(images.c.state == "DELETING"))).scalars())
 
 
+async def has_hidden_records(connection: Connection) -> bool:
+    """Whether hidden records wait for `forget_images`: all their pictures are gone."""
+    return (await connection.execute(select(records.c.id).where(_EMPTY_AND_HIDDEN).limit(1))).first() is not None
+
+
 async def forget_images(connection: Connection, keys: Sequence[str]) -> None:
     """Drop the rows of removed files, and the hidden records that have no rows left."""
-    for start in range(0, len(keys), 500):
-        await connection.execute(delete(images).where(images.c.key.in_(keys[start : start + 500])))
-    remaining = select(images.c.record_id).where(images.c.record_id == records.c.id)
-    await connection.execute(delete(records).where(records.c.status == "DELETED", ~remaining.exists()))
+    for start in range(0, len(keys), _MOST_AT_ONCE):
+        await connection.execute(delete(images).where(images.c.key.in_(keys[start : start + _MOST_AT_ONCE])))
+    await connection.execute(delete(records).where(_EMPTY_AND_HIDDEN))
 
 
 async def list_image_keys(connection: Connection) -> set[str]:

@@ -1,28 +1,51 @@
-"""Converted LoRA files on disk, by the hash of their source: one folder, written atomically, never changed."""
+"""Converted LoRA files on disk, by the hash of their source: one folder, written atomically, never changed.
+
+A file is needed while it is being added, while a job uses it, and for a while after a request has named it, as the job
+may not have come yet. Removing a needed file only notes that it is to go; it goes with a later sweep.
+"""
 
 import asyncio
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, Final
 
 from schnell.adapters import DEFAULT_MAX_BYTES, ConvertedAdapter, ModelShape, check_fits, convert_adapter, read_adapter
 
-#: A file that a queued job may be about to open is not removed.
+#: How long a file that a request has named stays for its job to come.
 _GRACE_SECONDS: Final = 600
+#: Names of files that are to go, as empty files: a note outlives the process.
+_UNWANTED: Final = ".unwanted"
 
 
 class AdapterFiles:
-    """Converts LoRAs into `folder` for the model of `shape`."""
+    """Converts LoRAs into `folder` for the model of `shape`.
 
-    def __init__(self, folder: Path, shape: ModelShape, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    `used_by_others` says whether other processes that draw use the folder, too: this one does not know what they need.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: ModelShape,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        *,
+        used_by_others: Callable[[], bool] = bool,
+    ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
         self._shape = shape
+        self._used_by_others = used_by_others
         self._fitting: set[str] = set()
         self._turn = asyncio.Semaphore(2)
+        self._users: Counter[str] = Counter()
+        self._named_at: dict[str, float] = {}
+        self._adding = 0
 
     async def convert(self, source: Path, config: Mapping[str, Any] | None = None) -> ConvertedAdapter:
         """Convert a LoRA file, in a thread; `config` is PEFT's configuration where it does not lie beside the file.
@@ -44,6 +67,8 @@ class AdapterFiles:
             AdapterError: it does not fit the served model.
         """
         path = self.path(sha256)
+        # before the look at the disk: from now on nobody removes what is found there
+        self.note_named(sha256)
         if not await asyncio.to_thread(path.is_file):
             return None
         if sha256 not in self._fitting:
@@ -59,11 +84,62 @@ class AdapterFiles:
         """Where the preview picture of the file with this hash lies, if it has one."""
         return self.folder / f"{sha256}.webp"
 
-    def remove(self, sha256: str) -> None:
-        """Remove a file and its preview, if they are here."""
+    @contextmanager
+    def holding(self, hashes: Iterable[str]) -> Iterator[None]:
+        """Keep these files on disk while the block runs: a job uses them."""
+        held = tuple(hashes)
+        self._users.update(held)
+        try:
+            yield
+        finally:
+            self._users.subtract(held)
+            self._users += Counter()  # drops the zeros
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Keep every file on disk while the block runs: one of them is about to get its entry, and none says which."""
+        self._adding += 1
+        try:
+            yield
+        finally:
+            self._adding -= 1
+
+    def note_named(self, sha256: str) -> None:
+        """Note that a request has named this file: its job is about to come."""
+        self._named_at[sha256] = time.monotonic()
+
+    def is_needed(self, sha256: str) -> bool:
+        """Whether a job uses a file, or may be about to."""
+        if time.monotonic() - self._named_at.get(sha256, -math.inf) > _GRACE_SECONDS:
+            self._named_at.pop(sha256, None)
+        named = sha256 in self._named_at
+        return named or self._users[sha256] > 0 or self._adding > 0 or self._used_by_others()
+
+    def remove(self, sha256: str) -> bool:
+        """Remove a file and its preview, or note that they are to go if they are needed. Whether they are gone.
+
+        It waits for nothing between the question and the removal, so that no job comes in between.
+        """
+        note = self.folder / _UNWANTED / sha256
+        if self.is_needed(sha256):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
+            return False
         self._fitting.discard(sha256)
         self.path(sha256).unlink(missing_ok=True)
         self.preview_path(sha256).unlink(missing_ok=True)
+        self.keep(sha256)
+        return True
+
+    def list_unwanted(self) -> list[str]:
+        """The files that are noted to go."""
+        return [note.name for note in (self.folder / _UNWANTED).glob("*")]
+
+    def keep(self, sha256: str) -> None:
+        """Forget the note that a file is to go, if there is one."""
+        (self.folder / _UNWANTED / sha256).unlink(missing_ok=True)
+        with suppress(OSError):  # other notes are left, or there was none
+            (self.folder / _UNWANTED).rmdir()
 
     def is_settled(self, used_at: float) -> bool:
         """Whether a file last used at this time (in seconds) may be removed."""

@@ -1,7 +1,8 @@
 """What a LoRA's name means, and the files behind it: the team's own, public ones, bundled ones, then the outside."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -61,6 +62,8 @@ class LoraLibrary:
         self._outside = outside
         self._bundled = tuple(bundled)
         self._per_team = per_team
+        # entries come and go one at a time: none appears between the last look for one and the removal of its file
+        self._changing = asyncio.Lock()
         self._converted: dict[str, ConvertedAdapter] = {}
         self._shown: dict[str, LibraryLora] = {}
 
@@ -100,9 +103,10 @@ class LoraLibrary:
         if isinstance(reference, LibraryName):
             raise InvalidFieldError(FieldProblem("source", f"{source[:80]!r} is a name, not a place to fetch from"))
         await self._check_room(owner, labels.name)
-        converted, found = await self._outside.fetch(reference, owner, on_progress)
-        labels = replace(labels, name=labels.name or suggest_name(found.name))
-        return await self._enter(converted, owner, labels, source, created_by, found)
+        async with self._adding():
+            converted, found = await self._outside.fetch(reference, owner, on_progress)
+            labels = replace(labels, name=labels.name or suggest_name(found.name))
+            return await self._enter(converted, owner, labels, source, created_by, found)
 
     async def add_file(
         self, source: BinaryIO, *, owner: str, labels: Labels = NO_LABELS, file_name: str, created_by: str
@@ -111,18 +115,20 @@ class LoraLibrary:
         labels = replace(labels, name=labels.name or suggest_name(file_name.rpartition("/")[2].rpartition(".")[0]))
         await self._check_room(owner, labels.name)
         uploaded = await self._files.receive(source)
-        try:
-            converted = await self._files.convert(uploaded)
-        finally:
-            await asyncio.to_thread(uploaded.unlink)
-        return await self._enter(converted, owner, labels, file_name, created_by)
+        async with self._adding():
+            try:
+                converted = await self._files.convert(uploaded)
+            finally:
+                await asyncio.to_thread(uploaded.unlink)
+            return await self._enter(converted, owner, labels, file_name, created_by)
 
     async def add_path(self, path: Path, *, owner: str, labels: Labels = NO_LABELS, created_by: str) -> LibraryLora:
         """Put a file of this machine into a library. Raises as `add`."""
         labels = replace(labels, name=labels.name or suggest_name(path.stem))
         await self._check_room(owner, labels.name)
-        converted = await self._files.convert(path)
-        return await self._enter(converted, owner, labels, path.name, created_by)
+        async with self._adding():
+            converted = await self._files.convert(path)
+            return await self._enter(converted, owner, labels, path.name, created_by)
 
     async def list(self, team_id: str | None = None) -> tuple[LibraryLora, ...]:
         """What a team may name: its own, the public and the bundled LoRAs. Without a team, everybody's."""
@@ -164,15 +170,27 @@ class LoraLibrary:
         await asyncio.to_thread(self._files.preview_path(lora.sha256).write_bytes, picture)
 
     async def remove(self, name_or_id: str, owner: str) -> LibraryLora:
-        """Take a LoRA out of its owner's library, and its file away if nothing else uses it. Raises NotFoundError."""
-        async with self._database.write() as connection:
+        """Take a LoRA out of its owner's library. Raises NotFoundError.
+
+        Its file goes if nothing else uses it; where jobs need it, `remove_unwanted` takes it away once they have ended.
+        """
+        async with self._changing, self._database.write() as connection:
             removed = await delete_lora(connection, owner, name_or_id)
-            used = await is_in_library(connection, removed.sha256)
-            if not used:
+            if not await is_in_library(connection, removed.sha256):
                 await forget_downloads(connection, removed.sha256)
-        if not used:
-            await asyncio.to_thread(self._files.remove, removed.sha256)
+        await self._remove_unused(removed.sha256)
         return removed
+
+    async def remove_unwanted(self) -> int:
+        """Remove the files that were needed when their entries were removed, and are no more. Returns how many."""
+        removed = 0
+        for sha256 in await asyncio.to_thread(self._files.list_unwanted):
+            removed += await self._remove_unused(sha256)
+        return removed
+
+    def holding(self, adapters: Iterable[AdapterUse]) -> AbstractContextManager[None]:
+        """Keep the files of these LoRAs on disk while the block runs: a job uses them."""
+        return self._files.holding(use.sha256 for use in adapters)
 
     async def inspect(self, source: BinaryIO) -> AdapterReport:
         """What an uploaded file is, without keeping it."""
@@ -196,6 +214,7 @@ class LoraLibrary:
             sha256, path = found or await self._find_outside(text, team_id, field, tell)
         except (AdapterError, LoraSourceError, LoraDownloadError) as error:
             raise type(error)(f"{field} {text[:100]!r}: {error.message}") from error
+        self._files.note_named(sha256)
         return AdapterUse(name=text, sha256=sha256, path=path, scale=ref.scale)
 
     async def _find_named(self, text: str, team_id: str) -> tuple[str, Path] | None:
@@ -262,23 +281,38 @@ class LoraLibrary:
             created_by=created_by,
         )
         try:
-            async with self._database.write() as connection:
+            async with self._changing, self._database.write() as connection:
                 await insert_lora(connection, lora)
         except ConflictError:
-            await self._drop_unused(lora.sha256)
+            await self._remove_unused(lora.sha256)
             raise
         return lora
 
-    async def _drop_unused(self, sha256: str) -> None:
-        async with self._database.read() as connection:
-            used = await is_in_library(connection, sha256) or await is_downloaded(connection, sha256)
-        if not used:
-            await asyncio.to_thread(self._files.remove, sha256)
+    @asynccontextmanager
+    async def _adding(self) -> AsyncIterator[None]:
+        """Keep files on disk while one of them gets its entry. One that got none goes again."""
+        try:
+            with self._files.adding():
+                yield
+        except ConflictError:
+            await self.remove_unwanted()
+            raise
+
+    async def _remove_unused(self, sha256: str) -> bool:
+        """Remove a file that nothing leads to, or note that it is to go. Whether it is gone."""
+        async with self._changing:
+            async with self._database.read() as connection:
+                used = await is_in_library(connection, sha256) or await is_downloaded(connection, sha256)
+            if not used:
+                return self._files.remove(sha256)
+            self._files.keep(sha256)
+            return False
 
     async def _convert_bundled(self, lora: BundledLora) -> ConvertedAdapter:
         known = self._converted.get(lora.name)
         if known is None or await self._files.find(known.sha256) is None:
-            known = self._converted[lora.name] = await self._files.convert(lora.path)
+            with self._files.adding():
+                known = self._converted[lora.name] = await self._files.convert(lora.path)
         return known
 
     def _preview_path(self, lora: LibraryLora) -> Path:

@@ -143,18 +143,22 @@ class OutsideLoras:
             fetched = await self._downloader.fetch(found.file, on_progress)
         except LoraDownloadError as error:
             raise LoraDownloadError(found.note + error.message) from error
+        with self._files.adding():
+            converted = await self._convert(fetched, config, key)
+            size = (await asyncio.to_thread(converted.path.stat)).st_size
+            async with self._database.write() as connection:
+                await keep_download(connection, key, converted.sha256, size)
+        await self._make_room()
+        return converted, found
+
+    async def _convert(self, fetched: Path, config: object, key: str) -> ConvertedAdapter:
         try:
-            converted = await self._files.convert(fetched, config if isinstance(config, dict) else None)
+            return await self._files.convert(fetched, config if isinstance(config, dict) else None)
         except AdapterError as error:
             self._remember_refusal(key, error.message)
             raise
         finally:
             await asyncio.to_thread(fetched.unlink)
-        size = (await asyncio.to_thread(converted.path.stat)).st_size
-        async with self._database.write() as connection:
-            await keep_download(connection, key, converted.sha256, size)
-        await self._make_room()
-        return converted, found
 
     def _remember_refusal(self, key: str, message: str) -> None:
         """A file that was refused is not fetched again at once, however often it is asked for."""
@@ -173,7 +177,9 @@ class OutsideLoras:
         for sha256 in sorted(sizes.keys() - kept, key=lambda each: latest[each]):
             if excess <= 0 or not self._files.is_settled(latest[sha256]):
                 return
+            if self._files.is_needed(sha256):
+                continue
             async with self._database.write() as connection:
                 await forget_downloads(connection, sha256)
-            await asyncio.to_thread(self._files.remove, sha256)
+            self._files.remove(sha256)
             excess -= sizes[sha256]

@@ -11,15 +11,18 @@ from fastapi import FastAPI
 
 from schnell.accounts.keys import prepare_first_start
 from schnell.database.migration import migrate
-from schnell.errors import AssetError, SchnellError
+from schnell.errors import SchnellError
 from schnell.generations.backoff import Backoff
-from schnell.generations.recovery import apply_retention, recover, remove_marked
+from schnell.generations.recovery import apply_retention, heartbeat, reconcile, remove_marked
+from schnell.generations.webhooks import Subscription
 from schnell.web.services import Services, services_of_app
 
 _log = logging.getLogger(__name__)
 _HOUR: Final = 3600.0
 _MINUTE: Final = 60.0
 _CLOSE_SECONDS: Final = 10.0
+#: In the life of a lease, so that some may fail: by default one every ten seconds.
+_HEARTBEATS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +38,15 @@ class BackgroundJob:
 class Lifecycle:
     """How a server starts and stops; an instance is the app's lifespan.
 
-    `instance` names this server among those that share a database. `retention_days` is how long pictures are kept
-    (None: for good). `drain_seconds` is how long a server that stops lets generations go on. `after_recovery` are
-    called at the start, once no record is left unfinished by the server before.
+    `retention_days` is how long pictures are kept (None: for good). `drain_seconds` is how long a server that stops
+    lets generations go on. `after_recovery` are called with the webhooks that dead servers had still to deliver, once
+    the records that they tell of have ended. `jobs` are background jobs beside the server's own.
     """
 
-    instance: str = "main"
     bootstrap_key: str | None = None
     retention_days: float | None = None
     drain_seconds: float = 60.0
-    after_recovery: Sequence[Callable[[Services], Awaitable[None]]] = ()
-    #: Background jobs beside the server's own.
+    after_recovery: Sequence[Callable[[Services, Sequence[Subscription]], Awaitable[None]]] = ()
     jobs: Sequence[BackgroundJob] = ()
 
     @asynccontextmanager
@@ -56,39 +57,42 @@ class Lifecycle:
         """
         services = services_of_app(app)
         await self._start(app, services)
-        tasks = [asyncio.create_task(repeat(job, services)) for job in (*self._own_jobs(), *self.jobs)]
+        pause = services.lease.seconds / _HEARTBEATS
+        heartbeats = asyncio.create_task(repeat(BackgroundJob("lease", pause, _send_heartbeat), services))
+        tasks = [asyncio.create_task(repeat(job, services)) for job in (*self._own_jobs(services), *self.jobs)]
         try:
             yield
         finally:
             # nothing new is accepted from here on; readiness turns to 503
             services.admission.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._stop(services)
+            await _cancel(*tasks)
+            await self._stop(services, heartbeats)
 
     async def _start(self, app: FastAPI, services: Services) -> None:
         await migrate(services.database)
         async with services.database.write() as connection:
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
-        await self._recover(services)
-        for resume in self.after_recovery:
-            await resume(services)
+        await services.lease.start()
+        await self._reconcile(services)
 
-    async def _recover(self, services: Services) -> None:
+    async def _reconcile(self, services: Services) -> None:
+        """End what no living server works on, and go on with what it owed."""
+
+        def is_under_way(record_id: str) -> bool:
+            return services.admission.find(record_id) is not None
+
         if services.local_assets is not None:
-            services.local_assets.sweep_drafts()
-        try:
-            recovery = await recover(services.database, services.store, self.instance)
-        except AssetError as error:
-            # the records are right by then; a bucket that is away must not keep a server from starting
-            _log.warning("pictures are removed later: %s", error.message)
-            return
-        if recovery.failed or recovery.removed:
-            _log.warning("recovered: %d unfinished records, %d pictures removed", recovery.failed, recovery.removed)
+            async with services.database.read() as connection:
+                living = await services.lease.list_live(connection)
+            await asyncio.to_thread(services.local_assets.sweep_drafts, living)
+        recovery = await reconcile(services.database, services.store, services.lease, is_under_way)
+        for resume in self.after_recovery:
+            await resume(services, recovery.adopted)
+        await services.loras.remove_unwanted()
 
-    def _own_jobs(self) -> Sequence[BackgroundJob]:
+    def _own_jobs(self, services: Services) -> Sequence[BackgroundJob]:
         return (
+            BackgroundJob("recovery", services.lease.seconds / 2, self._reconcile),
             BackgroundJob("retention", _HOUR, self._apply_retention),
             BackgroundJob("previews", _HOUR, lambda services: services.lora_previews.draw_missing()),
             BackgroundJob("removals", _MINUTE / 2, _remove_leftovers),
@@ -99,12 +103,15 @@ class Lifecycle:
         if removed:
             _log.info("removed %d old pictures", removed)
 
-    async def _stop(self, services: Services) -> None:
+    async def _stop(self, services: Services, heartbeats: "asyncio.Task[None]") -> None:
         """End what runs, then let go of everything. What fails or hangs keeps nothing else from being closed."""
         left = services.admission.seconds_left(self.drain_seconds)
         await _attempt("draining", services.generations.drain(left), None)
         # webhooks after the drain: they send the ends that it has brought
         await _attempt("webhooks", services.webhooks.close(), _CLOSE_SECONDS)
+        # the lease is kept until nothing of this server's is left that another could take for a dead server's
+        await _cancel(heartbeats)
+        await _attempt("lease", services.lease.end(), _CLOSE_SECONDS)
         await _attempt("runner", services.runner.close(), None)
         await _attempt("store", services.store.close(), _CLOSE_SECONDS)
         await _attempt("database", services.database.close(), _CLOSE_SECONDS)
@@ -124,6 +131,16 @@ async def repeat(job: BackgroundJob, services: Services, backoff: Backoff | None
         else:
             delays = backoff.delays()
             await asyncio.sleep(job.period)
+
+
+async def _cancel(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _send_heartbeat(services: Services) -> None:
+    await heartbeat(services.database, services.lease, services.admission)
 
 
 async def _remove_leftovers(services: Services) -> None:

@@ -14,6 +14,7 @@ from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.generations import Admission, Closings, Generations, History, Runner
 from schnell.generations.lora_previews import LoraPreviews
+from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
@@ -57,6 +58,7 @@ class Services:
 
     config: WebConfig
     database: Database
+    lease: ServerLease
     store: AssetStore
     local_assets: LocalAssets | None
     links: LinkSigner

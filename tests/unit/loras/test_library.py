@@ -205,6 +205,7 @@ async def test_the_longest_unused_downloads_go_first_and_the_librarys_files_stay
     make: Make, site: TlsServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AdapterFiles, "is_settled", lambda *_: True)
+    monkeypatch.setattr(AdapterFiles, "is_needed", lambda *_: False)
     for number in range(4):
         site.serve(f"/{number}.safetensors", lora_bytes(number))
     roomy = make()

@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
@@ -362,12 +362,12 @@ def _metrics_of(record: Record) -> dict[str, Any]:
 _LOG_SECONDS: Final = 0.5
 
 
-async def resume_webhooks(services: Services) -> None:
-    """Deliver the `completed` events that a server before this one could not.
+async def resume_webhooks(services: Services, subscriptions: Sequence[Subscription]) -> None:
+    """Deliver the `completed` events that another server could not.
 
-    To be called after recovery: a record that was left unfinished has no end to report yet.
+    To be called when their records have ended: one that was left unfinished has no end to report yet.
     """
-    for kept in await services.webhooks.subscriptions.pending():
+    for kept in subscriptions:
         try:
             async with services.database.read() as connection:
                 record = await find_record(connection, kept.team_id, kept.record_id)

@@ -1,0 +1,3 @@
+from databases import database, database_url
+
+__all__ = ["database", "database_url"]
