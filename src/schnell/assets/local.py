@@ -18,7 +18,7 @@ _DRAFTS: Final = ".drafts"
 
 
 class LocalAssets:
-    """An `AssetStore` of files under `root`. Its links lead to `/files/` under `public_url`, signed by `signer`."""
+    """An `AssetStore` of files under `root`. Its links lead to `/files/` under `public_url`, signed by `signer`.
 
     `owner` is the id of the server that writes here; its drafts (files being written) lie in a folder of that name.
     """

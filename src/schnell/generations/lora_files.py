@@ -2,7 +2,7 @@
 
 from schnell.generations.running import Runner
 from schnell.loras.library import LoraLibrary
-from schnell.spec import GenerationSpec, Job, JobOutcome, Outlook, ProgressListener, RunnerSnapshot
+from schnell.spec import GenerationSpec, Job, JobOutcome, ProgressListener, QueueEstimate, RunnerSnapshot
 
 
 class FileHoldingRunner:
@@ -17,9 +17,9 @@ class FileHoldingRunner:
         with self._loras.holding(job.adapters):
             return await self._runner.run(job, on_progress)
 
-    def outlook(self, spec: GenerationSpec, team_id: str) -> Outlook:
-        """As `Runner.outlook`."""
-        return self._runner.outlook(spec, team_id)
+    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:
+        """As `Runner.estimate`."""
+        return self._runner.estimate(spec, team_id)
 
     def snapshot(self) -> RunnerSnapshot:
         """As `Runner.snapshot`."""

@@ -26,7 +26,7 @@ from schnell.generations.records import finish_record
 from schnell.generations.recovery import Recovery, heartbeat, reconcile, remove_images
 from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import Subscriptions
-from schnell.spec import Outlook
+from schnell.spec import QueueEstimate
 
 
 def nothing_under_way(_: str) -> bool:
@@ -139,7 +139,7 @@ async def test_a_heartbeat_stops_what_was_ended_elsewhere_and_nothing_else(datab
     tasks = {}
     for record in (*drawn, not_yet_written):
         running = Running(record, detached=True)
-        with admission.admit(running, Outlook(0, 0)) as place:
+        with admission.admit(running, QueueEstimate(0, 0)) as place:
             place.keep()
         tasks[record.id] = asyncio.ensure_future(running.draw(asyncio.ensure_future(asyncio.sleep(3600))))  # type: ignore[arg-type]
         await asyncio.sleep(0)
