@@ -138,14 +138,14 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
     from schnell.loras.bundled import read_bundled
     from schnell.loras.files import AdapterFiles
     from schnell.loras.library import LoraLibrary
-    from schnell.loras.remote import OutsideLoras
+    from schnell.loras.remote import RemoteLoras
     from schnell.models.catalogue import find_model
     from schnell.models.folder import embedded_home
 
     model = find_model(settings.model).path
     folder = settings.data_dir / "loras"
     files = AdapterFiles(folder / "adapters", read_model_shape(model), settings.lora_max_bytes)
-    outside = OutsideLoras(
+    remote = RemoteLoras(
         database,
         files,
         _build_downloader(settings, folder / "downloads"),
@@ -154,7 +154,7 @@ def build_loras(settings: "Settings", database: "Database") -> "LoraLibrary":
         cache_bytes=settings.lora_cache_bytes,
     )
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
-    return LoraLibrary(database, files, outside, bundled=bundled, per_team=settings.loras_per_team)
+    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team)
 
 
 def build_source_tokens(settings: "Settings", database: "Database") -> "SourceTokens":
