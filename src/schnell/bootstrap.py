@@ -174,7 +174,7 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
     from schnell.loras.bundled import read_bundled
     from schnell.loras.files import AdapterFiles
     from schnell.loras.library import LoraLibrary
-    from schnell.loras.remote import OutsideLoras
+    from schnell.loras.remote import RemoteLoras
     from schnell.models.catalogue import find_model
     from schnell.models.folder import embedded_home
 
@@ -184,7 +184,7 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
     files = AdapterFiles(
         folder / "adapters", read_model_shape(model), settings.lora_max_bytes, used_by_others=servers.any_other
     )
-    outside = OutsideLoras(
+    remote = RemoteLoras(
         database,
         files,
         _build_downloader(settings, folder / "downloads"),
@@ -194,7 +194,7 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
     )
     # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
-    return LoraLibrary(database, files, outside, bundled=bundled, per_team=settings.loras_per_team)
+    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team)
 
 
 def build_locked_files(settings: "Settings") -> "LockedFiles":

@@ -1,4 +1,4 @@
-"""The LoRAs that come with the embedded model: a file and a JSON card each, seen by every team."""
+"""The LoRAs that come with the embedded model, which every team may use: a file and a JSON card each."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from schnell.errors import AdapterError
 
 @dataclass(frozen=True, slots=True)
 class BundledLora:
-    """A bundled LoRA and its card: `aliases` are other references that it answers to, `preview` a WebP picture."""
+    """A bundled LoRA and what its card says. `aliases` are other references that mean it; `preview` is a WebP file."""
 
     name: str
     path: Path
@@ -21,14 +21,15 @@ class BundledLora:
     preview: Path | None = None
 
     def answers_to(self, reference: str) -> bool:
-        """Whether a caller who writes this means this LoRA."""
+        """Whether a caller's reference means this LoRA, by its name or an alias, in any case."""
         return reference.lower() in {self.name, *(alias.lower() for alias in self.aliases)}
 
 
 def read_bundled(folder: Path) -> tuple[BundledLora, ...]:
-    """The LoRAs in `folder`, by name: each `NAME.safetensors` with a card `NAME.json` (keys
-    `description`, `trigger_words`, `licence`, `aliases`, all optional) and perhaps a picture `NAME.webp`.
-    None where there is no folder.
+    """The LoRAs in `folder`, sorted by name; none where there is no such folder.
+
+    Each is a file `NAME.safetensors` with a card `NAME.json`, whose keys `description`, `trigger_words`, `licence` and
+    `aliases` are all optional, and perhaps a picture `NAME.webp`. A file without a card is left out.
 
     Raises:
         AdapterError: a card cannot be read.

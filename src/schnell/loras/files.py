@@ -1,4 +1,4 @@
-"""Converted LoRA files on disk, by the hash of their source: one folder, written atomically, never changed.
+"""Converted LoRA files in one folder, named by the SHA-256 of the file they were made from, and never changed.
 
 A file is needed while it is being added, while a job uses it, and for a while after a request has named it, as the job
 may not have come yet. Removing a needed file only notes that it is to go; it goes with a later sweep.
@@ -24,7 +24,7 @@ _UNWANTED: Final = ".unwanted"
 
 
 class AdapterFiles:
-    """Converts LoRAs into `folder` for the model of `shape`.
+    """Converts LoRAs into `folder` for the model of `shape`. Files above `max_bytes` are refused.
 
     `used_by_others` says whether other processes that draw use the folder, too: this one does not know what they need.
     """
@@ -41,19 +41,21 @@ class AdapterFiles:
         self.max_bytes = max_bytes
         self._shape = shape
         self._used_by_others = used_by_others
-        self._fitting: set[str] = set()
-        self._turn = asyncio.Semaphore(2)
         self._users: Counter[str] = Counter()
         self._named_at: dict[str, float] = {}
         self._adding = 0
+        # the files that were found to fit the served model in this process: each is checked once
+        self._fitting: set[str] = set()
+        # a conversion takes memory and a processor, and the engine needs both
+        self._conversions = asyncio.Semaphore(2)
 
     async def convert(self, source: Path, config: Mapping[str, Any] | None = None) -> ConvertedAdapter:
-        """Convert a LoRA file, in a thread; `config` is PEFT's configuration where it does not lie beside the file.
+        """Convert a LoRA file. `config` is PEFT's `adapter_config.json`, if it does not lie beside the file.
 
         Raises:
             AdapterError: it is not understood, or does not fit the served model.
         """
-        async with self._turn:
+        async with self._conversions:
             found = await asyncio.to_thread(
                 convert_adapter, source, self.folder, shape=self._shape, max_bytes=self.max_bytes, peft_config=config
             )
@@ -61,10 +63,10 @@ class AdapterFiles:
         return found
 
     async def find(self, sha256: str) -> Path | None:
-        """The converted file with this hash, or None where it is gone.
+        """The path of the converted file with this hash, or None where it is gone.
 
         Raises:
-            AdapterError: it does not fit the served model.
+            AdapterError: it does not fit the served model, which may be another than it was converted for.
         """
         path = self.path(sha256)
         # before the look at the disk: from now on nobody removes what is found there
@@ -77,7 +79,7 @@ class AdapterFiles:
         return path
 
     def path(self, sha256: str) -> Path:
-        """Where the file with this hash lies, if it does."""
+        """Where the file with this hash lies, if it is here."""
         return self.folder / f"{sha256}.safetensors"
 
     def preview_path(self, sha256: str) -> Path:
@@ -141,16 +143,17 @@ class AdapterFiles:
         with suppress(OSError):  # other notes are left, or there was none
             (self.folder / _UNWANTED).rmdir()
 
-    def is_settled(self, used_at: float) -> bool:
-        """Whether a file last used at this time (in seconds) may be removed."""
+    def is_past_grace(self, used_at: float) -> bool:
+        """Whether a file that was last used at `used_at` (Unix seconds) may be removed."""
         return time.time() - used_at > _GRACE_SECONDS
 
     async def receive(self, upload: BinaryIO) -> Path:
-        """Copy an uploaded file to a path of its own; the caller removes it."""
+        """Copy an uploaded file into the folder, under a name of its own. The caller removes it."""
         return await asyncio.to_thread(self._copy, upload)
 
     def _copy(self, upload: BinaryIO) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
+        # a name that no hash has: an upload is never taken for a converted file
         path = self.folder / f".upload-{token_hex(8)}"
         with path.open("xb") as file:
             shutil.copyfileobj(upload, file)

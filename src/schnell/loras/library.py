@@ -1,4 +1,7 @@
-"""What a LoRA's name means, and the files behind it: the team's own, public ones, bundled ones, then the outside."""
+"""The LoRA library: what a reference means to a team, and which LoRAs are added, listed, shown and removed.
+
+A reference is looked for among the team's own LoRAs, the public ones and the bundled ones; then it may be a remote one.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -21,7 +24,7 @@ from schnell.errors import (
 from schnell.loras.bundled import BundledLora
 from schnell.loras.files import AdapterFiles
 from schnell.loras.references import LibraryName, is_library_name, parse_reference, suggest_name
-from schnell.loras.remote import OutsideLoras
+from schnell.loras.remote import RemoteLoras
 from schnell.loras.repository import (
     NO_LABELS,
     PUBLIC,
@@ -42,24 +45,25 @@ from schnell.loras.sources import FoundSource
 from schnell.outbound.downloads import DownloadListener
 from schnell.spec import AdapterUse, FetchListener, FetchProgress, LoraRef
 
+#: What the fields of a request's first two LoRAs are called, for error messages.
 _FIELDS: Final = ("lora_weights", "extra_lora")
 
 
 class LoraLibrary:
-    """Resolves, adds, lists and removes LoRAs for the served model."""
+    """The LoRAs of every team for the served model. A team may add `per_team` of its own."""
 
     def __init__(
         self,
         database: Database,
         files: AdapterFiles,
-        outside: OutsideLoras,
+        remote: RemoteLoras,
         *,
         bundled: Sequence[BundledLora] = (),
         per_team: int = 200,
     ) -> None:
         self._database = database
         self._files = files
-        self._outside = outside
+        self._remote = remote
         self._bundled = tuple(bundled)
         self._per_team = per_team
         # entries come and go one at a time: none appears between the last look for one and the removal of its file
@@ -70,15 +74,15 @@ class LoraLibrary:
     async def resolve(
         self, refs: Sequence[LoraRef], team_id: str, on_fetch: FetchListener | None = None
     ) -> tuple[AdapterUse, ...]:
-        """The file behind each LoRA that a team names. `on_fetch` is told how far one is that must be fetched.
+        """The converted file of each LoRA that a team's request names, in order.
 
-        A name is looked for in the team's library, among the public LoRAs, among the bundled ones; what else looks
-        like an outside reference is fetched, or found as it was fetched before.
+        What is remote and not here yet is fetched; `on_fetch` is called with how far that is.
 
         Raises:
             InvalidFieldError: nothing has this name, or it is no reference at all.
             AdapterError: the file is not understood, or does not fit the model.
-            LoraSourceError, LoraDownloadError: it may not, or could not, be fetched.
+            LoraSourceError: it may not be fetched.
+            LoraDownloadError: it could not be fetched.
         """
         fields = [*_FIELDS, *("loras",) * len(refs)]
         return tuple([await self._resolve(ref, team_id, fields[index], on_fetch) for index, ref in enumerate(refs)])
@@ -92,26 +96,29 @@ class LoraLibrary:
         created_by: str,
         on_progress: DownloadListener | None = None,
     ) -> LibraryLora:
-        """Fetch a LoRA anew and put it into a library.
+        """Fetch a remote LoRA, also if it is here, and add it to the library of `owner` (a team's id, or `PUBLIC`).
 
         Raises:
-            InvalidFieldError: a wrong reference or name.
+            InvalidFieldError: a wrong reference or name, or the library is full.
             ConflictError: the name is taken.
-            SchnellError: it could not be fetched, or is not understood.
+            AdapterError: the file is not understood, or does not fit the model.
+            LoraSourceError: it may not be fetched.
+            LoraDownloadError: it could not be fetched.
         """
         reference = parse_reference(source, "source")
         if isinstance(reference, LibraryName):
             raise InvalidFieldError(FieldProblem("source", f"{source[:80]!r} is a name, not a place to fetch from"))
+        # before the download, which can take minutes
         await self._check_room(owner, labels.name)
         async with self._adding():
-            converted, found = await self._outside.fetch(reference, owner, on_progress)
+            converted, found = await self._remote.fetch(reference, owner, on_progress)
             labels = replace(labels, name=labels.name or suggest_name(found.name))
-            return await self._enter(converted, owner, labels, source, created_by, found)
+            return await self._insert(converted, owner, labels, source, created_by, found)
 
     async def add_file(
         self, source: BinaryIO, *, owner: str, labels: Labels = NO_LABELS, file_name: str, created_by: str
     ) -> LibraryLora:
-        """Put an uploaded file into a library. Raises as `add`."""
+        """Add an uploaded file to the library of `owner`. Raises as `add`."""
         labels = replace(labels, name=labels.name or suggest_name(file_name.rpartition("/")[2].rpartition(".")[0]))
         await self._check_room(owner, labels.name)
         uploaded = await self._files.receive(source)
@@ -120,29 +127,29 @@ class LoraLibrary:
                 converted = await self._files.convert(uploaded)
             finally:
                 await asyncio.to_thread(uploaded.unlink)
-            return await self._enter(converted, owner, labels, file_name, created_by)
+            return await self._insert(converted, owner, labels, file_name, created_by)
 
     async def add_path(self, path: Path, *, owner: str, labels: Labels = NO_LABELS, created_by: str) -> LibraryLora:
-        """Put a file of this machine into a library. Raises as `add`."""
+        """Add a file of this machine to the library of `owner`. Raises as `add`."""
         labels = replace(labels, name=labels.name or suggest_name(path.stem))
         await self._check_room(owner, labels.name)
         async with self._adding():
             converted = await self._files.convert(path)
-            return await self._enter(converted, owner, labels, path.name, created_by)
+            return await self._insert(converted, owner, labels, path.name, created_by)
 
     async def list(self, team_id: str | None = None) -> tuple[LibraryLora, ...]:
-        """What a team may name: its own, the public and the bundled LoRAs. Without a team, everybody's."""
+        """What a team may name: its own, the public and the bundled LoRAs. Without a team, those of every team."""
         async with self._database.read() as connection:
             found = await list_loras(connection, team_id)
         return (*found, *[await self._show_bundled(lora) for lora in self._bundled])
 
     async def added(self) -> tuple[LibraryLora, ...]:
-        """Everything that was added, by whomever: all but the bundled ones."""
+        """Every LoRA that was added, by any team: all but the bundled ones."""
         async with self._database.read() as connection:
             return tuple(await list_loras(connection))
 
     async def show(self, name_or_id: str, team_id: str) -> LibraryLora:
-        """One of them. Raises NotFoundError where there is none."""
+        """The LoRA that a team means by a name, an alias or an id. Raises NotFoundError where there is none."""
         async with self._database.read() as connection:
             found = await look_up_lora(connection, team_id, name_or_id)
         if found is not None:
@@ -153,7 +160,7 @@ class LoraLibrary:
         raise NotFoundError(f"no LoRA is called {name_or_id[:100]!r}")
 
     async def find_preview(self, name_or_id: str, team_id: str) -> Path:
-        """The WebP picture that shows a LoRA. Raises NotFoundError where there is no LoRA or no picture."""
+        """The path of a LoRA's preview, a WebP file. Raises NotFoundError where there is no LoRA, or no preview."""
         lora = await self.show(name_or_id, team_id)
         path = self._preview_path(lora)
         if not await asyncio.to_thread(path.is_file):
@@ -161,21 +168,25 @@ class LoraLibrary:
         return path
 
     async def list_previewed(self, found: Iterable[LibraryLora]) -> frozenset[str]:
-        """The ids of those that have a preview picture."""
+        """The ids of those of these LoRAs that have a preview picture."""
         paths = {lora.id: self._preview_path(lora) for lora in found}
         return await asyncio.to_thread(lambda: frozenset(id_ for id_, path in paths.items() if path.is_file()))
 
     async def keep_preview(self, lora: LibraryLora, picture: bytes) -> None:
-        """Keep a WebP picture that shows this LoRA."""
+        """Store a WebP picture as this LoRA's preview."""
         await asyncio.to_thread(self._files.preview_path(lora.sha256).write_bytes, picture)
 
     async def remove(self, name_or_id: str, owner: str) -> LibraryLora:
-        """Take a LoRA out of its owner's library. Raises NotFoundError.
+        """Remove a LoRA from its owner's library.
 
         Its file goes if nothing else uses it; where jobs need it, `remove_unwanted` takes it away once they have ended.
+
+        Raises:
+            NotFoundError: the owner has none of this name or id.
         """
         async with self._changing, self._database.write() as connection:
             removed = await delete_lora(connection, owner, name_or_id)
+            # what was fetched for the library is gone for those who name it by its reference, too
             if not await is_in_library(connection, removed.sha256):
                 await forget_downloads(connection, removed.sha256)
         await self._remove_unused(removed.sha256)
@@ -193,7 +204,7 @@ class LoraLibrary:
         return self._files.holding(use.sha256 for use in adapters)
 
     async def inspect(self, source: BinaryIO) -> AdapterReport:
-        """What an uploaded file is, without keeping it."""
+        """What an uploaded file is found to be; it is not kept. Raises AdapterError where it cannot be read."""
         uploaded = await self._files.receive(source)
         try:
             return await asyncio.to_thread(inspect_adapter, uploaded, max_bytes=self._files.max_bytes)
@@ -205,13 +216,13 @@ class LoraLibrary:
     ) -> AdapterUse:
         text = ref.reference.strip()
 
-        def tell(received: int, total: int | None) -> None:
+        def report(received: int, total: int | None) -> None:
             if on_fetch is not None:
                 on_fetch(FetchProgress(text, received, total))
 
         try:
             found = await self._find_named(text, team_id)
-            sha256, path = found or await self._find_outside(text, team_id, field, tell)
+            sha256, path = found or await self._find_remote(text, team_id, field, report)
         except (AdapterError, LoraSourceError, LoraDownloadError) as error:
             raise type(error)(f"{field} {text[:100]!r}: {error.message}") from error
         self._files.note_named(sha256)
@@ -232,13 +243,13 @@ class LoraLibrary:
                 return converted.sha256, converted.path
         return None
 
-    async def _find_outside(
+    async def _find_remote(
         self, text: str, team_id: str, field: str, on_progress: DownloadListener
     ) -> tuple[str, Path]:
         reference = parse_reference(text, field)
         if isinstance(reference, LibraryName):
             raise InvalidFieldError(FieldProblem(field, await self._describe_unknown(reference.name, team_id)))
-        return await self._outside.find(reference, team_id, on_progress)
+        return await self._remote.find(reference, team_id, on_progress)
 
     async def _describe_unknown(self, name: str, team_id: str) -> str:
         names = [lora.name for lora in await self.list(team_id)]
@@ -246,6 +257,8 @@ class LoraLibrary:
         return f"no LoRA is called {name!r}: {known}. A LoRA of the hub is written owner/name"
 
     async def _check_room(self, owner: str, name: str | None) -> None:
+        # two that add at once may both pass: the table itself refuses the second of one name, and one LoRA more than
+        # `per_team` does no harm
         tidy = check_name(name) if name else ""
         async with self._database.read() as connection:
             count = await count_loras(connection, owner)
@@ -257,7 +270,7 @@ class LoraLibrary:
         if taken is not None and taken.owner == owner:
             raise name_taken(tidy)
 
-    async def _enter(  # noqa: PLR0913, PLR0917 - who adds what, and how they call it
+    async def _insert(  # noqa: PLR0913, PLR0917 - who adds what, and how they call it
         self,
         converted: ConvertedAdapter,
         owner: str,
@@ -284,6 +297,7 @@ class LoraLibrary:
             async with self._changing, self._database.write() as connection:
                 await insert_lora(connection, lora)
         except ConflictError:
+            # the file was converted in vain, unless another LoRA or reference leads to it
             await self._remove_unused(lora.sha256)
             raise
         return lora
@@ -309,6 +323,7 @@ class LoraLibrary:
             return False
 
     async def _convert_bundled(self, lora: BundledLora) -> ConvertedAdapter:
+        # converted when it is first named or listed, and again if its file has been removed from the folder
         known = self._converted.get(lora.name)
         if known is None or await self._files.find(known.sha256) is None:
             with self._files.adding():
@@ -328,6 +343,7 @@ class LoraLibrary:
         shown = draft_lora(
             info, converted.sha256, size, owner=PUBLIC, name=lora.name, source="bundled", created_by="schnell"
         )
+        # its name is its id: it has no row that would keep one, and an id must be the same after a restart
         self._shown[lora.name] = replace(shown, id=lora.name)
         return self._shown[lora.name]
 
@@ -347,7 +363,7 @@ def check_name(name: str) -> str:
 
 
 def _merge(info: CanonicalInfo, found: FoundSource | None) -> CanonicalInfo:
-    """What the file says, completed by what the site says."""
+    """What the file says of itself, completed by what its site says."""
     if found is None:
         return info
     return replace(

@@ -1,4 +1,4 @@
-"""What a caller writes to name a LoRA, read without touching the network."""
+"""References: what a caller writes to name a LoRA, parsed without calling the network."""
 
 import re
 import unicodedata
@@ -10,6 +10,7 @@ from schnell.errors import FieldProblem, InvalidFieldError
 
 MAX_REFERENCE_LENGTH: Final = 500
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+# begins with a letter or a digit: it becomes a part of a URL, in which `..` would lead elsewhere
 _OWNER: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})"
 _REPOSITORY: Final = re.compile(rf"({_OWNER})/({_OWNER})(?:/([A-Za-z0-9._-]{{1,100}}))?")
 _REPLICATE_VERSION: Final = re.compile(r"[0-9a-f]{64}")
@@ -24,14 +25,17 @@ _FORMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class LibraryName:
-    """A LoRA of the library, by its name alone."""
+    """A LoRA of the library, by its name in lower case."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a Hugging Face repository; without `file`, the one LoRA in it. `revision` None is the main branch."""
+    """A file of the Hugging Face repository `owner/name`; without `file`, the one LoRA in it.
+
+    Without `revision` (a branch, tag or commit), that of the main branch.
+    """
 
     repository: str
     file: str | None = None
@@ -40,7 +44,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class CivitaiModel:
-    """A model on Civitai; without `version`, its newest."""
+    """A model on Civitai, by number; without `version`, its newest version."""
 
     model: int
     version: int | None = None
@@ -48,7 +52,7 @@ class CivitaiModel:
 
 @dataclass(frozen=True, slots=True)
 class ReplicateModel:
-    """The weights of a model trained on Replicate; without `version`, its newest."""
+    """The weights of a model `owner/name` that was trained on Replicate; without `version`, its newest version."""
 
     model: str
     version: str | None = None
@@ -56,7 +60,7 @@ class ReplicateModel:
 
 @dataclass(frozen=True, slots=True)
 class DirectUrl:
-    """A file at an https address."""
+    """A file at an https URL."""
 
     url: str
 
@@ -65,10 +69,10 @@ Reference: TypeAlias = LibraryName | HubFile | CivitaiModel | ReplicateModel | D
 
 
 def parse_reference(text: str, field: str = "lora_weights") -> Reference:
-    """Read a reference. `owner/name` means Hugging Face here: the library is asked before this is.
+    """What a reference means by its form. `owner/name` is a repository of Hugging Face.
 
     Raises:
-        InvalidFieldError: no form that is known, with `field` as the field's name.
+        InvalidFieldError: it has no known form; `field` is the field's name in the error.
     """
     text = text.strip()
     if not text or len(text) > MAX_REFERENCE_LENGTH or not text.isprintable():
@@ -77,12 +81,27 @@ def parse_reference(text: str, field: str = "lora_weights") -> Reference:
     if separator and scheme.lower() != "https":
         raise _refuse(field, f"only https addresses are fetched, not {scheme[:20]}://")
     url = text if separator else f"https://{text}"
+    # `huggingface.co/owner/name` is a URL without its scheme; `owner/name` looks like one, of a host called `owner`
     host = text.partition("/")[0].lower()
     if separator or host in _HUB_HOSTS | _CIVITAI_HOSTS | _REPLICATE_HOSTS:
         return _parse_url(url, field)
     if _NAME.fullmatch(text.lower()):
         return LibraryName(text.lower())
     return _parse_repository(text, field)
+
+
+def suggest_name(text: str) -> str:
+    """A library name made from that of a file or a model: what it may not hold becomes a dash, accents are dropped."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-._")[:100] or "lora"
+
+
+def is_library_name(text: str) -> bool:
+    """Whether a LoRA in the library may be called this: 1-100 lower-case letters, digits, `.`, `_` and `-`.
+
+    The first is a letter or a digit.
+    """
+    return _NAME.fullmatch(text) is not None
 
 
 def _parse_repository(text: str, field: str) -> Reference:
@@ -106,6 +125,7 @@ def _parse_url(url: str, field: str) -> Reference:
     if not host or parts.username is not None or parts.password is not None:
         raise _refuse(field, "must be an https address without a user name or password")
     steps = [unquote(step) for step in parts.path.split("/") if step]
+    # with a port it is some other server, which happens to have the name
     if port is None and host in _HUB_HOSTS:
         return _parse_hub(steps, field)
     if port is None and host in _CIVITAI_HOSTS:
@@ -149,19 +169,9 @@ def _parse_replicate(steps: list[str], field: str) -> Reference:
 
 
 def _is_number(text: str) -> bool:
+    # `isdigit` alone is true of digits that `int` cannot read, such as superscripts
     return text.isascii() and text.isdigit() and len(text) < 13
 
 
 def _refuse(field: str, message: str) -> InvalidFieldError:
     return InvalidFieldError(FieldProblem(field, message))
-
-
-def suggest_name(text: str) -> str:
-    """A library name made from a file's or model's: what it may not hold becomes a dash."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-._")[:100] or "lora"
-
-
-def is_library_name(text: str) -> bool:
-    """Whether a LoRA in the library may be called this: lower-case letters, digits, `.`, `_`, `-`; at most 100."""
-    return _NAME.fullmatch(text) is not None

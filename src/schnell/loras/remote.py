@@ -1,4 +1,7 @@
-"""LoRAs from outside: found as they were fetched before, or fetched, converted and kept while there is room."""
+"""LoRAs that are named by a remote reference: found as they were fetched before, or fetched and converted.
+
+Their files stay until the room for them is used up, the one unused for longest going first.
+"""
 
 import asyncio
 import time
@@ -15,22 +18,23 @@ from schnell.loras.repository import (
     find_download,
     forget_downloads,
     is_in_library,
+    is_touch_due,
     keep_download,
     list_downloads,
     touch_download,
-    wants_touch,
 )
 from schnell.loras.sources import FoundSource, SourceSites, find_source
 from schnell.loras.tokens import SourceTokens
 from schnell.outbound.downloads import Downloader, DownloadListener
 
+#: How many refused references are remembered, and for how long: in this process's memory, which callers must not fill.
 _MOST_REFUSALS: Final = 1000
 _REFUSAL_SECONDS: Final = 300
 Fetched = tuple[ConvertedAdapter, FoundSource]
 
 
-class _Audience:
-    """Everyone who is told how far a download is; who comes later hears at once how far it is by then."""
+class _Listeners:
+    """All listeners to one download. One that is added later is called at once with how far the download is by then."""
 
     def __init__(self) -> None:
         self._listeners: list[DownloadListener] = []
@@ -41,25 +45,24 @@ class _Audience:
         if self._latest is not None:
             listener(*self._latest)
 
-    def tell(self, received: int, total: int | None) -> None:
+    def call(self, received: int, total: int | None) -> None:
         self._latest = (received, total)
         for listener in self._listeners:
             listener(received, total)
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetch:
-    """A download under way, and who is told how far it is."""
+class _SharedFetch:
+    """A download under way, with the listeners of all who wait for it."""
 
     task: asyncio.Task[Fetched]
-    audience: _Audience
+    listeners: _Listeners
 
 
-class OutsideLoras:
-    """What references to places outside lead to.
+class RemoteLoras:
+    """Finds and fetches the files of remote references. `cache_bytes` is the room for files that are in no library.
 
-    A team with tokens of its own sees other files at a place than everybody: what was fetched for it is found by it
-    alone. `cache_bytes` is the room for files that are in no library.
+    A team with tokens of its own may see private files at a site: what is fetched for it is found again by it alone.
     """
 
     def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
@@ -78,59 +81,62 @@ class OutsideLoras:
         self._sites = sites or SourceSites()
         self._tokens = tokens
         self._cache_bytes = cache_bytes
-        self._under_way: dict[str, _Fetch] = {}
+        self._under_way: dict[str, _SharedFetch] = {}
         self._refused: dict[str, tuple[float, str]] = {}
 
     async def find(
         self, reference: Reference, team_id: str, on_progress: DownloadListener | None = None
     ) -> tuple[str, Path]:
-        """Hash and path of the file behind a reference, fetched if it is not here.
+        """The SHA-256 and the path of a reference's converted file, which is fetched if it is not here.
 
         Raises:
             AdapterError: the file is not understood, or does not fit the model.
             LoraSourceError, LoraDownloadError: it may not, or could not, be fetched.
         """
-        sites, key = await self._see(reference, team_id)
+        sites, key = await self._sites_and_key(reference, team_id)
         async with self._database.read() as connection:
             known = await find_download(connection, key)
         if known is not None and (path := await self._files.find(known.sha256)):
-            if wants_touch(known):
+            if is_touch_due(known):
                 async with self._database.write() as connection:
                     await touch_download(connection, key)
             return known.sha256, path
         until, message = self._refused.get(key, (0.0, ""))
         if time.monotonic() < until:
             raise AdapterError(message)
-        converted, _ = await self._share(reference, sites, key, on_progress)
+        converted, _ = await self._fetch_together(reference, sites, key, on_progress)
         return converted.sha256, converted.path
 
     async def fetch(self, reference: Reference, team_id: str, on_progress: DownloadListener | None = None) -> Fetched:
-        """Fetch, convert and note a reference anew. Raises as `find`."""
-        sites, key = await self._see(reference, team_id)
-        return await self._share(reference, sites, key, on_progress)
+        """Fetch and convert a reference's file, also if it is here. Raises as `find`."""
+        sites, key = await self._sites_and_key(reference, team_id)
+        return await self._fetch_together(reference, sites, key, on_progress)
 
-    async def _see(self, reference: Reference, team_id: str) -> tuple[SourceSites, str]:
-        """The sites as this team sees them, and the text under which what it fetches there is noted."""
+    async def _sites_and_key(self, reference: Reference, team_id: str) -> tuple[SourceSites, str]:
+        """The sites with this team's tokens, and the key that a download of the reference is stored under."""
         own = await self._tokens.of_team(team_id) if self._tokens and team_id else {}
         whose = f"{team_id} " if own else ""
+        # cut to its column's length, which PostgreSQL enforces
         return self._sites.with_tokens(own), f"{whose}{reference!r}"[:600]
 
-    async def _share(
+    async def _fetch_together(
         self, reference: Reference, sites: SourceSites, key: str, on_progress: DownloadListener | None
     ) -> Fetched:
-        """Those who ask for one thing meanwhile share the work, and are all told how far it is."""
+        """Join the fetch of this key that is under way, or start one."""
         fetch = self._under_way.get(key)
         if fetch is None:
-            audience = _Audience()
-            fetch = _Fetch(asyncio.create_task(self._fetch(reference, sites, key, audience.tell)), audience)
-            self._under_way[key] = fetch
-            fetch.task.add_done_callback(lambda done: self._forget(key, done))
+            listeners = _Listeners()
+            task = asyncio.create_task(self._fetch(reference, sites, key, listeners.call))
+            fetch = self._under_way[key] = _SharedFetch(task, listeners)
+            task.add_done_callback(lambda done: self._end_fetch(key, done))
         if on_progress is not None:
-            fetch.audience.add(on_progress)
+            fetch.listeners.add(on_progress)
+        # a caller who gives up cancels their own waiting, not the fetch of the others
         return await asyncio.shield(fetch.task)
 
-    def _forget(self, key: str, task: asyncio.Task[Fetched]) -> None:
+    def _end_fetch(self, key: str, task: asyncio.Task[Fetched]) -> None:
         self._under_way.pop(key, None)
+        # looked at, or asyncio would log it as lost where every caller has given up
         if not task.cancelled():
             task.exception()
 
@@ -161,13 +167,13 @@ class OutsideLoras:
             await asyncio.to_thread(fetched.unlink)
 
     def _remember_refusal(self, key: str, message: str) -> None:
-        """A file that was refused is not fetched again at once, however often it is asked for."""
+        """Refuse this key for a while without fetching its file again, which can be gigabytes."""
         if len(self._refused) >= _MOST_REFUSALS:
             self._refused.clear()
         self._refused[key] = (time.monotonic() + _REFUSAL_SECONDS, message)
 
     async def _make_room(self) -> None:
-        """Remove the longest unused fetched files beyond the limit; the library's own stay."""
+        """Remove fetched files until the rest has room, the one unused for longest first; the library's files stay."""
         async with self._database.read() as connection:
             downloads = await list_downloads(connection)
             sizes = {each.sha256: each.bytes for each in downloads}
@@ -175,10 +181,11 @@ class OutsideLoras:
         excess = sum(size for sha256, size in sizes.items() if sha256 not in kept) - self._cache_bytes
         latest = {each.sha256: each.used_at.timestamp() for each in downloads}
         for sha256 in sorted(sizes.keys() - kept, key=lambda each: latest[each]):
-            if excess <= 0 or not self._files.is_settled(latest[sha256]):
+            if excess <= 0 or not self._files.is_past_grace(latest[sha256]):
                 return
             if self._files.is_needed(sha256):
                 continue
+            # the rows first: whoever asks meanwhile fetches anew, and is not given a file that is about to go
             async with self._database.write() as connection:
                 await forget_downloads(connection, sha256)
             self._files.remove(sha256)

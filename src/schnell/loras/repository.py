@@ -1,27 +1,32 @@
-"""The LoRA library and the list of downloads, in SQL."""
+"""The LoRA library and the list of downloads: every statement on their tables."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import uuid4
 
 from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from schnell.adapters import CanonicalInfo
+from schnell.clock import now
 from schnell.database.connection import Connection
-from schnell.database.tables import lora_downloads, loras
+from schnell.database.tables import lora_downloads, loras, new_id
 from schnell.errors import ConflictError, NotFoundError
 from schnell.loras.references import is_library_name
 
 #: The owner of LoRAs that every team sees.
 PUBLIC: Final = ""
+#: How exact the noted time of a download's last use is. Noted at each use, every request with a LoRA would write.
 _TOUCH_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class LibraryLora:
-    """A LoRA of the library. `owner` is a team's id, or empty for one that every team sees; `bytes` its file's size."""
+    """A LoRA of the library. `owner` is a team's id, or `PUBLIC`; `sha256` names its file, of `bytes` bytes.
+
+    `source` is the reference or file name that it was added from; `layout`, `made_for`, `rank` and `width` are what the
+    file was found to be.
+    """
 
     id: str
     owner: str
@@ -43,7 +48,7 @@ class LibraryLora:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What the one who adds a LoRA says of it. It goes before what the file and its site say."""
+    """What a caller who adds a LoRA says of it, before what the file and its site say."""
 
     name: str | None = None
     trigger_words: tuple[str, ...] = ()
@@ -55,7 +60,7 @@ NO_LABELS: Final = Labels()
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A converted file that an outside reference led to."""
+    """A converted file that a remote reference led to, of `bytes` bytes. `reference` is the key that it is found by."""
 
     reference: str
     sha256: str
@@ -71,9 +76,9 @@ _LISTS: Final = ("trigger_words", "base_model", "warnings")
 def draft_lora(  # noqa: PLR0913 - what the file says, and what the one who adds it says
     info: CanonicalInfo, sha256: str, size: int, *, owner: str, name: str, source: str, created_by: str
 ) -> LibraryLora:
-    """A library entry for a converted file."""
+    """A new LoRA of the library for a converted file of `size` bytes, not stored yet."""
     return LibraryLora(
-        id=str(uuid4()),
+        id=new_id(),
         owner=owner,
         name=name,
         source=source,
@@ -88,12 +93,16 @@ def draft_lora(  # noqa: PLR0913 - what the file says, and what the one who adds
         licence=info.licence,
         warnings=info.warnings,
         created_by=created_by,
-        created_at=datetime.now(UTC),
+        created_at=now(),
     )
 
 
 async def insert_lora(connection: Connection, lora: LibraryLora) -> None:
-    """Write a new entry. Raises ConflictError where its owner has one of this name."""
+    """Store a new LoRA.
+
+    Raises:
+        ConflictError: its owner has one of this name.
+    """
     values = {name: getattr(lora, name) for name in _COLUMNS}
     try:
         await connection.execute(loras.insert().values(values | {name: list(values[name]) for name in _LISTS}))
@@ -102,7 +111,7 @@ async def insert_lora(connection: Connection, lora: LibraryLora) -> None:
 
 
 def name_taken(name: str) -> ConflictError:
-    """The error for a name that its owner has given already."""
+    """The error for a name that its owner has given to another LoRA."""
     return ConflictError(f"there is a LoRA called {name!r} already; remove it first, or choose another name")
 
 
@@ -127,6 +136,7 @@ async def look_up_lora(connection: Connection, team_id: str, name_or_id: str) ->
     query = (
         select(loras)
         .where(loras.c.owner.in_((team_id, PUBLIC)), (loras.c.name == name_or_id.lower()) | (loras.c.id == name_or_id))
+        # the team's own goes first: every id is greater than PUBLIC, the empty text
         .order_by(loras.c.owner.desc())
         .limit(1)
     )
@@ -135,7 +145,11 @@ async def look_up_lora(connection: Connection, team_id: str, name_or_id: str) ->
 
 
 async def delete_lora(connection: Connection, owner: str, name_or_id: str) -> LibraryLora:
-    """Take an owner's LoRA out of the library. Raises NotFoundError where it has none of this name or id."""
+    """Delete an owner's LoRA from the library, and give what it was.
+
+    Raises:
+        NotFoundError: the owner has none of this name or id.
+    """
     found = await look_up_lora(connection, owner, name_or_id)
     if found is None or found.owner != owner:
         raise NotFoundError(f"there is no LoRA called {name_or_id[:100]!r} that you may remove")
@@ -144,7 +158,7 @@ async def delete_lora(connection: Connection, owner: str, name_or_id: str) -> Li
 
 
 async def is_in_library(connection: Connection, sha256: str) -> bool:
-    """Whether any entry uses this file."""
+    """Whether any LoRA of the library has this file."""
     query = select(loras.c.id).where(loras.c.sha256 == sha256).limit(1)
     return (await connection.execute(query)).first() is not None
 
@@ -162,32 +176,32 @@ async def find_download(connection: Connection, reference: str) -> Download | No
 
 
 async def keep_download(connection: Connection, reference: str, sha256: str, size: int) -> None:
-    """Note what a reference led to."""
-    moment = datetime.now(UTC)
+    """Store what a reference led to, in place of what it led to before."""
+    moment = now()
     await connection.execute(delete(lora_downloads).where(lora_downloads.c.reference == reference))
     values = {"reference": reference, "sha256": sha256, "bytes": size, "fetched_at": moment, "used_at": moment}
     await connection.execute(lora_downloads.insert().values(values))
 
 
-def wants_touch(download: Download) -> bool:
-    """Whether the noted time of use is old enough to be written again."""
-    return datetime.now(UTC) - download.used_at > timedelta(seconds=_TOUCH_SECONDS)
+def is_touch_due(download: Download) -> bool:
+    """Whether the time of last use is so old that a use now shall be noted."""
+    return now() - download.used_at > timedelta(seconds=_TOUCH_SECONDS)
 
 
 async def touch_download(connection: Connection, reference: str) -> None:
-    """Note that a download is used now."""
+    """Set a download's time of last use to now."""
     statement = update(lora_downloads).where(lora_downloads.c.reference == reference)
-    await connection.execute(statement.values(used_at=datetime.now(UTC)))
+    await connection.execute(statement.values(used_at=now()))
 
 
 async def list_downloads(connection: Connection) -> list[Download]:
-    """Every download, the longest unused first."""
+    """Every download, the one that was unused for longest first."""
     query = select(lora_downloads).order_by(lora_downloads.c.used_at)
     return [_to_download(row) for row in await connection.execute(query)]
 
 
 async def forget_downloads(connection: Connection, sha256: str) -> None:
-    """Drop every reference to a file."""
+    """Delete every download that led to this file."""
     await connection.execute(delete(lora_downloads).where(lora_downloads.c.sha256 == sha256))
 
 

@@ -1,4 +1,7 @@
-"""From a reference to a file that can be fetched: asks Hugging Face, Civitai or Replicate where it lies."""
+"""Find the file that a remote reference stands for, by asking Hugging Face, Civitai or Replicate.
+
+What a site answers is not trusted: values of other types count as missing, and texts are cut and cleaned.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +13,7 @@ from schnell.errors import LoraDownloadError
 from schnell.loras.references import CivitaiModel, DirectUrl, HubFile, Reference, ReplicateModel
 from schnell.outbound.downloads import Downloader, RemoteFile
 
-#: Names that trainers give to the one LoRA of a repository, the likeliest first.
+#: What trainers call the LoRA of a repository, the likeliest first: such a file is taken where there are several.
 _USUAL_FILES: Final = (
     "pytorch_lora_weights.safetensors",
     "lora.safetensors",
@@ -21,7 +24,7 @@ _USUAL_FILES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SourceSites:
-    """Where the sites are, and the tokens that they know this server by."""
+    """The sites' addresses, and the tokens that are sent to each (None: none)."""
 
     hub: str = "https://huggingface.co"
     civitai: str = "https://civitai.com"
@@ -31,7 +34,7 @@ class SourceSites:
     replicate_token: str | None = field(default=None, repr=False)
 
     def with_tokens(self, tokens: Mapping[str, str]) -> "SourceSites":
-        """The same sites for one who has these tokens, by `huggingface`, `civitai` and `replicate`."""
+        """The same sites with these tokens, by `huggingface`, `civitai` and `replicate`; others stay as they are."""
         return replace(
             self,
             hub_token=tokens.get("huggingface", self.hub_token),
@@ -42,9 +45,9 @@ class SourceSites:
 
 @dataclass(frozen=True, slots=True)
 class FoundSource:
-    """A file to fetch, and what its site says of it.
+    """A file to fetch, and what its site says of it. `name` is what it may be called in the library.
 
-    `peft_config` is PEFT's configuration beside the file; `note` stands before the message if fetching fails.
+    `peft_config` is the `adapter_config.json` beside the file; `note` is put before the message if fetching fails.
     """
 
     file: RemoteFile
@@ -57,12 +60,13 @@ class FoundSource:
 
 
 async def find_source(reference: Reference, sites: SourceSites, downloader: Downloader) -> FoundSource:
-    """Where the file behind a reference lies.
+    """Find the file of a remote reference.
 
-    `owner/name` is looked for on Hugging Face, then among the models trained on Replicate.
+    `owner/name` is looked for on Hugging Face first, then among the models trained on Replicate.
 
     Raises:
-        LoraSourceError, LoraDownloadError: the site may not be asked, or has no such LoRA, or several.
+        LoraSourceError: the site may not be called.
+        LoraDownloadError: the site does not answer, or has no such LoRA, or several, or it is a name of the library.
     """
     match reference:
         case HubFile():
@@ -82,6 +86,7 @@ async def _find_on_hub(reference: HubFile, sites: SourceSites, downloader: Downl
     listing = RemoteFile(f"{sites.hub}/api/models/{reference.repository}{revision}?blobs=true", token=sites.hub_token)
     found = await downloader.fetch_json(listing)
     if not isinstance(found, Mapping):
+        # Replicate's models are written owner/name, too; fetching will show whether it knows this one
         if reference.file is None and reference.revision is None:
             elsewhere = _find_on_replicate(ReplicateModel(reference.repository), sites)
             return replace(elsewhere, note=f"Hugging Face shows no {reference.repository}, and ")
@@ -134,13 +139,13 @@ async def _find_on_civitai(reference: CivitaiModel, sites: SourceSites, download
     if not chosen:
         raise LoraDownloadError(f"Civitai has no model {reference.model}, or not this version of it")
     files = [file for file in _objects(chosen[0].get("files")) if str(file.get("name")).endswith(".safetensors")]
-    url = next((str(file["downloadUrl"]) for file in files if isinstance(file.get("downloadUrl"), str)), None)
-    if url is None:
+    file = next((file for file in files if isinstance(file.get("downloadUrl"), str)), None)
+    if file is None:
         raise LoraDownloadError(f"model {reference.model} on Civitai holds no .safetensors file")
-    hashes = files[0].get("hashes")
+    hashes = file.get("hashes")
     digest = hashes.get("SHA256") if isinstance(hashes, Mapping) else None
     return FoundSource(
-        RemoteFile(url, digest if isinstance(digest, str) else None, sites.civitai_token),
+        RemoteFile(file["downloadUrl"], digest if isinstance(digest, str) else None, sites.civitai_token),
         name=str(found.get("name", reference.model)),
         trigger_words=_texts(chosen[0], "trainedWords"),
         base_model=_texts(chosen[0], "baseModel"),
@@ -159,6 +164,7 @@ def _find_direct(reference: DirectUrl, sites: SourceSites) -> FoundSource:
         (sites.civitai, sites.civitai_token),
         (sites.replicate, sites.replicate_token),
     )
+    # the slash ends the host's name: huggingface.co.evil.test is another
     token = next((token for site, token in tokens if reference.url.startswith(f"{site}/")), None)
     stem = PurePosixPath(reference.url.partition("?")[0]).stem
     return FoundSource(RemoteFile(reference.url, token=token), name=stem)
@@ -177,6 +183,7 @@ def _texts(card: object, *names: str) -> tuple[str, ...]:
 
 
 def _one_line(text: str) -> str:
+    # PostgreSQL stores no NUL, and a line break would spoil a table of the command line
     return "".join(character for character in text if character.isprintable()).strip()[:200]
 
 

@@ -119,7 +119,8 @@ async def test_a_link_of_the_store_opens_its_picture(store: LocalAssets) -> None
 async def test_a_picture_whose_draft_another_server_sweeps_away_is_written_once_more(
     store: LocalAssets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace, swept = os.replace, list[str]()
+    replace = os.replace
+    swept: list[str] = []
 
     def sweep_first(draft: str, path: str) -> None:
         if not swept:

@@ -18,7 +18,7 @@ from schnell.errors import AdapterError, ConflictError, InvalidFieldError, LoraD
 from schnell.loras.bundled import read_bundled
 from schnell.loras.files import AdapterFiles
 from schnell.loras.library import LoraLibrary
-from schnell.loras.remote import OutsideLoras
+from schnell.loras.remote import RemoteLoras
 from schnell.loras.repository import Labels
 from schnell.loras.sources import SourceSites
 from schnell.loras.tokens import SourceTokens
@@ -54,7 +54,7 @@ def make(database: Database, folder: Path, tmp_path: Path, site: TlsServer) -> M
         authorities = site.client_context()
         downloader = Downloader(tmp_path / "downloads", policy, offline=offline, authorities=authorities)
         files = AdapterFiles(folder, shape, 10**7)
-        outside = OutsideLoras(
+        remote = RemoteLoras(
             database,
             files,
             downloader,
@@ -63,7 +63,7 @@ def make(database: Database, folder: Path, tmp_path: Path, site: TlsServer) -> M
             cache_bytes=cache_bytes,
         )
         bundled = read_bundled(tmp_path / "bundled")
-        return LoraLibrary(database, files, outside, bundled=bundled, per_team=per_team)
+        return LoraLibrary(database, files, remote, bundled=bundled, per_team=per_team)
 
     return build
 
@@ -204,7 +204,7 @@ async def test_a_file_that_does_not_fit_is_refused_kept_nowhere_and_not_fetched_
 async def test_the_longest_unused_downloads_go_first_and_the_librarys_files_stay(
     make: Make, site: TlsServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AdapterFiles, "is_settled", lambda *_: True)
+    monkeypatch.setattr(AdapterFiles, "is_past_grace", lambda *_: True)
     monkeypatch.setattr(AdapterFiles, "is_needed", lambda *_: False)
     for number in range(4):
         site.serve(f"/{number}.safetensors", lora_bytes(number))
