@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,10 +14,16 @@ from schnell.cli.output import AsJson, print_rows
 from schnell.errors import SchnellError
 
 if TYPE_CHECKING:
+    from schnell.accounts.credits import Imbalance
     from schnell.assets.store import AssetStore
     from schnell.database.session import Database
     from schnell.settings import Settings
 
+#: A change of the window counts again by itself, so what differs was changed past the server.
+_COUNT_AGAIN = (
+    "somebody wrote to the database past schnell: restore a backup, or take the ledger for right and count again "
+    "with `schnell teams set TEAM --budget-window WINDOW` and `schnell users set USER --team TEAM --budget-window WINDOW`"
+)
 _MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
 
@@ -167,6 +173,14 @@ async def _store(store: "AssetStore") -> list[Finding]:
     return [Finding("pictures", "ok", "the bucket answers")]
 
 
+def _tell(wrong: "Sequence[Imbalance]") -> str:
+    budgets = (
+        f"user {each.user_id} of team {each.team_id}" if each.user_id else f"team {each.team_id}" for each in wrong
+    )
+    told = [f"{who}: {each.counter}, not {each.ledger}" for who, each in zip(budgets, wrong, strict=True)]
+    return "; ".join(told[:3])
+
+
 async def _credits_and_files(database: "Database", store: "AssetStore") -> list[Finding]:
     from schnell.accounts.credits import audit
     from schnell.generations.recovery import find_orphans
@@ -175,7 +189,7 @@ async def _credits_and_files(database: "Database", store: "AssetStore") -> list[
         wrong = await audit(connection)
     orphans = await find_orphans(database, store)
     ledger = (
-        Finding("credits", "problem", f"{len(wrong)} counters differ from the ledger: {wrong[:3]}", "restore a backup")
+        Finding("credits", "problem", f"{len(wrong)} counters differ from the ledger: {_tell(wrong)}", _COUNT_AGAIN)
         if wrong
         else Finding("credits", "ok", "every counter is the sum of its ledger")
     )

@@ -225,3 +225,26 @@ async def test_a_lora_that_was_added_where_nothing_draws_gets_its_picture_at_the
     async with serve() as server, asyncio.timeout(20):
         while (await server.client.get("/api/loras/style/preview")).status_code != 200:  # noqa: ASYNC110 - as it is drawn
             await asyncio.sleep(0.05)
+
+
+async def test_a_lora_that_is_removed_while_jobs_wait_with_it_is_still_there_for_them(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await upload(server, lora_bytes(1), name="style")
+    server.runner.gate = asyncio.Event()
+    body = body_with(lora_weights="style") | {"async": True}
+    uuid = (await server.client.post("/api/features", json=body)).json()["aiRecord"]["uuid"]
+    running = server.services.admission.find(uuid)
+    assert running is not None
+    async with asyncio.timeout(10):
+        while server.runner.jobs[-1].id != uuid:  # noqa: ASYNC110 - what is waited for is not ours to signal
+            await asyncio.sleep(0.01)
+    monkeypatch.setattr("schnell.loras.files._GRACE_SECONDS", -1)
+    assert (await server.client.delete("/api/loras/style")).status_code == 204
+    await server.services.loras.remove_unwanted()
+    path = server.runner.jobs[-1].adapters[0].path
+    assert path.is_file()
+    server.runner.gate.set()
+    assert (await running.ended()).status == "SUCCESS"
+    assert await server.services.loras.remove_unwanted() == 1
+    assert not path.exists()

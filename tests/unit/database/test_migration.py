@@ -17,6 +17,10 @@ from schnell.database.migration import migrate, schema_is_current
 from schnell.database.session import Database
 from schnell.database.tables import metadata
 
+NOW = datetime.now(UTC)
+TODAY = f"{NOW:%Y-%m-%d}"
+LONG_AGO = "2020-02-03"
+
 Schema = Mapping[str, Mapping[str, Any]]
 Rows = Mapping[str, list[dict[str, Any]]]
 
