@@ -66,7 +66,7 @@ class Lifecycle:
             await resume(services)
 
     async def _stop(self, services: Services) -> None:
-        # in the order of who needs whom: what still runs needs everything, its webhooks need the database
+        # generations that still run need every service below, and the webhooks that report them need the database
         await services.generations.drain(self.drain_seconds)
         await services.webhooks.close()
         await services.runner.close()
