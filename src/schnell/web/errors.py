@@ -37,7 +37,7 @@ class DialectErrors:
 
     `statuses` holds the errors that it answers with another status than the native API. `challenge` is the
     `WWW-Authenticate` of a 401. `dialect` is its name in records; the native API's is `onemin`, after the service whose
-    API it keeps.
+    API it follows.
     """
 
     prefixes: tuple[str, ...]

@@ -14,7 +14,7 @@ from schnell.errors import ClientGoneError, FieldProblem, InvalidFieldError, Mis
 
 _Value = TypeVar("_Value")
 _Number = TypeVar("_Number", int, float)
-#: Beyond this, a JSON number is no exact integer for clients that read it as a double.
+#: From here on, integers are not exact for clients that read JSON numbers as doubles.
 _MAX_NUMBER: Final = 2**53
 
 
@@ -27,7 +27,7 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     """The request's body.
 
     Raises:
-        UnreadableBodyError: it is no JSON object in UTF-8.
+        UnreadableBodyError: it is not a JSON object in UTF-8.
         BodyTooLargeError: it has more bytes than this path takes.
         ClientGoneError: the connection was closed before all of it arrived.
     """
@@ -37,7 +37,7 @@ async def read_json_object(request: Request) -> dict[str, Any]:
         raise ClientGoneError("the client closed the connection") from None
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-        # Python reads an escaped lone surrogate such as \ud800, which no database and no answer can hold
+        # Python reads an escaped lone surrogate such as \ud800, which UTF-8 cannot hold: storing it would fail later
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as cause:
         half = f"\\u{ord(cause.object[cause.start]):04x}"

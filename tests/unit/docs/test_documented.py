@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import schnell.web.submission  # noqa: F401 - defines errors of its own
+import schnell.web.app  # noqa: F401 - defines errors of its own
 from schnell.errors import ClosingError, SchnellError
 from schnell.settings import Settings
 

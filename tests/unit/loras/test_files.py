@@ -17,7 +17,7 @@ from schnell.loras import files as files_module
 from schnell.loras.bundled import read_bundled
 from schnell.loras.files import AdapterFiles
 from schnell.loras.library import LoraLibrary
-from schnell.loras.remote import OutsideLoras
+from schnell.loras.remote import RemoteLoras
 from schnell.loras.repository import Labels
 from schnell.models.folder import embedded_home
 from schnell.outbound.addresses import AddressPolicy
@@ -47,7 +47,7 @@ def make(database: Database, tmp_path: Path, others: list[str]) -> Make:
 
     def build() -> LoraLibrary:
         files = AdapterFiles(tmp_path / "adapters", shape, used_by_others=lambda: bool(others))
-        outside = OutsideLoras(database, files, Downloader(tmp_path, AddressPolicy(), offline=True))
+        outside = RemoteLoras(database, files, Downloader(tmp_path, AddressPolicy(), offline=True))
         return LoraLibrary(database, files, outside, bundled=read_bundled(tmp_path / "bundled"))
 
     return build

@@ -232,8 +232,8 @@ _FIXED: Final[dict[str, tuple[Any, ...]]] = {
     "sampler_index": ("Euler", "euler"),
     "scheduler": ("simple", "Simple", "automatic", "Automatic"),
 }
-#: Numbers up to here are brought into range; beyond, they are refused as mistakes.
-_MAX_NUMBER: Final = 2**40
+#: Numbers up to this size are brought into range; larger ones are refused.
+_MAX_CLAMPED: Final = 2**40
 _DEFAULT_SIDE: Final = 512  # the web UI's own
 _LORA_FIELDS: Final = (("lora_weights", "lora_scale"), ("extra_lora", "extra_lora_scale"))
 _TAG: Final = re.compile(r"<lora:([^<>]{1,600})>", re.IGNORECASE)
@@ -271,7 +271,7 @@ def _rename(field: str) -> str:
 def read_numbers(fields: Fields, notes: list[str]) -> dict[str, Any]:
     """Size, steps, count and seed for a native `promptObject`, brought into FLUX's range.
 
-    Each change is added to `notes`; what is no number is noted in `fields`.
+    Each change is added to `notes`; values that are not numbers are noted in `fields`.
     """
     return {
         "aspect_ratio": "custom",
@@ -294,7 +294,7 @@ def note_ignored_fields(fields: Fields) -> list[str]:
 
 
 def _clamp(fields: Fields, name: str, limits: tuple[int, int], notes: list[str]) -> int | None:
-    asked = fields.number(name, -_MAX_NUMBER, _MAX_NUMBER)
+    asked = fields.number(name, -_MAX_CLAMPED, _MAX_CLAMPED)
     if asked is None:
         return None
     value = min(max(round(asked), limits[0]), limits[1])
@@ -314,7 +314,7 @@ def _read_side(fields: Fields, name: str, notes: list[str]) -> int:
 def _read_count(fields: Fields, notes: list[str]) -> int:
     asked = 1
     for name in ("batch_size", "n_iter"):
-        asked *= max(1, round(fields.number(name, -_MAX_NUMBER, _MAX_NUMBER) or 1))
+        asked *= max(1, round(fields.number(name, -_MAX_CLAMPED, _MAX_CLAMPED) or 1))
     if asked > MAX_OUTPUTS:
         notes.append(f"{asked} pictures became {MAX_OUTPUTS}: ask again for more")
     return min(asked, MAX_OUTPUTS)
@@ -322,7 +322,7 @@ def _read_count(fields: Fields, notes: list[str]) -> int:
 
 def _read_seed(fields: Fields, notes: list[str]) -> int | None:
     # -1 asks for a random seed in the web UI
-    seed = fields.whole("seed", -_MAX_NUMBER, _MAX_NUMBER)
+    seed = fields.whole("seed", -_MAX_CLAMPED, _MAX_CLAMPED)
     if seed is None or seed < 0:
         return None
     if seed > MAX_SEED:

@@ -1,7 +1,7 @@
 """Replicate's predictions API, with its webhooks.
 
-The wire format is that of https://replicate.com/docs/reference/http. A prediction is a generation that nobody needs to
-wait for: its id is the record's.
+The wire format is that of https://replicate.com/docs/reference/http. A prediction is a generation that goes on without
+its client; its id is the record's.
 """
 
 import asyncio
@@ -216,7 +216,7 @@ def read_lifetime(cancel_after: str) -> int | None:
     """The seconds that a `Cancel-After` header says, such as `30s` or `1h30m`; None for an empty one.
 
     Raises:
-        InvalidFieldError: it is no such time, or less than 5 seconds.
+        InvalidFieldError: it is not such a time, or less than 5 seconds.
     """
     text = cancel_after.strip()
     if not text:

@@ -21,7 +21,7 @@ from schnell.web.native.features import parse_prompt_object
 from schnell.web.native.records import KNOWN_KEYS
 from schnell.web.services import Services, services_of
 
-#: Native fields that clients of a dialect without a word for them send under their native names.
+#: Native fields that other APIs have no field for; their clients send them under the native names.
 EXTRA_FIELDS: Final = (
     "seed",
     "aspect_ratio",

@@ -92,7 +92,7 @@ def parse_request(request: Request, body: Fields, *, detached: bool) -> Generati
         model=model or "",
         dialect="onemin",
         prompt_object={name: values[name] for name in KNOWN_KEYS if values.get(name) is not None},
-        conversation_id=conversation[:200] if conversation else None,
+        conversation_id=conversation[:200] if conversation else None,  # as many as the column holds
         idempotency_key=submission.idempotency_key_in(request),
         detached=detached,
     )

@@ -32,6 +32,7 @@ async def picture(request: Request, key: str) -> Response:
     services = services_of(request)
     raw_path = request.scope["raw_path"]
     expires = services.links.check(raw_path, request.scope["query_string"], time.time())
+    # the signature is not enough: the path must also be a key of the store, written as links are written
     if raw_path != (FILES_PATH + quote(check_key(key))).encode():
         raise NotFoundError("no picture has this name")
     # a picture never changes under its key, so the key identifies its content

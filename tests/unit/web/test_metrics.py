@@ -1,0 +1,29 @@
+from schnell.errors import ServerBusyError
+from schnell.spec import RunnerSnapshot
+from schnell.web.metrics import Metrics
+
+
+def test_requests_and_refusals_are_counted_by_their_labels() -> None:
+    metrics = Metrics(RunnerSnapshot)
+    for _ in range(2):
+        metrics.count_request("GET", "/api/results/{record_id}", 200)
+    metrics.count_refusal("openai", ServerBusyError("full"))
+    lines = metrics.render().decode().splitlines()
+    assert 'schnell_requests_total{method="GET",route="/api/results/{record_id}",status="200"} 2.0' in lines
+    assert 'schnell_generations_total{dialect="openai",outcome="QUEUE_FULL"} 1.0' in lines
+
+
+def test_the_runner_is_asked_at_every_scrape() -> None:
+    found = [RunnerSnapshot(queued=3), RunnerSnapshot(queued=1, active_rows=2, steps=5, step_rows=10, step_seconds=0.5)]
+    metrics = Metrics(lambda: found.pop(0))
+    assert "schnell_queue_depth 3.0" in metrics.render().decode()
+    lines = metrics.render().decode().splitlines()
+    for line in (
+        "schnell_queue_depth 1.0",
+        "schnell_active_rows 2.0",
+        "schnell_step_seconds_count 5.0",
+        "schnell_step_seconds_sum 0.5",
+        "schnell_batch_rows_count 5.0",
+        "schnell_batch_rows_sum 10.0",
+    ):
+        assert line in lines, line
