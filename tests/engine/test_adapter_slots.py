@@ -35,7 +35,7 @@ def adapters(engine: Engine, tmp_path: Path) -> list[AdapterUse]:
 
 
 def networks(engine: Engine) -> Networks:
-    return engine._part(FLOAT32).networks  # the tests look at the weights that requests must not touch
+    return engine._loaded_model(FLOAT32).networks  # the tests look at the weights that requests must not touch
 
 
 def lora_job(*uses: AdapterUse, seed: int = 7, steps: int = 2) -> Job:
@@ -114,7 +114,7 @@ def test_a_mixed_batch_draws_what_each_draws_alone(mini: ModelFolder, tmp_path: 
 def test_the_longest_unused_slot_is_given_away(engine: Engine, adapters: list[AdapterUse]) -> None:
     for use in adapters:
         draw(engine, lora_job(use))
-    assert engine._part(FLOAT32).slots.resident == tuple(use.sha256 for use in adapters[1:])
+    assert tuple(engine._loaded_model(FLOAT32).slots.resident) == tuple(use.sha256 for use in adapters[1:])
 
 
 def test_a_slot_in_use_is_never_given_away(engine: Engine, adapters: list[AdapterUse]) -> None:
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_refused_and_its_slot_stays_free(engine: Engine, tmp_p
     for _ in range(5):
         with pytest.raises(AdapterError):
             engine.acquire(lora_job(bad), FLOAT32)
-    assert engine._part(FLOAT32).slots.resident == ()
+    assert not engine._loaded_model(FLOAT32).slots.resident
 
 
 def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
     for use in uses:
         slots.acquire([use])
         slots.release([use])
-        assert slots.memory_bytes <= 40_000
+        assert slots.memory.nbytes <= 40_000
 
 
 def test_text_side_loras_change_the_prompt_and_its_cache_key(engine: Engine, tmp_path: Path) -> None:

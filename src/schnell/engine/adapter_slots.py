@@ -1,4 +1,8 @@
-"""Which LoRA sits in which slot. Files are kept in memory by bytes, slots by use; the longest unused goes first."""
+"""Which LoRA is loaded into which slot, and which files are kept in memory beside the slots.
+
+Two caches, both least recently used first out: `AdapterSlots` counts slots, which batches hold while they draw;
+`AdapterMemory` counts bytes, so that a LoRA that lost its slot comes back without reading its file again.
+"""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -13,8 +17,10 @@ from schnell.engine.slot_routing import SlotUse
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
 
-LoadedAdapter = Mapping[str, "LoadedForm"]
+#: Down [rank, in] and up [out, rank] of a low-rank product with DoRA's gain [out] or None; or a Kronecker product.
 LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
+#: What an adapter does to each layer, by the layer's canonical name.
+LoadedAdapter = Mapping[str, LoadedForm]
 
 
 class AdapterSlots:
@@ -22,18 +28,23 @@ class AdapterSlots:
 
     `layers` are by canonical name, `slot_count` includes slot 0. A slot is held from `acquire` to `release`, and is
     never given to another adapter in between; after that it stays loaded until its place is needed.
+
+    `resident` maps the hash of each adapter in a slot to that slot, least recently used first.
     """
 
     def __init__(self, layers: Mapping[str, SlotLinear], slot_count: int, max_bytes: int) -> None:
         self._layers = layers
-        self._memory = AdapterMemory(layers, max_bytes)
+        self.memory = AdapterMemory(layers, max_bytes)
+        self.resident: OrderedDict[str, int] = OrderedDict()
+        # slot 0 is no LoRA; `pop` takes the lowest first
         self._free = list(range(slot_count - 1, 0, -1))
-        self._slot_of: OrderedDict[str, int] = OrderedDict()
+        # a count and not a flag: several jobs may draw with the same LoRA
         self._holders: dict[str, int] = {}
+        # an adapter acts on some layers only; a slot is emptied in those alone
         self._written: dict[int, tuple[str, ...]] = {}
 
     def acquire(self, adapters: Sequence[AdapterUse]) -> tuple[SlotUse, ...]:
-        """Hold a slot for each adapter, loading those that are in none.
+        """Hold a slot for each adapter, loading those that are in none; with a failure none is held.
 
         Raises:
             AdapterError: a file is damaged or does not fit, or every slot is held.
@@ -50,51 +61,43 @@ class AdapterSlots:
         return tuple(SlotUse(slot, adapter.scale) for slot, adapter in zip(slots, adapters, strict=True))
 
     def release(self, adapters: Sequence[AdapterUse]) -> None:
-        """Let go of slots that `acquire` held."""
+        """Give up slots that `acquire` held. The adapters stay in them until another one needs the place."""
         for adapter in adapters:
             self._holders[adapter.sha256] -= 1
             if not self._holders[adapter.sha256]:
                 del self._holders[adapter.sha256]
 
     def acts_on_text(self, sha256: str) -> bool:
-        """Whether a resident adapter has side paths in the text encoders."""
-        return any(name.startswith("text_encoder") for name in self._written[self._slot_of[sha256]])
-
-    @property
-    def resident(self) -> tuple[str, ...]:
-        """Hashes of the adapters that are in slots, the longest unused first."""
-        return tuple(self._slot_of)
-
-    @property
-    def memory_bytes(self) -> int:
-        """What the adapters kept in memory take, beside the slots."""
-        return self._memory.nbytes
+        """Whether an adapter that is in a slot acts on a layer of either text encoder."""
+        return any(name.startswith("text_encoder") for name in self._written[self.resident[sha256]])
 
     def _hold(self, adapter: AdapterUse) -> int:
-        slot = self._slot_of.get(adapter.sha256)
+        slot = self.resident.get(adapter.sha256)
         if slot is None:
             slot = self._load(adapter)
-        self._slot_of.move_to_end(adapter.sha256)
+        self.resident.move_to_end(adapter.sha256)
         self._holders[adapter.sha256] = self._holders.get(adapter.sha256, 0) + 1
         return slot
 
     def _load(self, adapter: AdapterUse) -> int:
-        loaded = self._memory.load(adapter)
+        # read first: a file that cannot be used must not cost another adapter its slot
+        loaded = self.memory.load(adapter)
         slot = self._free.pop() if self._free else self._evict()
         try:
             self._write(slot, loaded)
         except Exception:
+            # some layers may have been written already (memory runs out half-way)
             self._empty(slot)
             self._free.append(slot)
             raise
-        self._slot_of[adapter.sha256] = slot
+        self.resident[adapter.sha256] = slot
         return slot
 
     def _evict(self) -> int:
-        unheld = next((sha256 for sha256 in self._slot_of if sha256 not in self._holders), None)
+        unheld = next((sha256 for sha256 in self.resident if sha256 not in self._holders), None)
         if unheld is None:
             raise AdapterError("every LoRA slot is in use; try again in a moment")
-        slot = self._slot_of.pop(unheld)
+        slot = self.resident.pop(unheld)
         self._empty(slot)
         return slot
 
@@ -113,7 +116,10 @@ class AdapterSlots:
 
 
 class AdapterMemory:
-    """Adapter files as tensors on the layers' device, least recently used out first, within `max_bytes`."""
+    """Adapter files as tensors in the layers' dtype and on their device, least recently used out first.
+
+    `nbytes` is what they take, by the files' own count; at most `max_bytes`, or one adapter if it is larger than that.
+    """
 
     def __init__(self, layers: Mapping[str, SlotLinear], max_bytes: int) -> None:
         self._layers = layers
@@ -122,7 +128,11 @@ class AdapterMemory:
         self.nbytes = 0
 
     def load(self, adapter: AdapterUse) -> LoadedAdapter:
-        """The adapter's factors, from memory if they are there."""
+        """The adapter's factors, read from its file unless they are in memory.
+
+        Raises:
+            AdapterError: the file is damaged, or has a layer that the model lacks or has in another size.
+        """
         if adapter.sha256 in self._loaded:
             self._loaded.move_to_end(adapter.sha256)
             return self._loaded[adapter.sha256][0]
@@ -130,7 +140,7 @@ class AdapterMemory:
         loaded = self._convert(canonical, adapter.name)
         self._loaded[adapter.sha256] = (loaded, canonical.nbytes)
         self.nbytes += canonical.nbytes
-        while self.nbytes > self._max_bytes and len(self._loaded) > 1:
+        while self.nbytes > self._max_bytes and len(self._loaded) > 1:  # not the one that was asked for
             _, (_, size) = self._loaded.popitem(last=False)
             self.nbytes -= size
         return loaded
@@ -161,12 +171,18 @@ def _kronecker(form: Lokr, weight: Tensor) -> KroneckerFactors:
     else:
         assert form.w2_a is not None  # noqa: S101 - for the type checker: a right factor is whole or in two parts
         assert form.w2_b is not None  # noqa: S101
+        # multiplied out once, in float32, rather than as two more products at every step
         right = (_tensor(form.w2_a, weight).float() @ _tensor(form.w2_b, weight).float()).to(weight.dtype)
     return KroneckerFactors(_tensor(form.w1, weight), right, form.start, form.start + form.out_features)
 
 
 def _dora(form: Dora, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """DoRA at scale 1 is g*(W + BA), g = m / |W + BA|; as a delta: (g - 1)*W + (g*B)A (arXiv:2402.09353)."""
+    """A [rank, in], g*B [out, rank] and g - 1 [out] of a DoRA over `weight` W [out, in].
+
+    DoRA at scale 1 is g*(W + BA) with g = m / |W + BA|, norms taken over inputs; as a delta to W it is (g - 1)*W +
+    (g*B)A (Liu et al., arXiv:2402.09353). In float32: g is close to 1, where bfloat16's numbers are 1/256 to 1/128
+    apart.
+    """
     exact = torch.zeros((), dtype=torch.float32, device=weight.device)
     a, b, magnitude = (_tensor(part, exact) for part in (form.a, form.b, form.magnitude))
     norms = torch.linalg.vector_norm(weight.float() + b @ a, dim=1)
@@ -175,7 +191,7 @@ def _dora(form: Dora, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], like: Tensor) -> Tensor:
-    exact = np.array(
-        array, dtype=np.float32
-    )  # a copy: the file's mapping may go away; numpy has no bfloat16 of torch's
+    # by way of float32, since torch does not know the bfloat16 that ml_dtypes adds to numpy; and a copy, since the
+    # array is a read-only view of the mapped file
+    exact = np.array(array, dtype=np.float32)
     return torch.from_numpy(exact).to(device=like.device, dtype=like.dtype)

@@ -49,5 +49,5 @@ def test_requests_over_two_hundred_loras_fail_nowhere_and_keep_memory(random_flu
             settled = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert all(future.result(60).images for future in waiting)
     worker.stop()
-    assert engine.adapter_memory_bytes <= MEMORY_BYTES
+    assert engine._loaded_model(FLOAT32).slots.memory.nbytes <= MEMORY_BYTES
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - settled < 60_000
