@@ -1,4 +1,7 @@
-"""Random LoRAs on a real-width FLUX.1 block, written in every layout that trainers use, with the deltas they mean."""
+"""Random LoRAs on a real-width FLUX.1 block, written in every layout that trainers use, with the deltas they mean.
+
+`dense_delta` forms the delta of a converted layer, to compare.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,6 +14,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
+
+from schnell.adapters import Dora, Form, Lokr
 
 Array = npt.NDArray[Any]
 Rows = slice | Array
@@ -295,3 +300,21 @@ APPROXIMATE: dict[str, Callable[[], LoraFile]] = {
     ),
     "LoRA of rank 200, nearly 100": _nearly_low_rank,
 }
+
+
+def dense_delta(form: Form, weight: Array | None = None) -> Array:
+    """The whole delta [out, in] in float32 at scale 1; DoRA's for a base layer's `weight`, or else its b @ a alone."""
+    if isinstance(form, Lokr):
+        right = _exact(form.w2) if form.w2 is not None else _exact(form.w2_a) @ _exact(form.w2_b)
+        product: Array = np.kron(_exact(form.w1), right)[form.start : form.start + form.out_features]
+        return product
+    low_rank: Array = _exact(form.b) @ _exact(form.a)
+    if weight is None or not isinstance(form, Dora):
+        return low_rank
+    moved: Array = weight + low_rank
+    merged: Array = moved * (_exact(form.magnitude) / np.linalg.norm(moved, axis=1))[:, None]
+    return merged - weight
+
+
+def _exact(values: Array | None) -> Array:
+    return np.asarray(values, np.float32)

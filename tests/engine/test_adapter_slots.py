@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from adapter_files import linear_layers, random_adapter, random_adapters
+from adapter_files import linear_layers, random_adapter, random_adapters, write_canonical
 from conftest import make_job
+from lora_layouts import dense_delta
 from pictures import psnr
-from schnell.adapters import LowRank, read_adapter
+from schnell.adapters import read_adapter
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import FLOAT32
@@ -37,7 +38,7 @@ def adapters(engine: Engine, tmp_path: Path) -> list[AdapterUse]:
 
 
 def networks(engine: Engine) -> Networks:
-    return engine._part(FLOAT32).networks  # the tests look at the weights that requests must not touch
+    return engine._loaded_model(FLOAT32).networks  # the tests look at the weights that requests must not touch
 
 
 def lora_job(*uses: AdapterUse, seed: int = 7, steps: int = 2) -> Job:
@@ -74,10 +75,31 @@ def test_a_slot_draws_what_merged_weights_draw(engine: Engine, adapters: list[Ad
     transformer = networks(engine).transformer
     for name, layer in linear_layers(transformer).items():
         form = read_adapter(use.path).modules[f"transformer.{name}"]
-        assert isinstance(form, LowRank)
-        layer.weight.data += 0.8 * torch.from_numpy(form.dense().copy())
+        layer.weight.data += 0.8 * torch.from_numpy(dense_delta(form))
     [merged] = draw(engine, lora_job())
     assert (ours.latents - merged.latents).norm() <= 1e-4 * merged.latents.norm()
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"lora_A": (4, 12), "lora_B": (20, 4), "dora_magnitude": (20,)},
+        {"lokr_w1": (4, 3), "lokr_w2": (5, 4)},
+        {"lokr_w1": (4, 3), "lokr_w2_a": (5, 2), "lokr_w2_b": (2, 4)},
+    ],
+)
+@torch.inference_mode()
+def test_a_file_of_another_form_acts_as_its_delta(shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    network, routing = nn.ModuleDict({"a": nn.Linear(12, 20)}), SlotRouting(CPU)
+    layers = {f"transformer.{name}": layer for name, layer in install_slots(network, routing, 3).items()}
+    tensors = {f"transformer.a.{part}": torch.rand(shape) + 0.1 for part, shape in shapes.items()}
+    use = write_canonical(tmp_path / "lora.safetensors", tensors, rank=4)
+    layer, x = layers["transformer.a"], torch.randn(2, 3, 12)
+    delta = dense_delta(read_adapter(use.path).modules["transformer.a"], layer.weight.numpy())
+    AdapterSlots(layers, 1 << 20).load(2, use)
+    with routing.using([(SlotUse(2, use.scale),)] * 2):
+        ours = layer(x)
+    assert torch.allclose(ours, x @ (layer.weight + torch.from_numpy(delta)).T + layer.bias, rtol=1e-4, atol=1e-5)
 
 
 def test_base_weights_are_bit_identical_after_many_loras(engine: Engine, adapters: list[AdapterUse]) -> None:
@@ -153,7 +175,7 @@ def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
     slots = AdapterSlots(layers, max_bytes=40_000)
     for index, use in enumerate(uses):
         slots.load(1 + index % 2, use)
-        assert slots.memory_bytes <= 40_000
+        assert slots.memory.nbytes <= 40_000
 
 
 def test_text_side_loras_change_the_prompt_and_its_cache_key(engine: Engine, tmp_path: Path) -> None:

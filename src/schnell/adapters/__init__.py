@@ -1,10 +1,15 @@
-"""LoRA files of every layout, understood or refused, and the canonical form that the engine reads. Without torch."""
+"""LoRA files of every layout, converted or refused, and the canonical file that the engine reads. Without torch.
+
+A file passes `tensors` (the container), `keys` and `names` (which layer a key means), `source` (modules and shapes),
+`fit` (whether the model has them), `factors` (the numbers) and `canonical`. `convert` runs all of it, `inspect` the
+part that needs no weights.
+"""
 
 from schnell.adapters.canonical import CanonicalAdapter, CanonicalInfo, check_fits, read_adapter, read_info
-from schnell.adapters.convert import DEFAULT_MAX_BYTES, ConvertedAdapter, convert_adapter, hash_source
+from schnell.adapters.convert import DEFAULT_MAX_BYTES, ConvertedAdapter, convert_adapter
 from schnell.adapters.forms import Dora, Form, Lokr, LowRank
 from schnell.adapters.inspect import AdapterReport, inspect_adapter
-from schnell.adapters.shape import FLUX_1, EncoderShape, LinearSize, ModelShape, read_model_shape
+from schnell.adapters.shape import FLUX_1, ModelShape, read_model_shape
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
@@ -14,15 +19,12 @@ __all__ = [
     "CanonicalInfo",
     "ConvertedAdapter",
     "Dora",
-    "EncoderShape",
     "Form",
-    "LinearSize",
     "Lokr",
     "LowRank",
     "ModelShape",
     "check_fits",
     "convert_adapter",
-    "hash_source",
     "inspect_adapter",
     "read_adapter",
     "read_info",

@@ -1,12 +1,12 @@
 """The weights tar of Replicate's FLUX trainer: one LoRA file among captions and settings.
 
-Members are never extracted by name: the one LoRA is copied to a path of our choosing, in pieces, after the whole list
-of members was checked. Sizes are bounded before and while reading, so a compressed bomb stops early.
+A tar from outside may hold paths that lead elsewhere, links, and more data than its size lets one think. So members are
+never extracted by name: the one LoRA is copied to a path of our choosing, in pieces, after the whole list of members
+was checked. Sizes are bounded before and while reading, so a compressed bomb stops early.
 """
 
 import gzip
 import io
-import json
 import re
 import tarfile
 import zlib
@@ -16,17 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
+from schnell.adapters.provenance import MAX_CONFIG_BYTES, parse_peft_config
 from schnell.adapters.tensors import shorten
 from schnell.errors import AdapterError
 
-MAX_MEMBERS: Final = 10_000
+#: A trainer's tar has a handful of members; the list is read whole before anything else, so its length is bounded.
+_MAX_MEMBERS: Final = 10_000
+#: Bytes read at once, and so held in memory.
 _PIECE: Final = 2**20
-_SMALL_FILE: Final = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveContents:
-    """What was found beside the LoRA: PEFT's configuration, and the trigger word in the trainer's settings."""
+    """The LoRA's name in the archive, and what lay beside it: PEFT's configuration, the trainer's trigger word."""
 
     member: str
     peft_config: dict[str, Any] | None
@@ -34,7 +36,11 @@ class ArchiveContents:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the file is a tar, plain or gzipped, by its first bytes."""
+    """Whether the file is a tar, plain or gzipped, by its first bytes.
+
+    Raises:
+        AdapterError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             opening = file.read(512)
@@ -61,7 +67,11 @@ def extract_lora(archive: Path, target: Path, max_bytes: int) -> ArchiveContents
 
 
 class _BoundedReader(io.RawIOBase):
-    """Refuses to read further than `limit`, or more than a piece at once: a header may claim any size."""
+    """Refuses to read further than `limit` bytes of the unpacked archive, or more than a piece at once.
+
+    tarfile believes what headers say: it would read a long name of any size into memory, and seek over a member by
+    unpacking all of it.
+    """
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file = file
@@ -77,11 +87,13 @@ class _BoundedReader(io.RawIOBase):
         return self._file.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        # tarfile seeks from the start only
         if whence != io.SEEK_SET or offset > self._limit:
             raise AdapterError(f"the archive unpacks to more than {self._limit:,} bytes")
         return self._file.seek(offset)
 
     def read(self, size: int = -1) -> bytes:
+        # a piece more than the limit, for the padding that ends a tar
         if size < 0 or size > _PIECE or self._file.tell() + size > self._limit + _PIECE:
             raise AdapterError(f"the archive holds a header, or unpacks to a size, beyond {self._limit:,} bytes")
         return self._file.read(size)
@@ -94,6 +106,7 @@ def _open_tar(archive: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
         raw.seek(0)
         plain = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if compressed else raw
         try:
+            # "r:", plain tar only: tarfile must not unpack anything by itself, past the reader that counts
             with tarfile.open(fileobj=cast("BinaryIO", _BoundedReader(plain, max_bytes)), mode="r:") as tar:
                 yield tar
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, OSError, ValueError) as error:
@@ -102,8 +115,8 @@ def _open_tar(archive: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for count, member in enumerate(tar):
-        if count >= MAX_MEMBERS:
-            raise AdapterError(f"the archive has more than {MAX_MEMBERS:,} members")
+        if count >= _MAX_MEMBERS:
+            raise AdapterError(f"the archive has more than {_MAX_MEMBERS:,} members")
         yield member
 
 
@@ -121,6 +134,7 @@ def _check_member(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _choose(members: list[tarfile.TarInfo]) -> tarfile.TarInfo:
     loras = [member for member in members if member.isreg() and member.name.endswith(".safetensors")]
+    # Replicate's trainer calls its result so, beside checkpoints that it may have saved on the way
     if len(loras) > 1:
         loras = [member for member in loras if PurePosixPath(member.name).name == "lora.safetensors"] or loras
     if not loras:
@@ -136,6 +150,7 @@ def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     if source is None:
         raise AdapterError(f"the archive's member {shorten(member.name)} cannot be read")
     remaining = member.size
+    # "x": never over a file that is there
     with target.open("xb") as file:
         while remaining:
             piece = source.read(min(_PIECE, remaining))
@@ -147,9 +162,9 @@ def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
 
 def _small_file(tar: tarfile.TarFile, members: list[tarfile.TarInfo], path: PurePosixPath) -> bytes | None:
     for member in members:
-        if PurePosixPath(member.name) == path and member.isreg() and member.size <= _SMALL_FILE:
+        if PurePosixPath(member.name) == path and member.isreg() and member.size <= MAX_CONFIG_BYTES:
             file = tar.extractfile(member)
-            return file.read(_SMALL_FILE) if file else None
+            return file.read(MAX_CONFIG_BYTES) if file else None
     return None
 
 
@@ -157,19 +172,9 @@ def _peft_config(text: bytes | None) -> dict[str, Any] | None:
     return None if text is None else parse_peft_config(text)
 
 
-def parse_peft_config(text: bytes) -> dict[str, Any]:
-    """The fields of PEFT's `adapter_config.json`. Raises AdapterError where it is not a JSON object."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError("adapter_config.json is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise AdapterError("adapter_config.json is not a JSON object")
-    return value
-
-
 def _trigger_word(settings: bytes | None) -> str | None:
     if settings is None:
         return None
+    # one plain line of a YAML file that we need nothing else of
     match = re.search(rb"^\s*trigger_word:\s*[\"']?([^\"'\r\n#]{1,80})", settings, re.MULTILINE)
     return shorten(match[1].decode("utf-8", "replace").strip()) if match else None

@@ -3,7 +3,7 @@
 It is a safetensors file with tensors named `<component>.<module>.<part>`: component is `transformer`, `text_encoder`
 (CLIP) or `text_encoder_2` (T5), module the layer's path in diffusers or transformers, and part one of `lora_A` [r, in],
 `lora_B` [out, r], `dora_magnitude` [out], `lokr_w1` [a, b], `lokr_w2` [c, d] (or `lokr_w2_a` [c, r] and `lokr_w2_b`
-[r, d]), `lokr_rows` (start, stop). Scales are folded in. The metadata hold what `CanonicalInfo` lists.
+[r, d]), `lokr_rows` (start, stop). Scales are multiplied in. The metadata hold what `CanonicalInfo` lists.
 """
 
 import json
@@ -30,10 +30,11 @@ PARTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CanonicalInfo:
-    """What a canonical file says of itself: where it came from, and how large it is.
+    """The metadata of a canonical file: where it came from, and how large it is.
 
-    `rank` is the largest rank (0 where all are Kronecker products of whole factors); `width` the hidden width it is
-    made for (None for text encoders only); `modules` counts layers by component, `forms` by form (LoRA, DoRA, LoKr).
+    `source_sha256` is the hash that it is filed under, `layout` and `made_for` are in words for people. `rank` is the
+    largest rank (0 where all are Kronecker products of whole factors); `width` the hidden width it is made for (None
+    for text encoders only); `modules` counts layers by component, `forms` by form (LoRA, DoRA, LoKr).
     """
 
     source_sha256: str
@@ -49,7 +50,7 @@ class CanonicalInfo:
     warnings: tuple[str, ...] = ()
 
     def to_metadata(self) -> dict[str, str]:
-        """The safetensors metadata that hold this; all values are strings, lists and objects as JSON."""
+        """As safetensors metadata, whose values are strings: lists, objects and None as JSON."""
         return {
             "format": FORMAT,
             "source_sha256": self.source_sha256,
@@ -67,7 +68,11 @@ class CanonicalInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "CanonicalInfo":
-        """Read the metadata back. Raises AdapterError where they are not a canonical file's."""
+        """Read the metadata back.
+
+        Raises:
+            AdapterError: they are not a canonical file's.
+        """
         if metadata.get("format") != FORMAT:
             raise AdapterError("this is not a converted LoRA; convert it first")
         try:
@@ -90,7 +95,7 @@ class CanonicalInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CanonicalAdapter:
-    """A canonical file opened for reading: each layer's form by its name `<component>.<module>`.
+    """A canonical file opened for reading: the form of each layer, by its name `<component>.<module>`.
 
     The arrays are views of the memory-mapped file, read when they are used. `nbytes` counts the tensors' bytes.
     """
@@ -109,7 +114,8 @@ def read_adapter(path: Path) -> CanonicalAdapter:
     """
     header = read_header(path)
     info = CanonicalInfo.from_metadata(header.metadata)
-    data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    # mapped, not read: a file of gigabytes costs memory only where its arrays are used
+    data = np.memmap(path, np.uint8, "r")
     groups: dict[str, dict[str, Array]] = {}
     for name, entry in header.entries.items():
         module, _, part = name.rpartition(".")
@@ -117,11 +123,12 @@ def read_adapter(path: Path) -> CanonicalAdapter:
             raise AdapterError(f"{shorten(name)} is not a canonical tensor; convert the file again")
         groups.setdefault(module, {})[part] = _view(data, entry)
     modules = {module: form_of(module, parts) for module, parts in groups.items()}
-    return CanonicalAdapter(path, info, MappingProxyType(modules), sum(form.nbytes for form in modules.values()))
+    nbytes = sum(entry.stop - entry.start for entry in header.entries.values())
+    return CanonicalAdapter(path, info, MappingProxyType(modules), nbytes)
 
 
 def read_info(path: Path) -> CanonicalInfo:
-    """What the canonical file at `path` says of itself, from its header alone. Raises as `read_adapter`."""
+    """The metadata of the canonical file at `path`. Raises as `read_adapter`."""
     return CanonicalInfo.from_metadata(read_header(path).metadata)
 
 
@@ -148,7 +155,11 @@ def _view(data: Array, entry: TensorEntry) -> Array:
 
 
 def form_of(module: str, parts: Mapping[str, Array]) -> Form:
-    """The form that a module's canonical tensors make up. Raises AdapterError where they make up none."""
+    """The form that a module's canonical tensors make up, by their part.
+
+    Raises:
+        AdapterError: they make up none.
+    """
     found = frozenset(parts)
     if found == {"lora_A", "lora_B"}:
         return LowRank(parts["lora_A"], parts["lora_B"])
@@ -161,7 +172,7 @@ def form_of(module: str, parts: Mapping[str, Array]) -> Form:
 
 def _kronecker(parts: Mapping[str, Array]) -> Lokr:
     right = parts["lokr_w2"] if "lokr_w2" in parts else parts["lokr_w2_a"]
-    rows = parts.get("lokr_rows")
+    rows = parts.get("lokr_rows")  # stored only where they are not all
     start, stop = (0, parts["lokr_w1"].shape[0] * right.shape[0]) if rows is None else (int(rows[0]), int(rows[1]))
     return Lokr(
         parts["lokr_w1"],

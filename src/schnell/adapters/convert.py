@@ -1,4 +1,4 @@
-"""A LoRA file of any layout in, one canonical file out."""
+"""A LoRA file of any layout in, one canonical file out. The steps are in `_convert`."""
 
 import hashlib
 import json
@@ -6,34 +6,42 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from schnell.adapters.archive import ArchiveContents, extract_lora, is_archive, parse_peft_config
+from schnell.adapters.archive import ArchiveContents, extract_lora, is_archive
 from schnell.adapters.canonical import CanonicalInfo, check_fits, form_of, read_adapter, read_info, target_of
 from schnell.adapters.decompose import MAX_RANK
 from schnell.adapters.diagnosis import describe_guidance, describe_layout, describe_unknown, find_width, guess_model
 from schnell.adapters.factors import convert_module
 from schnell.adapters.fit import Target, find_misfit, targets_of_source
 from schnell.adapters.forms import Dora, Form, Lokr, LowRank
-from schnell.adapters.provenance import PeftScaling, read_peft_scaling, read_provenance
+from schnell.adapters.provenance import (
+    MAX_CONFIG_BYTES,
+    PeftScaling,
+    Provenance,
+    parse_peft_config,
+    read_peft_scaling,
+    read_provenance,
+)
 from schnell.adapters.shape import ModelShape
 from schnell.adapters.source import SourceFile, sort_keys
 from schnell.adapters.tensors import TensorWriter, read_header
 from schnell.errors import AdapterError
 
+#: A LoRA of rank 128 on every linear layer of FLUX.1 and its text encoders, in float32, has 3.8 GB.
 DEFAULT_MAX_BYTES: Final = 4 * 2**30
-_HASH_PIECE: Final = 2**20
+#: A canonical tensor's name takes up to 80 bytes of the header; its dtype, shape and offsets up to 100.
 _HEADER_BYTES_PER_TENSOR: Final = 220
+#: For the metadata that are not the source's own: counts, layout, warnings.
 _METADATA_ROOM: Final = 4096
-_MAX_CONFIG_BYTES: Final = 64 * 2**10
 _FORM_NAMES: Final[dict[type[Form], str]] = {LowRank: "LoRA", Dora: "DoRA", Lokr: "LoKr"}
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedAdapter:
-    """A canonical file, the hash that it is filed under, and what it says of itself."""
+    """A canonical file, the hash that it is filed under, and its metadata."""
 
     path: Path
     sha256: str
@@ -79,21 +87,24 @@ def convert_adapter(
 
 
 def hash_source(source: Path, max_bytes: int = DEFAULT_MAX_BYTES, peft_config: Mapping[str, Any] | None = None) -> str:
-    """The sha256 that a source file is filed under. Raises AdapterError where it is missing or too large."""
+    """The SHA-256, in hexadecimal, that a source file is filed under: of its bytes, and of PEFT's configuration if any.
+
+    Raises:
+        AdapterError: the file is missing, unreadable, or larger than `max_bytes`.
+    """
     try:
         size = source.stat().st_size
         if not source.is_file():
             raise AdapterError(f"{source.name} is not a file")
         if size > max_bytes:
             raise AdapterError(f"the file has {size:,} bytes; at most {max_bytes:,} are read")
-        digest = hashlib.sha256()
         with source.open("rb") as file:
-            while piece := file.read(_HASH_PIECE):
-                digest.update(piece)
+            digest = hashlib.file_digest(file, "sha256")
     except OSError as error:
         raise AdapterError(f"the file cannot be read: {error.strerror or error}") from error
     config = peft_config or _config_beside(source)
     if config is not None:
+        # the same weights under another alpha are another LoRA
         digest.update(b"\0adapter_config.json\0" + json.dumps(config, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -116,20 +127,15 @@ def open_source(
         yield OpenedFile(target, contents.peft_config, contents.trigger_word)
 
 
-def understand(opened: OpenedFile, shape: ModelShape | None) -> SourceFile:
-    """Sort the file's keys and check that all of them are understood and fit.
-
-    Raises:
-        AdapterError: naming what is not understood or does not fit.
-    """
-    source = sort_keys(read_header(opened.path))
-    if problem := find_problem(source, shape):
-        raise AdapterError(problem)
-    return source
+def find_provenance(source: SourceFile, opened: OpenedFile) -> Provenance:
+    """What the file's metadata state, with the trigger word that lay beside it in an archive first."""
+    found = read_provenance(source.header.metadata)
+    beside = (opened.trigger_word,) if opened.trigger_word else ()
+    return replace(found, trigger_words=tuple(dict.fromkeys((*beside, *found.trigger_words))))
 
 
 def find_problem(source: SourceFile, shape: ModelShape | None) -> str | None:
-    """What stands against serving the file, as far as its header tells; None if nothing does."""
+    """Why the file cannot be served, as far as its header shows; None if it shows no reason."""
     if not source.header.entries:
         return "the file holds no tensors"
     if source.unknown:
@@ -141,12 +147,15 @@ def find_problem(source: SourceFile, shape: ModelShape | None) -> str | None:
 
 
 def _convert(opened: OpenedFile, path: Path, sha256: str, shape: ModelShape | None) -> None:
-    source = understand(opened, shape)
+    source = sort_keys(read_header(opened.path))
+    if problem := find_problem(source, shape):
+        raise AdapterError(problem)
     scalings = read_peft_scaling(source.header.metadata, opened.peft_config)
     with TensorWriter(path, _header_room(source)) as writer:
         written = tuple(_write_modules(opened.path, source, scalings, writer))
         if not written:
             raise AdapterError("this LoRA changes nothing: all its deltas are zero")
+        # again, now that the rows that a LoKr part takes are known, not only what the header claims
         targets = [module.target for module in written]
         if problem := find_misfit(targets, shape, find_width(source), guess_model(source)):
             raise AdapterError(f"this LoRA does not fit the model: {problem}")
@@ -156,8 +165,9 @@ def _convert(opened: OpenedFile, path: Path, sha256: str, shape: ModelShape | No
 def _header_room(source: SourceFile) -> int:
     """Bytes that the header will need at most: its entries, and the metadata that come from the source's."""
     entries = sum(len(module.destination.parts) * (len(module.tensors) + 1) for module in source.modules)
-    told = json.dumps(json.dumps(asdict(read_provenance(source.header.metadata))))
-    return entries * _HEADER_BYTES_PER_TENSOR + len(told) + _METADATA_ROOM
+    # dumped twice, as in the header: values are JSON inside of JSON, and quotes and backslashes grow each time
+    metadata = json.dumps(json.dumps(asdict(read_provenance(source.header.metadata))))
+    return entries * _HEADER_BYTES_PER_TENSOR + len(metadata) + _METADATA_ROOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +192,7 @@ def _write_modules(
 
 
 def _describe(source: SourceFile, opened: OpenedFile, sha256: str, written: tuple[_Written, ...]) -> CanonicalInfo:
-    told = read_provenance(source.header.metadata)
-    triggers = (opened.trigger_word, *told.trigger_words) if opened.trigger_word else told.trigger_words
+    provenance = find_provenance(source, opened)
     return CanonicalInfo(
         source_sha256=sha256,
         layout=describe_layout(source),
@@ -192,9 +201,9 @@ def _describe(source: SourceFile, opened: OpenedFile, sha256: str, written: tupl
         width=find_width(source),
         modules=dict(Counter(module.target.component for module in written)),
         forms=dict(Counter(module.form for module in written)),
-        trigger_words=tuple(dict.fromkeys(triggers)),
-        base_model=told.base_model,
-        licence=told.licence,
+        trigger_words=provenance.trigger_words,
+        base_model=provenance.base_model,
+        licence=provenance.licence,
         warnings=tuple(_warnings(source, written)),
     )
 
@@ -219,6 +228,6 @@ def _config_beside(source: Path) -> dict[str, Any] | None:
     config = source.with_name("adapter_config.json")
     if source.name != "adapter_model.safetensors" or not config.is_file():
         return None
-    if config.stat().st_size > _MAX_CONFIG_BYTES:
+    if config.stat().st_size > MAX_CONFIG_BYTES:
         raise AdapterError("adapter_config.json is larger than 64 KiB")
     return parse_peft_config(config.read_bytes())

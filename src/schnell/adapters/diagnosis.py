@@ -1,14 +1,19 @@
-"""What a LoRA file looks like, and for which model it seems made, judged by key names and shapes alone."""
+"""What a LoRA file looks like, and which model it seems made for, judged by key names and shapes alone.
+
+Names of layouts and models are guesses, for messages and reports; a file is served or refused by its keys and sizes.
+"""
 
 import re
 from collections import Counter
 from typing import Final
 
+from schnell.adapters.canonical import FORMAT
 from schnell.adapters.keys import SourceKey
 from schnell.adapters.shape import FLUX_1
 from schnell.adapters.source import SourceFile, SourceModule
 from schnell.adapters.tensors import TensorHeader, shorten
 
+#: Trainers and libraries by their keys' prefix; the first that fits counts.
 _LAYOUT_NAMES: Final[tuple[tuple[str, str], ...]] = (
     ("base_model.model.", "PEFT"),
     ("lora_transformer_", "OneTrainer"),
@@ -21,7 +26,7 @@ _LAYOUT_NAMES: Final[tuple[tuple[str, str], ...]] = (
     ("transformer.", "diffusers"),
     ("text_encoder", "diffusers"),
 )
-_FORM_NAMES: Final = {"lora": "LoRA", "dora": "DoRA", "lokr": "LoKr", "loha": "LoHa", "diff": "full difference"}
+_KIND_NAMES: Final = {"lora": "LoRA", "dora": "DoRA", "lokr": "LoKr", "loha": "LoHa", "diff": "full difference"}
 
 #: Key patterns that belong to one model alone, most telling first.
 _MODELS: Final[tuple[tuple[str, str], ...]] = (
@@ -47,12 +52,12 @@ _WHOLE_MODEL: Final = re.compile(
 def describe_layout(source: SourceFile) -> str:
     """The trainer or library whose naming the file follows, and its forms, as `Kohya LoRA` or `LyCORIS LoKr`."""
     kinds = Counter(module.kind for module in source.modules if module.kind != "bias")
-    forms = [_FORM_NAMES[kind] for kind, _ in kinds.most_common()]
+    forms = [_KIND_NAMES[kind] for kind, _ in kinds.most_common()]
     return f"{_naming(source)} {' + '.join(forms) or 'file'}"
 
 
 def _naming(source: SourceFile) -> str:
-    if source.header.metadata.get("format") == "schnell-adapter-1":
+    if source.header.metadata.get("format") == FORMAT:
         return "schnell"
     keys = [(module.prefix, module.name) for module in source.modules]
     keys += [(key.prefix, key.module) for key in source.unknown if isinstance(key, SourceKey)]
@@ -90,6 +95,7 @@ def guess_model(source: SourceFile) -> str:
 
 
 def _unet_model(header: TensorHeader) -> str | None:
+    """Which Stable Diffusion: their cross-attention reads text states of different widths."""
     if not any(re.search(r"(down|up)_blocks[._]\d|mid_block[._]", key) for key in header.entries):
         return None
     for key, entry in header.entries.items():
@@ -116,6 +122,7 @@ def _flux_model(source: SourceFile) -> str:
 
 
 def _is_flux_2_size(module: SourceModule, width: int) -> bool:
+    # FLUX.2's feed-forward is gated: 6 times the width where FLUX.1's is 4, and 9 where its fused layer is 7
     feed_forward = module.destination.parts[-1].module.endswith(("ff.net.0.proj", "ff_context.net.0.proj"))
     fused = module.destination.row_blocks == 7
     return (feed_forward and module.size.out_features == 6 * width) or (fused and module.size.out_features == 9 * width)
@@ -135,12 +142,13 @@ def _width_in(module: SourceModule) -> int | None:
         return None
     if not target.startswith(("transformer_blocks.", "single_transformer_blocks.")):
         return module.size.in_features if target in {"proj_out", "norm_out.linear"} else module.size.out_features
+    # layers back to the width have it as outputs, all others as inputs
     narrowing = target.endswith(("ff.net.2", "ff_context.net.2", ".proj_out"))
     return module.size.out_features if narrowing else module.size.in_features
 
 
 def describe_unknown(source: SourceFile) -> str:
-    """The sentence that refuses a file with keys that match nothing."""
+    """The message that refuses a file with keys that name no layer of FLUX.1, or are no LoRA's."""
     keys = [f"{key.prefix}{key.module}" if isinstance(key, SourceKey) else key for key in source.unknown]
     total = len(source.header.entries)
     matched = total - len(keys)
@@ -162,6 +170,7 @@ def _common_prefixes(keys: list[str], limit: int = 6) -> list[str]:
 
 
 def _stem(key: str) -> str:
+    """A key up to its first number, so that the same layer of many blocks counts as one."""
     head = re.split(r"[._]\d+(?=[._]|$)", key, maxsplit=1)[0]
     return head if head != key else ".".join(key.split(".")[:2])
 

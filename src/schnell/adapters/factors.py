@@ -1,4 +1,8 @@
-"""A source module's numbers turned into canonical tensors: scaled, split where fused, made thin where dense."""
+"""A source module's numbers turned into canonical tensors.
+
+Three things happen on the way: alpha / rank is multiplied in; a fused layer (q, k and v as one) is split into the
+diffusers layers it stands for; and what is no low-rank or Kronecker product yet is made one of rank 128 or less.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -18,6 +22,7 @@ from schnell.adapters.source import SourceModule
 from schnell.adapters.tensors import FLOATS, Array, read_tensor, shorten
 from schnell.errors import AdapterError
 
+#: Canonical types besides float32.
 _COMPACT: Final = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
@@ -58,7 +63,7 @@ def convert_module(
             or a form that cannot run beside untouched weights.
     """
     numbers = _read(file, module, scalings)
-    with np.errstate(over="ignore"):  # what overflows is refused by name below, not warned of
+    with np.errstate(over="ignore"):  # what overflows is refused by name in `_checked`, not warned of
         for part in module.destination.parts:
             yield from _convert_part(numbers, part)
 
@@ -92,6 +97,7 @@ def _read(file: BufferedReader, module: SourceModule, scalings: Mapping[str, Pef
 
 
 def _scale(module: SourceModule, tensors: Mapping[PartName, Array], scalings: Mapping[str, PeftScaling]) -> float:
+    """alpha / rank, by the module's own alpha or PEFT's; 1 for forms without a rank, or where no alpha is stated."""
     rank = module.rank
     if module.kind in {"diff", "bias"} or rank is None:
         return 1.0
@@ -118,6 +124,8 @@ def _low_rank(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
     rows = _rows(numbers, part)
     up = numbers.get("up")[rows]
     down = numbers.tensors["down"]
+    # trainers that split q, k and v fuse them again with a block of zeros for each other part: without those columns a
+    # part's rank is its own, and nothing of its product changes
     used = np.flatnonzero(up.any(axis=0))
     if "magnitude" in numbers.tensors:
         yield _decomposed_weight(numbers, part, rows, up, down)
@@ -141,6 +149,7 @@ def _decomposed_weight(numbers: _Numbers, part: Part, rows: Array, up: Floats, d
     rank = int(down.shape[0])
     if rank > MAX_RANK:
         raise AdapterError(f"{numbers.where}: DoRA of rank {rank}; at most {MAX_RANK} is served")
+    # a DoRA whose product is all zeros is kept: its magnitudes may still differ from the weights' norms
     tensors = {
         "lora_A": _like(down),
         "lora_B": _compact(numbers, up * np.float32(numbers.scale), "up"),
@@ -154,8 +163,9 @@ def _kronecker(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
     if not left.any():
         return
     right = _right(numbers)
-    height = next(iter(right.values())).shape[0]
+    height = next(iter(right.values())).shape[0]  # rows of the product that each row of `left` makes
     windows = _row_windows(numbers, part, left.shape[0] * height)
+    # rows taken out of order (a modulation's halves change places) stay a product only if cut between rows of `left`
     if len(windows) > 1 and any(edge % height for window in windows for edge in window):
         full = np.kron(left, _factor(numbers, "lokr_w2", "lokr_w2_a", "lokr_w2_b"))
         yield from _dense(numbers, part, full[_rows(numbers, part)])
@@ -169,6 +179,7 @@ def _kronecker(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
 
 
 def _row_windows(numbers: _Numbers, part: Part, rows: int) -> tuple[tuple[int, int], ...]:
+    """The row ranges (start, stop) of the whole product that `part` takes; a canonical file states its own."""
     if "lokr_rows" not in numbers.tensors:
         block = _block_rows(numbers)
         return tuple((start * block, stop * block) for start, stop in part.blocks)
@@ -193,6 +204,8 @@ def _hadamard(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
     first_up, second_up = numbers.get("hada_w1_a")[rows], numbers.get("hada_w2_a")[rows]
     first_down, second_down = numbers.get("hada_w1_b"), numbers.get("hada_w2_b")
     rank = first_down.shape[0]
+    # (A1 B1) * (A2 B2), elementwise, is one product of rank r*r: columns of A1 times columns of A2, rows of B1 times
+    # rows of B2 (a Khatri-Rao product)
     if rank * rank <= MAX_RANK:
         up = np.einsum("oi,oj->oij", first_up, second_up).reshape(len(rows), -1) * np.float32(numbers.scale)
         down = np.einsum("in,jn->ijn", first_down, second_down).reshape(rank * rank, -1)
@@ -200,6 +213,7 @@ def _hadamard(numbers: _Numbers, part: Part) -> Iterator[CanonicalModule]:
             yield _module(numbers, part, {"lora_A": down, "lora_B": _checked(numbers, up)}, rank * rank)
         return
     _check_dense(numbers, len(rows))
+    # in place: the delta of FLUX.1's largest diffusers layer takes 226 MB
     product = first_up @ first_down
     product *= second_up @ second_down
     product *= np.float32(numbers.scale)
@@ -235,14 +249,14 @@ def _module(
 
 
 def _like(values: Array) -> Array:
-    """The values in their own type, or in the smallest canonical one that holds each exactly."""
+    """The values in their own type if that is a canonical one; float8 as float16, all others rounded to float32."""
     if values.dtype in _COMPACT or values.dtype == np.float32:
         return values
     return values.astype(np.float16 if values.dtype.itemsize == 1 else np.float32)
 
 
 def _compact(numbers: _Numbers, values: Floats, part: PartName) -> Array:
-    """Scaled values in the source's type if that loses nothing, else in fp32."""
+    """Scaled values in the type of the source's `part` if that loses nothing, else in float32."""
     _checked(numbers, values)
     dtype = _like(numbers.tensors[part][:0]).dtype
     if dtype == np.float32:

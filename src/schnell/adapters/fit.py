@@ -1,19 +1,99 @@
-"""Whether an adapter's layers exist in the model, and have its sizes."""
+"""Whether an adapter's layers exist in the model, and have its sizes.
 
-import re
+The model's layers are known by its `ModelShape` alone: a LoRA can be checked where no weights are.
+"""
+
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from schnell.adapters.names import Component, block_index
+from schnell.adapters.names import BlockPlace, Component, find_block
 from schnell.adapters.shape import FLUX_1, TIME_CHANNELS, LinearSize, ModelShape
 from schnell.adapters.source import SourceFile, SourceModule
 from schnell.adapters.tensors import shorten
 
-_BLOCK: Final = re.compile(r"^(transformer_blocks|single_transformer_blocks|encoder\.layers|encoder\.block)\.\d+\.")
+#: Blocks of a model that is not known: as many as any file may name.
+_ANY_NUMBER: Final = 10_000
+_BLOCKS: Final = ("transformer_blocks.", "single_transformer_blocks.")
 
 
-def expected_size(shape: ModelShape, component: Component, module: str) -> LinearSize | None:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One diffusers layer that an adapter acts on, and the size of its delta; -1 outputs: not known from the header."""
+
+    component: Component
+    module: str
+    size: LinearSize
+
+
+def find_misfit(targets: Iterable[Target], shape: ModelShape | None, width: int | None, made_for: str) -> str | None:
+    """Why these layers do not fit the model, or None if they do: the width first, then blocks, then each layer's size.
+
+    `width` is the file's own hidden width (None if it has no transformer blocks), `made_for` a guess for the message.
+    Without a shape they are measured against a FLUX.1 of their own width; where that is not 3072, inside blocks only.
+    """
+    targets = tuple(targets)
+    if shape is None:
+        shape = _own_shape(width)
+        if width not in {None, FLUX_1.width}:
+            targets = tuple(target for target in targets if target.module.startswith(_BLOCKS))
+    if width is not None and width != shape.width:
+        return f"it is made for width {width} ({made_for}), this model is {shape.width} wide"
+    problems = [_block_problem(target, shape) for target in targets]
+    problems += [_size_problem(target, shape, made_for) for target in targets]
+    return next((problem for problem in problems if problem), None)
+
+
+def _own_shape(width: int | None) -> ModelShape:
+    """FLUX.1 itself, or one of another width with any number of blocks."""
+    if width in {None, FLUX_1.width}:
+        return FLUX_1
+    return replace(FLUX_1, width=width or FLUX_1.width, double_blocks=_ANY_NUMBER, single_blocks=_ANY_NUMBER)
+
+
+def targets_of_source(source: SourceFile) -> tuple[Target, ...]:
+    """The layers that a source file acts on, with their sizes as its header states them."""
+    return tuple(target for module in source.modules if module.kind != "bias" for target in _targets(module))
+
+
+def _targets(module: SourceModule) -> Iterable[Target]:
+    blocks = module.destination.row_blocks
+    size = module.size
+    for part in module.destination.parts:
+        taken = sum(stop - start for start, stop in part.blocks)
+        # a fused layer that cannot be split evenly keeps its size here, and the message names that
+        whole = size.out_features % blocks == 0
+        out = size.out_features // blocks * taken if whole else size.out_features
+        yield Target(
+            module.destination.component,
+            part.module,
+            LinearSize(-1 if size.out_features < 0 else out, size.in_features),
+        )
+
+
+def _block_problem(target: Target, shape: ModelShape) -> str | None:
+    place = find_block(target.module)
+    if place is None:
+        return None
+    family, count = place.family, _block_count(shape, place.family)
+    if place.index < count:
+        return None
+    name = f"{target.component}.{family}.{place.index}"
+    return f"it targets {name}, this model has only {count} ({family}.0 to {count - 1})"
+
+
+def _size_problem(target: Target, shape: ModelShape, made_for: str) -> str | None:
+    name = f"{target.component}.{shorten(target.module)}"
+    expected = _expected_size(shape, target.component, target.module)
+    if expected is None:
+        return f"it targets {name}, which this model does not have"
+    wrong_out = target.size.out_features not in {-1, expected.out_features}
+    if wrong_out or target.size.in_features != expected.in_features:
+        return f"{name} is {target.size} in the file (made for {made_for}), {expected} in this model"
+    return None
+
+
+def _expected_size(shape: ModelShape, component: Component, module: str) -> LinearSize | None:
     """The size of a diffusers or transformers module in a model of this shape; None where it has none."""
     match component:
         case "transformer":
@@ -24,7 +104,7 @@ def expected_size(shape: ModelShape, component: Component, module: str) -> Linea
             return _t5_size(shape, module)
 
 
-def block_count(shape: ModelShape, family: str) -> int:
+def _block_count(shape: ModelShape, family: str) -> int:
     """How many blocks the model has in the list `family` (`transformer_blocks`, `encoder.layers`, …)."""
     return {
         "transformer_blocks": shape.double_blocks,
@@ -35,14 +115,14 @@ def block_count(shape: ModelShape, family: str) -> int:
 
 
 def _transformer_size(shape: ModelShape, module: str) -> LinearSize | None:
-    width = shape.width
-    block = _BLOCK.match(module)
-    if block is None:
-        return _outer_size(shape, module)
-    tail = module[block.end() :]
-    if tail.startswith("attn."):
+    place = find_block(module)
+    return _outer_size(shape, module) if place is None else _block_size(shape.width, place)
+
+
+def _block_size(width: int, place: BlockPlace) -> LinearSize | None:
+    if place.layer.startswith("attn."):
         return LinearSize(width, width)
-    single = block[1] == "single_transformer_blocks"
+    single = place.family == "single_transformer_blocks"
     return {
         "norm.linear": LinearSize(3 * width, width),
         "norm1.linear": LinearSize(6 * width, width),
@@ -53,7 +133,7 @@ def _transformer_size(shape: ModelShape, module: str) -> LinearSize | None:
         "ff.net.2": LinearSize(width, 4 * width),
         "ff_context.net.0.proj": LinearSize(4 * width, width),
         "ff_context.net.2": LinearSize(width, 4 * width),
-    }.get(tail)
+    }.get(place.layer)
 
 
 def _outer_size(shape: ModelShape, module: str) -> LinearSize | None:
@@ -92,80 +172,3 @@ def _t5_size(shape: ModelShape, module: str) -> LinearSize:
     if module.endswith("SelfAttention.o"):
         return LinearSize(t5.width, t5.attention_width)
     return LinearSize(t5.attention_width, t5.width)
-
-
-_ANY_NUMBER: Final = 10_000
-_BLOCKS: Final = ("transformer_blocks.", "single_transformer_blocks.")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One diffusers layer that an adapter acts on, and the size of its delta. -1 for outputs: any number."""
-
-    component: Component
-    module: str
-    size: LinearSize
-
-
-def find_misfit(targets: Iterable[Target], shape: ModelShape | None, width: int | None, made_for: str) -> str | None:
-    """Why these layers do not fit the model, or None if they do: the width first, then blocks, then each layer's size.
-
-    Without a shape they are measured against FLUX.1 of their own width; where that is not 3072, inside blocks only.
-    """
-    targets = tuple(targets)
-    if shape is None:
-        shape = _own_shape(width)
-        if width not in {None, FLUX_1.width}:
-            targets = tuple(target for target in targets if target.module.startswith(_BLOCKS))
-    if width is not None and width != shape.width:
-        return f"it is made for width {width} ({made_for}), this model is {shape.width} wide"
-    problems = [_block_problem(target, shape) for target in targets]
-    problems += [_size_problem(target, shape, made_for) for target in targets]
-    return next((problem for problem in problems if problem), None)
-
-
-def _own_shape(width: int | None) -> ModelShape:
-    if width in {None, FLUX_1.width}:
-        return FLUX_1
-    return replace(FLUX_1, width=width or FLUX_1.width, double_blocks=_ANY_NUMBER, single_blocks=_ANY_NUMBER)
-
-
-def targets_of_source(source: SourceFile) -> tuple[Target, ...]:
-    """The layers that a source file acts on, as its header tells."""
-    return tuple(target for module in source.modules if module.kind != "bias" for target in _targets(module))
-
-
-def _targets(module: SourceModule) -> Iterable[Target]:
-    blocks = module.destination.row_blocks
-    size = module.size
-    for part in module.destination.parts:
-        taken = sum(stop - start for start, stop in part.blocks)
-        whole = size.out_features % blocks == 0
-        out = size.out_features // blocks * taken if whole else size.out_features
-        yield Target(
-            module.destination.component,
-            part.module,
-            LinearSize(-1 if size.out_features < 0 else out, size.in_features),
-        )
-
-
-def _block_problem(target: Target, shape: ModelShape) -> str | None:
-    place = block_index(target.module)
-    if place is None:
-        return None
-    family, index = place
-    count = block_count(shape, family)
-    if index < count:
-        return None
-    return f"it targets {target.component}.{family}.{index}, this model has only {count} ({family}.0 to {count - 1})"
-
-
-def _size_problem(target: Target, shape: ModelShape, made_for: str) -> str | None:
-    name = f"{target.component}.{shorten(target.module)}"
-    expected = expected_size(shape, target.component, target.module)
-    if expected is None:
-        return f"it targets {name}, which this model does not have"
-    wrong_out = target.size.out_features not in {-1, expected.out_features}
-    if wrong_out or target.size.in_features != expected.in_features:
-        return f"{name} is {target.size} in the file (made for {made_for}), {expected} in this model"
-    return None

@@ -1,4 +1,4 @@
-"""What a LoRA file is, judged by its header: nothing is converted and no weight is read."""
+"""What a LoRA file is, judged by its header: nothing is converted, and no weight is read but single alphas."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from schnell.adapters.convert import DEFAULT_MAX_BYTES, OpenedFile, find_problem, hash_source, open_source
+from schnell.adapters.convert import (
+    DEFAULT_MAX_BYTES,
+    OpenedFile,
+    find_problem,
+    find_provenance,
+    hash_source,
+    open_source,
+)
 from schnell.adapters.diagnosis import describe_guidance, describe_layout, find_width, guess_model
-from schnell.adapters.provenance import read_peft_scaling, read_provenance
+from schnell.adapters.provenance import read_peft_scaling
 from schnell.adapters.shape import ModelShape
 from schnell.adapters.source import SourceFile, sort_keys
 from schnell.adapters.tensors import read_header, read_tensor
@@ -63,8 +70,7 @@ def inspect_adapter(
 
 def _report(opened: OpenedFile, size: int, sha256: str, shape: ModelShape | None) -> AdapterReport:
     source = sort_keys(read_header(opened.path))
-    told = read_provenance(source.header.metadata)
-    triggers = (opened.trigger_word, *told.trigger_words) if opened.trigger_word else told.trigger_words
+    provenance = find_provenance(source, opened)
     total = len(source.header.entries)
     return AdapterReport(
         bytes=size,
@@ -78,9 +84,9 @@ def _report(opened: OpenedFile, size: int, sha256: str, shape: ModelShape | None
         rank=max((module.rank or 0 for module in source.modules), default=None),
         alpha=_alpha(opened, source),
         width=find_width(source),
-        trigger_words=triggers,
-        base_model=told.base_model,
-        licence=told.licence,
+        trigger_words=provenance.trigger_words,
+        base_model=provenance.base_model,
+        licence=provenance.licence,
         warnings=(describe_guidance(source),) if source.guidance else (),
         problem=find_problem(source, shape),
     )

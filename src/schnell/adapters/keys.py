@@ -1,4 +1,7 @@
-"""A key of a LoRA file, taken apart: whose layer it is (prefix), which layer (module), and which piece of it (part)."""
+"""A key of a LoRA file, taken apart: prefix (which network), module (which layer of it), part (which of its tensors).
+
+`lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight` is `lora_unet_`, `double_blocks_0_img_attn_qkv`, `down`.
+"""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ PartName = Literal[
     "diff_b",
 ]
 
-#: Prefixes and the component that each stands for. None: bare, found by trying every component.
+#: Prefixes and the component that each stands for; a longer one comes before those that it begins with.
 _PREFIXES: Final[tuple[tuple[str, Component], ...]] = (
     ("text_encoders.clip_l.transformer.", "text_encoder"),
     ("text_encoders.t5xxl.transformer.", "text_encoder_2"),
@@ -88,7 +91,7 @@ _SUFFIXES: Final[tuple[tuple[re.Pattern[str], PartName], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class SourceKey:
-    """One key of a LoRA file. `destination` is None where FLUX.1 has no such layer."""
+    """One key of a LoRA file. `destination` is None where the module is no layer of FLUX.1."""
 
     key: str
     prefix: str
@@ -98,7 +101,7 @@ class SourceKey:
 
 
 def split_key(key: str) -> SourceKey | None:
-    """Take a key apart, or None if it ends in nothing that a LoRA file's key ends in."""
+    """Take a key apart, or None if its ending is no part of a LoRA's."""
     for pattern, part in _SUFFIXES:
         if match := pattern.search(key):
             prefix, module, destination = _place(key[: match.start()])
@@ -114,6 +117,7 @@ def _place(stem: str) -> tuple[str, str, Destination | None]:
             module = bare.removeprefix(prefix)
             destination = find_destination(module, component)
             return wrapper + prefix, module, destination
+    # no prefix: layers of different components have different names, so at most one of them knows this one
     for component in COMPONENTS:
         if destination := find_destination(bare, component):
             return wrapper, bare, destination

@@ -1,4 +1,4 @@
-"""Module names of FLUX.1's linear layers in every naming that trainers use, and where each lies in diffusers.
+"""Module names of FLUX.1's linear layers in every naming that trainers use, and the diffusers layers they stand for.
 
 A name is known with its dots, `double_blocks.0.img_attn.qkv` (Black Forest Labs), and with underscores throughout,
 `double_blocks_0_img_attn_qkv` (Kohya), but not half and half: `double_blocks.0.img_attn_qkv` is HunyuanVideo's.
@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a source module goes: a component, its parts, and how many equal row blocks the source consists of."""
+    """What a source module stands for: a component, its parts, and how many equal row blocks the source consists of."""
 
     component: Component
     parts: tuple[Part, ...]
@@ -119,6 +119,7 @@ _T5: Final = (
     "layer.1.DenseReluDense.wi_1",
     "layer.1.DenseReluDense.wo",
 )
+#: A name's list of blocks, the block's index, and the rest, which the tables hold with `#` for the index.
 _DOTTED: Final = re.compile(
     r"^((?:double_blocks|single_blocks|single_transformer_blocks|transformer_blocks"
     r"|(?:text_model\.)?encoder\.layers|encoder\.block)\.)(\d{1,4})(\..+)$"
@@ -129,22 +130,36 @@ _FLAT: Final = re.compile(
 )
 
 
+_BLOCK: Final = re.compile(
+    r"^(transformer_blocks|single_transformer_blocks|encoder\.layers|encoder\.block)\.(\d+)\.(.+)$"
+)
+
+
 def find_destination(module: str, component: Component) -> Destination | None:
-    """Where a source module named `module` (without prefix) goes; None if FLUX.1 has no such layer."""
+    """What a source module named `module` (without prefix) stands for; None if FLUX.1 has no such layer."""
     match = (_DOTTED if "." in module else _FLAT).match(module)
     template = f"{match[1]}#{match[3]}" if match else module
     found = _TABLES[component].get(template)
     if found is None or match is None:
         return found
-    index = str(int(match[2]))
+    index = str(int(match[2]))  # without leading zeros, so that one layer has one name
     parts = tuple(Part(part.module.replace("#", index), part.blocks) for part in found.parts)
     return Destination(found.component, parts, found.row_blocks)
 
 
-def block_index(module: str) -> tuple[str, int] | None:
-    """The list of blocks that a diffusers module lies in, and its place there, or None for a layer outside any."""
-    match = re.match(r"^(transformer_blocks|single_transformer_blocks|encoder\.layers|encoder\.block)\.(\d+)\.", module)
-    return (match[1], int(match[2])) if match else None
+@dataclass(frozen=True, slots=True)
+class BlockPlace:
+    """Where in a list of blocks a diffusers module lies: `transformer_blocks`, 3, `attn.to_q`."""
+
+    family: str
+    index: int
+    layer: str
+
+
+def find_block(module: str) -> BlockPlace | None:
+    """The block that a diffusers or transformers module lies in, or None for a layer outside of all blocks."""
+    match = _BLOCK.match(module)
+    return BlockPlace(match[1], int(match[2]), match[3]) if match else None
 
 
 def _transformer_table() -> dict[str, Destination]:

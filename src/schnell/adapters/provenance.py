@@ -1,4 +1,4 @@
-"""What a LoRA file's metadata tell: trigger words, base model, licence, and the alphas that PEFT keeps there."""
+"""What a LoRA file's metadata and PEFT's configuration state: trigger words, base model, licence, and scaling."""
 
 import json
 import re
@@ -25,7 +25,11 @@ _BASES: Final = (
     "base_model_name_or_path",
 )
 _LICENCES: Final = ("modelspec.license", "license", "licence")
+#: Metadata come from strangers and are shown on pages: so many characters of a text, and so many texts.
 _MAX_TEXT: Final = 200
+_MAX_TEXTS: Final = 16
+#: PEFT's `adapter_config.json` takes one or two KiB.
+MAX_CONFIG_BYTES: Final = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +42,18 @@ class Provenance:
 
 
 def read_provenance(metadata: Mapping[str, str]) -> Provenance:
-    """Collect what the metadata tell, each text cut to one line of 200 characters."""
+    """Collect what the metadata state, each text cut to one line of 200 characters."""
     licences = _texts(metadata, _LICENCES)
     return Provenance(_texts(metadata, _TRIGGERS), _texts(metadata, _BASES), licences[0] if licences else None)
 
 
 def _texts(metadata: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
     found = [text for name in names for text in _listed(metadata.get(name, ""))]
-    return tuple(dict.fromkeys(text for text in found if text))[:16]
+    return tuple(dict.fromkeys(text for text in found if text))[:_MAX_TEXTS]
 
 
 def _listed(text: str) -> list[str]:
+    # metadata are strings; some trainers put a JSON list or a JSON string into one
     try:
         value = json.loads(text) if text[:1] in {"[", '"'} else text
     except (ValueError, RecursionError):
@@ -65,7 +70,7 @@ def _one_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PeftScaling:
-    """How PEFT scales an adapter: alpha / rank, or alpha / √rank with rank-stabilised LoRA (arXiv 2312.03732).
+    """How PEFT scales an adapter: alpha / rank, or alpha / √rank with rank-stabilised LoRA (arXiv:2312.03732).
 
     `alphas` holds the exceptions to `alpha`, by module name or its last parts.
     """
@@ -75,12 +80,21 @@ class PeftScaling:
     rank_stabilised: bool = False
 
     def scale(self, module: str, rank: int) -> float:
-        """The factor of a module's delta."""
+        """The factor of the delta of the module with this name and rank; 1 where PEFT states no alpha."""
         exceptions = (value for name, value in self.alphas.items() if module == name or module.endswith(f".{name}"))
         alpha = next(exceptions, self.alpha)
         if alpha is None:
             return 1.0
         return alpha / rank**0.5 if self.rank_stabilised else alpha / rank
+
+
+def parse_peft_config(text: bytes) -> dict[str, Any]:
+    """The fields of PEFT's `adapter_config.json`.
+
+    Raises:
+        AdapterError: it is not a JSON object.
+    """
+    return _json_object(text, "adapter_config.json")
 
 
 def read_peft_scaling(metadata: Mapping[str, str], config: Mapping[str, Any] | None = None) -> dict[str, PeftScaling]:
@@ -95,7 +109,7 @@ def read_peft_scaling(metadata: Mapping[str, str], config: Mapping[str, Any] | N
     text = metadata.get("lora_adapter_metadata")
     if text is None:
         return scalings
-    fields = _json_object(text)
+    fields = _json_object(text, "the metadata's lora_adapter_metadata")
     for component in ("transformer", "text_encoder", "text_encoder_2"):
         own = {
             name.removeprefix(f"{component}."): value
@@ -107,13 +121,13 @@ def read_peft_scaling(metadata: Mapping[str, str], config: Mapping[str, Any] | N
     return scalings
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError("the metadata's lora_adapter_metadata is not valid JSON") from error
+    except (ValueError, RecursionError) as error:  # brackets nested by the thousand exhaust the parser's stack
+        raise AdapterError(f"{what} is not valid JSON") from error
     if not isinstance(value, dict):
-        raise AdapterError("the metadata's lora_adapter_metadata is not a JSON object")
+        raise AdapterError(f"{what} is not a JSON object")
     return value
 
 
@@ -130,6 +144,7 @@ def _scaling(config: Mapping[str, Any]) -> PeftScaling:
 
 
 def _plain_name(pattern: str) -> str:
+    # PEFT takes regular expressions here. One from a stranger may run for hours, so only those that spell a plain name
     name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if not re.fullmatch(r"[\w.]+", name):
         raise AdapterError(f"PEFT's alpha_pattern {pattern[:80]!r} is not a plain module name")
@@ -137,6 +152,7 @@ def _plain_name(pattern: str) -> str:
 
 
 def _number(name: str, value: object) -> float:
+    # Python counts booleans among its integers
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e6:
         raise AdapterError(f"PEFT's {name[:80]} is not a number within ±1,000,000")
     return float(value)

@@ -1,12 +1,13 @@
-"""The served model's measures: how many blocks, and how wide. Read from config files, never from weights."""
+"""The served model's dimensions: how many blocks, and how wide. Read from config files, never from weights."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from schnell.errors import ModelFolderError
+from schnell.models.folder import read_json
 
+#: Width of the sinusoidal timestep embedding: diffusers fixes it for every FLUX.
 TIME_CHANNELS: Final = 256
 
 
@@ -23,7 +24,7 @@ class LinearSize:
 
 @dataclass(frozen=True, slots=True)
 class EncoderShape:
-    """A text encoder's measures: model width, attention width, feed-forward width, number of layers."""
+    """A text encoder's dimensions: model width, attention width, feed-forward width, number of layers."""
 
     width: int
     attention_width: int
@@ -33,7 +34,7 @@ class EncoderShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A FLUX.1 model's measures, all in features or counts. The defaults are FLUX.1 [schnell]'s own."""
+    """A FLUX.1 model's dimensions, in features or counts. The defaults are FLUX.1 [schnell]'s own."""
 
     width: int = 3072
     double_blocks: int = 19
@@ -57,13 +58,15 @@ def read_model_shape(folder: Path) -> ModelShape:
         ModelFolderError: a config is missing, unreadable, or lacks a field.
     """
     try:
-        return _shape_of(*(_read_config(folder / part) for part in ("transformer", "text_encoder", "text_encoder_2")))
+        return _shape_of(
+            *(read_json(folder / part / "config.json") for part in ("transformer", "text_encoder", "text_encoder_2"))
+        )
     except KeyError as error:
         raise ModelFolderError(f"{folder}: a config.json lacks the field {error}") from error
 
 
 def _shape_of(transformer: dict[str, Any], clip: dict[str, Any], t5: dict[str, Any]) -> ModelShape:
-    latent_channels = int(transformer["in_channels"])
+    latent_channels = int(transformer["in_channels"])  # of a token: 64, not the autoencoder's 16
     return ModelShape(
         width=int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"]),
         double_blocks=int(transformer["num_layers"]),
@@ -83,14 +86,3 @@ def _shape_of(transformer: dict[str, Any], clip: dict[str, Any], t5: dict[str, A
             int(t5["d_model"]), int(t5["num_heads"]) * int(t5["d_kv"]), int(t5["d_ff"]), int(t5["num_layers"])
         ),
     )
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelFolderError(f"{path} is not a JSON object")
-    return value

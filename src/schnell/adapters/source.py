@@ -1,4 +1,4 @@
-"""A LoRA file's keys sorted into modules: which layers it targets and in which form, read from the header alone."""
+"""A LoRA file's keys sorted into modules: which layers it acts on and in which form, read from the header alone."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ from schnell.adapters.tensors import TensorEntry, TensorHeader, shorten
 from schnell.errors import AdapterError
 
 Kind = Literal["lora", "dora", "lokr", "loha", "diff", "bias"]
-MAX_SOURCE_RANK: Final = 1024
+#: Ranks above 128 are brought down to it, at a cost that grows with their square.
+_MAX_SOURCE_RANK: Final = 1024
 
-#: Parts whose first axis is the inner dimension, the one that counts first.
+#: Parts whose first axis is the rank; of several in a module, the first here decides.
 _INNER: Final[tuple[PartName, ...]] = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 _LOHA: Final[frozenset[PartName]] = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})
+#: Factors of one product: columns of the first must match rows of the second.
 _PAIRS: Final[tuple[tuple[PartName, PartName], ...]] = (
     ("up", "down"),
     ("hada_w1_a", "hada_w1_b"),
@@ -23,6 +25,7 @@ _PAIRS: Final[tuple[tuple[PartName, PartName], ...]] = (
     ("lokr_w1_a", "lokr_w1_b"),
     ("lokr_w2_a", "lokr_w2_b"),
 )
+#: The sets of parts that make up a module, and its form. `alpha` and `lokr_rows` may come with any.
 _ALTERNATIVES: Final[tuple[tuple[frozenset[PartName], Kind], ...]] = (
     (frozenset({"down", "up"}), "lora"),
     (frozenset({"down", "up", "magnitude"}), "dora"),
@@ -38,7 +41,7 @@ _ALTERNATIVES: Final[tuple[tuple[frozenset[PartName], Kind], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class SourceModule:
-    """One layer that the file targets: its tensors by part, and where it goes."""
+    """One layer that the file acts on: its tensors by part, and the diffusers layers that it stands for."""
 
     prefix: str
     name: str
@@ -56,7 +59,10 @@ class SourceModule:
 
     @property
     def size(self) -> LinearSize:
-        """The source layer's output and input features, as its factors' shapes say."""
+        """The source layer's output and input features, as its factors' shapes say.
+
+        -1 outputs: a LoKr part of which `lokr_rows` takes some rows; how many, the header does not tell.
+        """
         shapes = {part: entry.shape for part, entry in self.tensors.items()}
         match self.kind:
             case "lora" | "dora":
@@ -76,7 +82,7 @@ class SourceModule:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A LoRA file's modules; keys that FLUX.1 has no place for; and modules of the guidance embedder, left out."""
+    """A LoRA file's modules; keys that name no layer of FLUX.1; and modules of the guidance embedder, left out."""
 
     header: TensorHeader
     modules: tuple[SourceModule, ...]
@@ -85,7 +91,7 @@ class SourceFile:
 
 
 def sort_keys(header: TensorHeader) -> SourceFile:
-    """Sort a file's keys into modules. Keys without a place are listed, not refused.
+    """Sort a file's keys into modules. Keys that name no layer are listed, not refused.
 
     Raises:
         AdapterError: a module lacks a tensor, has one twice, or its tensors' shapes contradict each other.
@@ -116,6 +122,7 @@ def _modules(header: TensorHeader, keys: Iterable[SourceKey]) -> Iterable[Source
         tensors[key.part] = header.entries[key.key]
     if first is None or first.destination is None:
         return
+    # a bias difference may come beside any form; all zeros, as some trainers write it, it changes nothing
     bias = tensors.pop("diff_b", None)
     sets = [tensors] if tensors else []
     if bias is not None:
@@ -154,8 +161,8 @@ def _check_shapes(module: SourceModule) -> SourceModule:
 
 def _check_rank(where: str, module: SourceModule) -> None:
     rank = module.rank
-    if rank is not None and rank > MAX_SOURCE_RANK:
-        raise AdapterError(f"{where} has rank {rank}; at most {MAX_SOURCE_RANK} is read")
+    if rank is not None and rank > _MAX_SOURCE_RANK:
+        raise AdapterError(f"{where} has rank {rank}; at most {_MAX_SOURCE_RANK} is read")
     alpha = module.tensors.get("alpha")
     if alpha and alpha.shape not in {(), (1,)}:
         raise AdapterError(f"{where}: alpha has shape {list(alpha.shape)}, not one number")
@@ -167,6 +174,7 @@ def _check_rank(where: str, module: SourceModule) -> None:
 
 
 def _flat_convolution(where: str, entry: TensorEntry) -> TensorEntry:
+    # some trainers write linear layers as 1x1 convolutions, [out, in, 1, 1]
     if len(entry.shape) < 4:
         return entry
     if entry.shape[2:] != (1, 1):

@@ -1,8 +1,9 @@
-"""The safetensors container, read strictly and with bounded memory.
+"""The safetensors container: read strictly, written tensor by tensor, both with bounded memory.
 
 The format: eight bytes (header length, little endian), a JSON header, then the tensors' bytes without gaps
-(https://github.com/huggingface/safetensors#format). We read it ourselves because a refusal must name what is wrong,
-and because the header's size, depth and number of entries are bounded before anything is parsed.
+(https://github.com/huggingface/safetensors#format). It is read here and not by its own library because a refusal must
+name what is wrong, because the header's size is bounded before anything is parsed, and because that library has no
+writer that takes one tensor at a time.
 """
 
 import json
@@ -22,11 +23,21 @@ import numpy.typing as npt
 
 from schnell.errors import AdapterError
 
-MAX_HEADER_BYTES: Final = 8 * 2**20
-MAX_TENSORS: Final = 20_000
-MAX_NAME_LENGTH: Final = 256
-MAX_DIMENSIONS: Final = 4
 Array = npt.NDArray[Any]
+
+#: A file is anybody's, so a header is bounded before it is believed. The fullest LoRAs of FLUX.1, its 742 linear layers
+#: in six tensors each, stay under a quarter of the first two bounds.
+_MAX_HEADER_BYTES: Final = 8 * 2**20
+_MAX_TENSORS: Final = 20_000
+_MAX_NAME_LENGTH: Final = 256
+#: 1x1 convolutions have four.
+_MAX_DIMENSIONS: Final = 4
+#: Of a size or an offset: far beyond any disk, and small enough for products of them to stay cheap.
+_MAX_COUNT: Final = 2**48
+#: Readers map the file and view the data in place, so it begins at a multiple of the widest type.
+_ALIGNMENT: Final = 8
+
+#: numpy's types by safetensors' names.
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -38,19 +49,22 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "I32": np.dtype("<i4"),
 }
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-#: The names of safetensors' types by numpy type, for writing.
-DTYPE_NAMES: Final[dict[np.dtype[Any], str]] = {dtype: name for name, dtype in DTYPES.items()}
+_DTYPE_NAMES: Final[dict[np.dtype[Any], str]] = {dtype: name for name, dtype in DTYPES.items()}
+
+_PICKLE: Final = "a pickle, which can run code when it is opened: only .safetensors is read"
+_WEB_PAGE: Final = "a web page, not a LoRA: the address may need a login or a token"
+#: What people give instead of a safetensors file, by its first bytes.
 _FOREIGN: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PK\x03\x04", "a zip archive, as PyTorch's .pt and .ckpt files are: only .safetensors is read, never pickle"),
-    (b"\x80\x02", "a pickle, which can run code when it is opened: only .safetensors is read"),
-    (b"\x80\x03", "a pickle, which can run code when it is opened: only .safetensors is read"),
-    (b"\x80\x04", "a pickle, which can run code when it is opened: only .safetensors is read"),
-    (b"\x80\x05", "a pickle, which can run code when it is opened: only .safetensors is read"),
+    (b"\x80\x02", _PICKLE),
+    (b"\x80\x03", _PICKLE),
+    (b"\x80\x04", _PICKLE),
+    (b"\x80\x05", _PICKLE),
     (b"GGUF", "a GGUF file: only .safetensors is read"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
-    (b"<!DOCTYPE", "a web page, not a LoRA: the address may need a login or a token"),
-    (b"<!doctype", "a web page, not a LoRA: the address may need a login or a token"),
-    (b"<html", "a web page, not a LoRA: the address may need a login or a token"),
+    (b"<!DOCTYPE", _WEB_PAGE),
+    (b"<!doctype", _WEB_PAGE),
+    (b"<html", _WEB_PAGE),
     (b"Rar!", "a RAR archive: only .safetensors, or a .tar with one inside, is read"),
     (b"7z\xbc\xaf", "a 7z archive: only .safetensors, or a .tar with one inside, is read"),
 )
@@ -58,7 +72,7 @@ _FOREIGN: Final[tuple[tuple[bytes, str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of a file: its type by safetensors' name, its shape, and its bytes' place from the file's start."""
+    """One tensor of a file: its type by safetensors' name, its shape, and its bytes' range from the file's start."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -90,7 +104,7 @@ def read_header(path: Path) -> TensorHeader:
 
 def _header_text(file: BinaryIO, size: int) -> bytes:
     opening = file.read(64)
-    # safetensors begins with its header's length, whose bytes may look like any magic; its header begins with a brace
+    # a safetensors file begins with its header's length, which may look like any of these; a brace follows in that case
     for magic, meaning in _FOREIGN if opening[8:9] != b"{" else ():
         if opening.startswith(magic):
             raise AdapterError(f"this is {meaning}")
@@ -99,8 +113,8 @@ def _header_text(file: BinaryIO, size: int) -> bytes:
     length = int.from_bytes(opening[:8], "little")
     if opening[8:9] != b"{":
         raise AdapterError("this is not a safetensors file: its header is not a JSON object")
-    if length > MAX_HEADER_BYTES:
-        raise AdapterError(f"the header claims {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
+    if length > _MAX_HEADER_BYTES:
+        raise AdapterError(f"the header claims {length:,} bytes; at most {_MAX_HEADER_BYTES:,} are read")
     if 8 + length > size:
         raise AdapterError(f"the file is truncated: its header alone needs {8 + length:,} bytes, it has {size:,}")
     file.seek(8)
@@ -115,8 +129,8 @@ def parse_header(text: bytes, file_size: int) -> TensorHeader:
     """
     header = _parse_json(text)
     metadata = _parse_metadata(header.pop("__metadata__", {}))
-    if len(header) > MAX_TENSORS:
-        raise AdapterError(f"the file holds {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
+    if len(header) > _MAX_TENSORS:
+        raise AdapterError(f"the file holds {len(header):,} tensors; at most {_MAX_TENSORS:,} are read")
     data_start = 8 + len(text)
     entries = {name: _parse_entry(name, value, data_start) for name, value in header.items()}
     _check_layout(entries, data_start, file_size)
@@ -126,7 +140,7 @@ def parse_header(text: bytes, file_size: int) -> TensorHeader:
 def _parse_json(text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # brackets nested by the thousand exhaust the parser's stack
         raise AdapterError("the header is not valid JSON") from error
     if not isinstance(header, dict):
         raise AdapterError("the header is not a JSON object")
@@ -134,6 +148,7 @@ def _parse_json(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # JSON keeps the last of two entries with one name in silence; another reader may take the first
     values = dict(pairs)
     if len(values) != len(pairs):
         raise AdapterError("the header names a tensor twice")
@@ -148,8 +163,8 @@ def _parse_metadata(value: object) -> dict[str, str]:
 
 def _parse_entry(name: str, value: object, data_start: int) -> TensorEntry:
     shown = shorten(name)
-    if len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise AdapterError(f"tensor {shown}: the name is longer than {MAX_NAME_LENGTH} or holds control characters")
+    if len(name) > _MAX_NAME_LENGTH or not name.isprintable():
+        raise AdapterError(f"tensor {shown}: the name is longer than {_MAX_NAME_LENGTH} or holds control characters")
     if not isinstance(value, dict):
         raise AdapterError(f"tensor {shown}: its header entry is not an object")
     dtype: Any = value.get("dtype")
@@ -159,8 +174,8 @@ def _parse_entry(name: str, value: object, data_start: int) -> TensorEntry:
         raise AdapterError(
             f"tensor {shown}: type {shorten(str(dtype))} is not one that LoRA files use ({', '.join(DTYPES)})"
         )
-    if not _is_counts(shape, at_most=MAX_DIMENSIONS):
-        raise AdapterError(f"tensor {shown}: its shape is not a list of at most {MAX_DIMENSIONS} sizes")
+    if not _is_counts(shape, at_most=_MAX_DIMENSIONS):
+        raise AdapterError(f"tensor {shown}: its shape is not a list of at most {_MAX_DIMENSIONS} sizes")
     if not _is_counts(offsets, at_most=2) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise AdapterError(f"tensor {shown}: its data_offsets are not a start and an end")
     entry = TensorEntry(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
@@ -177,11 +192,12 @@ def _is_counts(value: Any, *, at_most: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) <= at_most
-        and all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**48 for item in value)
+        and all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < _MAX_COUNT for item in value)
     )
 
 
 def _check_layout(entries: Mapping[str, TensorEntry], data_start: int, file_size: int) -> None:
+    """Check that every byte after the header belongs to exactly one tensor, as the format demands."""
     position = data_start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start < position:
@@ -195,34 +211,31 @@ def _check_layout(entries: Mapping[str, TensorEntry], data_start: int, file_size
         raise AdapterError(f"{file_size - position:,} bytes at the file's end belong to no tensor")
 
 
-def shorten(text: str, limit: int = 80) -> str:
-    """The text in one printable line of at most `limit` characters, for messages."""
-    line = "".join(character if character.isprintable() else "?" for character in text[: limit + 1])
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
 def read_tensor(file: BufferedReader, entry: TensorEntry) -> Array:
-    """Read one tensor's values, in its own type. Raises AdapterError where the file ends early."""
+    """Read one tensor's values, in its own type.
+
+    Raises:
+        AdapterError: the file ends early.
+    """
     values = np.empty(entry.shape, DTYPES[entry.dtype])
+    # as bytes: numpy offers no buffer of the types that ml_dtypes adds
     file.seek(entry.start)
     if file.readinto(values.reshape(-1).view(np.uint8).data) != entry.stop - entry.start:
         raise AdapterError("the file is truncated, or changed while it was read")
     return values
 
 
-_ALIGNMENT: Final = 8
-
-
 class TensorWriter:
     """Writes tensors one by one to a temporary file beside `path`, which takes its place only when all are there.
 
-    Room for the header is kept free at the front (`header_room` bytes) and filled at the end; the format allows a
-    header to be padded with spaces. Leaving the `with` block without `finish` leaves nothing on disk.
+    The header lists every tensor, and so is known last: room for it (`header_room` bytes) is kept free at the front and
+    filled at the end, which works because the format lets a header be padded with spaces. Leaving the `with` block
+    without `finish` leaves nothing on disk.
     """
 
     def __init__(self, path: Path, header_room: int) -> None:
         self._path = path
-        self._room = min(-(-header_room // _ALIGNMENT) * _ALIGNMENT, MAX_HEADER_BYTES)
+        self._room = min(-(-header_room // _ALIGNMENT) * _ALIGNMENT, _MAX_HEADER_BYTES)
         self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         self._entries: dict[str, dict[str, object]] = {}
         self._position = 0
@@ -237,17 +250,12 @@ class TensorWriter:
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The tensors written so far."""
-        return frozenset(self._entries)
-
     def add(self, name: str, values: Array) -> None:
-        """Append one tensor."""
+        """Append one tensor, of any type in `DTYPES`."""
         data = np.ascontiguousarray(values)
         end = self._position + data.nbytes
         self._entries[name] = {
-            "dtype": DTYPE_NAMES[data.dtype],
+            "dtype": _DTYPE_NAMES[data.dtype],
             "shape": list(data.shape),
             "data_offsets": [self._position, end],
         }
@@ -255,13 +263,24 @@ class TensorWriter:
         self._position = end
 
     def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the header and put the file in its place."""
+        """Write the header and put the file in its place.
+
+        Raises:
+            ValueError: the header is longer than the room that was kept for it.
+        """
         header = json.dumps({"__metadata__": dict(metadata)} | self._entries, separators=(",", ":")).encode()
         if len(header) > self._room:
             raise ValueError(f"the header needs {len(header)} bytes, {self._room} were kept")
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
+        # on disk before it gets its name: a crash must not leave a file that looks whole and is not
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         self._temporary.replace(self._path)
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """The text in one printable line of at most `limit` characters, for messages."""
+    line = "".join(character if character.isprintable() else "?" for character in text[: limit + 1])
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

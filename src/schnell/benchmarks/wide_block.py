@@ -7,7 +7,7 @@ import torch
 from schnell.benchmarks.result import BenchmarkResult, median_pair
 from schnell.engine.cpu_forward import FluxForward
 from schnell.engine.denoise import position_ids
-from schnell.engine.loading import network_class
+from schnell.engine.network_classes import network_class
 from schnell.engine.slot_linear import SlotLinear, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.spec import Size

@@ -12,8 +12,10 @@ from schnell.engine.slot_linear import KroneckerFactors, SlotLinear
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
 
-LoadedAdapter = Mapping[str, "LoadedForm"]
+#: Down [rank, in] and up [out, rank] of a low-rank product with DoRA's gain [out] or None; or a Kronecker product.
 LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
+#: What an adapter does to each layer, by the layer's canonical name.
+LoadedAdapter = Mapping[str, LoadedForm]
 
 
 class AdapterSlots:
@@ -24,8 +26,9 @@ class AdapterSlots:
 
     def __init__(self, layers: Mapping[str, SlotLinear], max_bytes: int) -> None:
         self._layers = layers
-        self._memory = AdapterMemory(layers, max_bytes)
+        self.memory = AdapterMemory(layers, max_bytes)
         self._in_slot: dict[int, str] = {}
+        # an adapter acts on some layers only; a slot is emptied in those alone
         self._written: dict[int, tuple[str, ...]] = {}
 
     def load(self, slot: int, adapter: AdapterUse) -> None:
@@ -37,7 +40,7 @@ class AdapterSlots:
         if self._in_slot.get(slot) == adapter.sha256:
             return
         self._empty(slot)
-        loaded = self._memory.load(adapter)
+        loaded = self.memory.load(adapter)
         try:
             self._write(slot, loaded)
         except Exception:
@@ -49,11 +52,6 @@ class AdapterSlots:
     def acts_on_text(self, slot: int) -> bool:
         """Whether the adapter in this slot has side paths in the text encoders."""
         return any(name.startswith("text_encoder") for name in self._written.get(slot, ()))
-
-    @property
-    def memory_bytes(self) -> int:
-        """What the adapters kept in memory take, beside the slots."""
-        return self._memory.nbytes
 
     def _write(self, slot: int, loaded: LoadedAdapter) -> None:
         self._written[slot] = tuple(loaded)
@@ -71,7 +69,10 @@ class AdapterSlots:
 
 
 class AdapterMemory:
-    """Adapter files as tensors on the layers' device, least recently used out first, within `max_bytes`."""
+    """Adapter files as tensors in the layers' dtype and on their device, least recently used out first.
+
+    `nbytes` is what they take, by the files' own count; at most `max_bytes`, or one adapter if it is larger than that.
+    """
 
     def __init__(self, layers: Mapping[str, SlotLinear], max_bytes: int) -> None:
         self._layers = layers
@@ -80,7 +81,11 @@ class AdapterMemory:
         self.nbytes = 0
 
     def load(self, adapter: AdapterUse) -> LoadedAdapter:
-        """The adapter's factors, from memory if they are there."""
+        """The adapter's factors, read from its file unless they are in memory.
+
+        Raises:
+            AdapterError: the file is damaged, or has a layer that the model lacks or has in another size.
+        """
         if adapter.sha256 in self._loaded:
             self._loaded.move_to_end(adapter.sha256)
             return self._loaded[adapter.sha256][0]
@@ -88,7 +93,7 @@ class AdapterMemory:
         loaded = self._convert(canonical, adapter.name)
         self._loaded[adapter.sha256] = (loaded, canonical.nbytes)
         self.nbytes += canonical.nbytes
-        while self.nbytes > self._max_bytes and len(self._loaded) > 1:
+        while self.nbytes > self._max_bytes and len(self._loaded) > 1:  # not the one that was asked for
             _, (_, size) = self._loaded.popitem(last=False)
             self.nbytes -= size
         return loaded
@@ -119,12 +124,18 @@ def _kronecker(form: Lokr, weight: Tensor) -> KroneckerFactors:
     else:
         assert form.w2_a is not None  # noqa: S101 - for the type checker: a right factor is whole or in two parts
         assert form.w2_b is not None  # noqa: S101
+        # multiplied out once, in float32, rather than as two more products at every step
         right = (_tensor(form.w2_a, weight).float() @ _tensor(form.w2_b, weight).float()).to(weight.dtype)
     return KroneckerFactors(_tensor(form.w1, weight), right, form.start, form.start + form.out_features)
 
 
 def _dora(form: Dora, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """DoRA at scale 1 is g*(W + BA), g = m / |W + BA|; as a delta: (g - 1)*W + (g*B)A (arXiv:2402.09353)."""
+    """A [rank, in], g*B [out, rank] and g - 1 [out] of a DoRA over `weight` W [out, in].
+
+    DoRA at scale 1 is g*(W + BA) with g = m / |W + BA|, norms taken over inputs; as a delta to W it is (g - 1)*W +
+    (g*B)A (Liu et al., arXiv:2402.09353). In float32: g is close to 1, where bfloat16's numbers are 1/256 to 1/128
+    apart.
+    """
     exact = torch.zeros((), dtype=torch.float32, device=weight.device)
     a, b, magnitude = (_tensor(part, exact) for part in (form.a, form.b, form.magnitude))
     norms = torch.linalg.vector_norm(weight.float() + b @ a, dim=1)
@@ -133,7 +144,7 @@ def _dora(form: Dora, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], like: Tensor) -> Tensor:
-    exact = np.array(
-        array, dtype=np.float32
-    )  # a copy: the file's mapping may go away; numpy has no bfloat16 of torch's
+    # by way of float32, since torch does not know the bfloat16 that ml_dtypes adds to numpy; and a copy, since the
+    # array is a read-only view of the mapped file
+    exact = np.array(array, dtype=np.float32)
     return torch.from_numpy(exact).to(device=like.device, dtype=like.dtype)

@@ -1,4 +1,9 @@
-"""Rectified flow: from noise to latents, one Euler step at a time, every image at its own timestep.
+"""Rectified flow: from noise to latents, one Euler step at a time, every picture of a batch at its own timestep.
+
+FLUX's packing of latents into tokens, the tokens' positions and the call for the velocity are here alone, for inference
+and training alike. A noise level (sigma) of 1 is noise and of 0 is the picture;
+the path between them is the straight line x = (1 - sigma) * picture + sigma * noise, and the velocity that the network
+predicts is its direction, noise - picture.
 
 Sources: Liu et al., "Flow Straight and Fast" (arXiv:2209.03003); Esser et al., "Scaling Rectified Flow Transformers"
 (arXiv:2403.03206); the FLUX.1 [schnell] model card for its schedule (no shift, no guidance, 1-4 steps).
@@ -6,24 +11,27 @@ Sources: Liu et al., "Flow Straight and Fast" (arXiv:2209.03003); Esser et al., 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptEmbedding
+from schnell.models.folder import PACKING
 from schnell.spec import Size
 
-LATENT_CHANNELS = 16
-PACKING = 2
+#: Channels of the autoencoder's latents.
+LATENT_CHANNELS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One picture on its way: float32 latents (tokens, channels), the noise levels it passes, and where it stands.
+    """One picture on its way through the denoising steps, as it is between two of them.
 
-    `sigmas` has one entry more than there are steps, from 1 (noise) down to 0 (picture). `grid` is in tokens; `slots`
-    are the LoRAs that act on it; `estimate` is where the last step saw the finished latents.
+    `latents` are float32 (tokens, 64) at noise level `sigmas[step]`. `sigmas` has one entry more than there are steps,
+    from 1 down to 0. `grid` is the width and height in tokens; `slots` are the LoRAs that act on it; `estimate`, of the
+    latents' shape, is the finished picture as the last step predicted it (None before the first).
     """
 
     latents: Tensor
@@ -48,20 +56,22 @@ class Drawing:
 def begin_drawing(
     prompt: PromptEmbedding, seed: int, steps: int, grid: Size, slots: tuple[SlotUse, ...] = ()
 ) -> Drawing:
-    """A picture before its first step."""
+    """A picture before its first step, on the device of `prompt`."""
     noise = initial_noise(seed, grid).to(prompt.states.device)
     return Drawing(latents=noise, sigmas=noise_levels(steps), step=0, grid=grid, prompt=prompt, slots=slots)
 
 
 def initial_noise(seed: int, grid: Size) -> Tensor:
-    """Noise for one picture, packed as (tokens, 64), from a CPU generator: the same on every device."""
+    """Float32 noise for one picture, packed as (tokens, 64), on the CPU. It depends on seed and grid alone."""
+    # torch's generators differ from device to device: drawn on the CPU, a seed means the same picture everywhere
     generator = torch.Generator("cpu").manual_seed(seed)
     shape = (LATENT_CHANNELS, PACKING * grid.height, PACKING * grid.width)
     return pack_latents(torch.randn(shape, generator=generator, dtype=torch.float32))
 
 
 def noise_levels(steps: int) -> tuple[float, ...]:
-    """Sigmas 1, (n-1)/n, ... 1/n, and the final 0, as float32 holds them."""
+    """The noise levels of `steps` steps: 1, (n-1)/n, … 1/n, and the final 0; without a shift, as [schnell] wants."""
+    # in float64, rounded to float32, as diffusers' FluxPipeline makes them
     levels = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).float().tolist()
     return (*levels, 0.0)
 
@@ -83,7 +93,7 @@ def unpack_latents(tokens: Tensor, grid: Size) -> Tensor:
 
 
 def position_ids(grid: Size, device: torch.device) -> Tensor:
-    """(tokens, 3): FLUX's rotary coordinates (0, row, column) of every latent token."""
+    """(tokens, 3), float32: FLUX's rotary coordinates (0, row, column) of every latent token, row by row."""
     rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
     zeros = torch.zeros(grid.height * grid.width)
     return torch.stack([zeros, rows.flatten().float(), columns.flatten().float()], dim=-1).to(device)
@@ -91,13 +101,19 @@ def position_ids(grid: Size, device: torch.device) -> Tensor:
 
 @torch.inference_mode()
 def denoise_step(transformer: Callable[..., tuple[Tensor, ...]], drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Take every picture one step further. They may differ in everything but the token grid."""
+    """Take every picture one step further. They may differ in everything but the token grid.
+
+    `transformer` is called with diffusers' arguments and returns a tuple, the velocity first.
+    """
     velocities = predict_velocity(transformer, drawings)
     return [_euler_step(drawing, velocity) for drawing, velocity in zip(drawings, velocities, strict=True)]
 
 
 def predict_velocity(transformer: Callable[..., tuple[Tensor, ...]], drawings: Sequence[Drawing]) -> Tensor:
-    """(batch, tokens, channels) in float32: the direction from picture to noise at each drawing's own timestep."""
+    """The velocity, from picture to noise, at each drawing's own timestep: (batch, tokens, 64) in float32.
+
+    The network runs in the dtype of the prompts' embeddings.
+    """
     grid = drawings[0].grid
     states = torch.stack([drawing.prompt.states for drawing in drawings])
     device, dtype = states.device, states.dtype
@@ -108,9 +124,11 @@ def predict_velocity(transformer: Callable[..., tuple[Tensor, ...]], drawings: S
         pooled_projections=torch.stack([drawing.prompt.pooled for drawing in drawings]),
         timestep=timestep.to(dtype),
         img_ids=position_ids(grid, device),
+        # FLUX gives every text token the same position
         txt_ids=torch.zeros(states.shape[1], 3, device=device),
         return_dict=False,
     )[0]
+    # latents stay float32 from step to step, so that a network in bfloat16 rounds its own work alone
     return velocity.float()
 
 

@@ -1,3 +1,5 @@
+"""Where networks run, and in which number format."""
+
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +12,7 @@ _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The number format of weights and activations. Latents are float32 between steps whatever it is."""
+    """The number format of weights and activations, `float32` or `bfloat16`. Latents between steps are float32."""
 
     name: str
 
@@ -25,18 +27,20 @@ BFLOAT16: Final = Precision("bfloat16")
 
 
 def choose_precision(device: torch.device, *, go_fast: bool) -> Precision:
-    """The precision a request runs in.
+    """The precision that a request runs in.
 
     On a CPU: bfloat16 for `go_fast` where the processor multiplies bfloat16 natively (AMX, AVX512-BF16), float32
-    otherwise. On a GPU: bfloat16.
+    otherwise. On a GPU: bfloat16, the format that FLUX.1's weights are published in.
     """
+    # without native products bfloat16 would be slower than float32: a request for speed then runs in float32
     if device.type == "cpu":
         return BFLOAT16 if go_fast and has_native_bfloat16() else FLOAT32
     return BFLOAT16
 
 
 def has_native_bfloat16() -> bool:
-    """Whether this processor has bfloat16 matrix products in hardware; emulated ones are slower than float32."""
+    """Whether this processor has bfloat16 matrix products in hardware."""
+    # torch has no public question for either
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 

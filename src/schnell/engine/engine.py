@@ -1,4 +1,7 @@
-"""One model on one device: each stage of a picture as one call, and `generate`, which strings them together."""
+"""One model on one device: each stage of a picture as one call, and `generate`, which runs them all for one job.
+
+The serving worker calls the same stages, with the rows of several jobs in a batch.
+"""
 
 import threading
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ from schnell.engine.device import Precision, choose_precision
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
 from schnell.engine.loading import Networks, load_networks
 from schnell.engine.pictures import decode_latents, fit_to_size
-from schnell.engine.receipt import ENGINE_VERSION, AdapterReceipt, Receipt
+from schnell.engine.receipt import AdapterReceipt, Receipt, engine_version
 from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
@@ -27,14 +30,17 @@ from schnell.errors import GenerationFailedError
 from schnell.models.folder import ModelFolder, weights_sha256
 from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
 
+#: How many different LoRAs can be loaded into a model's layers at once.
 DEFAULT_ADAPTER_SLOTS: Final = 16
-_PROMPT_CACHE_BYTES: Final = 256 << 20
+#: How many bytes of LoRAs are kept in memory beside the slots, so that one that comes back is not read from disk again.
 DEFAULT_ADAPTER_BYTES: Final = 2 << 30
+#: At FLUX.1's own size a prompt of 256 tokens takes 2 MiB in bfloat16: room for 128 prompts.
+_PROMPT_CACHE_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """A prompt, and the LoRAs in whose presence it is read."""
+    """A prompt to encode, and the LoRAs to encode it with: `slots` holds the slot of each of `adapters`."""
 
     prompt: str
     adapters: tuple[AdapterUse, ...] = ()
@@ -42,12 +48,16 @@ class PromptRequest:
 
 
 class LoadedModel:
-    """A model's networks in one precision, with LoRA slots in all their linear layers."""
+    """A model's networks in one precision, with LoRA slots in the linear layers of all but the autoencoder.
+
+    `slot_count` includes slot 0, no LoRA. `transformer` predicts the velocity; it is called as diffusers' forward is.
+    """
 
     def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int, adapter_bytes: int) -> None:
         device = next(networks.transformer.parameters()).device
         if device.type == "cpu":
-            # oneDNN's convolutions take channels-last tensors as they are: a quarter off the decoder's time
+            # torch hands convolutions on a CPU to oneDNN, which takes channels-last tensors as they are: a quarter off
+            # the decoder's time
             networks.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types leave it out
         self.networks = networks
         self.routing = SlotRouting(device)
@@ -58,11 +68,12 @@ class LoadedModel:
             for path, layer in install_slots(network, self.routing, slot_count).items()
         }
         self.slots = AdapterSlots(layers, adapter_bytes)
-        self.velocity: Any = FluxForward(networks.transformer) if device.type == "cpu" else networks.transformer
+        # made after the slots: it stacks the weights of the layers that it finds, slots included
+        self.transformer: Any = FluxForward(networks.transformer) if device.type == "cpu" else networks.transformer
         self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
 
     def text_adapters(self, request: PromptRequest) -> tuple[tuple[str, float], ...]:
-        """Hash and scale of the request's LoRAs that change how its prompt is read."""
+        """Hash and scale of those of the request's LoRAs that act on a text encoder: they decide its embedding too."""
         in_slots = zip(request.adapters, request.slots, strict=True)
         return tuple((used.sha256, used.scale) for used, at in in_slots if self.slots.acts_on_text(at.slot))
 
@@ -73,7 +84,10 @@ class LoadedModel:
 
 
 class Engine:
-    """Owns the weights of one model. Networks of a precision are loaded when it is first asked for."""
+    """One model's weights, LoRA slots and prompt cache. The networks of a precision are loaded when first asked for.
+
+    One thread at a time may encode, step and decode; `finish` may run in another beside it.
+    """
 
     def __init__(
         self,
@@ -89,30 +103,30 @@ class Engine:
         self.adapter_slots = adapter_slots
         self._adapter_bytes = adapter_bytes
         self._loaded: dict[Precision, LoadedModel] = {}
+        # two threads that ask for a precision at once must not both load it: the second waits for the first
         self._load_lock = threading.Lock()
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
     @cached_property
     def model_sha256(self) -> str:
-        """The hash of the transformer's weights."""
+        """The SHA-256 of the transformer's weights, in hexadecimal."""
         return weights_sha256(self.folder.path)
 
-    @property
-    def adapter_memory_bytes(self) -> int:
-        """What loaded LoRAs take beside the slots, in all precisions."""
-        return sum(model.slots.memory_bytes for model in self._loaded.values())
-
     def precision_for(self, *, go_fast: bool) -> Precision:
-        """The precision in which a request with this switch runs."""
+        """The precision that a request with this value of `go_fast` runs in."""
         return choose_precision(self.device, go_fast=go_fast)
 
     def load(self, precision: Precision) -> None:
-        """Make the networks of a precision ready, so that the first picture does not wait for them."""
-        self._part(precision)
+        """Load the networks of a precision, so that the first picture does not wait for them.
+
+        Raises:
+            ModelFolderError: a weight file is missing or does not fit its configuration.
+        """
+        self._loaded_model(precision)
 
     def network(self, name: str, precision: Precision) -> nn.Module:
         """One of the model's networks: `transformer`, `vae`, `clip` or `t5`."""
-        network: nn.Module = getattr(self._part(precision).networks, name)
+        network: nn.Module = getattr(self._loaded_model(precision).networks, name)
         return network
 
     def place_adapters(
@@ -125,17 +139,21 @@ class Engine:
         Raises:
             AdapterError: a file is damaged or does not fit the model; its slot is empty then.
         """
-        part = self._part(precision)
+        model = self._loaded_model(precision)
         for adapter, slot in zip(adapters, slots, strict=True):
-            part.slots.load(slot, adapter)
+            model.slots.load(slot, adapter)
         return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
 
     def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
-        """Embeddings of these prompts; those not in the cache go through both text encoders in one batch."""
-        part = self._part(precision)
-        keys = [(request.prompt, precision, part.text_adapters(request)) for request in requests]
+        """Embeddings of these prompts, in their order; those not in the cache are encoded in one batch.
+
+        A request's slots must be held.
+        """
+        model = self._loaded_model(precision)
+        keys = [(request.prompt, precision, model.text_adapters(request)) for request in requests]
         new = {key: request for key, request in zip(keys, requests, strict=True) if self._prompts.get(key) is None}
-        fresh = dict(zip(new, part.encode(list(new.values())), strict=True)) if new else {}
+        fresh = dict(zip(new, model.encode(list(new.values())), strict=True)) if new else {}
+        # looked up before the new ones are put in, as those may push out others of this very batch
         found = [fresh.get(key) or self._prompts.get(key) for key in keys]
         for key, embedding in fresh.items():
             self._prompts.put(key, embedding)
@@ -146,32 +164,36 @@ class Engine:
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
     def begin(self, job: Job, prompt: PromptEmbedding, slots: tuple[SlotUse, ...] = ()) -> list[Drawing]:
-        """The drawings of a job before their first step, one an output."""
+        """The drawings of a job before their first step, one an output; output i has the job's seed plus i."""
         grid = self.folder.token_grid(job.spec.size)
         seeds = [output_seed(job.seed, index) for index in range(job.spec.num_outputs)]
         return [begin_drawing(prompt, seed, job.spec.steps, grid, slots) for seed in seeds]
 
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
         """Take drawings of one token grid a step further, whatever their prompts, seeds, timesteps and LoRAs."""
-        part = self._part(precision)
-        with part.routing.using([drawing.slots for drawing in drawings]):
-            return denoise_step(part.velocity, drawings)
+        model = self._loaded_model(precision)
+        with model.routing.using([drawing.slots for drawing in drawings]):
+            return denoise_step(model.transformer, drawings)
 
     def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
-        """Pictures, at drawn size, of finished drawings of one token grid.
+        """Pictures of finished drawings of one token grid, at the size they were drawn at.
 
         Raises:
-            GenerationFailedError: latents are not numbers.
+            GenerationFailedError: latents hold NaN or infinity.
         """
         for drawing in drawings:
+            # NaN would decode to a black picture, which looks like a result
             if not torch.isfinite(drawing.latents).all():
                 raise GenerationFailedError(
                     "the model's output is not a number; try without go_fast or another LoRA scale"
                 )
-        return decode_latents(self._part(precision).networks.vae, drawings)
+        return decode_latents(self._loaded_model(precision).networks.vae, drawings)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:
-        """Resample one drawn picture to its exact size, check it, and write the file. None: it was flagged."""
+        """Resample one drawn picture to its exact size, check it, and encode its file. None: it was flagged as unsafe.
+
+        `index` is the output's place in the job; `watch` is given the seconds of each of the three.
+        """
         with watch.timing("resample"):
             picture = fit_to_size(drawn, job.spec.size, self.folder.draw_scale)
         with watch.timing("safety"):
@@ -195,7 +217,7 @@ class Engine:
     def _receipt(self, job: Job, index: int) -> Receipt:
         spec = job.spec
         return Receipt(
-            engine=ENGINE_VERSION,
+            engine=engine_version(),
             model=self.folder.name,
             model_sha256=self.model_sha256,
             precision=self.precision_for(go_fast=spec.go_fast).name,
@@ -210,7 +232,7 @@ class Engine:
             loras=tuple(AdapterReceipt(used.name, used.sha256, used.scale) for used in job.adapters),
         )
 
-    def _part(self, precision: Precision) -> "LoadedModel":
+    def _loaded_model(self, precision: Precision) -> LoadedModel:
         with self._load_lock:
             if precision not in self._loaded:
                 networks = load_networks(self.folder.path, precision, self.device)
@@ -220,7 +242,13 @@ class Engine:
 
 
 def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutcome:
-    """One job alone, from prompt to files: the whole path of a request on one screen."""
+    """One job alone, from prompt to files.
+
+    Raises:
+        ModelFolderError: a weight file is missing or does not fit its configuration.
+        AdapterError: a LoRA file is damaged or does not fit the model.
+        GenerationFailedError: the model's output is not a number.
+    """
     watch = Stopwatch()
     precision = engine.precision_for(go_fast=job.spec.go_fast)
     with watch.timing("load"):
@@ -244,7 +272,7 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
 def outcome_of(
     finished: Sequence[GeneratedImage | None], warnings: tuple[str, ...], timings: dict[str, float]
 ) -> JobOutcome:
-    """Gather a job's finished outputs; None stands for a flagged one."""
+    """A job's outcome from its outputs in order, None for each that was flagged as unsafe; `timings` in seconds."""
     return JobOutcome(
         images=tuple(image for image in finished if image is not None),
         flagged=tuple(index for index, image in enumerate(finished) if image is None),
@@ -254,7 +282,7 @@ def outcome_of(
 
 
 def warnings_for(prompt: PromptEmbedding, folder: ModelFolder) -> tuple[str, ...]:
-    """What the caller should know about how the prompt was read."""
+    """What the caller should know about how the prompt was encoded."""
     if not prompt.was_truncated:
         return ()
     return (

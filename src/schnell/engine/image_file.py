@@ -1,8 +1,8 @@
 """Pictures as files: encoded at the asked quality, with their receipt inside.
 
 PNG carries text chunks (`parameters` as Automatic1111 writes it, `schnell` with the JSON receipt); WebP and JPEG carry
-EXIF (UserComment and MakerNote). All carry an XMP packet that marks the picture as made by a trained model, in the
-words of IPTC's Digital Source Type vocabulary (https://cv.iptc.org/newscodes/digitalsourcetype/).
+the same two in EXIF (UserComment and MakerNote). All carry an XMP packet that marks the picture as made by a trained
+model, in the words of IPTC's Digital Source Type vocabulary (https://cv.iptc.org/newscodes/digitalsourcetype/).
 """
 
 import json
@@ -17,11 +17,14 @@ from schnell.errors import ImageMetadataError
 from schnell.spec import OutputFormat
 
 MEDIA_TYPES: Final[dict[OutputFormat, str]] = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
+#: EXIF's UserComment names its encoding in the first eight bytes; Automatic1111's readers expect UTF-16, high byte
+#: first.
 _EXIF_COMMENT_PREFIX: Final = b"UNICODE\0"
 _MAKER_NOTE_PREFIX: Final = b"schnell\0"
 # at 1024x1024, method 2 halves libwebp's time for 4% more bytes, level 1 a third of zlib's for 14% more
 _WEBP_METHOD: Final = 2
 _PNG_COMPRESS_LEVEL: Final = 1
+#: Far above the largest picture that is drawn, 1440x1440; what claims more is not read further.
 _MAX_RECEIPT_PIXELS: Final = 64_000_000
 _XMP: Final = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -33,7 +36,10 @@ _XMP: Final = (
 
 
 def encode_image(picture: Image.Image, receipt: Receipt) -> bytes:
-    """The picture as a file of `receipt.output_format`. The same picture and receipt give the same bytes."""
+    """The RGB picture as a file of `receipt.output_format` at `receipt.output_quality`, with the receipt inside.
+
+    The same picture and receipt give the same bytes.
+    """
     file = BytesIO()
     quality = receipt.output_quality
     if receipt.output_format == "png":
@@ -58,6 +64,7 @@ def read_receipt(path: Path) -> dict[str, Any]:
             if picture.width * picture.height > _MAX_RECEIPT_PIXELS:
                 raise ImageMetadataError(f"{path.name} is too large to be a picture of schnell's")
             text = _receipt_inside(picture)
+    # Pillow raises SyntaxError and ValueError too for damaged chunks and EXIF
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ImageMetadataError(f"{path.name} is not a PNG, WebP or JPEG picture: {error}") from error
     if text is None:
@@ -89,6 +96,7 @@ def _receipt_inside(picture: Image.Image) -> str | None:
 
 def _png_text(receipt: Receipt) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
+    # iTXt chunks, as prompts are UTF-8 and the plain tEXt is Latin-1; the receipt's JSON is ASCII
     info.add_itxt("parameters", receipt.to_parameters())
     info.add_text("schnell", receipt_text(receipt.to_json()))
     info.add_itxt("XML:com.adobe.xmp", _XMP.decode("utf-8"))

@@ -1,29 +1,34 @@
-"""What a picture was made from: enough to make it again, and nothing that changes from run to run."""
+"""What a picture was made from: enough to make it again, and nothing that changes from run to run.
+
+A receipt is a JSON object inside the picture's file (`engine.image_file` writes and reads it there).
+"""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from schnell.errors import ImageMetadataError, SchnellError
 from schnell.spec import GenerationSpec, LoraRef, OutputFormat, Size
 
+#: Of the receipt's fields: a reader refuses one that it does not know.
+RECEIPT_VERSION: Final = 1
 
-def _installed_version() -> str:
+
+@cache
+def engine_version() -> str:
+    """The version of the installed package."""
     try:
         return version("schnell")
     except PackageNotFoundError:  # run from PYTHONPATH=src, as on a bare GPU machine
         return "0.0.0+source"
 
 
-ENGINE_VERSION: Final = _installed_version()
-RECEIPT_VERSION: Final = 1
-
-
 @dataclass(frozen=True, slots=True)
 class AdapterReceipt:
-    """A LoRA that took part: its name, the hash of its file, and its scale."""
+    """A LoRA that took part: its name as asked for, the SHA-256 of its file, and its scale."""
 
     name: str
     sha256: str
@@ -32,7 +37,11 @@ class AdapterReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Everything that decided one picture's bytes."""
+    """Everything that decided one picture's bytes, on a given processor.
+
+    `engine` is schnell's version, `model_sha256` the hash of the transformer's weights, `width` and `height` are
+    pixels.
+    """
 
     engine: str
     model: str
@@ -68,6 +77,7 @@ class Receipt:
 
     def to_parameters(self) -> str:
         """The same as Automatic1111's `parameters` text, which most galleries read."""
+        # the form is Automatic1111's: prompt with its LoRA tags on one line, then `Name: value` pairs
         tags = "".join(f" <lora:{used.name}:{used.scale:g}>" for used in self.loras)
         fields = [
             f"Steps: {self.steps}",
@@ -83,10 +93,10 @@ class Receipt:
 
 
 def spec_from_receipt(receipt: Mapping[str, Any]) -> GenerationSpec:
-    """The request that a receipt's picture answers, for one output.
+    """The request that makes a receipt's picture again, with one output.
 
     Raises:
-        ImageMetadataError: written by a newer version, or its values are not a request's.
+        ImageMetadataError: written by another version, or its values are not those of a valid request.
     """
     if receipt.get("schnell") != RECEIPT_VERSION:
         raise ImageMetadataError(
@@ -103,6 +113,7 @@ def spec_from_receipt(receipt: Mapping[str, Any]) -> GenerationSpec:
             go_fast=bool(receipt["go_fast"]),
             loras=tuple(LoraRef(str(used["name"]), float(used["scale"])) for used in receipt["loras"]),
         )
+    # a receipt comes from a file that anybody may have written: `GenerationSpec` checks it as it does a request
     except (KeyError, TypeError, ValueError, SchnellError) as error:
         raise ImageMetadataError(f"this receipt is damaged: {error}") from error
 

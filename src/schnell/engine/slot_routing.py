@@ -1,4 +1,8 @@
-"""Which slots the rows of a batch use: what all layers of a model look up."""
+"""Which LoRA slots the rows of a batch use: one `SlotRouting` a model, which all of its layers look up.
+
+A batch's slots become tensors once, not once a layer, and stay for as long as the same batch comes again: a picture's
+steps follow one another with the same slots.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +14,17 @@ from typing import Final, Generic, TypeVar
 import torch
 from torch import Tensor
 
+#: The API lets a request name two LoRAs (`lora_weights`, `extra_lora`); static batches have room for so many in each
+#: row.
 MAX_ADAPTERS_PER_ROW: Final = 2
-#: Lanes take turns, and requests alternate: so many batches are remembered, the last ones.
+#: How many different batches are remembered. Batches of two picture sizes take turns, so one would not do; layers keep
+#: copies of factors for each, so batches that do not come again cost memory for nothing.
 _REMEMBERED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SlotUse:
-    """A slot that a row uses, and how strongly. Slot 0 is no LoRA."""
+    """A slot that a row uses, and the scale of the LoRA in it. Slot 0 is no LoRA."""
 
     slot: int
     scale: float
@@ -28,13 +35,14 @@ Uses = tuple[tuple[SlotUse, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A batch's slots as tensors.
+    """A batch's slots as tensors on the model's device.
 
-    `slots` and `scales` are (rows, adapters a row); rows that use fewer have slot 0 there. `rows` lists the batch rows
-    that use any LoRA, or is None where all do. `shared` is the one slot that all of these rows use, and nothing else.
+    `slots` (int64) and `scales` (float32) are (rows, adapters a row); a row that uses fewer has slot 0 at scale 0
+    there. `rows` (int64) lists the batch rows that use any LoRA, or is None where all do. `shared` is the one slot that
+    all of these rows use at one scale and beside nothing else; None otherwise. No two routes have the same `number`.
     """
 
-    batch: int
+    number: int
     rows: Tensor | None
     slots: Tensor
     scales: Tensor
@@ -46,33 +54,38 @@ KeptT = TypeVar("KeptT")
 
 
 class SlotRouting:
-    """The route of the batch at hand: shared by all layers of a model.
+    """The route of the current batch, set for the duration of `using`.
 
-    With `rows_used` 0 the layers are plain linears. `batch` is another number whenever rows use other slots than
-    before, or a slot holds another LoRA; `batches` are those remembered. Layers keep what they gathered for them.
+    With `rows_used` 0 the layers are plain linears. The routes of the last two different batches are remembered, and
+    `remembered` holds their numbers: a batch that comes again gets the same number, and the layers find under it what
+    they gathered for it (`KeptPerBatch`). `forget` ends that as soon as any slot's content changes.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._numbers = count(1)
         self._routes: OrderedDict[tuple[Uses, bool], Route] = OrderedDict()
-        self.batches: frozenset[int] = frozenset()
+        self.remembered: frozenset[int] = frozenset()
         self.rows_used = 0
         self.is_static = False
         nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
         self._follow(Route(0, None, nothing, nothing.float(), frozenset(), None))
 
     def forget(self) -> None:
-        """A slot holds something else now: what layers gathered for earlier batches is void."""
+        """Forget all routes: a slot holds something else now, and what layers gathered from it is void.
+
+        The next batch gets a new number, whatever it uses; the layers drop the old factors when they gather for it.
+        """
         self._routes.clear()
 
     @contextmanager
     def using(self, uses: Sequence[Sequence[SlotUse]], *, static: bool = False) -> Iterator[None]:
         """Route a batch for the duration of the block: one sequence of slot uses a row.
 
-        `static` gives every batch of a size tensors of the same shape, rows without LoRA included, so that a compiled
-        model meets no new shape.
+        `static` gives every batch of a size tensors of the same shape, rows without LoRA included, so that a model
+        under `torch.compile` meets no new shape.
         """
+        # a LoRA at scale 0 changes nothing: its row is left out, and draws bit for bit what it draws without
         self._route(tuple(tuple(use for use in row if use.slot and use.scale) for row in uses), static=static)
         try:
             yield
@@ -84,11 +97,12 @@ class SlotRouting:
         self.rows_used = len(uses) if static else sum(bool(row) for row in uses)
         if not self.rows_used:
             return
+        # taken out and put in again: the order of `_routes` is that of their last use
         known = self._routes.pop((uses, static), None)
         self._routes[uses, static] = route = known or self._new_route(uses, static=static)
         while len(self._routes) > _REMEMBERED:
             self._routes.popitem(last=False)
-        self.batches = frozenset(kept.batch for kept in self._routes.values())
+        self.remembered = frozenset(kept.number for kept in self._routes.values())
         self._follow(route)
 
     def _new_route(self, uses: Uses, *, static: bool) -> Route:
@@ -97,7 +111,7 @@ class SlotRouting:
         padded = [[*uses[row], *[SlotUse(0, 0.0)] * (width - len(uses[row]))] for row in chosen]
         different = {use for row in padded for use in row}
         return Route(
-            batch=next(self._numbers),
+            number=next(self._numbers),
             rows=None if len(chosen) == len(uses) else torch.tensor(list(chosen), device=self._device),
             slots=torch.tensor([[use.slot for use in row] for row in padded], device=self._device),
             scales=torch.tensor([[use.scale for use in row] for row in padded], device=self._device),
@@ -106,20 +120,24 @@ class SlotRouting:
         )
 
     def _follow(self, route: Route) -> None:
-        # attributes of this one object: a compiled model takes them for its inputs
-        self.batch, self.rows, self.slots, self.scales = route.batch, route.rows, route.slots, route.scales
+        # attributes of this one object, not a route that changes: a compiled model takes the tensors for its inputs
+        self.route_number, self.rows, self.slots, self.scales = route.number, route.rows, route.slots, route.scales
         self.slots_used, self.shared = route.slots_used, route.shared
 
 
 class KeptPerBatch(Generic[KeptT]):
-    """What a layer has made for the batches that its routing remembers, and nothing older."""
+    """What a layer has made for the batches that its routing remembers, by their routes' numbers.
+
+    Older entries are dropped when something new is made, so a layer holds at most as much as two batches need, and
+    until then whatever it held last.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[int, KeptT] = {}
 
     def get(self, routing: SlotRouting, make: Callable[[], KeptT]) -> KeptT:
-        """What was made for the batch at hand, or is made now."""
-        if routing.batch not in self._kept:
-            self._kept = {batch: kept for batch, kept in self._kept.items() if batch in routing.batches}
-            self._kept[routing.batch] = make()
-        return self._kept[routing.batch]
+        """What was made for the current batch, or is made now."""
+        if routing.route_number not in self._kept:
+            self._kept = {number: kept for number, kept in self._kept.items() if number in routing.remembered}
+            self._kept[routing.route_number] = make()
+        return self._kept[routing.route_number]

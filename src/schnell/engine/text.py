@@ -1,6 +1,9 @@
-"""Prompts become what the transformer attends to: T5 states for every token, and one pooled CLIP vector."""
+"""From prompts to what the transformer is conditioned on: T5's state of every token, and CLIP's pooled vector.
 
-import json
+`TextEncoder` runs both tokenizers and networks; `PromptCache` keeps the embeddings of recent prompts, as the same
+prompt comes with many seeds.
+"""
+
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -11,14 +14,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from schnell.errors import ModelFolderError
+from schnell.models.folder import read_json
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEmbedding:
-    """A prompt as the transformer reads it.
+    """A prompt as the transformer is conditioned on it, in the networks' dtype and on their device.
 
-    `states` is (sequence, T5 width), `pooled` is (CLIP width). `was_truncated` tells that the T5 side lost words.
+    `states` is (tokens, T5 width), `pooled` is (CLIP width). `was_truncated`: the prompt had more tokens than T5 reads.
     """
 
     states: Tensor
@@ -27,28 +30,34 @@ class PromptEmbedding:
 
     @property
     def nbytes(self) -> int:
-        """The memory that this embedding holds."""
+        """The bytes of both tensors."""
         return self.states.nbytes + self.pooled.nbytes
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompts:
-    """Token ids (batch, sequence), padded, and which prompts did not fit."""
+    """Token ids (batch, tokens), int64, cut or padded to one length, and for each prompt whether it was cut."""
 
     ids: Tensor
     truncated: tuple[bool, ...]
 
 
 class PromptTokenizer:
-    """A tokenizer folder, read by the `tokenizers` library alone (transformers' wrapper costs a second to import)."""
+    """The tokenizer of a model folder, cutting and padding to `sequence_length` or else to the length it was made for.
+
+    Read by the `tokenizers` library alone: transformers' wrapper around it costs a second to import.
+
+    Raises:
+        ModelFolderError: its configuration is missing or cannot be read.
+    """
 
     def __init__(self, folder: Path, sequence_length: int | None = None) -> None:
-        config = _read_config(folder / "tokenizer_config.json")
-        self._length = int(sequence_length or config["model_max_length"])
+        config = read_json(folder / "tokenizer_config.json")
+        length = int(sequence_length or config["model_max_length"])
         self._tokenizer = _read_tokenizer(folder)
         pad = _token_text(config["pad_token"])
-        self._tokenizer.enable_truncation(max_length=self._length)
-        self._tokenizer.enable_padding(length=self._length, pad_id=self._tokenizer.token_to_id(pad), pad_token=pad)
+        self._tokenizer.enable_truncation(max_length=length)
+        self._tokenizer.enable_padding(length=length, pad_id=self._tokenizer.token_to_id(pad), pad_token=pad)
 
     def tokenize(self, prompts: Sequence[str]) -> TokenizedPrompts:
         """Ids of every prompt, cut or padded to the sequence length."""
@@ -60,7 +69,10 @@ class PromptTokenizer:
 
 
 class TextEncoder:
-    """Both text encoders of a FLUX model, with their tokenizers."""
+    """Both text encoders of a FLUX model, with the tokenizers in `folder`.
+
+    `sequence_length` counts T5's tokens; CLIP's length is its own tokenizer's (77 for FLUX.1).
+    """
 
     def __init__(self, folder: Path, sequence_length: int, clip: nn.Module, t5: nn.Module) -> None:
         self._clip_tokenizer = PromptTokenizer(folder / "tokenizer")
@@ -70,39 +82,16 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
-        """One embedding a prompt, in the prompts' order."""
+        """One embedding a prompt, in the prompts' order. All prompts are one batch."""
         device = next(self._clip.parameters()).device
         clip_tokens = self._clip_tokenizer.tokenize(prompts)
         t5_tokens = self._t5_tokenizer.tokenize(prompts)
         pooled = self._clip(clip_tokens.ids.to(device))
         states = self._t5(t5_tokens.ids.to(device))
-        # clones, so that keeping one prompt does not keep its whole batch
+        # clones: a row of the batch's tensors would keep the whole batch in memory for as long as it is cached
         return [
             PromptEmbedding(states[i].clone(), pooled[i].clone(), t5_tokens.truncated[i]) for i in range(len(prompts))
         ]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path} cannot be read: {error}") from error
-    return config
-
-
-def _read_tokenizer(folder: Path) -> Tokenizer:
-    file = folder / "tokenizer.json"
-    if file.is_file():
-        return Tokenizer.from_file(str(file))
-    # older folders hold only vocabulary files, which transformers knows how to convert
-    from transformers import AutoTokenizer
-
-    converted = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Tokenizer.from_str(converted.backend_tokenizer.to_str())
-
-
-def _token_text(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])
 
 
 class PromptCache:
@@ -114,14 +103,14 @@ class PromptCache:
         self._embeddings: OrderedDict[Hashable, PromptEmbedding] = OrderedDict()
 
     def get(self, key: Hashable) -> PromptEmbedding | None:
-        """The embedding kept under this key, if it is still there."""
+        """The embedding kept under this key, if it is still there; it is then the most recently used."""
         embedding = self._embeddings.get(key)
         if embedding is not None:
             self._embeddings.move_to_end(key)
         return embedding
 
     def put(self, key: Hashable, embedding: PromptEmbedding) -> None:
-        """Keep an embedding, and drop the oldest ones that no longer fit."""
+        """Keep an embedding, and drop the least recently used ones that no longer fit, itself if it is too large."""
         previous = self._embeddings.pop(key, None)
         self._bytes -= previous.nbytes if previous else 0
         self._embeddings[key] = embedding
@@ -129,3 +118,18 @@ class PromptCache:
         while self._bytes > self._max_bytes:
             _, dropped = self._embeddings.popitem(last=False)
             self._bytes -= dropped.nbytes
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        return Tokenizer.from_file(str(file))
+    # folders saved by older versions hold only vocabulary files, which transformers knows how to convert
+    from transformers import AutoTokenizer
+
+    converted = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Tokenizer.from_str(converted.backend_tokenizer.to_str())
+
+
+def _token_text(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else str(token["content"])

@@ -1,7 +1,7 @@
-"""FLUX's two text encoders, CLIP's and T5's, for inference: the networks and names of transformers' own.
+"""FLUX's two text encoders, CLIP's and T5's, for inference. Parameters have the names that transformers gives them.
 
-transformers' modules take two seconds to import, most of a picture's cold start, for what are two small stacks of
-layers. Tests hold these against transformers' networks. Sources: Radford et al., arXiv:2103.00020 (CLIP); Raffel et
+Why not transformers' own: its modules take two seconds to import, much of a cold start, for what are two plain stacks
+of layers. Tests hold these against transformers' networks. Sources: Radford et al., arXiv:2103.00020 (CLIP); Raffel et
 al., arXiv:1910.10683, and Shazeer, arXiv:2002.05202 (T5 with gated units).
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+_ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -22,7 +22,10 @@ ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
 
 
 class ClipText(nn.Module):
-    """CLIP's text encoder: token ids (rows, tokens) to one pooled vector a row."""
+    """CLIP's text encoder: token ids (rows, tokens) to one pooled vector (rows, width).
+
+    `config` is the `config.json` of a diffusers folder's `text_encoder`.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -39,14 +42,14 @@ class ClipText(nn.Module):
         self._eos = config["eos_token_id"]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The state at each row's end of text."""
+        """The last state (rows, width) at each row's end-of-text token."""
         positions = torch.arange(ids.shape[1], device=ids.device)
         states = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"](positions)
         layers: Any = self.encoder["layers"]
         for layer in layers:
             states = layer(states)
         states = self.final_layer_norm(states)
-        # CLIP's first configurations name 2 where they mean the largest id
+        # CLIP's first configurations name 2 as the end of text where they mean the largest id
         ends = ids.argmax(-1) if self._eos == 2 else (ids == self._eos).int().argmax(-1)
         pooled: Tensor = states[torch.arange(len(ids), device=ids.device), ends]
         return pooled
@@ -64,7 +67,7 @@ class _ClipLayer(nn.Module):
             }
         )
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps=epsilon), nn.LayerNorm(width, eps=epsilon)
-        self._heads, self._activate = config["num_attention_heads"], ACTIVATIONS[config["hidden_act"]]
+        self._heads, self._activate = config["num_attention_heads"], _ACTIVATIONS[config["hidden_act"]]
 
     def forward(self, x: Tensor) -> Tensor:
         normed, attn = self.layer_norm1(x), self.self_attn
@@ -76,7 +79,10 @@ class _ClipLayer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """T5's encoder: token ids (rows, tokens) to states (rows, tokens, width). Padding is attended to, as FLUX does."""
+    """T5's encoder: token ids (rows, tokens) to states (rows, tokens, width).
+
+    Padding is attended to: FLUX was trained without a mask. `config` is the `config.json` of `text_encoder_2`.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -88,11 +94,12 @@ class T5Encoder(nn.Module):
         self._farthest = config.get("relative_attention_max_distance", 128)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The state of every token."""
+        """The state (rows, tokens, width) of every token."""
         blocks: Any = self.encoder["block"]
         states = self.shared(ids)
         buckets = distance_buckets(ids.shape[1], self._buckets, self._farthest).to(ids.device)
         table = blocks[0].layer[0].SelfAttention["relative_attention_bias"]
+        # the first block's table of position biases serves all blocks: (1, heads, tokens, tokens)
         bias = table(buckets).permute(2, 0, 1).unsqueeze(0)
         for block in blocks:
             states = block(states, bias)
@@ -101,7 +108,7 @@ class T5Encoder(nn.Module):
 
 
 class T5Norm(nn.Module):
-    """A norm by the root mean square, taken in float32."""
+    """A norm by the root mean square, without an offset."""
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
@@ -109,7 +116,8 @@ class T5Norm(nn.Module):
         self._epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` (..., width), normalised."""
+        """`x` (..., width), normalised, in the weight's dtype."""
+        # the squares are summed in float32, as transformers does: bfloat16 has too few digits for a sum of thousands
         scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self._epsilon)
         normed: Tensor = self.weight * (x * scale).to(self.weight.dtype)
         return normed
@@ -132,7 +140,7 @@ class _T5Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         normed, attn = self.layer_norm(x), self.SelfAttention
         query, key, value = (_split_heads(attn[part](normed), self._heads) for part in "qkv")
-        # T5 folds the scale into its weights
+        # scale 1: T5 was trained without dividing by the square root of the head's width
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=1.0)
         out: Tensor = x + attn["o"](_join_heads(mixed))
         return out
@@ -148,7 +156,7 @@ class _T5FeedForward(nn.Module):
         self.layer_norm = T5Norm(config["d_model"], config["layer_norm_epsilon"])
         self._is_gated = bool(gate)
         # transformers reads "gated-gelu" as GELU's tanh form
-        self._activate = ACTIVATIONS["gelu_new" if gate and activation == "gelu" else activation]
+        self._activate = _ACTIVATIONS["gelu_new" if gate and activation == "gelu" else activation]
 
     def forward(self, x: Tensor, _: Tensor) -> Tensor:
         normed, dense = self.layer_norm(x), self.DenseReluDense
@@ -172,9 +180,10 @@ class _T5Block(nn.Module):
 
 
 def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
-    """(length, length): which of T5's buckets the way from each token to each other falls into.
+    """(length, length), int64: which of T5's `buckets` the distance from each token to each other falls into.
 
-    Half of the buckets are for either direction; in each, half are exact distances, the rest grow as their logarithm.
+    Half of the buckets are for each direction. Of those, half stand for one distance each; the rest widen with the
+    logarithm of the distance up to `farthest` tokens, and the last one holds everything beyond (arXiv:1910.10683).
     """
     positions = torch.arange(length)
     way = positions[None] - positions[:, None]
@@ -186,7 +195,8 @@ def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
-    # without torch's random start, which would load its compiler for a tensor that has no data yet
+    # nn.Embedding alone would fill a tensor that has no memory yet with random numbers, and torch imports its compiler
+    # for that on the meta device
     return nn.Embedding(count, width, _weight=torch.empty(count, width))
 
 

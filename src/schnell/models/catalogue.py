@@ -1,4 +1,4 @@
-"""The models that schnell knows by name, and where each lies."""
+"""The models that schnell knows by name, and how a name or a path becomes a `ModelFolder`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,10 @@ DEFAULT_MODEL: Final = "schnell-mini"
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A model by name: the hub repository it is pulled from (none: it comes with the package), and what it needs."""
+    """A model by name: the hub repository that it is pulled from (None: it comes with the package), and what it needs.
+
+    `summary`, `licence` and `size` (on disk) are for people to read.
+    """
 
     name: str
     summary: str
@@ -22,7 +25,7 @@ class CatalogueEntry:
 
     @property
     def path(self) -> Path:
-        """Where this model lies, or would lie once pulled."""
+        """The folder that this model lies in, or will lie in once pulled."""
         return models_home() / self.name if self.repository else embedded_home() / self.name
 
     @property
@@ -63,7 +66,7 @@ def catalogue_entry(name: str) -> CatalogueEntry:
 
 
 def find_model(name_or_path: str) -> ModelFolder:
-    """The model with this name, or in this folder.
+    """The model with this name, or in the folder at this path. A folder of that name wins over the catalogue.
 
     Raises:
         ModelFolderError: unknown, not pulled yet, or not a FLUX model.

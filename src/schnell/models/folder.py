@@ -1,4 +1,8 @@
-"""A model on disk: a stock diffusers folder, described without reading a weight."""
+"""Model folders: where models lie on this machine, and what one holds, described without reading a weight.
+
+A model is a stock diffusers folder (`model_index.json` and a folder a component), optionally with a `schnell.json`
+beside it that says how its pictures are drawn.
+"""
 
 import hashlib
 import json
@@ -12,7 +16,12 @@ from typing import Any, Final
 from schnell.errors import ModelFolderError
 from schnell.spec import Size
 
-_EMBEDDED: Final = Path(__file__).parent / "embedded"
+#: The folders that every FLUX model has.
+COMPONENTS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+#: Side of the square of latent pixels that one token holds.
+PACKING: Final = 2
+#: T5 tokens that FLUX.1 [schnell] takes.
+_FLUX_SEQUENCE_LENGTH: Final = 256
 
 
 def cache_home() -> Path:
@@ -26,13 +35,8 @@ def models_home() -> Path:
 
 
 def embedded_home() -> Path:
-    """The folder of weights that come with the package."""
-    return _EMBEDDED
-
-
-COMPONENTS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-_PACKING: Final = 2
-_FLUX_SEQUENCE_LENGTH: Final = 256
+    """The folder of the models and LoRAs that come with the package."""
+    return Path(__file__).parent / "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,9 @@ class ModelFolder:
     """Where a FLUX model lies and how it draws.
 
     `draw_scale` is the whole number by which the asked width and height exceed the drawn ones; `sequence_length` counts
-    the T5 tokens that run; `pixels_per_token` is the side of the square of drawn pixels behind one latent token.
-    `lora_layers` is a regular expression of the layers that LoRAs are trained on; without it, all of FLUX's.
+    the T5 tokens of a prompt; `pixels_per_token` is the side of the square of drawn pixels behind one latent token;
+    `transformer` is its `config.json`. `lora_layers` is a regular expression of the layers that LoRAs are trained on;
+    without it, all of FLUX's.
     """
 
     name: str
@@ -53,7 +58,7 @@ class ModelFolder:
     lora_layers: str | None = None
 
     def token_grid(self, size: Size) -> Size:
-        """The latent tokens (columns, rows) that cover a picture of `size`, rounded up to whole tokens."""
+        """The latent tokens (columns, rows) that cover a picture of `size` pixels, rounded up to whole tokens."""
         pixels = self.draw_scale * self.pixels_per_token
         return Size(-(-size.width // pixels), -(-size.height // pixels))
 
@@ -70,48 +75,58 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
     missing = [component for component in COMPONENTS if not (path / component).is_dir()]
     if missing:
         raise ModelFolderError(f"{path} is not a FLUX model folder: it lacks {', '.join(missing)}")
-    index = _read_json(path / "model_index.json")
+    index = read_json(path / "model_index.json")
     if index.get("transformer", [None, None])[1] != "FluxTransformer2DModel":
         raise ModelFolderError(
             f"{path} holds no FLUX transformer, but {index.get('_class_name', 'an unknown pipeline')}"
         )
-    convention = _read_convention(path / "schnell.json")
-    vae = _read_json(path / "vae" / "config.json")
+    drawing = _read_drawing_options(path / "schnell.json")
+    vae = read_json(path / "vae" / "config.json")
     return ModelFolder(
         name=name or path.name,
         path=path,
-        draw_scale=convention.draw_scale,
-        sequence_length=convention.sequence_length,
-        pixels_per_token=_PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
-        transformer=_read_json(path / "transformer" / "config.json"),
-        lora_layers=convention.lora_layers,
+        draw_scale=drawing.draw_scale,
+        sequence_length=drawing.sequence_length,
+        # the autoencoder halves the picture between its levels, so once less than it has levels
+        pixels_per_token=PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
+        transformer=read_json(path / "transformer" / "config.json"),
+        lora_layers=drawing.lora_layers,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Convention:
+class _DrawingOptions:
+    """The fields of `schnell.json`."""
+
     draw_scale: int = 1
     sequence_length: int = _FLUX_SEQUENCE_LENGTH
     lora_layers: str | None = None
 
 
-def _read_convention(path: Path) -> _Convention:
+def _read_drawing_options(path: Path) -> _DrawingOptions:
     if not path.exists():
-        return _Convention()
-    said = _read_json(path)
-    if unknown := said.keys() - {field.name for field in fields(_Convention)}:
+        return _DrawingOptions()
+    options = read_json(path)
+    # a misspelt field would otherwise be a default in silence, and pictures of another size
+    if unknown := options.keys() - {field.name for field in fields(_DrawingOptions)}:
         raise ModelFolderError(f"{path} sets {', '.join(sorted(unknown))}, which no model folder has")
     for name in ("draw_scale", "sequence_length"):
-        if type(said.get(name, 1)) is not int or said.get(name, 1) < 1:
-            raise ModelFolderError(f"{path} must set {name} to a whole number from 1, not {said[name]!r}")
+        # `type`, since Python counts true and false among the integers
+        if type(options.get(name, 1)) is not int or options.get(name, 1) < 1:
+            raise ModelFolderError(f"{path} must set {name} to a whole number from 1, not {options[name]!r}")
     try:
-        re.compile(said.get("lora_layers") or "")
+        re.compile(options.get("lora_layers") or "")
     except (re.error, TypeError) as error:
         raise ModelFolderError(f"{path} must set lora_layers to a regular expression: {error}") from error
-    return _Convention(**said)
+    return _DrawingOptions(**options)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model folder.
+
+    Raises:
+        ModelFolderError: the file is missing, cannot be read, or holds something else.
+    """
     try:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -124,17 +139,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def weights_sha256(model: Path) -> str:
-    """The SHA-256 over a model folder's transformer weights, shard after shard in the order of their names.
+    """The SHA-256, in hexadecimal, over a model folder's transformer weights, shard after shard by their names.
 
-    Hashing 24 GB takes half a minute, so the answer is remembered by path, size and modification time.
+    Hashing 24 GB takes half a minute, so the answer is kept in the cache by path, size and modification time.
     """
     shards = sorted((model / "transformer").glob("*.safetensors"))
     key = json.dumps([[str(shard.resolve()), shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards])
-    memory = cache_home() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
-    if memory.exists():
-        return memory.read_text("ascii")
+    kept = cache_home() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
+    if kept.exists():
+        return kept.read_text("ascii")
     value = _hash_files(shards)
-    _remember(memory, value)
+    _keep(kept, value)
     return value
 
 
@@ -142,16 +157,16 @@ def _hash_files(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)  # goes on with the same digest, reading in pieces
     return digest.hexdigest()
 
 
-def _remember(memory: Path, value: str) -> None:
+def _keep(path: Path, value: str) -> None:
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_suffix(f".{value[:8]}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # written aside and renamed: another process never reads half of it
+        partial = path.with_suffix(f".{value[:8]}")
         partial.write_text(value, "ascii")
-        partial.replace(memory)
+        partial.replace(path)
     except OSError:
         return  # a read-only home costs a repeated hash, nothing else

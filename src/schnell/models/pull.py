@@ -1,4 +1,4 @@
-"""Fetching a model from the hub: resumable, with progress, and clear about what to do when refused."""
+"""Fetching a model from the Hugging Face hub: resumable, and clear about what to do when refused."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from schnell.errors import ModelDownloadError
 from schnell.models.catalogue import CatalogueEntry
 
+#: The diffusers layout alone: FLUX.1's repository also holds the transformer in one file, 24 GB a second time.
 _WANTED: Final = [
     "model_index.json",
     "schnell.json",
@@ -33,6 +34,7 @@ def pull_model(entry: CatalogueEntry, *, endpoint: str | None = None, token: str
     """
     if entry.repository is None:
         return entry.path
+    # until it is whole the folder has another name, so that nobody opens half a model
     target = entry.path if entry.is_here else entry.path.with_name(entry.path.name + ".partial")
     endpoint = endpoint or os.environ.get("HF_ENDPOINT")
     try:
@@ -47,6 +49,7 @@ def pull_model(entry: CatalogueEntry, *, endpoint: str | None = None, token: str
         raise ModelDownloadError(_refusal(entry.repository)) from error
     except RepositoryNotFoundError as error:
         raise ModelDownloadError(f"the hub knows no {entry.repository}, or HF_TOKEN may not see it") from error
+    # without a network the hub's client raises LocalEntryNotFoundError: it then looks for files that are here already
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelDownloadError(
             f"{entry.repository} could not be fetched ({error}); run the same command to resume"

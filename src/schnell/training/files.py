@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from schnell.engine.receipt import ENGINE_VERSION
+from schnell.engine.receipt import engine_version
 from schnell.errors import TrainingError
 
 
@@ -36,7 +36,7 @@ class LoraOrigin:
             "rank": str(self.rank),
             "alpha": str(self.rank),
             "steps": str(self.steps),
-            "software": f"schnell {ENGINE_VERSION}",
+            "software": f"schnell {engine_version()}",
         }
 
 

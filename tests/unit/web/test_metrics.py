@@ -1,10 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from schnell.assets.links import LinkSigner
+from schnell.assets.local import LocalAssets
+from schnell.database.session import Database
 from schnell.errors import ServerBusyError
+from schnell.generations.closing import Closings
 from schnell.spec import RunnerSnapshot
 from schnell.web.metrics import Metrics
 
 
-def test_requests_and_refusals_are_counted_by_their_labels() -> None:
-    metrics = Metrics(RunnerSnapshot)
+@pytest.fixture
+def closings(tmp_path: Path) -> Closings:
+    database = Database(f"sqlite:{tmp_path / 'schnell.db'}")
+    return Closings(database, LocalAssets(tmp_path / "assets", LinkSigner("secret"), "http://pictures.example"))
+
+
+def test_requests_and_refusals_are_counted_by_their_labels(closings: Closings) -> None:
+    metrics = Metrics(RunnerSnapshot, closings)
     for _ in range(2):
         metrics.count_request("GET", "/api/results/{record_id}", 200)
     metrics.count_refusal("openai", ServerBusyError("full"))
@@ -13,9 +27,9 @@ def test_requests_and_refusals_are_counted_by_their_labels() -> None:
     assert 'schnell_generations_total{dialect="openai",outcome="QUEUE_FULL"} 1.0' in lines
 
 
-def test_the_runner_is_asked_at_every_scrape() -> None:
+def test_the_runner_is_asked_at_every_scrape(closings: Closings) -> None:
     found = [RunnerSnapshot(queued=3), RunnerSnapshot(queued=1, active_rows=2, steps=5, step_rows=10, step_seconds=0.5)]
-    metrics = Metrics(lambda: found.pop(0))
+    metrics = Metrics(lambda: found.pop(0), closings)
     assert "schnell_queue_depth 3.0" in metrics.render().decode()
     lines = metrics.render().decode().splitlines()
     for line in (

@@ -122,15 +122,6 @@ def test_what_is_no_number_is_refused_by_its_name(name: str, value: object) -> N
 )
 def test_what_has_no_effect_is_noted(sent: dict[str, object], notes: list[str]) -> None:
     assert note_ignored_fields(Fields(sent)) == notes
-    notes: list[str] = []
-    assert read_lora_tags(f"cat {tag}", notes)[1] == (LoraRef("a", scale),)
-    assert bool(notes) == ("=" not in tag)
-
-
-@given(st.text(max_size=200) | st.from_regex(r"(<lora:[^<>]{0,20}(:[0-9.+-]{0,6}){0,3}>? ?){1,4}", fullmatch=True))
-def test_any_prompt_can_be_read(prompt: str) -> None:
-    _, loras = read_lora_tags(prompt, [])
-    assert all(MIN_LORA_SCALE <= lora.scale <= MAX_LORA_SCALE for lora in loras)
 
 
 def test_a_lora_that_is_named_twice_is_one_with_its_strengths_added() -> None:

@@ -1,4 +1,4 @@
-"""What a picture loads: a cold start is mostly imports."""
+"""What drawing a picture imports: a cold start is mostly imports."""
 
 import subprocess
 import sys
@@ -9,8 +9,10 @@ from schnell.bootstrap import build_engine
 from schnell.engine.engine import generate
 from schnell.spec import GenerationSpec, Job, Size
 
+engine = build_engine("schnell-mini", safety=False)
+assert "diffusers.models.transformers.transformer_flux" in sys.modules
 spec = GenerationSpec("red apple", Size(256, 256), steps=1)
-assert generate(build_engine("schnell-mini", safety=False), Job("a", "t", spec, 1), lambda _: None).images
+assert generate(engine, Job("a", "t", spec, 1), lambda _: None).images
 print([name for name in ("transformers", "peft", "sympy", "torch._dynamo") if name in sys.modules])
 """
 THEN_DIFFUSERS = """
@@ -19,6 +21,17 @@ import diffusers.loaders, torch
 assert hasattr(FluxPipeline, "load_lora_weights")
 assert torch.compiler.disable.__module__ == "torch.compiler"
 assert FluxTransformer2DModel is sys.modules["diffusers.models.transformers.transformer_flux"].FluxTransformer2DModel
+"""
+BESIDE_A_THREAD = """
+import sys, threading
+from schnell.engine.network_classes import import_network_classes, network_class
+
+done = threading.Event()
+threading.Thread(target=done.wait).start()
+import_network_classes()
+print([name for name in sys.modules if name.partition(".")[0] == "diffusers"])
+print(network_class("transformer").__name__, network_class("vae").__name__, "torch._dynamo" in sys.modules)
+done.set()
 """
 
 
@@ -34,3 +47,7 @@ def test_a_picture_needs_neither_transformers_nor_peft_nor_torchs_compiler() -> 
 
 def test_diffusers_is_whole_for_whoever_wants_it_afterwards() -> None:
     run(DRAW + THEN_DIFFUSERS)
+
+
+def test_nothing_is_hidden_from_other_threads() -> None:
+    assert run(BESIDE_A_THREAD).split("\n")[:2] == ["[]", "FluxTransformer2DModel AutoencoderKL True"]
