@@ -222,8 +222,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
-    from schnell.generations.lora_files import FileHoldingRunner
-    from schnell.generations.lora_previews import LoraPreviews
+    from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.generations.servers import ServerLease
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS

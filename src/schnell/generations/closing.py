@@ -16,7 +16,7 @@ from sqlalchemy import and_, or_, select
 
 from schnell.accounts.credits import Reservation, find_reservation, release, settle
 from schnell.assets.store import AssetStore
-from schnell.clock import now
+from schnell.clock import Backoff, now, retry
 from schnell.database.connection import Connection
 from schnell.database.session import Database
 from schnell.database.tables import images, ledger, records
@@ -28,7 +28,6 @@ from schnell.errors import (
     SchnellError,
     UnsafeContentError,
 )
-from schnell.generations.backoff import Backoff, retry
 from schnell.generations.history import failure_of
 from schnell.generations.records import UNFINISHED, Record, find_record, finish_record, was_never_written
 from schnell.generations.recovery import remove_images

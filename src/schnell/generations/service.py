@@ -29,11 +29,10 @@ from schnell.errors import (
 )
 from schnell.generations.admission import Admission
 from schnell.generations.closing import Closings, Ending, failed
-from schnell.generations.idempotency import claim
+from schnell.generations.idempotency import Unanswered, claim
 from schnell.generations.records import Record, StoredImage, find_record, insert_record, mark_started
 from schnell.generations.request import GenerationRequest, ResolveLoras
 from schnell.generations.running import PATIENCE_SECONDS, Runner, Running
-from schnell.generations.unanswered import Unanswered
 from schnell.spec import (
     AdapterUse,
     FetchListener,

@@ -21,11 +21,10 @@ import httpx
 from sqlalchemy import delete, select, update
 from standardwebhooks import Webhook
 
-from schnell.clock import now
+from schnell.clock import Backoff, now, retry
 from schnell.database.session import Database
 from schnell.database.tables import new_id, webhooks
 from schnell.errors import DatabaseUnavailableError, SchnellError
-from schnell.generations.backoff import Backoff, retry
 from schnell.outbound.addresses import AddressPolicy, CheckedTransport
 
 

@@ -14,7 +14,7 @@ from schnell.web import pages
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import IncomingLimits, RequestContext
-from schnell.web.native import account, admin, features, lora_sources, loras, models, results
+from schnell.web.native import account, admin, features, loras, models, results
 from schnell.web.operations import files, health
 from schnell.web.services import Services
 
@@ -25,7 +25,7 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     results.router,
     models.router,
     loras.router,
-    lora_sources.router,
+    loras.sites_router,
     account.router,
     admin.router,
     files.router,

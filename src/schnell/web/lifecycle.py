@@ -10,9 +10,9 @@ from typing import Final
 from fastapi import FastAPI
 
 from schnell.accounts.keys import prepare_first_start
+from schnell.clock import Backoff
 from schnell.database.migration import migrate
 from schnell.errors import SchnellError
-from schnell.generations.backoff import Backoff
 from schnell.generations.recovery import apply_retention, heartbeat, reconcile, remove_marked
 from schnell.generations.webhooks import Subscription
 from schnell.web.services import Services, services_of_app

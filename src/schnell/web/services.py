@@ -13,7 +13,7 @@ from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.generations import Admission, Closings, Generations, History, Runner
-from schnell.generations.lora_previews import LoraPreviews
+from schnell.generations.loras import LoraPreviews
 from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary

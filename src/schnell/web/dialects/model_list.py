@@ -4,18 +4,50 @@ The shapes are those of https://platform.openai.com/docs/api-reference/models an
 https://replicate.com/docs/reference/http#models.get.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.errors import NotFoundError
+from schnell.errors import (
+    NotFoundError,
+)
+from schnell.generations import Record
 from schnell.spec import ASPECT_RATIOS, MAX_LORA_SCALE, MAX_OUTPUTS, MAX_SEED, MAX_STEPS, MIN_LORA_SCALE, Size
 from schnell.web.auth import Reader
 from schnell.web.dialects.translation import find_model
 from schnell.web.native.records import show_time
 from schnell.web.services import Services, services_of
+
+
+def as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The native fields of an `input`: an aspect ratio that the native API lacks becomes a width and a height."""
+    ratio = values.get("aspect_ratio")
+    size = REPLICATE_RATIOS.get(ratio) if isinstance(ratio, str) else None
+    if size is None:
+        return values
+    parts = _side_divisor(values)
+    return {**values, "aspect_ratio": "custom", "width": size.width // parts, "height": size.height // parts}
+
+
+def _side_divisor(values: Mapping[str, Any]) -> int:
+    return 2 if str(values.get("megapixels")) == "0.25" else 1
+
+
+def as_sent(record: Record) -> dict[str, Any]:
+    """A prediction's input as it was sent: the reverse of `as_native`."""
+    values = dict(record.prompt_object)
+    if record.dialect != "replicate" or values.get("aspect_ratio") != "custom":
+        return values
+    parts = _side_divisor(values)
+    sides = (values["width"] * parts, values["height"] * parts)
+    name = next((ratio for ratio, size in REPLICATE_RATIOS.items() if (size.width, size.height) == sides), None)
+    if name is None:
+        return values
+    return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
+
 
 router = APIRouter(tags=["OpenAI"], include_in_schema=False)
 #: Aspect ratios of Replicate's model that the native API has no name for, at one megapixel or as near as sides may go.

@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
@@ -33,7 +33,7 @@ from schnell.generations.records import find_record
 from schnell.generations.webhooks import Subscription
 from schnell.web import submission
 from schnell.web.auth import Generator, Reader
-from schnell.web.dialects.model_list import REPLICATE_RATIOS, version_id
+from schnell.web.dialects.model_list import as_native, as_sent, version_id
 from schnell.web.dialects.translation import build_request, find_model, read_base64, server_links
 from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
@@ -41,7 +41,6 @@ from schnell.web.native.records import add_model_header, show_time
 from schnell.web.services import Services, services_of
 
 router = APIRouter(tags=["Replicate"], include_in_schema=False)
-
 # Errors
 
 _TITLES: Final = {
@@ -69,6 +68,7 @@ def describe_error(error: SchnellError, status: int) -> dict[str, Any]:
 ERRORS: Final = DialectErrors(
     ("/v1/predictions", "/v1/webhooks/"), describe_error, "application/problem+json", "replicate", STATUSES
 )
+
 
 # Routes
 
@@ -245,20 +245,6 @@ def read_webhook(services: Services, fields: Fields) -> Webhook | None:
     return Webhook(url, frozenset(events))
 
 
-def as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The native fields of an `input`: an aspect ratio that the native API lacks becomes a width and a height."""
-    ratio = values.get("aspect_ratio")
-    size = REPLICATE_RATIOS.get(ratio) if isinstance(ratio, str) else None
-    if size is None:
-        return values
-    parts = _side_divisor(values)
-    return {**values, "aspect_ratio": "custom", "width": size.width // parts, "height": size.height // parts}
-
-
-def _side_divisor(values: Mapping[str, Any]) -> int:
-    return 2 if str(values.get("megapixels")) == "0.25" else 1
-
-
 # Writing a prediction
 
 _STATUS: Final = {"QUEUED": "starting", "PROCESSING": "processing", "SUCCESS": "succeeded", "FAILURE": "failed"}
@@ -292,19 +278,6 @@ async def describe_prediction(
         "metrics": _metrics_of(record),
         "urls": {"get": address, "cancel": f"{address}/cancel"},
     }
-
-
-def as_sent(record: Record) -> dict[str, Any]:
-    """A prediction's input as it was sent: the reverse of `as_native`."""
-    values = dict(record.prompt_object)
-    if record.dialect != "replicate" or values.get("aspect_ratio") != "custom":
-        return values
-    parts = _side_divisor(values)
-    sides = (values["width"] * parts, values["height"] * parts)
-    name = next((ratio for ratio, size in REPLICATE_RATIOS.items() if (size.width, size.height) == sides), None)
-    if name is None:
-        return values
-    return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
 
 
 def _gives_links(services: Services) -> bool:

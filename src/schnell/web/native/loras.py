@@ -1,9 +1,10 @@
-"""The team's LoRA library: list, show, preview, add by source or by upload, inspect, remove."""
+"""The LoRA library over HTTP, and the sites that LoRAs come from with a team's own tokens for them."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, status
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
@@ -11,8 +12,10 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Message
 
 from schnell.accounts.identity import Caller
+from schnell.clock import now
 from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError
 from schnell.loras.repository import PUBLIC, Labels, LibraryLora
+from schnell.loras.tokens import SITES, read_site
 from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_schema import (
@@ -25,6 +28,7 @@ from schnell.web.native.lora_schema import (
     MAX_TRIGGER_WORDS,
     PREVIEW_ANSWER,
     REPORT_ANSWER,
+    SITES_ANSWER,
 )
 from schnell.web.openapi import error_answers
 from schnell.web.services import services_of
@@ -35,7 +39,6 @@ router = APIRouter(
     dependencies=SECURITY,
     responses=error_answers(400, 401, 403, 404, 409, 413, 503),
 )
-
 _MAX_JSON_BYTES: Final = 65_536
 
 
@@ -174,3 +177,44 @@ def _file_in(form: FormData) -> UploadFile:
     if not isinstance(file, UploadFile):
         raise MissingFieldError(FieldProblem("file", "is required: the LoRA file"))
     return file
+
+
+sites_router = APIRouter(
+    prefix="/api/lora-sources",
+    tags=["LoRAs"],
+    dependencies=SECURITY,
+    responses=error_answers(400, 401, 403, 404),
+)
+
+
+class Token(BaseModel):
+    """A token of Hugging Face, Civitai or Replicate."""
+
+    model_config = ConfigDict(strict=True)
+    token: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[!-~]+$", examples=["hf_..."])]
+
+
+@sites_router.get("", summary="Sites that LoRAs come from", responses=SITES_ANSWER)
+async def list_sites(request: Request, caller: Reader) -> dict[str, Any]:
+    """Each site, and whether the team has a token of its own for it."""
+    own = await services_of(request).source_tokens.sites_of(caller.team_id)
+    return {"sites": [{"site": site, "hasToken": site in own} for site in SITES]}
+
+
+@sites_router.put("/{site}/token", summary="Set the team's token", status_code=status.HTTP_204_NO_CONTENT)
+async def keep_token(request: Request, caller: Generator, site: str, body: Token) -> None:
+    """Fetch this team's private and gated LoRAs with its own token from now on. Only an ADMIN of the team may."""
+    _check_admin(caller)
+    await services_of(request).source_tokens.keep(caller.team_id, read_site(site), body.token, now())
+
+
+@sites_router.delete("/{site}/token", summary="Remove the team's token", status_code=status.HTTP_204_NO_CONTENT)
+async def forget_token(request: Request, caller: Generator, site: str) -> None:
+    """Forget it. What was fetched with it is not found any more."""
+    _check_admin(caller)
+    await services_of(request).source_tokens.forget(caller.team_id, read_site(site))
+
+
+def _check_admin(caller: Caller) -> None:
+    if caller.role != "ADMIN":
+        raise ForbiddenError("only an ADMIN of the team may change its tokens")

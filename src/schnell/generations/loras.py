@@ -1,4 +1,4 @@
-"""The small picture that shows what a LoRA does: drawn when the LoRA is added, kept beside it."""
+"""What generations do for LoRAs: files stay while jobs need them, and each LoRA gets a small picture as its preview."""
 
 import logging
 from typing import Final
@@ -8,7 +8,7 @@ from schnell.errors import NotFoundError, SchnellError
 from schnell.generations.running import Runner
 from schnell.loras.library import LoraLibrary
 from schnell.loras.repository import LibraryLora
-from schnell.spec import GenerationSpec, Job, LoraRef, Size
+from schnell.spec import GenerationSpec, Job, JobOutcome, LoraRef, ProgressListener, QueueEstimate, RunnerSnapshot, Size
 
 _log = logging.getLogger(__name__)
 _PROMPT: Final = "a red apple"
@@ -49,3 +49,28 @@ class LoraPreviews:
             _log.warning("no preview of LoRA %s: %s", lora.name, error.message)
         except Exception:  # noqa: BLE001 - a preview that fails must end neither a request nor the other previews
             _log.exception("no preview of LoRA %s", lora.name)
+
+
+class FileHoldingRunner:
+    """Runs jobs on `runner`. Jobs wait there too, and a LoRA's file is read only when its turn has come."""
+
+    def __init__(self, runner: Runner, loras: LoraLibrary) -> None:
+        self._runner = runner
+        self._loras = loras
+
+    async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
+        """As `Runner.run`."""
+        with self._loras.holding(job.adapters):
+            return await self._runner.run(job, on_progress)
+
+    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:
+        """As `Runner.estimate`."""
+        return self._runner.estimate(spec, team_id)
+
+    def snapshot(self) -> RunnerSnapshot:
+        """As `Runner.snapshot`."""
+        return self._runner.snapshot()
+
+    async def close(self) -> None:
+        """As `Runner.close`."""
+        await self._runner.close()
