@@ -7,12 +7,12 @@ from random import Random
 import torch
 
 from schnell.errors import TrainingDataError
-from schnell_mini.bank import Lore
+from schnell_mini.caption_dataset import Lore
 from schnell_mini.captions import Entry
 from schnell_mini.loop import Show, write_state
+from schnell_mini.packages import DICTIONARY, KEYWORDS, NAMES, PICTURES, SENTENCE_ENCODER, fetch
 from schnell_mini.pictures import Icons, read_icons
 from schnell_mini.prompts import example_sentences, make_prompts, parts_of_speech
-from schnell_mini.sources import DICTIONARY, KEYWORDS, NAMES, PICTURES, SENTENCE_ENCODER, fetch
 from schnell_mini.words import SentenceEncoder, dictionary_words, icon_vectors, nearest_icons, read_keywords
 
 PROMPTS = 160_000

@@ -15,14 +15,14 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from schnell_mini import layout
-from schnell_mini.flow import grid_positions, velocity
-from schnell_mini.look_block import LOOK_BLOCKS
+from schnell_mini.adapter_block import LOOK_BLOCKS
+from schnell_mini.code_conditioning import Teller, told_by_codes
+from schnell_mini.key_value_blocks import MEMORY_BLOCKS
 from schnell_mini.loop import Average, precision, rate, step
-from schnell_mini.memory import MEMORY_BLOCKS
-from schnell_mini.places import PLACE_BLOCKS
-from schnell_mini.pose import LARGEST, Grid
-from schnell_mini.scenes import Scenes
-from schnell_mini.told import Teller, told_by_codes
+from schnell_mini.picture_dataset import Scenes
+from schnell_mini.placement import LARGEST, Grid
+from schnell_mini.position_weights import PLACE_BLOCKS
+from schnell_mini.text_models import grid_positions, velocity
 
 RATE = 1e-3
 AVERAGED = 0.999

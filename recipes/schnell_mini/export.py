@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from schnell_mini.look_block import LOOK_BLOCKS
+from schnell_mini.adapter_block import LOOK_BLOCKS
 from schnell_mini.sampling import Painter
 from schnell_mini.tokens import LENGTH
 

@@ -5,7 +5,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from schnell_mini.pose import CODE, SIDES
+from schnell_mini.placement import CODE, SIDES
 
 CHANNELS = 64
 NOISE = slice(0, CHANNELS)

@@ -8,8 +8,8 @@ from typing import Final
 from PIL import Image
 
 from schnell_mini.captions import Entry
+from schnell_mini.packages import NAMES, PICTURES, fetch
 from schnell_mini.pictures import hex_key, read_entries
-from schnell_mini.sources import NAMES, PICTURES, fetch
 
 SIDE: Final = 256
 

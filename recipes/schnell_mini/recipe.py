@@ -11,26 +11,26 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from schnell.errors import TrainingError
 from schnell_mini.anchors import prepare_t5
-from schnell_mini.bank import Bank, Lore, fill_bank, load_bank, make_texts, save_bank
-from schnell_mini.codes import CodeLearner
+from schnell_mini.appearance_codes import measure_all_maps, measure_codes, measure_palette
+from schnell_mini.autoencoder import VaeLearner
+from schnell_mini.caption_dataset import Bank, Lore, fill_bank, load_bank, make_texts, save_bank
+from schnell_mini.code_conditioning import Known, Teller
+from schnell_mini.code_training import CodeLearner
 from schnell_mini.data import Data
+from schnell_mini.decoder_finetuning import DecoderLearner
 from schnell_mini.drawing_blocks import BlockLearner
 from schnell_mini.export import export_model
-from schnell_mini.finish import DecoderLearner
-from schnell_mini.flow import TextModels
+from schnell_mini.key_value_blocks import memory_blocks, plan_memory, write_memory
 from schnell_mini.latents import VIEWS, Encoded, View, encode_view, load_encoded, save_encoded
-from schnell_mini.looks import measure_all_maps, measure_codes, measure_palette
 from schnell_mini.loop import Budget, Learner, Show, run_learner
-from schnell_mini.memory import memory_blocks, plan_memory, write_memory
 from schnell_mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
+from schnell_mini.picture_dataset import open_scenes
 from schnell_mini.pictures import Icons
-from schnell_mini.places import write_places
+from schnell_mini.position_weights import write_places
 from schnell_mini.sampling import Painter
-from schnell_mini.scenes import open_scenes
-from schnell_mini.text import ClipReader, TextLearner
+from schnell_mini.text_classifier import ClipReader, TextLearner
+from schnell_mini.text_models import TextModels
 from schnell_mini.tokens import ANCHORS, token_ids, train_vocabulary, wrap
-from schnell_mini.told import Known, Teller
-from schnell_mini.vae import VaeLearner
 
 SHARES = {"vae": 0.25, "clip": 0.15, "codes": 0.2, "blocks": 0.25, "decoder": 0.15}
 VOCABULARY_TEXTS = 60_000

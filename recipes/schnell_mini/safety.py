@@ -8,8 +8,8 @@ from PIL import Image
 
 from schnell.engine.safety import load_safety_checker
 from schnell_mini.captions import COLOURS
+from schnell_mini.packages import NAMES, PICTURES, fetch
 from schnell_mini.pictures import SIDE, Icons, lay, read_icons
-from schnell_mini.sources import NAMES, PICTURES, fetch
 
 
 def count_false_alarms(packages: Path) -> dict[str, float]:

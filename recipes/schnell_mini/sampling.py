@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-from schnell_mini.flow import Conditions, TextModels, grid_positions, velocity
 from schnell_mini.latents import pack, unpack
+from schnell_mini.text_models import Conditions, TextModels, grid_positions, velocity
 
 GRID = 16
 

@@ -8,16 +8,16 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from schnell_mini import drawing_blocks, layout
+from schnell_mini.appearance_codes import Looks, Palette
+from schnell_mini.code_conditioning import CodesAsTold, Known, Teller, told_by_codes
 from schnell_mini.drawing_blocks import BlockLearner, fold, prepare, written_channels
-from schnell_mini.flow import grid_positions, velocity
 from schnell_mini.latents import Encoded
-from schnell_mini.looks import Looks, Palette
 from schnell_mini.networks import Shape, build_transformer
+from schnell_mini.picture_dataset import Scenes
 from schnell_mini.pictures import Pose
-from schnell_mini.places import write_places
-from schnell_mini.pose import Grid
-from schnell_mini.scenes import Scenes
-from schnell_mini.told import CodesAsTold, Known, Teller, told_by_codes
+from schnell_mini.placement import Grid
+from schnell_mini.position_weights import write_places
+from schnell_mini.text_models import grid_positions, velocity
 
 ICONS = 4
 GRID = Grid(8, 8)

@@ -14,8 +14,8 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from schnell_mini import layout
-from schnell_mini.flow import Conditions
-from schnell_mini.looks import Looks, Palette
+from schnell_mini.appearance_codes import Looks, Palette
+from schnell_mini.text_models import Conditions
 
 ROUNDS = 6
 LEAST = 0.05

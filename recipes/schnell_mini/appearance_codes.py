@@ -16,7 +16,7 @@ from schnell_mini.captions import COLOURS
 from schnell_mini.latents import FACTOR, Encoded, centred_pose, pack
 from schnell_mini.layout import COLOUR_CODES, LOOKS
 from schnell_mini.pictures import Icons, resize
-from schnell_mini.pose import MOVING, SIDES, first_corner
+from schnell_mini.placement import MOVING, SIDES, first_corner
 
 VIEW_OF_SIDE = dict(zip(SIDES, ("white", "wide", "small", "tiny"), strict=True))
 RIDGE = 2.0

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from schnell_mini.bank import Bank, Batch
-from schnell_mini.codes import CodeLearner, nearness_loss, read_codes
+from schnell_mini.appearance_codes import Looks, Palette
+from schnell_mini.caption_dataset import Bank, Batch
+from schnell_mini.code_conditioning import CodesAsTold, Known
+from schnell_mini.code_training import CodeLearner, nearness_loss, read_codes
 from schnell_mini.layout import LOOKS, TIME_CODE
-from schnell_mini.looks import Looks, Palette
 from schnell_mini.networks import Shape, build_clip, build_transformer
-from schnell_mini.text import ClipReader, TextLearner
-from schnell_mini.told import CodesAsTold, Known
+from schnell_mini.text_classifier import ClipReader, TextLearner
 
 ICONS, CPU = 3, torch.device("cpu")
 SHARED, OWN = [5, 1], [6, 1]

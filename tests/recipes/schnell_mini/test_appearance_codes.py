@@ -1,8 +1,8 @@
 import torch
 
+from schnell_mini.appearance_codes import Palette, background, measure_codes
 from schnell_mini.latents import Encoded
 from schnell_mini.layout import LOOKS
-from schnell_mini.looks import Palette, background, measure_codes
 from schnell_mini.pictures import Pose
 
 

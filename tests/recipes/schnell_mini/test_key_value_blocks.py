@@ -1,8 +1,8 @@
 import torch
 
-from schnell_mini.looks import Maps
-from schnell_mini.memory import OPEN, choose_units, plan_memory
-from schnell_mini.pose import SIDES
+from schnell_mini.appearance_codes import Maps
+from schnell_mini.key_value_blocks import OPEN, choose_units, plan_memory
+from schnell_mini.placement import SIDES
 
 
 def random_maps(side: int, codes: int) -> Maps:

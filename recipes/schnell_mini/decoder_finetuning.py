@@ -14,14 +14,14 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 
+from schnell_mini.autoencoder import picture_loss
+from schnell_mini.code_conditioning import Teller, told_by_codes
 from schnell_mini.latents import FACTOR, centred_pose, palette, unpack
 from schnell_mini.loop import Average, precision, rate, step
+from schnell_mini.picture_dataset import Scene, Scenes
 from schnell_mini.pictures import Icons, compose
-from schnell_mini.pose import MOVING, Grid
+from schnell_mini.placement import MOVING, Grid
 from schnell_mini.sampling import flow
-from schnell_mini.scenes import Scene, Scenes
-from schnell_mini.told import Teller, told_by_codes
-from schnell_mini.vae import picture_loss
 
 RATE = 4e-4
 WINDOW = 16

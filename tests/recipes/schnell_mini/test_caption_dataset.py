@@ -5,7 +5,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from schnell_mini.bank import CHUNKS, LOOKS, Author, Lore, fill, fill_bank, load_bank, make_texts, save_bank
+from schnell_mini.caption_dataset import CHUNKS, LOOKS, Author, Lore, fill, fill_bank, load_bank, make_texts, save_bank
 from schnell_mini.captions import COLOURS, Entry
 from schnell_mini.tokens import LENGTH, train_vocabulary
 

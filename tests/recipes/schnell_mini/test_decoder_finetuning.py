@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from schnell_mini.finish import rim_loss
+from schnell_mini.decoder_finetuning import rim_loss
 
 INSIDE, WHOLE = (False, False), (True, True)
 

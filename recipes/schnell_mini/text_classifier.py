@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel
 
-from schnell_mini.bank import Bank, Batch
+from schnell_mini.caption_dataset import Bank, Batch
 from schnell_mini.captions import COLOURS
 from schnell_mini.loop import precision, rate, step
 

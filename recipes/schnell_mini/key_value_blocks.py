@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schnell_mini import layout
+from schnell_mini.adapter_block import write_look_block
+from schnell_mini.appearance_codes import Maps, Palette
 from schnell_mini.layers import clear, open_gate, read_channels
-from schnell_mini.look_block import write_look_block
-from schnell_mini.looks import Maps, Palette
-from schnell_mini.places import PLACE_BLOCKS
-from schnell_mini.pose import SIDES
+from schnell_mini.placement import SIDES
+from schnell_mini.position_weights import PLACE_BLOCKS
 
 MEMORY_BLOCKS = 3
 OPEN = 4.0

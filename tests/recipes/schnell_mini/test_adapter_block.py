@@ -6,7 +6,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from schnell_mini import layout
-from schnell_mini.look_block import write_look_block
+from schnell_mini.adapter_block import write_look_block
 from schnell_mini.networks import Shape, build_transformer
 
 

@@ -7,10 +7,10 @@ from random import Random
 import torch
 from torch import Tensor
 
+from schnell_mini.appearance_codes import VIEW_OF_SIDE
 from schnell_mini.latents import Encoded, pack
 from schnell_mini.layout import CHANNELS
-from schnell_mini.looks import VIEW_OF_SIDE
-from schnell_mini.pose import MOVING, Grid, find_directions, move, settle
+from schnell_mini.placement import MOVING, Grid, find_directions, move, settle
 
 COLOURED = 0.5
 PLACED = ("white", "colour", "wide")

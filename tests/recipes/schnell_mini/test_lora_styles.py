@@ -13,7 +13,7 @@ from schnell.training.pictures import find_pictures
 from schnell_mini import lora_icons as icons
 from schnell_mini.captions import Entry
 from schnell_mini.lora_styles import BUNDLED, choose_icons, write_captions, write_style_pictures
-from schnell_mini.sources import Package
+from schnell_mini.packages import Package
 from schnell_mini.train_loras import MAX_PREVIEW_BYTES, compress_preview, pick_bundled
 
 APPLE = Entry("red apple", ("fruit", "food", "ripe"))

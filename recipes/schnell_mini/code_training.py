@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schnell_mini import layout
-from schnell_mini.bank import Bank, Batch
-from schnell_mini.looks import Looks
+from schnell_mini.appearance_codes import Looks
+from schnell_mini.caption_dataset import Bank, Batch
+from schnell_mini.code_conditioning import Known
 from schnell_mini.loop import Average, precision, rate, step
-from schnell_mini.text import BATCH, ClipReader, naming_loss
-from schnell_mini.told import Known
+from schnell_mini.text_classifier import BATCH, ClipReader, naming_loss
 
 READER_RATE = 1e-3
 EMBEDDER_RATE = 1e-3

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell_mini import anchors, layout
-from schnell_mini.flow import Conditions, grid_positions, velocity
 from schnell_mini.layers import clear, open_gate, read_channels
-from schnell_mini.pose import LARGEST, MOVING, SIDES, Grid
-from schnell_mini.ramps import SHARPNESS, Line, Part, Ramp, write_part
+from schnell_mini.piecewise_linear import SHARPNESS, Line, Part, Ramp, write_part
+from schnell_mini.placement import LARGEST, MOVING, SIDES, Grid
+from schnell_mini.text_models import Conditions, grid_positions, velocity
 
 ROW, COLUMN, MEAN_ROW, MEAN_COLUMN = range(layout.SCRATCH, layout.SCRATCH + 4)
 DOWN, RIGHT, DOWN_SIGN, RIGHT_SIGN, DOWN_BIT, RIGHT_BIT = range(layout.SCRATCH + 4, layout.SCRATCH + 10)

@@ -1,7 +1,7 @@
 import pytest
 from tokenizers import Tokenizer
 
-from schnell_mini.bank import Lore, make_texts
+from schnell_mini.caption_dataset import Lore, make_texts
 from schnell_mini.captions import Entry
 from schnell_mini.tokens import ANCHORS, LENGTH, token_ids, train_vocabulary, wrap
 

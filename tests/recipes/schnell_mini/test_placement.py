@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell_mini.pose import Grid, find_places, first_corner, move, settle
+from schnell_mini.placement import Grid, find_places, first_corner, move, settle
 
 DIRECTIONS = torch.eye(64)[:, :2]
 
