@@ -1,32 +1,37 @@
-"""The recipe's own command: `python -m schnell_mini`, with `recipes` on the path. `make mini` calls it."""
+"""The recipe's command: `python -m schnell_mini`, with `recipes` on PYTHONPATH. `make mini` calls it.
 
-from collections.abc import Callable, Iterator
+Libraries that take seconds to import are imported by the command that needs them, so that `--help` is quick.
+"""
+
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schnell.cli.output import print_json, say, showing
-from schnell.engine.device import choose_device
-from schnell.models.catalogue import find_model
-from schnell.models.folder import embedded_home
-from schnell.training.low_rank import place_model
-from schnell.training.plan import Budget, ProgressReport
-from schnell_mini.data import prepare_data
-from schnell_mini.evaluation import evaluate
-from schnell_mini.recipe import Plan, pick_device, train_mini
-from schnell_mini.safety import count_false_alarms
-from schnell_mini.train_loras import BundlePlan, pick_bundled, train_bundled
+from schnell.errors import SchnellError
 
-app = typer.Typer(help="Make schnell-mini, the embedded model, and the LoRAs that come with it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from schnell.training.plan import ProgressReport
+
+_FAILURE = 1
+
+app = typer.Typer(
+    help="Make schnell-mini, the embedded model, and the LoRAs that come with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command("model")
-def train_mini_command(
+def model_command(
     minutes: Annotated[float, typer.Option(min=0.01, help="Training time in all, divided over the stages.")] = 240,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the work folder's last state.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     work: Annotated[Path, typer.Option(help="Where data, states and the result lie.")] = Path("work/mini"),
     start: Annotated[Path | None, typer.Option("--from", help="A model folder whose autoencoder to keep.")] = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Print the figures of a model; train nothing.")] = False,
@@ -39,10 +44,24 @@ def train_mini_command(
     """Make schnell-mini from nothing: data, autoencoder, text encoders, flow transformer, model folder."""
     if evaluate:
         evaluate_model(model, work, device, limit, as_json=as_json)
-        return
+    else:
+        make_model(work, minutes, device, start, resume=resume, as_json=as_json)
+
+
+def make_model(work: Path, minutes: float, device: str, start: Path | None, *, resume: bool, as_json: bool) -> None:
+    """Run the whole recipe and print where the model folder is.
+
+    Raises:
+        TrainingError: the work folder holds another run and `resume` is off.
+        TrainingDataError: the data cannot be fetched or is not what was pinned.
+        ModelFolderError: the device is unknown, or not on this machine.
+    """
+    from schnell.engine.device import choose_device
+    from schnell_mini.data import prepare_data
+    from schnell_mini.recipe import Plan, train_mini
 
     with showing() as show:
-        plan = Plan(work, minutes, pick_device(device), show, start=start)
+        plan = Plan(work, minutes, choose_device(device), show, start=start)
         folder = train_mini(plan, prepare_data, resume=resume)
     if as_json:
         print_json({"model": str(folder)})
@@ -51,12 +70,21 @@ def train_mini_command(
 
 
 def evaluate_model(model: Path | None, work: Path, device: str, limit: int | None, *, as_json: bool) -> None:
-    """Print the figures of a model folder."""
+    """Print the figures of a model folder; of the embedded model if none is given.
+
+    Raises:
+        TrainingDataError: the icons cannot be fetched.
+        ModelFolderError: the device is unknown, or not on this machine.
+    """
+    from schnell.engine.device import choose_device
+    from schnell.models.catalogue import find_model
+    from schnell_mini.data import fetch_icons
+    from schnell_mini.evaluation import evaluate
 
     folder = model or find_model("schnell-mini").path
     with showing() as show:
-        icons = prepare_data(work, show).icons
-        figures = evaluate(folder, icons, limit, str(pick_device(device)), evaluation_report(show))
+        icons = fetch_icons(work / "packages")
+        figures = evaluate(folder, icons, limit, str(choose_device(device)), lambda title, done: show(title, done, ""))
     if as_json:
         print_json({"model": str(folder), **figures.to_json()})
         return
@@ -64,13 +92,8 @@ def evaluate_model(model: Path | None, work: Path, device: str, limit: int | Non
         typer.echo(f"{name:42} {value:>9}  {goal}")
 
 
-def evaluation_report(show: Callable[[str, float, str], None]) -> Callable[[str, float], None]:
-    """Progress of a figure as a bar."""
-    return lambda title, done: show(title, done, "")
-
-
 @app.command("loras")
-def train_bundled_command(
+def loras_command(
     minutes: Annotated[float, typer.Option(min=0.001, help="Training time of each LoRA.")] = 2.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")] = False,
@@ -83,10 +106,17 @@ def train_bundled_command(
     ] = None,
 ) -> None:
     """Make the LoRAs that come with schnell-mini: paint icons in five looks, train one LoRA on each."""
+    from schnell.engine.device import choose_device
+    from schnell.models.catalogue import find_model
+    from schnell.models.folder import embedded_home
+    from schnell.training.low_rank import place_model
+    from schnell.training.plan import Budget
+    from schnell_mini.train_loras import BundlePlan, pick_bundled, train_bundled
 
+    chosen = pick_bundled(only or [])
     plan = BundlePlan(work, out or embedded_home() / "loras", Budget(minutes, steps), resume=resume)
     base = place_model(find_model(model), choose_device(device))
-    for lora in pick_bundled(only or []):
+    for lora in chosen:
         with _progress() as report:
             trained = train_bundled(lora, base, plan, report)
         say(f"{lora.name}: {trained.steps} steps, loss {trained.loss:.4f}")
@@ -97,14 +127,27 @@ def safety_command(
     work: Annotated[Path, typer.Option(help="Where the fetched packages lie.")] = Path("work/mini"),
 ) -> None:
     """How often the safety check is wrong about the pictures that the model learns from, all of them harmless."""
+    from schnell_mini.safety import count_false_alarms
+
     print_json(count_false_alarms(work / "packages"))
 
 
 @contextmanager
-def _progress() -> Iterator[ProgressReport]:
+def _progress() -> Iterator["ProgressReport"]:
     with showing() as show:
         yield lambda progress: show(progress.stage, progress.done, progress.message)
 
 
+def main() -> None:
+    """Run the command; a failure that we understand is one line on stderr, not a stack trace."""
+    try:
+        app()
+    except SchnellError as error:
+        say(f"schnell_mini: {error.message}")
+        sys.exit(_FAILURE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -1,7 +1,7 @@
-"""The autoencoder: crops of icons on plain colours, and back.
+"""Training of the autoencoder, on crops of icons on plain colours.
 
-No KL term and no sampling noise at first, else it collapses; both come in slowly (Higgins et al. 2017 warn of the
-same). A loss on image gradients keeps edges.
+There is no sampling noise and no KL term for the first updates, else the latents collapse to their prior (Higgins et
+al. 2017 warn of the same). A loss on image gradients keeps edges sharp.
 """
 
 from random import Random
@@ -12,24 +12,24 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from schnell_mini.latents import palette
-from schnell_mini.loop import precision, rate, step
+from schnell_mini.latents import background_rgb
+from schnell_mini.loop import mixed_precision, optimizer_step, rate_factor
 from schnell_mini.pictures import Icons, resize
 
 CROP = 128
 SCALES = (128, 176, 224, 256)
-QUIET = 300
-RAMP = 300
+NOISELESS_UPDATES = 300
+NOISE_RAMP_UPDATES = 300
 RATE = 1.2e-3
-KL = 1e-4
+KL_WEIGHT = 1e-4
 
 
 def crop_icon(rng: Random, icon: Tensor, colours: Tensor) -> Tensor:
-    """A random crop `[3, 128, 128]` in -1..1 of an icon (uint8, premultiplied) on a known or any colour."""
+    """A random crop `[3, 128, 128]` in -1..1 of an icon (uint8, premultiplied) on a background colour or any other."""
     size = rng.choice(SCALES)
-    posed = resize(icon[None].float() / 255, size)[0]
+    resized = resize(icon[None].float() / 255, size)[0]
     top, left = rng.randint(0, size - CROP), rng.randint(0, size - CROP)
-    part = posed[:, top : top + CROP, left : left + CROP]
+    part = resized[:, top : top + CROP, left : left + CROP]
     known = rng.random() < 0.5
     colour = rng.choice(list(colours)) if known else torch.tensor([rng.random() for _ in range(3)])
     pixels = part[:3] + colour[:, None, None] * (1 - part[3:])
@@ -48,14 +48,14 @@ def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
     return difference.abs().mean() + functional.avg_pool2d(difference, 8).abs().mean() + edge_loss(difference)
 
 
-class VaeLearner:
+class AutoencoderLearner:
     """Trains the whole autoencoder."""
 
     name = "vae"
 
     def __init__(self, vae: AutoencoderKL, icons: Icons, device: torch.device, batch: int = 16) -> None:
         self.vae, self.icons, self.device, self.batch = vae.to(device).train(), icons, device, batch
-        self.rng, self.done, self.colours = Random(0), 0, palette()
+        self.rng, self.done, self.colours = Random(0), 0, background_rgb()
         groups = [{"params": list(vae.parameters()), "base": RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-4)
 
@@ -66,14 +66,14 @@ class VaeLearner:
             crop_icon(self.rng, pictures[self.rng.randrange(len(pictures))], self.colours) for _ in range(self.batch)
         ]
         wanted = torch.stack(crops).to(self.device)
-        strength = min(1.0, max(0.0, (self.done - QUIET) / RAMP))
-        with precision(self.device, convolutions=True):
+        strength = min(1.0, max(0.0, (self.done - NOISELESS_UPDATES) / NOISE_RAMP_UPDATES))
+        with mixed_precision(self.device, convolutions=True):
             latent = self.vae.encode(wanted).latent_dist
             made = self.vae.decode(latent.mean + strength * latent.std * torch.randn_like(latent.std)).sample
         spread = latent.logvar.float()
         kl = 0.5 * (latent.mean.float() ** 2 + spread.exp() - 1 - spread).mean()
-        loss = picture_loss(made, wanted) + (KL * kl if self.done > QUIET else 0.0)
-        step(self.optimizer, loss, self.vae, rate(progress, self.done, 200, 0.3, 0.02))
+        loss = picture_loss(made, wanted) + (KL_WEIGHT * kl if self.done > NOISELESS_UPDATES else 0.0)
+        optimizer_step(self.optimizer, loss, self.vae, rate_factor(progress, self.done, 200, 0.3, 0.02))
         self.done += 1
         return loss.detach()
 

@@ -1,4 +1,4 @@
-"""What people may type for an icon: names, keywords, styles, colours and small scenes."""
+"""Captions as people may type them for an icon: its name or keywords, with styles, colours and small scenes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,10 +48,10 @@ ADJECTIVES = ("red", "blue", "green", "small", "golden", "tiny", "old", "new", "
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An icon's name and keywords; `extra` are looser words, used more rarely; `key` its code points."""
+class IconLabel:
+    """An icon's name and keywords (`tags`); `extra` are looser words, used more rarely; `key` its code points."""
 
-    label: str
+    name: str
     tags: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     key: str = ""
@@ -59,7 +59,7 @@ class Entry:
     @property
     def keywords(self) -> tuple[str, ...]:
         """The keywords other than the name."""
-        return tuple(tag for tag in self.tags if tag != self.label)
+        return tuple(tag for tag in self.tags if tag != self.name)
 
 
 def pick_words(rng: Random, words: Sequence[str], low: int, high: int) -> list[str]:
@@ -67,10 +67,10 @@ def pick_words(rng: Random, words: Sequence[str], low: int, high: int) -> list[s
     return rng.sample(list(words), min(len(words), rng.randint(low, high)))
 
 
-def half_of_keywords(rng: Random, entry: Entry) -> str:
+def half_of_keywords(rng: Random, label: IconLabel) -> str:
     """A random half of an icon's keywords; its name when it has none."""
-    keywords = list(entry.keywords)
-    return ", ".join(rng.sample(keywords, half(keywords))) or entry.label
+    keywords = list(label.keywords)
+    return ", ".join(rng.sample(keywords, half(keywords))) or label.name
 
 
 def half(keywords: Sequence[str]) -> int:
@@ -79,45 +79,46 @@ def half(keywords: Sequence[str]) -> int:
 
 
 class KeywordOwners:
-    """Which icons have a keyword, and whose half a list of keywords is most likely."""
+    """Which icons have which keywords, to tell whose half a list of keywords most likely is."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self._entries = entries
-        self._named = {entry.label: number for number, entry in enumerate(entries)}
+    def __init__(self, labels: Sequence[IconLabel]) -> None:
+        self._labels = labels
+        self._named = {label.name: number for number, label in enumerate(labels)}
         self._owners: dict[str, set[int]] = {}
-        for number, entry in enumerate(entries):
-            for word in entry.keywords:
+        for number, label in enumerate(labels):
+            for word in label.keywords:
                 self._owners.setdefault(word, set()).add(number)
 
     def likeliest(self, words: Sequence[str]) -> int:
-        """The icon that draws this half most often, when each draws any of its halves alike: Bayes' rule.
+        """The icon of whose keywords `words` is most likely a random half (Bayes' rule, icons equally likely).
 
-        One word that is an icon's name means that icon: "spider" is not half of a spider web.
+        One word that is an icon's name means that icon: "spider" is not half of a spider web. Some icon must have all
+        the words.
         """
         if len(words) == 1 and words[0] in self._named:
             return self._named[words[0]]
         owners = set.intersection(*(self._owners[word] for word in words))
-        able = [number for number in sorted(owners) if half(self._entries[number].keywords) == len(words)]
-        return min(able, key=lambda number: comb(len(self._entries[number].keywords), len(words)))
+        able = [number for number in sorted(owners) if half(self._labels[number].keywords) == len(words)]
+        return min(able, key=lambda number: comb(len(self._labels[number].keywords), len(words)))
 
 
-def describe(rng: Random, entry: Entry) -> str:
+def describe(rng: Random, label: IconLabel) -> str:
     """The object alone: its name, some of its keywords, both, or a looser word."""
-    tags, chance = entry.keywords, rng.random()
-    if entry.extra and rng.random() < 0.1:
-        return rng.choice(entry.extra)
+    tags, chance = label.keywords, rng.random()
+    if label.extra and rng.random() < 0.1:
+        return rng.choice(label.extra)
     if chance < 0.35 or not tags:
-        return entry.label
+        return label.name
     if chance < 0.75:
         return rng.choice((", ", " ")).join(pick_words(rng, tags, 1, len(tags)))
     if chance < 0.9:
-        return rng.choice((", ", " ")).join([entry.label, *pick_words(rng, tags, 1, 3)])
-    words = f"{entry.label} {' '.join(tags)}".split()
+        return rng.choice((", ", " ")).join([label.name, *pick_words(rng, tags, 1, 3)])
+    words = f"{label.name} {' '.join(tags)}".split()
     return " ".join(pick_words(rng, words, 2, 6))
 
 
 def decorate(rng: Random, text: str) -> str:
-    """The same object with an article, a style or a little scene around it."""
+    """The text with an article, a style, an adjective or a small scene around it; more often than not, as it is."""
     chance = rng.random()
     if chance < 0.55:
         return text
@@ -136,6 +137,6 @@ def on_background(rng: Random, text: str, colour: str) -> str:
     return rng.choice(BACKGROUNDS).format(text, word)
 
 
-def caption(rng: Random, entry: Entry, colour: str) -> str:
-    """A whole prompt for the icon on the coloured background."""
-    return on_background(rng, decorate(rng, describe(rng, entry)), colour)
+def write_caption(rng: Random, label: IconLabel, colour: str) -> str:
+    """A whole prompt for the icon on a background of this colour."""
+    return on_background(rng, decorate(rng, describe(rng, label)), colour)

@@ -1,7 +1,7 @@
-"""What the transformer is told while it learns to draw: an icon's codes themselves, without any text.
+"""Conditioning on an icon's codes instead of on a text, while the drawing blocks and the decoder are trained.
 
-So pictures and text are learned apart from each other, at the same time if need be. The codes are a little off, as
-those read from a text will be.
+So pictures and text are learned apart from each other, at the same time if need be. The codes are disturbed a little,
+because those that CLIP reads from a text are not exact either.
 """
 
 from collections.abc import Iterator
@@ -13,67 +13,72 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
+from schnell.engine.text import PromptEmbedding
 from schnell_mini import layout
-from schnell_mini.appearance_codes import Looks, Palette
-from schnell_mini.text_models import Conditions
+from schnell_mini.appearance_codes import AppearanceCodes, BackgroundCodes
+from schnell_mini.text_models import as_embeddings
 
-ROUNDS = 6
-LEAST = 0.05
-NOISE = 0.25
+ITERATIONS = 6
+SMALLEST = 0.05
+CODE_JITTER = 0.25
 
 
 @dataclass(frozen=True)
-class Known:
-    """The codes that captions stand for."""
+class Codebook:
+    """The codes of every icon and every background colour."""
 
-    looks: Looks
-    palette: Palette
+    appearance: AppearanceCodes
+    background: BackgroundCodes
 
-    def to(self, device: torch.device) -> "Known":
+    def to(self, device: torch.device) -> "Codebook":
         """The same on a device."""
-        looks = Looks(self.looks.codes.to(device), self.looks.strengths.to(device))
-        return Known(looks, Palette(self.palette.codes.to(device), self.palette.patterns.to(device)))
+        appearance = AppearanceCodes(self.appearance.codes.to(device), self.appearance.strengths.to(device))
+        background = BackgroundCodes(self.background.codes.to(device), self.background.patterns.to(device))
+        return Codebook(appearance, background)
 
 
 @dataclass(frozen=True)
-class Teller:
-    """Codes of icons and backgrounds, and what T5 says about some texts `[M, L, D]`, none of which matters."""
+class CodeConditioner:
+    """Makes prompt embeddings from codes; `states` are T5's for some texts `[M, L, D]`, whose content has no effect."""
 
-    known: Known
-    tokens: Tensor
+    codebook: Codebook
+    states: Tensor
 
-    def tell(self, rng: Random, icons: Tensor, colours: Tensor) -> Conditions:
-        """Conditions for icons on backgrounds; some of the codes are off by up to `NOISE`."""
-        device = self.tokens.device
-        codes = torch.cat([self.known.looks.codes[icons.to(device)], self.known.palette.codes[colours.to(device)]], 1)
-        off = NOISE * torch.rand(len(codes), 1, device=device).square() * torch.randn_like(codes)
-        texts = torch.tensor([rng.randrange(len(self.tokens)) for _ in range(len(codes))])
-        return Conditions(self.tokens[texts.to(device)], codes + off)
+    def condition(self, rng: Random, icons: Tensor, colours: Tensor) -> list[PromptEmbedding]:
+        """Embeddings for icons `[B]` on backgrounds `[B]`, with disturbed codes `[187]` in place of CLIP's vector.
+
+        Within `conditioned_by_codes` alone. The disturbance has a random standard deviation of at most `CODE_JITTER`.
+        """
+        device, book = self.states.device, self.codebook
+        codes = torch.cat([book.appearance.codes[icons.to(device)], book.background.codes[colours.to(device)]], 1)
+        jitter = CODE_JITTER * torch.rand(len(codes), 1, device=device).square() * torch.randn_like(codes)
+        texts = torch.tensor([rng.randrange(len(self.states)) for _ in range(len(codes))])
+        return as_embeddings(self.states[texts.to(device)], codes + jitter)
 
 
-class CodesAsTold(nn.Module):
-    """Stands where FLUX embeds pooled text: codes `[B, 187]` to the embedding that means them."""
+class CodeEmbedder(nn.Module):
+    """Takes the place of FLUX's embedder of pooled text: codes `[B, 187]` to the embedding that holds them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Solve SiLU(x) = offset + spread * code by a few rounds of fixed-point iteration."""
-        wanted = (layout.LOOK_OFFSET + layout.LOOK_SPREAD * codes.float()).clamp_min(LEAST)
+        """Solve SiLU(x) = CODE_OFFSET + CODE_SPREAD * code for x by fixed-point iteration; zeros behind, to `width`."""
+        wanted = (layout.CODE_OFFSET + layout.CODE_SPREAD * codes.float()).clamp_min(SMALLEST)
         found = wanted
-        for _ in range(ROUNDS):
+        for _ in range(ITERATIONS):
             found = wanted * (1 + torch.exp(-found))
         return nn.functional.pad(found, (0, self.width - found.shape[1])).to(codes.dtype)
 
 
 @contextmanager
-def told_by_codes(transformer: FluxTransformer2DModel) -> Iterator[None]:
-    """Within, the transformer takes codes where it takes CLIP's pooled text otherwise."""
-    place = transformer.time_text_embed
-    embedder = place.text_embedder
-    place.text_embedder = CodesAsTold(transformer.x_embedder.out_features)
+def conditioned_by_codes(transformer: FluxTransformer2DModel) -> Iterator[None]:
+    """Within, the transformer takes codes where it otherwise takes CLIP's pooled vector."""
+    embedding = transformer.time_text_embed
+    embedder = embedding.text_embedder
+    embedding.text_embedder = CodeEmbedder(transformer.x_embedder.out_features)
     try:
         yield
     finally:
-        place.text_embedder = embedder
+        embedding.text_embedder = embedder

@@ -1,10 +1,9 @@
-"""The decoder's last polish: latents as the transformer draws them, pictures as they should be, up to their edges.
+"""Finetuning of the decoder on latents as the transformer denoises them, for the pictures that they should be.
 
-Since a picture follows from its text and its noise, the latents that the model itself draws for a name have a right
-answer. The decoder learns to give it, two times of three; the third time it learns from clean latents, so that
-reconstruction improves as well. Windows often lie at the canvas's edge, where a convolution that was trained on
-crops leaves a rim: the outermost pixels, and corners above all, count more. The encoder and the latents stay as they
-are.
+A picture follows from its text and its noise, so the right picture for denoised latents is known. Two updates of three
+use denoised latents, the third uses encoded ones, so that reconstruction improves as well. Windows often lie at the
+canvas's edge: a decoder that was trained on crops draws a visible rim there, so the outermost pixels count more, and
+corners most. The encoder, and with it the latents, do not change.
 """
 
 from random import Random
@@ -14,23 +13,24 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 
+from schnell.engine.denoise import unpack_latents
 from schnell_mini.autoencoder import picture_loss
-from schnell_mini.code_conditioning import Teller, told_by_codes
-from schnell_mini.latents import FACTOR, centred_pose, palette, unpack
-from schnell_mini.loop import Average, precision, rate, step
-from schnell_mini.picture_dataset import Scene, Scenes
-from schnell_mini.pictures import Icons, compose
-from schnell_mini.placement import MOVING, Grid
-from schnell_mini.sampling import flow
+from schnell_mini.code_conditioning import CodeConditioner, conditioned_by_codes
+from schnell_mini.latents import PIXELS_PER_LATENT, background_rgb, icon_size
+from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.picture_dataset import PictureBatch, PictureDataset
+from schnell_mini.pictures import Icons, render_icons
+from schnell_mini.placement import SMALLEST_MOVED, Grid
+from schnell_mini.sampling import denoise
 
 RATE = 4e-4
 WINDOW = 16
 MARGIN = 24
-RIM, RIM_WEIGHT = 2, 0.3
-CORNER = 24
-DRAWN_STEPS = (1, 2, 4, 4)
+RIM_PIXELS, RIM_WEIGHT = 2, 0.3
+CORNER_PIXELS = 24
+STEP_COUNTS = (1, 2, 4, 4)
 GRIDS = (Grid(16, 16),) * 4 + (Grid(12, 12), Grid(8, 8), Grid(8, 8), Grid(6, 6))
-BATCH = {"cuda": 64, "cpu": 6}
+BATCH_SIZES = {"cuda": 64, "cpu": 6}
 
 
 class DecoderLearner:
@@ -39,59 +39,63 @@ class DecoderLearner:
     name = "decoder"
 
     def __init__(
-        self, vae: AutoencoderKL, transformer: FluxTransformer2DModel, teller: Teller, scenes: Scenes, icons: Icons
+        self,
+        vae: AutoencoderKL,
+        transformer: FluxTransformer2DModel,
+        conditioner: CodeConditioner,
+        dataset: PictureDataset,
+        icons: Icons,
     ) -> None:
-        self.vae, self.transformer, self.teller, self.scenes, self.icons = vae, transformer, teller, scenes, icons
-        self.device = transformer.device
+        self.vae, self.transformer, self.conditioner = vae, transformer, conditioner
+        self.dataset, self.icons, self.device = dataset, icons, transformer.device
         self.decoder = vae.decoder.to(memory_format=torch.channels_last).requires_grad_(requires_grad=True).train()
-        self.rng, self.done, self.batch = Random(0), 0, BATCH[self.device.type]
-        self.colours = palette().to(icons.pictures.device)
-        self.average = Average(self.decoder, 0.99)
+        self.rng, self.done, self.batch_size = Random(0), 0, BATCH_SIZES[self.device.type]
+        self.colours = background_rgb().to(icons.pictures.device)
+        self.average = MovingAverage(self.decoder, 0.99)
         groups = [{"params": list(self.decoder.parameters()), "base": RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99))
 
     def update(self, progress: float) -> Tensor:
         """One optimizer step; the loss."""
         grid = self.rng.choice(GRIDS)
-        scene = self.scenes.stage(self.rng, grid, self.batch)
-        tokens = self.draw(scene, grid) if self.done % 3 else scene.clean
-        latents = unpack(tokens, 2 * grid.height, 2 * grid.width)
-        window = min(WINDOW, latents.shape[-1])
-        top, left = (self.corner(side - window) for side in latents.shape[-2:])
+        batch = self.dataset.sample(self.rng, grid, self.batch_size)
+        latents = unpack_latents(self.denoise_batch(batch, grid) if self.done % 3 else batch.clean, grid.size)
+        sides = latents.shape[-2:]
+        window = min(WINDOW, sides[1])
+        top, left = (self.window_start(side - window) for side in sides)
         config = self.vae.config
         part = latents[..., top : top + window, left : left + window].to(memory_format=torch.channels_last)
-        with precision(self.device, convolutions=True):
-            made = self.decoder(part / config["scaling_factor"] + config["shift_factor"])
-        rows, columns = (seen(first, window, side) for first, side in zip((top, left), latents.shape[-2:], strict=True))
-        wanted = self.pixels(scene, grid)[..., FACTOR * top :, FACTOR * left :].to(self.device)
-        loss = picture_loss(made[..., rows, columns], wanted[..., rows, columns])
-        ends = tuple(
-            (first == 0, first + window == side) for first, side in zip((top, left), latents.shape[-2:], strict=True)
-        )
-        loss = loss + RIM_WEIGHT * rim_loss(made.float() - wanted[..., : made.shape[-2], : made.shape[-1]], *ends)
-        step(self.optimizer, loss, self.decoder, rate(progress, self.done, 20, 0.5))
+        with mixed_precision(self.device, convolutions=True):
+            decoded = self.decoder(part / config["scaling_factor"] + config["shift_factor"])
+        wanted = self.target_pictures(batch, grid)[..., PIXELS_PER_LATENT * top :, PIXELS_PER_LATENT * left :]
+        wanted = wanted[..., : decoded.shape[-2], : decoded.shape[-1]].to(self.device)
+        rows, columns = (pixels_to_compare(at, window, side) for at, side in zip((top, left), sides, strict=True))
+        loss = picture_loss(decoded[..., rows, columns], wanted[..., rows, columns])
+        ends = ((at == 0, at + window == side) for at, side in zip((top, left), sides, strict=True))
+        loss = loss + RIM_WEIGHT * rim_loss(decoded.float() - wanted, *ends)
+        optimizer_step(self.optimizer, loss, self.decoder, rate_factor(progress, self.done, 20, 0.5))
         self.average.add(self.decoder)
         self.done += 1
         return loss.detach()
 
-    def corner(self, most: int) -> int:
+    def window_start(self, most: int) -> int:
         """The first row or column of a window: at one edge, the other, or anywhere."""
         return self.rng.choice((0, most, self.rng.randint(0, most)))
 
-    def draw(self, scene: Scene, grid: Grid) -> Tensor:
-        """The tokens that the transformer draws of the scene from its very noise."""
-        told = self.teller.tell(self.rng, scene.icons, scene.colours)
-        with told_by_codes(self.transformer):
-            return flow(self.transformer, told, scene.noise, (grid.height, grid.width), self.rng.choice(DRAWN_STEPS))
+    def denoise_batch(self, batch: PictureBatch, grid: Grid) -> Tensor:
+        """The tokens `[B, T, 64]` that the transformer makes of the batch's noise in 1, 2 or 4 steps."""
+        prompts = self.conditioner.condition(self.rng, batch.icons, batch.colours)
+        with conditioned_by_codes(self.transformer):
+            return denoise(self.transformer, prompts, batch.noise, grid.size, self.rng.choice(STEP_COUNTS))
 
-    def pixels(self, scene: Scene, grid: Grid) -> Tensor:
-        """The pictures of a square scene, moved as its noise says."""
-        canvas, place = 2 * grid.side * FACTOR, self.icons.pictures.device
-        backgrounds = self.colours[scene.colours.to(place)]
-        pictures = compose(self.icons.pictures[scene.icons.to(place)], backgrounds, centred_pose(canvas), canvas)
-        if grid.side < MOVING:
+    def target_pictures(self, batch: PictureBatch, grid: Grid) -> Tensor:
+        """The pictures of a batch on a square canvas `[B, 3, H, W]` in -1..1, moved as the noise says."""
+        canvas, device = 2 * grid.side * PIXELS_PER_LATENT, self.icons.pictures.device
+        backgrounds = self.colours[batch.colours.to(device)]
+        pictures = render_icons(self.icons.pictures[batch.icons.to(device)], backgrounds, icon_size(canvas), canvas)
+        if grid.side < SMALLEST_MOVED:
             return pictures
-        moves = ((2 * scene.shifts - 1) * FACTOR).tolist()
+        moves = ((2 * batch.shifts - 1) * PIXELS_PER_LATENT).tolist()
         return torch.stack(
             [torch.roll(one, (down, right), (1, 2)) for one, (down, right) in zip(pictures, moves, strict=True)]
         )
@@ -102,7 +106,7 @@ class DecoderLearner:
         self.decoder.eval()
 
     def state(self) -> dict[str, Any]:
-        """Weights, optimizer and count of updates."""
+        """Weights, their average, optimizer and count of updates."""
         return {
             "decoder": self.decoder.state_dict(),
             "average": self.average.values,
@@ -122,14 +126,14 @@ class DecoderLearner:
 def rim_loss(difference: Tensor, rows: tuple[bool, bool], columns: tuple[bool, bool]) -> Tensor:
     """Mean absolute error of the outermost pixels where a window `[B, 3, H, W]` ends at the canvas's edge.
 
-    `rows` and `columns` say at which of their two ends. Corners, where a convolution sees least, count once more, and
-    so do the squares of `CORNER` pixels around them.
+    `rows` and `columns` say for the window's first and last ones whether they do. Corners, where a convolution has the
+    fewest neighbours, count once more, and so do the squares of `CORNER_PIXELS` pixels around them.
     """
-    across = [difference[..., end, :] for end in _ends(RIM, rows)]
-    along = [difference[..., end] for end in _ends(RIM, columns)]
+    across = [difference[..., end, :] for end in _ends(RIM_PIXELS, rows)]
+    along = [difference[..., end] for end in _ends(RIM_PIXELS, columns)]
     corners = [
         difference[..., end, other]
-        for size in (RIM, CORNER)
+        for size in (RIM_PIXELS, CORNER_PIXELS)
         for end in _ends(size, rows)
         for other in _ends(size, columns)
     ]
@@ -137,11 +141,14 @@ def rim_loss(difference: Tensor, rows: tuple[bool, bool], columns: tuple[bool, b
     return torch.stack(parts).mean() if parts else difference.new_zeros(())
 
 
-def _ends(width: int, there: tuple[bool, bool]) -> list[slice]:
-    return [end for end, is_there in zip((slice(0, width), slice(-width, None)), there, strict=True) if is_there]
+def _ends(width: int, at_edge: tuple[bool, bool]) -> list[slice]:
+    return [end for end, counts in zip((slice(0, width), slice(-width, None)), at_edge, strict=True) if counts]
 
 
-def seen(first: int, window: int, side: int) -> slice:
-    """The window's pixels that count: all at the canvas's edge, not those that lack their neighbours inside."""
+def pixels_to_compare(first: int, window: int, side: int) -> slice:
+    """The rows or columns of a decoded window that can be judged.
+
+    Those at the canvas's edge, but not `MARGIN` pixels inside of it, whose neighbours the decoder was not given.
+    """
     last = first + window == side
-    return slice(0 if first == 0 else MARGIN, window * FACTOR - (0 if last else MARGIN))
+    return slice(0 if first == 0 else MARGIN, window * PIXELS_PER_LATENT - (0 if last else MARGIN))

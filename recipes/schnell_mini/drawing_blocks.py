@@ -1,9 +1,9 @@
-"""The single blocks after the memory learn by gradient what the memory leaves out: all that is not linear in the codes.
+"""Training of the single blocks after the key-value blocks, by gradient: what is not linear in the codes.
 
-What comes before them is written down and stays as it is: its large constants cancel, and gradient steps would break
-them. So a drawing block hears each channel at about unit spread, and writes only into channels that nothing before it
-relies on. At first it writes nothing. Because the noise decides where the object lies, a picture has one right answer,
-and even from pure noise the loss is a plain regression.
+All weights before them are computed and stay frozen: their large constants cancel each other, and gradient steps would
+break that. So a drawing block's norm scales each channel to about unit variance, and the block adds to no channel that
+the computed weights rely on. At first it adds nothing. Because the noise decides where the object lies, a picture has
+one right answer, and even from pure noise the loss is a plain regression.
 """
 
 from collections.abc import Callable
@@ -14,161 +14,170 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
+from schnell.engine.denoise import predict_velocity
 from schnell_mini import layout
-from schnell_mini.adapter_block import LOOK_BLOCKS
-from schnell_mini.code_conditioning import Teller, told_by_codes
-from schnell_mini.key_value_blocks import MEMORY_BLOCKS
-from schnell_mini.loop import Average, precision, rate, step
-from schnell_mini.picture_dataset import Scenes
-from schnell_mini.placement import LARGEST, Grid
-from schnell_mini.position_weights import PLACE_BLOCKS
-from schnell_mini.text_models import grid_positions, velocity
+from schnell_mini.adapter_block import ADAPTER_BLOCKS
+from schnell_mini.code_conditioning import CodeConditioner, conditioned_by_codes
+from schnell_mini.key_value_blocks import KEY_VALUE_BLOCKS
+from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.picture_dataset import PictureDataset
+from schnell_mini.placement import LARGEST_SIDE, Grid
+from schnell_mini.position_weights import POSITION_BLOCKS
+from schnell_mini.sampling import start_drawings
 
 RATE = 1e-3
 AVERAGED = 0.999
-TOKENS = {"cuda": 20_000, "cpu": 2_400}
-TEXT = 32
-GAINS = ((layout.NOISE, 4.0), (layout.COVER, 9.0), (layout.PLACE, 3.0), (layout.OBJECT, 9.0))
-OTHER_GAIN = 3.0
-SPREAD = 0.02
-GATE = 0.1
-TIME_MIDDLE, TIME_SPREAD = 16.0, 8.0
-PURE = 0.6
-FIXED = (
+TOKENS_PER_BATCH = {"cuda": 20_000, "cpu": 2_400}
+TEXT_TOKENS = 32
+READ_GAINS = ((layout.NOISE, 4.0), (layout.BACKGROUND, 9.0), (layout.POSITION, 3.0), (layout.OBJECT, 9.0))
+OTHER_READ_GAIN = 3.0
+MODULATION_SPREAD = 0.02
+INITIAL_GATE = 0.1
+TIME_CENTRE, TIME_SPREAD = 16.0, 8.0
+PURE_NOISE_SHARE = 0.6
+USUAL_GRIDS = (
     *(Grid(16, 16),) * 8,
     *(Grid(8, 8),) * 4,
     *(Grid(12, 21), Grid(21, 12), Grid(13, 19), Grid(19, 13), Grid(14, 17), Grid(17, 14)),
     *(Grid(6, 11), Grid(11, 6), Grid(7, 10), Grid(10, 7), Grid(7, 9), Grid(9, 7)),
 )
-ANY = 0.2
-MOST = 400
+ANY_GRID_SHARE = 0.2
+MOST_TOKENS = 400
 
 
-def drawing_blocks(transformer: FluxTransformer2DModel) -> list[Any]:
-    """The single blocks between the memory and the last."""
-    return list(transformer.single_transformer_blocks)[PLACE_BLOCKS + MEMORY_BLOCKS : -LOOK_BLOCKS]
+def find_drawing_blocks(transformer: FluxTransformer2DModel) -> list[Any]:
+    """The single blocks between the key-value blocks and the adapter block."""
+    return list(transformer.single_transformer_blocks)[POSITION_BLOCKS + KEY_VALUE_BLOCKS : -ADAPTER_BLOCKS]
 
 
 class CentredCodes(nn.Module):
-    """SiLU, then codes and time about zero at unit spread, and nothing of the embedding's other channels."""
+    """SiLU, then codes and time shifted and scaled to zero mean and unit variance; zero in the other channels.
 
-    middle: Tensor
+    A block is trained with this in place of its SiLU. It is linear after the SiLU, so `fold_centring` can move it into
+    the weights.
+    """
+
+    centre: Tensor
     gain: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        middle, gain = torch.zeros(width), torch.zeros(width)
-        middle[: layout.TIME_CODE], gain[: layout.TIME_CODE] = layout.LOOK_OFFSET, 1 / layout.LOOK_SPREAD
-        middle[layout.TIME], gain[layout.TIME] = TIME_MIDDLE, 1 / TIME_SPREAD
-        self.register_buffer("middle", middle, persistent=False)
+        centre, gain = torch.zeros(width), torch.zeros(width)
+        centre[: layout.ALL_CODES], gain[: layout.ALL_CODES] = layout.CODE_OFFSET, 1 / layout.CODE_SPREAD
+        centre[layout.TIME], gain[layout.TIME] = TIME_CENTRE, 1 / TIME_SPREAD
+        self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("gain", gain, persistent=False)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """`[B, width]`, read anew."""
-        return (nn.functional.silu(embedding) - self.middle) * self.gain
+        """`[B, width]` to `[B, width]`."""
+        return (nn.functional.silu(embedding) - self.centre) * self.gain
 
 
-def written_channels(width: int) -> Tensor:
-    """1 for channels that drawing blocks may write, 0 for noise, places and the constants `[width]`."""
+def writable_channels(width: int) -> Tensor:
+    """1 for channels that drawing blocks may add to, 0 for noise, positions and the constants `[width]`."""
     free = torch.ones(width)
-    for kept in (layout.NOISE, layout.PLACE, slice(layout.ZERO, width)):
+    for kept in (layout.NOISE, layout.POSITION, slice(layout.ZERO, width)):
         free[kept] = 0.0
     return free
 
 
 @torch.no_grad()
-def prepare(block: Any) -> None:
-    """A silent block that hears its channels at unit spread; its modulation reads centred codes until `fold`."""
+def initialise_block(block: Any) -> None:
+    """Make a block that adds nothing yet; its modulation reads centred codes until `fold_centring`."""
     linear = block.norm.linear
     width = linear.in_features
     block.norm.silu = CentredCodes(width).to(linear.weight.device)
-    linear.weight.normal_(std=SPREAD)
+    linear.weight.normal_(std=MODULATION_SPREAD)
     linear.bias.zero_()
     scale, gate = linear.bias[width : 2 * width], linear.bias[2 * width :]
-    scale.fill_(OTHER_GAIN - 1)
-    for channels, gain in GAINS:
+    scale.fill_(OTHER_READ_GAIN - 1)
+    for channels, gain in READ_GAINS:
         scale[channels] = gain - 1
-    scale[-layout.FILL :] = -1.0
-    gate.fill_(GATE)
+    scale[-layout.FILLER :] = -1.0
+    gate.fill_(INITIAL_GATE)
     block.proj_out.weight.zero_()
     block.proj_out.bias.zero_()
 
 
 @torch.no_grad()
-def fold(block: Any) -> None:
-    """Turn a block's centred reading back into FLUX's plain one."""
-    linear, reading = block.norm.linear, block.norm.silu
-    linear.weight.mul_(reading.gain)
-    linear.bias.sub_(linear.weight @ reading.middle)
+def fold_centring(block: Any) -> None:
+    """Move the centring into the modulation's weights, so that the block is FLUX's own again."""
+    linear, centring = block.norm.linear, block.norm.silu
+    linear.weight.mul_(centring.gain)
+    linear.bias.sub_(linear.weight @ centring.centre)
     block.norm.silu = nn.SiLU()
 
 
-def quickly(forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """A block's forward in fast precision, while the tokens between blocks keep theirs: places need it."""
+def with_mixed_precision(forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """A block's forward in mixed precision.
+
+    Only the insides of blocks: between them tokens stay in float32, since positions would blur in bfloat16.
+    """
 
     def run(*inputs: Any, **named: Any) -> Any:
-        with precision(device):
+        with mixed_precision(device):
             return forward(*inputs, **named)
 
     return run
 
 
 class BlockLearner:
-    """Trains the drawing blocks; everything else keeps still."""
+    """Trains the drawing blocks; everything else is frozen."""
 
     name = "blocks"
 
-    def __init__(self, transformer: FluxTransformer2DModel, teller: Teller, scenes: Scenes) -> None:
+    def __init__(
+        self, transformer: FluxTransformer2DModel, conditioner: CodeConditioner, dataset: PictureDataset
+    ) -> None:
         self.transformer = transformer.requires_grad_(requires_grad=False).eval()
-        self.teller, self.scenes, self.device = teller, scenes, transformer.device
-        self.blocks = nn.ModuleList(drawing_blocks(transformer)).requires_grad_(requires_grad=True)
-        free = written_channels(transformer.x_embedder.out_features).to(self.device)
-        for block in drawing_blocks(transformer):
-            prepare(block)
-            block.forward = quickly(block.forward, self.device)
+        self.conditioner, self.dataset, self.device = conditioner, dataset, transformer.device
+        self.blocks = nn.ModuleList(find_drawing_blocks(transformer)).requires_grad_(requires_grad=True)
+        free = writable_channels(transformer.x_embedder.out_features).to(self.device)
+        for block in find_drawing_blocks(transformer):
+            initialise_block(block)
+            block.forward = with_mixed_precision(block.forward, self.device)
             for parameter in block.proj_out.parameters():
                 parameter.register_hook(lambda grad: grad * free.view(-1, *[1] * (grad.dim() - 1)))
         self.rng, self.done = Random(0), 0
-        self.average = Average(self.blocks, AVERAGED)
+        self.average = MovingAverage(self.blocks, AVERAGED)
         groups = [{"params": list(self.blocks.parameters()), "base": RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
 
     def update(self, progress: float) -> Tensor:
-        """One optimizer step; the mean squared error of the clean tokens that the model believes in."""
-        grid = self.draw_grid()
-        count = max(1, TOKENS[self.device.type] // (grid.tokens + TEXT))
-        scene = self.scenes.stage(self.rng, grid, count)
-        times = self.draw_times(count)
-        part = times[:, None, None]
-        noisy = part * scene.noise + (1 - part) * scene.clean
-        told = self.teller.tell(self.rng, scene.icons, scene.colours)
-        positions = grid_positions(2 * grid.height, 2 * grid.width).to(self.device)
-        with told_by_codes(self.transformer):
-            answer = velocity(self.transformer, noisy, told, times, positions)
-        loss = (noisy - part * answer.float() - scene.clean).pow(2).mean()
-        step(self.optimizer, loss, self.blocks, rate(progress, self.done, 100, 0.3, 0.01))
+        """One optimizer step; the mean squared error of the clean latents that the predicted velocity points to."""
+        grid = self.sample_grid()
+        count = max(1, TOKENS_PER_BATCH[self.device.type] // (grid.tokens + TEXT_TOKENS))
+        batch = self.dataset.sample(self.rng, grid, count)
+        times = self.sample_times(count)
+        level = torch.tensor(times).to(self.device)[:, None, None]
+        noisy = level * batch.noise + (1 - level) * batch.clean
+        prompts = self.conditioner.condition(self.rng, batch.icons, batch.colours)
+        drawings = start_drawings(prompts, noisy, [(time, 0.0) for time in times], grid.size)
+        with conditioned_by_codes(self.transformer):
+            velocity = predict_velocity(self.transformer, drawings)
+        loss = (noisy - level * velocity - batch.clean).pow(2).mean()
+        optimizer_step(self.optimizer, loss, self.blocks, rate_factor(progress, self.done, 100, 0.3, 0.01))
         self.average.add(self.blocks)
         self.done += 1
         return loss.detach()
 
-    def draw_grid(self) -> Grid:
-        """A usual canvas, or any that is not too large."""
-        if self.rng.random() > ANY:
-            return self.rng.choice(FIXED)
-        height = self.rng.randint(4, LARGEST)
-        return Grid(height, self.rng.randint(4, min(LARGEST, MOST // height)))
+    def sample_grid(self) -> Grid:
+        """The canvas of a usual size, or any that is not too large."""
+        if self.rng.random() > ANY_GRID_SHARE:
+            return self.rng.choice(USUAL_GRIDS)
+        height = self.rng.randint(4, LARGEST_SIDE)
+        return Grid(height, self.rng.randint(4, min(LARGEST_SIDE, MOST_TOKENS // height)))
 
-    def draw_times(self, count: int) -> Tensor:
-        """Pure noise most often, else any time of few steps `[B]`."""
-        times = [1.0 if self.rng.random() < PURE else self.rng.uniform(0.2, 1.0) for _ in range(count)]
-        return torch.tensor(times).to(self.device)
+    def sample_times(self, count: int) -> list[float]:
+        """Noise levels: 1 (pure noise) most often, else any from 0.2 up; four steps go down to 0.25."""
+        return [1.0 if self.rng.random() < PURE_NOISE_SHARE else self.rng.uniform(0.2, 1.0) for _ in range(count)]
 
     def finish(self) -> None:
-        """Put the averaged weights in place, as a stock model reads them."""
+        """Put the averaged weights in place, in the form of a stock FLUX model."""
         self.average.copy_to(self.blocks)
         for block in self.blocks:
             del block.forward
-            fold(block)
+            fold_centring(block)
         self.transformer.eval()
 
     def state(self) -> dict[str, Any]:

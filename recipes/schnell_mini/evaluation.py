@@ -15,8 +15,9 @@ from torch import Tensor
 
 from schnell_mini.captions import COLOURS, half_of_keywords
 from schnell_mini.gallery import Gallery, build_gallery, inside_frame, nearest_colour
-from schnell_mini.pictures import Icons, Pose, compose
-from schnell_mini.sampling import Painter, draw, load_painter
+from schnell_mini.latents import icon_size
+from schnell_mini.pictures import Icons, render_icons
+from schnell_mini.sampling import MiniPipeline, draw_pictures, load_pipeline
 
 SQUARE = (256, 256)
 FRAMES = {"16:9": (192, 336), "9:16": (336, 192), "0.25 MP": (128, 128)}
@@ -66,7 +67,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Sentence:
+class FreePrompt:
     """A free prompt and the numbers of the icons that would be right."""
 
     text: str
@@ -74,10 +75,10 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A model, what it should know, and the icons to ask for."""
+class EvaluationRun:
+    """A model under evaluation, all icons, and the numbers of those that are asked for."""
 
-    painter: Painter
+    pipeline: MiniPipeline
     icons: Icons
     gallery: Gallery
     asked: tuple[int, ...]
@@ -89,7 +90,7 @@ class Bench:
         """One picture for each prompt, drawn in batches with seeds that differ."""
         for start in range(0, len(prompts), BATCH):
             part = prompts[start : start + BATCH]
-            yield from draw(self.painter, part, [SEED + start + i for i in range(len(part))], size, steps)
+            yield from draw_pictures(self.pipeline, part, [SEED + start + i for i in range(len(part))], size, steps)
             self.report(title, (start + len(part)) / len(prompts))
 
     def ranks(self, title: str, prompts: Sequence[str], steps: int = STEPS) -> Tensor:
@@ -99,7 +100,7 @@ class Bench:
 
     def names(self) -> list[str]:
         """The names of the asked icons."""
-        return [self.icons.entries[i].label for i in self.asked]
+        return [self.icons.labels[i].name for i in self.asked]
 
 
 def share(hits: Sequence[bool]) -> float:
@@ -112,60 +113,60 @@ def psnr(first: Tensor, second: Tensor) -> float:
     return float(-10 * torch.log10((first - second).pow(2).mean().clamp_min(1e-10)))
 
 
-def colour_share(bench: Bench, count: int) -> float:
+def colour_share(run: EvaluationRun, count: int) -> float:
     """(c): the border is nearest to the asked colour."""
     rng = Random(SEED)
-    asked = [(rng.choice(bench.icons.entries).label, rng.choice(list(COLOURS))) for _ in range(count)]
+    asked = [(rng.choice(run.icons.labels).name, rng.choice(list(COLOURS))) for _ in range(count)]
     prompts = [f"{name} on a {colour} background" for name, colour in asked]
-    pictures = bench.pictures("colour", prompts)
+    pictures = run.pictures("colour", prompts)
     return share([nearest_colour(p) == colour for p, (_, colour) in zip(pictures, asked, strict=True)])
 
 
-def variety(bench: Bench, count: int, seeds: int = 4) -> tuple[float, float]:
+def variety(run: EvaluationRun, count: int, seeds: int = 4) -> tuple[float, float]:
     """(e): median PSNR between the seeds of one name, and how often the object stays."""
     between: list[float] = []
     hits: list[bool] = []
-    for number, icon in enumerate(bench.asked[:count], 1):
-        prompts = [bench.icons.entries[icon].label] * seeds
-        drawn = draw(bench.painter, prompts, range(seeds), SQUARE, STEPS)
+    for number, icon in enumerate(run.asked[:count], 1):
+        prompts = [run.icons.labels[icon].name] * seeds
+        drawn = draw_pictures(run.pipeline, prompts, range(seeds), SQUARE, STEPS)
         between += [psnr(drawn[a], drawn[b]) for a in range(seeds) for b in range(a)]
-        hits += [bench.gallery.ranks(picture, icon) == 0 for picture in drawn]
-        bench.report("variety", number / count)
+        hits += [run.gallery.ranks(picture, icon) == 0 for picture in drawn]
+        run.report("variety", number / count)
     return float(torch.tensor(between).median()), share(hits)
 
 
-def read_sentences(icons: Icons) -> list[Sentence]:
-    """The written sentences, with icons by number."""
-    number = {entry.label: i for i, entry in enumerate(icons.entries)}
+def read_free_prompts(icons: Icons) -> list[FreePrompt]:
+    """The sentences of `sentences.json`, with icons by number."""
+    number = {label.name: i for i, label in enumerate(icons.labels)}
     rows = json.loads(files("schnell_mini").joinpath("sentences.json").read_text("utf-8"))
-    return [Sentence(r["sentence"], frozenset(number[i] for i in r["icons"] if i in number)) for r in rows]
+    return [FreePrompt(r["sentence"], frozenset(number[i] for i in r["icons"] if i in number)) for r in rows]
 
 
-def free_share(bench: Bench, count: int) -> float:
+def free_share(run: EvaluationRun, count: int) -> float:
     """(f): the nearest icon is one of those that would be right."""
-    sentences = read_sentences(bench.icons)[:count]
-    pictures = bench.pictures("free prompts", [s.text for s in sentences])
-    return share([bench.gallery.nearest(p) in s.icons for p, s in zip(pictures, sentences, strict=True)])
+    sentences = read_free_prompts(run.icons)[:count]
+    pictures = run.pictures("free prompts", [s.text for s in sentences])
+    return share([run.gallery.nearest(p) in s.icons for p, s in zip(pictures, sentences, strict=True)])
 
 
-def composition_share(bench: Bench, count: int) -> float:
+def composition_share(run: EvaluationRun, count: int) -> float:
     """(g): the whole object is inside the frame, at the wide ratios and the small size."""
-    names = bench.names()[:count]
+    names = run.names()[:count]
     hits = [
         inside_frame(picture)
         for title, size in FRAMES.items()
-        for picture in bench.pictures(f"composition {title}", names, size=size)
+        for picture in run.pictures(f"composition {title}", names, size=size)
     ]
     return share(hits)
 
 
 @torch.no_grad()
-def reconstruction(bench: Bench) -> float:
+def reconstruction(run: EvaluationRun) -> float:
     """(h): mean PSNR of the VAE on the asked icons at drawn size."""
-    vae, values = bench.painter.vae, []
-    for start in range(0, len(bench.asked), BATCH):
-        chosen = list(bench.asked[start : start + BATCH])
-        pixels = compose(bench.icons.pictures[chosen], torch.ones(len(chosen), 3), Pose(208), 256)
+    vae, values = run.pipeline.vae, []
+    for start in range(0, len(run.asked), BATCH):
+        chosen = list(run.asked[start : start + BATCH])
+        pixels = render_icons(run.icons.pictures[chosen], torch.ones(len(chosen), 3), icon_size(256), 256)
         out = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mean).sample.cpu().clamp(-1, 1)
         values += [psnr(a / 2 + 0.5, b / 2 + 0.5) for a, b in zip(out, pixels, strict=True)]
     return sum(values) / len(values)
@@ -176,23 +177,23 @@ def evaluate(folder: Path, icons: Icons, limit: int | None, device: str, report:
     asked = tuple(range(len(icons)))
     if limit is not None and limit < len(icons):
         asked = tuple(sorted(Random(SEED).sample(asked, limit)))
-    bench = Bench(load_painter(folder, device), icons, build_gallery(icons.pictures), asked, report)
+    run = EvaluationRun(load_pipeline(folder, device), icons, build_gallery(icons.pictures), asked, report)
     count = len(asked)
     rng = Random(SEED)
-    named = bench.ranks("named", bench.names())
-    keywords = bench.ranks("keywords", [half_of_keywords(rng, icons.entries[i]) for i in asked])
-    between, stays = variety(bench, min(50, count))
+    named = run.ranks("named", run.names())
+    keywords = run.ranks("keywords", [half_of_keywords(rng, icons.labels[i]) for i in asked])
+    between, stays = variety(run, min(50, count))
     return Figures(
         named=share((named == 0).tolist()),
         named_within_ten=share((named < 10).tolist()),
         keywords=share((keywords == 0).tolist()),
-        colour=colour_share(bench, min(200, count)),
-        named_two_steps=share((bench.ranks("two steps", bench.names(), 2) == 0).tolist()),
-        named_one_step=share((bench.ranks("one step", bench.names(), 1) == 0).tolist()),
+        colour=colour_share(run, min(200, count)),
+        named_two_steps=share((run.ranks("two steps", run.names(), 2) == 0).tolist()),
+        named_one_step=share((run.ranks("one step", run.names(), 1) == 0).tolist()),
         variety_db=between,
         variety_named=stays,
-        free_prompts=free_share(bench, min(100, count)),
-        composition=composition_share(bench, min(100, count)),
-        reconstruction_db=reconstruction(bench),
+        free_prompts=free_share(run, min(100, count)),
+        composition=composition_share(run, min(100, count)),
+        reconstruction_db=reconstruction(run),
         pictures=count,
     )

@@ -7,34 +7,34 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from schnell_mini.adapter_block import LOOK_BLOCKS
-from schnell_mini.sampling import Painter
-from schnell_mini.tokens import LENGTH
+from schnell_mini.adapter_block import ADAPTER_BLOCKS
+from schnell_mini.sampling import MiniPipeline
+from schnell_mini.tokens import MAX_TOKENS
 
 DRAW_SCALE = 4
-#: The last single block: a LoRA that also moves places or keys loses the picture at once, and one on the block before
-#: it hears the noise and draws a mosaic.
+#: The output layer of the last single block alone. A LoRA that also changes position weights or key-value blocks breaks
+#: the picture, and one on the block before the last reads the noise and draws a mosaic.
 LORA_LAYERS = r"single_transformer_blocks\.{}\.proj_out"
 
 
-def export_model(painter: Painter, folder: Path) -> None:
-    """Write the folder beside `folder` first, then put it in its place."""
+def export_model(pipeline: MiniPipeline, folder: Path) -> None:
+    """Write the model beside `folder` first, then rename it; an earlier one is replaced."""
     fresh = folder.with_name(folder.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
-    clip_tokenizer, t5_tokenizer = painter.text.tokenizers
+    clip_tokenizer, t5_tokenizer = pipeline.text.tokenizers
     FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
-        vae=painter.vae,
-        text_encoder=painter.text.clip,
+        vae=pipeline.vae,
+        text_encoder=pipeline.text.clip,
         tokenizer=clip_tokenizer,
-        text_encoder_2=painter.text.t5,
+        text_encoder_2=pipeline.text.t5,
         tokenizer_2=t5_tokenizer,
-        transformer=painter.transformer,
+        transformer=pipeline.transformer,
     ).to(torch.float16).save_pretrained(fresh)
-    last = len(painter.transformer.single_transformer_blocks) - LOOK_BLOCKS
+    last = len(pipeline.transformer.single_transformer_blocks) - ADAPTER_BLOCKS
     convention = {
         "draw_scale": DRAW_SCALE,
-        "sequence_length": LENGTH,
+        "sequence_length": MAX_TOKENS,
         "lora_layers": LORA_LAYERS.format(last),
     }
     (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")

@@ -1,6 +1,5 @@
-"""Which icon is in a picture: its object, cut out by its bounding box, against every training picture."""
+"""Which icon a picture shows: the training picture whose object is nearest, both cut out by their bounding boxes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell_mini.captions import COLOURS
-from schnell_mini.pictures import lay
+from schnell_mini.pictures import ICON_SIDE, composite
 
-SIDE = 64
+CROP_SIDE = 64
 THRESHOLD = 0.1
 RIM = 4
 
@@ -39,8 +38,8 @@ def nearest_colour(picture: Tensor) -> str:
     return list(COLOURS)[int(distances.argmin())]
 
 
-def span(hits: Tensor, least: int) -> tuple[int, int]:
-    """The first and last line with at least `least` pixels of the object."""
+def object_lines(hits: Tensor, least: int) -> tuple[int, int]:
+    """The first line with at least `least` pixels of the object, and the one after the last; all if there is none."""
     lines = (hits >= least).nonzero().flatten()
     return (int(lines[0]), int(lines[-1]) + 1) if len(lines) else (0, len(hits))
 
@@ -49,14 +48,14 @@ def find_object(picture: Tensor) -> Box:
     """Where the picture `[3, H, W]` differs from its border colour; a few stray pixels do not count."""
     mask = (picture - border_colour(picture)[:, None, None]).abs().amax(0) > THRESHOLD
     least = max(2, picture.shape[-1] // 64)
-    return Box(*span(mask.sum(1), least), *span(mask.sum(0), least))
+    return Box(*object_lines(mask.sum(1), least), *object_lines(mask.sum(0), least))
 
 
 def crop_object(picture: Tensor) -> Tensor:
     """The object within its bounding box at 64 x 64."""
     box = find_object(picture)
     cut = picture[None, :, box.top : box.bottom, box.left : box.right]
-    return functional.interpolate(cut, size=(SIDE, SIDE), mode="bilinear", antialias=True)[0]
+    return functional.interpolate(cut, size=(CROP_SIDE, CROP_SIDE), mode="bilinear", antialias=True)[0]
 
 
 def inside_frame(picture: Tensor) -> bool:
@@ -67,7 +66,7 @@ def inside_frame(picture: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Every training picture's object on white, `[N, 3 * 64 * 64]`."""
+    """Every training picture's object on white, `[N, 3 * 64 * 64]`: an index for nearest-neighbour search."""
 
     objects: Tensor
 
@@ -81,10 +80,8 @@ class Gallery:
         return int((self.objects - crop_object(picture).flatten()).pow(2).sum(1).argmin())
 
 
-def build_gallery(pictures: Tensor, indices: Sequence[int] | None = None) -> Gallery:
+def build_gallery(pictures: Tensor) -> Gallery:
     """Cut every icon (uint8 premultiplied `[N, 4, 256, 256]`) out of a white picture."""
-    chosen = range(len(pictures)) if indices is None else indices
     white = torch.ones(1, 3)
-    return Gallery(
-        torch.stack([crop_object(lay(pictures[i : i + 1].float() / 255, white, 256, 256)[0]).flatten() for i in chosen])
-    )
+    onto_white = (composite(one[None].float() / 255, white, ICON_SIDE, ICON_SIDE)[0] for one in pictures)
+    return Gallery(torch.stack([crop_object(picture).flatten() for picture in onto_white]))

@@ -1,4 +1,4 @@
-"""Latents of posed icons, made once: every later stage reads these, never pixels."""
+"""Latents of every icon on several canvases, encoded once: all stages after the autoencoder read these."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,20 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell_mini.captions import COLOURS
-from schnell_mini.pictures import Icons, Pose, compose
+from schnell_mini.pictures import ICON_SHARE, Icons, render_icons
 
-FACTOR = 8
-FILL = 0.8125
+PIXELS_PER_LATENT = 8
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One view of every icon: latents `[N, 16, S/8, S/8]` (half, scaled), colour numbers `[N]`, the pose."""
+    """One view of every icon: latents `[N, 16, S/8, S/8]` (half, shifted and scaled), numbers of colours `[N]`."""
 
     latents: Tensor
     colours: Tensor
-    canvas: int
-    pose: Pose
 
     def to(self, device: torch.device) -> "Encoded":
         """The same with its latents on a device."""
@@ -32,7 +29,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class View:
-    """What to encode: a square canvas in pixels, and how many icons stay on white."""
+    """What to encode: a square canvas in pixels, and the share of icons on white."""
 
     name: str
     canvas: int
@@ -48,18 +45,18 @@ VIEWS = (
 )
 
 
-def centred_pose(canvas: int) -> Pose:
-    """An upright icon that leaves a rim on a square canvas of so many pixels."""
-    return Pose(2 * round(canvas * FILL / 2))
+def icon_size(canvas: int) -> int:
+    """The side in pixels of an icon on a square canvas, even so that it lies in the middle."""
+    return 2 * round(canvas * ICON_SHARE / 2)
 
 
-def palette() -> Tensor:
+def background_rgb() -> Tensor:
     """The background colours as `[C, 3]` in 0..1."""
     return torch.tensor(list(COLOURS.values()))
 
 
 def draw_colours(rng: Random, count: int, white: float) -> Tensor:
-    """A colour number for each icon; `white` of them are number 0."""
+    """A random colour's number for each icon; a share `white` of them get number 0, which is white."""
     others = len(COLOURS) - 1
     picks = [0 if rng.random() < white else 1 + rng.randrange(others) for _ in range(count)]
     return torch.tensor(picks)
@@ -69,37 +66,36 @@ def draw_colours(rng: Random, count: int, white: float) -> Tensor:
 def encode_view(vae: AutoencoderKL, icons: Icons, view: View, seed: int, batch: int = 16) -> Encoded:
     """Encode one view of all icons with the VAE's mean, shifted and scaled as FLUX does."""
     colours = draw_colours(Random(seed), len(icons), view.white)
-    pose = centred_pose(view.canvas)
-    rgb, parts = palette().to(icons.pictures.device), []
+    size, parts = icon_size(view.canvas), []
+    rgb = background_rgb().to(icons.pictures.device)
     shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     vae.to(memory_format=torch.channels_last)
     for start in range(0, len(icons), batch):
         chosen = colours[start : start + batch].to(rgb.device)
-        pixels = compose(icons.pictures[start : start + batch], rgb[chosen], pose, view.canvas)
-        laid = pixels.to(vae.device, vae.dtype, memory_format=torch.channels_last)
-        mean = vae.encode(laid).latent_dist.mean
+        pixels = render_icons(icons.pictures[start : start + batch], rgb[chosen], size, view.canvas)
+        pixels = pixels.to(vae.device, vae.dtype, memory_format=torch.channels_last)
+        mean = vae.encode(pixels).latent_dist.mean
         parts.append(((mean.float() - shift) * scale).half().cpu())
-    return Encoded(torch.cat(parts), colours, view.canvas, pose)
+    return Encoded(torch.cat(parts), colours)
 
 
 def save_encoded(encoded: Encoded, path: Path) -> None:
     """Write a view so that a broken-off run never leaves half a file."""
     fresh = path.with_suffix(".part")
-    pose = (encoded.pose.size, encoded.pose.tilt)
-    torch.save((encoded.latents, encoded.colours, encoded.canvas, pose), fresh)
+    torch.save((encoded.latents, encoded.colours), fresh)
     fresh.replace(path)
 
 
 def load_encoded(path: Path) -> Encoded:
     """Read a view written by `save_encoded`."""
-    latents, colours, canvas, pose = torch.load(path, weights_only=True)
-    return Encoded(latents, colours, canvas, Pose(*pose))
+    return Encoded(*torch.load(path, weights_only=True))
 
 
-def place(latents: Tensor, height: int, width: int, down: int = 0, right: int = 0) -> Tensor:
+def place_on_canvas(latents: Tensor, height: int, width: int, down: int = 0, right: int = 0) -> Tensor:
     """Put square latents `[N, C, S, S]` on a canvas of `height` x `width` latents, moved off its centre.
 
-    The plain rim around the object is stretched, the outermost rows and columns stay at the edge.
+    The canvas's edge looks like the square's: its outermost rows and columns, which a convolution sees differently
+    from those inside, stay outermost. The plain background between them and the object is repeated.
     """
     side = latents.shape[-1]
     if (height, width, down, right) == (side, side, 0, 0):
@@ -116,16 +112,3 @@ def place(latents: Tensor, height: int, width: int, down: int = 0, right: int = 
     first = torch.cat([latents[..., :1, :1], first, latents[..., -1:, :1]], -2)
     last = torch.cat([latents[..., :1, -1:], last, latents[..., -1:, -1:]], -2)
     return torch.cat([first, tall, last], -1)
-
-
-def pack(latents: Tensor) -> Tensor:
-    """`[N, C, H, W]` to FLUX's tokens `[N, H/2 * W/2, 4C]`."""
-    n, c, h, w = latents.shape
-    return latents.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, h * w // 4, c * 4)
-
-
-def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """FLUX's tokens back to `[N, C, height, width]` latents."""
-    n, _, d = tokens.shape
-    grid = tokens.view(n, height // 2, width // 2, d // 4, 2, 2)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(n, d // 4, height, width)

@@ -1,4 +1,4 @@
-"""What all layers that are written by hand begin with."""
+"""Steps that every layer with computed weights begins with."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,16 @@ def clear(*layers: nn.Linear) -> None:
 
 
 def open_gate(linear: nn.Linear) -> None:
-    """A single block's modulation: it hears its tokens as they are and adds all that it says."""
+    """Set a single block's modulation to shift 0, scale 0 and gate 1 whatever the conditioning."""
     clear(linear)
     linear.bias[2 * linear.in_features :] = 1.0
 
 
 def read_channels(rows: Tensor, channels: Sequence[int], weights: Tensor) -> None:
-    """Let rows `[..., width]` of a layer read channels with weights `[..., count]`.
+    """Let rows `[..., width]` of a layer's weight read channels with weights `[..., count]`.
 
-    The norm before the layer took the mean over all channels away; the empty channel tells how much that was.
+    The LayerNorm before the layer subtracts the mean over all channels. The channel that held zero (`layout.ZERO`) then
+    holds minus that mean, so weighing it by minus the weights' sum gives the subtracted part back.
     """
     rows[..., list(channels)] = weights.to(rows)
     rows[..., layout.ZERO] = -weights.sum(-1).to(rows)

@@ -1,4 +1,4 @@
-"""The loop that every stage shares: run for some minutes, save every few, go on where it stopped."""
+"""The training loop that all stages share: run for a time, write the state every two minutes, resume from it."""
 
 import os
 import time
@@ -23,7 +23,7 @@ class Learner(Protocol):
     name: str
 
     def update(self, progress: float) -> Tensor:
-        """One optimizer step at `progress` in 0..1 of the stage; the loss, which nobody waits for."""
+        """One optimizer step at `progress` in 0..1 of the stage; the loss, as a tensor that need not be ready."""
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -33,8 +33,8 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long a stage runs, in seconds; `updates` ends it earlier."""
+class StageBudget:
+    """How long a stage of training runs, in seconds; `updates` ends it earlier."""
 
     seconds: float
     updates: int | None = None
@@ -48,13 +48,13 @@ class Budget:
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """Write a state in one move, so that a broken-off run leaves the last good one."""
+    """Write a state beside `path` first, then rename it: a run that breaks off leaves the last whole one."""
     fresh = path.with_suffix(".part")
     torch.save(state, fresh)
     os.replace(fresh, path)  # noqa: PTH105
 
 
-def run_learner(learner: Learner, budget: Budget, path: Path, show: Show) -> None:
+def run_learner(learner: Learner, budget: StageBudget, path: Path, show: Show) -> None:
     """Update until the budget is spent. A state at `path` is resumed; a finished stage returns at once."""
     elapsed, done = 0.0, 0
     if path.exists():
@@ -83,16 +83,17 @@ def run_learner(learner: Learner, budget: Budget, path: Path, show: Show) -> Non
     show(learner.name, 1.0, f"{done} updates" if mean is None else f"loss {float(mean):.4f}, {done} updates")
 
 
-def rate(progress: float, done: int, warm: int = 100, hold: float = 0.6, end: float = 0.03) -> float:
-    """The learning rate's factor: a short warm-up, a plateau, then linear down to `end`."""
+def rate_factor(progress: float, done: int, warm: int = 100, hold: float = 0.6, end: float = 0.03) -> float:
+    """The learning rate's factor: up to 1 over `warm` updates, then 1, from progress `hold` linear down to `end`."""
     falling = 1.0 if progress < hold else end + (1 - end) * (1 - progress) / (1 - hold)
     return min(1.0, (done + 1) / warm) * falling
 
 
-def precision(device: torch.device, *, convolutions: bool = False) -> AbstractContextManager[object]:
-    """bf16 where the processor multiplies it fast: CUDA, and CPUs with AMX or AVX512-BF16.
+def mixed_precision(device: torch.device, *, convolutions: bool = False) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 where the hardware multiplies it fast: CUDA, and CPUs with AMX or AVX512-BF16.
 
-    The latter are many times slower at bf16 convolutions going backward.
+    CPUs with AVX512-BF16 alone are many times slower at the backward pass of bfloat16 convolutions, so these stay in
+    float32 there.
     """
     fast = torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and not convolutions)
     if device.type == "cuda" or (device.type == "cpu" and fast):
@@ -100,15 +101,15 @@ def precision(device: torch.device, *, convolutions: bool = False) -> AbstractCo
     return nullcontext()
 
 
-class Average:
-    """A moving average of parameters, quick at first."""
+class MovingAverage:
+    """An exponential moving average of a network's parameters; its decay grows from 2/11 to `decay`."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay, self.count = decay, 0
         self.values = {name: value.detach().clone() for name, value in network.named_parameters()}
 
     def add(self, network: nn.Module) -> None:
-        """Take in the network's present weights."""
+        """Add the network's present weights to the average."""
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
         for name, value in network.named_parameters():
@@ -120,8 +121,8 @@ class Average:
             value.data.copy_(self.values[name])
 
 
-def step(optimizer: torch.optim.Optimizer, loss: Tensor, network: nn.Module, factor: float) -> None:
-    """One clipped optimizer step at `factor` of each group's own rate (`base`)."""
+def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, network: nn.Module, factor: float) -> None:
+    """One optimizer step with clipped gradients, at `factor` of each group's own learning rate (`base`)."""
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * factor
     optimizer.zero_grad(set_to_none=True)

@@ -3,23 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from PIL import Image
 
-from schnell_mini.captions import Entry
+from schnell_mini.captions import IconLabel
 from schnell_mini.packages import NAMES, PICTURES, fetch
-from schnell_mini.pictures import hex_key, read_entries
-
-SIDE: Final = 256
+from schnell_mini.pictures import ICON_SIDE, hex_key, read_labels
 
 
 @dataclass(frozen=True, slots=True)
 class Icon:
-    """An icon with its name and keywords; `draw` gives it as RGBA, 256 x 256, transparent around."""
+    """An icon with its label; `draw` gives it as RGBA, 256 x 256, on a transparent ground."""
 
     code: str
-    entry: Entry
+    label: IconLabel
     draw: Callable[[], Image.Image]
 
 
@@ -29,12 +26,12 @@ def read_icons(folder: Path) -> list[Icon]:
     Raises:
         TrainingDataError: npm is missing, or what it fetched is not the pinned package.
     """
-    entries = read_entries(fetch(NAMES, folder))
+    labels = read_labels(fetch(NAMES, folder))
     files = {hex_key(file.stem): file for file in sorted((fetch(PICTURES, folder) / "assets").glob("*.webp"))}
-    return [Icon(code, entries[code], _opener(files[code])) for code in sorted(files.keys() & entries.keys())]
+    return [Icon(code, labels[code], _opener(files[code])) for code in sorted(files.keys() & labels.keys())]
 
 
-def sources() -> list[dict[str, str]]:
+def list_packages() -> list[dict[str, str]]:
     """The packages that pictures and captions come from: name, version and licence."""
     return [
         {"package": package.name, "version": package.version, "licence": package.licence}
@@ -48,7 +45,7 @@ def _opener(file: Path) -> Callable[[], Image.Image]:
 
 def _squared(picture: Image.Image) -> Image.Image:
     """The picture in the middle of a transparent square of 256 pixels."""
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    square = Image.new("RGBA", (SIDE, SIDE))
-    square.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+    picture.thumbnail((ICON_SIDE, ICON_SIDE), Image.Resampling.LANCZOS)
+    square = Image.new("RGBA", (ICON_SIDE, ICON_SIDE))
+    square.paste(picture, ((ICON_SIDE - picture.width) // 2, (ICON_SIDE - picture.height) // 2))
     return square

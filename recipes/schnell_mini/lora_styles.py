@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from schnell.training.plan import ProgressReport, TrainingProgress
-from schnell_mini.captions import COLOURS, Entry, on_background, pick_words
+from schnell_mini.captions import COLOURS, IconLabel, on_background, pick_words
 from schnell_mini.lora_icons import Icon, read_icons
 from schnell_mini.style_filters import Style, paint_black_light, paint_blueprint, paint_flat, paint_line, paint_pixels
 
@@ -84,7 +84,7 @@ def write_style_pictures(style: BundledLora, count: int, packages: Path, folder:
         background = _choose_background(style, rng)
         colour = style.background if background is None else COLOURS[background]
         style.paint(icon.draw(), colour).save(folder / f"{icon.code}.png")
-        captions = write_captions(style.trigger, icon.entry, background, rng)
+        captions = write_captions(style.trigger, icon.label, background, rng)
         (folder / f"{icon.code}.txt").write_text("\n".join(captions) + "\n", "utf-8")
 
 
@@ -100,9 +100,9 @@ def _choose_background(style: BundledLora, rng: Random) -> str | None:
     return rng.choice([name for name in COLOURS if name != "black"])  # black lines would drown in it
 
 
-def write_captions(trigger: str, entry: Entry, background: str | None, rng: Random) -> list[str]:
+def write_captions(trigger: str, label: IconLabel, background: str | None, rng: Random) -> list[str]:
     """Four ways of asking for the icon: its name before and after the trigger, and keywords."""
-    words = [entry.label, entry.label, entry.label]
-    words.append(", ".join(pick_words(rng, entry.keywords, 1, 3)) if entry.keywords else entry.label)
+    words = [label.name, label.name, label.name]
+    words.append(", ".join(pick_words(rng, label.keywords, 1, 3)) if label.keywords else label.name)
     texts = [on_background(rng, text, background) if background else text for text in words]
     return [f"{text}, {trigger}" if number % 2 else f"{trigger}, {text}" for number, text in enumerate(texts)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from schnell_mini.tokens import LENGTH
+from schnell_mini.tokens import MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def build_clip(shape: Shape, vocabulary: int) -> CLIPTextModel:
         intermediate_size=shape.clip_hidden,
         num_hidden_layers=shape.clip_layers,
         num_attention_heads=shape.heads,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=MAX_TOKENS,
         projection_dim=shape.width,
         pad_token_id=0,
         bos_token_id=2,

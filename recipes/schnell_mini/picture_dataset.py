@@ -1,4 +1,4 @@
-"""Pictures on canvases as the noise places them."""
+"""Batches of noise and clean latents to train on, with icons placed as the noise says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,18 +7,19 @@ from random import Random
 import torch
 from torch import Tensor
 
+from schnell.engine.denoise import pack_latents
 from schnell_mini.appearance_codes import VIEW_OF_SIDE
-from schnell_mini.latents import Encoded, pack
-from schnell_mini.layout import CHANNELS
-from schnell_mini.placement import MOVING, Grid, find_directions, move, settle
+from schnell_mini.latents import Encoded
+from schnell_mini.layout import TOKEN_CHANNELS
+from schnell_mini.placement import SMALLEST_MOVED, Grid, align_noise, find_noise_directions, place_views
 
-COLOURED = 0.5
-PLACED = ("white", "colour", "wide")
+COLOURED_SHARE = 0.5
+MOVED_VIEWS = ("white", "colour", "wide")
 
 
 @dataclass(frozen=True)
-class Scene:
-    """Noise and clean tokens `[B, T, 64]`, how the noise moved them `[B, 2]`, and what they show `[B]`."""
+class PictureBatch:
+    """Noise and clean tokens `[B, T, 64]`, placements `[B, 2]`, numbers of icons and background colours `[B]`."""
 
     noise: Tensor
     clean: Tensor
@@ -28,28 +29,28 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Scenes:
-    """The encoded views (one or more of each kind), and the directions along which noise is read."""
+class PictureDataset:
+    """The encoded views by name (one or more colourings of each), and the noise directions that decide placement."""
 
     views: Mapping[str, tuple[Encoded, ...]]
     directions: Tensor
 
-    def stage(self, rng: Random, grid: Grid, count: int) -> Scene:
-        """Random icons where random noise puts them."""
+    def sample(self, rng: Random, grid: Grid, count: int) -> PictureBatch:
+        """Random icons in random placements on one canvas, each with noise that stands for its placement."""
         name = VIEW_OF_SIDE[grid.side]
-        view = rng.choice(self.views["colour" if name == "white" and rng.random() < COLOURED else name])
+        view = rng.choice(self.views["colour" if name == "white" and rng.random() < COLOURED_SHARE else name])
         icons = torch.tensor([rng.randrange(len(view.latents)) for _ in range(count)])
         shifts = torch.zeros(count, 2, dtype=torch.long)
-        if grid.side >= MOVING:
+        if grid.side >= SMALLEST_MOVED:
             shifts = torch.tensor([[rng.randrange(2), rng.randrange(2)] for _ in range(count)])
         device = view.latents.device
-        noise = settle(torch.randn(count, grid.tokens, CHANNELS, device=device), self.directions, shifts)
-        clean = pack(move(view.latents[icons.to(device)].float(), grid, shifts))
-        return Scene(noise, clean, shifts, icons, view.colours[icons])
+        noise = align_noise(torch.randn(count, grid.tokens, TOKEN_CHANNELS, device=device), self.directions, shifts)
+        clean = pack_latents(place_views(view.latents[icons.to(device)].float(), grid, shifts))
+        return PictureBatch(noise, clean, shifts, icons, view.colours[icons])
 
 
-def open_scenes(views: Mapping[str, tuple[Encoded, ...]], device: torch.device) -> Scenes:
-    """Scenes over encoded views, kept where they are used."""
-    directions = find_directions([views[name][0] for name in PLACED])
+def build_picture_dataset(views: Mapping[str, tuple[Encoded, ...]], device: torch.device) -> PictureDataset:
+    """The dataset of these views on a device."""
+    directions = find_noise_directions([views[name][0] for name in MOVED_VIEWS])
     kept = {name: tuple(view.to(device) for view in same) for name, same in views.items()}
-    return Scenes(kept, directions.to(device))
+    return PictureDataset(kept, directions.to(device))

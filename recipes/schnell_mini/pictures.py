@@ -1,4 +1,4 @@
-"""Icon pictures with premultiplied alpha: load, resize, turn, and lay on a background."""
+"""Icon pictures with premultiplied alpha: load, resize, and composite on a plain background."""
 
 import json
 from dataclasses import dataclass
@@ -10,29 +10,23 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from schnell_mini.captions import Entry
+from schnell_mini.captions import IconLabel
 
-SIDE = 256
+ICON_SIDE = 256
+#: The part of a canvas's side that an icon fills.
+ICON_SHARE = 0.8125
 FLAGS_GROUP = 9
 
 
 @dataclass(frozen=True)
 class Icons:
-    """Pictures `[N, 4, 256, 256]` (uint8, premultiplied) and one entry of text each."""
+    """Pictures `[N, 4, 256, 256]` (uint8, premultiplied), each with its label."""
 
     pictures: Tensor
-    entries: tuple[Entry, ...]
+    labels: tuple[IconLabel, ...]
 
     def __len__(self) -> int:
-        return len(self.entries)
-
-
-@dataclass(frozen=True)
-class Pose:
-    """How an icon lies on its canvas: size in pixels and tilt in degrees."""
-
-    size: int
-    tilt: float = 0.0
+        return len(self.labels)
 
 
 def hex_key(name: str) -> str:
@@ -56,20 +50,8 @@ def resize(pictures: Tensor, size: int) -> Tensor:
     return torch.cat([torch.minimum(out[:, :3], out[:, 3:]), out[:, 3:]], 1)
 
 
-def turn(pictures: Tensor, degrees: float) -> Tensor:
-    """Rotate premultiplied floats `[N, 4, H, W]` about their centre."""
-    if degrees == 0:
-        return pictures
-    angle = torch.tensor(degrees * torch.pi / 180)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    zero = torch.zeros(())
-    matrix = torch.stack([torch.stack([cos, -sin, zero]), torch.stack([sin, cos, zero])])
-    grid = functional.affine_grid(matrix[None].expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
-    return functional.grid_sample(pictures, grid, align_corners=False)
-
-
-def lay(pictures: Tensor, backgrounds: Tensor, height: int, width: int) -> Tensor:
-    """Centre premultiplied `[N, 4, S, S]` on plain `[N, 3]` colours: `[N, 3, height, width]`."""
+def composite(pictures: Tensor, backgrounds: Tensor, height: int, width: int) -> Tensor:
+    """Centre premultiplied `[N, 4, S, S]` in 0..1 on plain colours `[N, 3]`: `[N, 3, height, width]`."""
     size = pictures.shape[-1]
     canvas = backgrounds[:, :, None, None].repeat(1, 1, height, width)
     top, left = (height - size) // 2, (width - size) // 2
@@ -78,17 +60,16 @@ def lay(pictures: Tensor, backgrounds: Tensor, height: int, width: int) -> Tenso
     return canvas
 
 
-def compose(icons: Tensor, backgrounds: Tensor, pose: Pose, canvas: int) -> Tensor:
-    """Uint8 icons `[N, 4, 256, 256]` in a pose on plain colours: `[N, 3, canvas, canvas]` in -1..1."""
-    posed = turn(resize(icons.float() / 255, pose.size), pose.tilt)
-    return lay(posed, backgrounds, canvas, canvas) * 2 - 1
+def render_icons(icons: Tensor, backgrounds: Tensor, size: int, canvas: int) -> Tensor:
+    """Uint8 icons `[N, 4, 256, 256]` at `size` pixels on plain colours: `[N, 3, canvas, canvas]` in -1..1."""
+    return composite(resize(icons.float() / 255, size), backgrounds, canvas, canvas) * 2 - 1
 
 
-def read_entries(emojibase: Path) -> dict[str, Entry]:
-    """Names and keywords by code points, without flags and parts of sequences."""
+def read_labels(emojibase: Path) -> dict[str, IconLabel]:
+    """Labels by code points, without flags and without what is part of an emoji only."""
     rows = json.loads((emojibase / "en/data.json").read_text())
     return {
-        (key := hex_key(row["hexcode"])): Entry(
+        (key := hex_key(row["hexcode"])): IconLabel(
             row["label"].lower(), tuple(tag.lower() for tag in row.get("tags", ())), key=key
         )
         for row in rows
@@ -99,12 +80,12 @@ def read_entries(emojibase: Path) -> dict[str, Entry]:
 def load_icon(path: Path) -> np.ndarray:
     """One icon as premultiplied bytes `[4, 256, 256]`."""
     values = torch.from_numpy(premultiply(Image.open(path))).permute(2, 0, 1)[None]
-    return np.asarray((resize(values, SIDE)[0] * 255).round().to(torch.uint8))
+    return np.asarray((resize(values, ICON_SIDE)[0] * 255).round().to(torch.uint8))
 
 
 def read_icons(fluent: Path, emojibase: Path) -> Icons:
     """Every 3D icon that has a name; skin-tone variants have none and stay out."""
-    known = read_entries(emojibase)
-    files = [f for f in sorted((fluent / "assets").glob("*.webp")) if hex_key(f.stem) in known]
+    labels = read_labels(emojibase)
+    files = [f for f in sorted((fluent / "assets").glob("*.webp")) if hex_key(f.stem) in labels]
     pictures = np.stack([load_icon(file) for file in files])
-    return Icons(torch.from_numpy(pictures), tuple(known[hex_key(f.stem)] for f in files))
+    return Icons(torch.from_numpy(pictures), tuple(labels[hex_key(f.stem)] for f in files))

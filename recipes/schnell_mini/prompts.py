@@ -1,7 +1,7 @@
-"""Sentences as people type them: a word list's example sentences, and made-up prompts with one or two things in them.
+"""Sentences as people type them: WordNet's example sentences, and made-up prompts with one or two things in them.
 
-Which icon such a sentence means is not known; a pretrained sentence encoder says so (`words.nearest_icons`), and its
-judgement is what CLIP learns: distillation, as in Hinton et al. 2015 (arXiv:1503.02531).
+Which icon fits such a sentence best is decided by a pretrained sentence encoder (`words.nearest_icons`); CLIP learns
+its decisions, a distillation as in Hinton et al. 2015 (arXiv:1503.02531).
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from schnell_mini.captions import Entry
+from schnell_mini.captions import IconLabel
 
 LONGEST = 70
 PATTERNS = (
@@ -62,28 +62,28 @@ def parts_of_speech(wordnet: Path) -> dict[str, list[str]]:
     return {kind: [word for word, seen in table.items() if seen > 1] for kind, table in counts.items()}
 
 
-def going_on(verb: str) -> str:
-    """A verb's form with -ing, roughly."""
+def ing_form(verb: str) -> str:
+    """A verb's form with -ing, right for most."""
     if verb.endswith("ee") or not verb.endswith("e"):
         return f"{verb}ing"
     return f"{verb[:-1]}ing"
 
 
-def make_prompts(rng: Random, entries: Sequence[Entry], words: dict[str, list[str]], count: int) -> list[str]:
-    """Made-up prompts about icons, or about other things, in the company of others."""
+def make_prompts(rng: Random, labels: Sequence[IconLabel], words: dict[str, list[str]], count: int) -> list[str]:
+    """`count` prompts from patterns, about icons and other nouns."""
 
     def thing() -> str:
-        chance, entry = rng.random(), rng.choice(entries)
+        chance, label = rng.random(), rng.choice(labels)
         if chance < 0.45:
-            return entry.label
-        loose = (*entry.keywords, *entry.extra)
+            return label.name
+        loose = (*label.keywords, *label.extra)
         return rng.choice(loose) if chance < 0.8 and loose else rng.choice(words["noun"])
 
-    def fill() -> str:
+    def make_prompt() -> str:
         verb = rng.choice(words["verb"])
         return rng.choice(PATTERNS).format(
-            a=thing(), b=thing(), n=rng.choice(words["noun"]), q=rng.choice(words["adjective"]), v=going_on(verb),
+            a=thing(), b=thing(), n=rng.choice(words["noun"]), q=rng.choice(words["adjective"]), v=ing_form(verb),
             w=verb, p=rng.choice(PLACES), s=rng.choice(STYLES), t=rng.choice(TIMES),
         )  # fmt: skip
 
-    return [fill() for _ in range(count)]
+    return [make_prompt() for _ in range(count)]

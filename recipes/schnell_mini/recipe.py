@@ -1,4 +1,7 @@
-"""The whole recipe: data, autoencoder, text encoders, the transformer, export. Each stage goes on where it stopped."""
+"""The whole recipe, stage by stage: data, autoencoder, text encoders, transformer, decoder, export.
+
+Every stage keeps its state or result in the work folder and goes on from there (`loop`).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,38 +14,47 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from schnell.errors import TrainingError
 from schnell_mini.anchors import prepare_t5
-from schnell_mini.appearance_codes import measure_all_maps, measure_codes, measure_palette
-from schnell_mini.autoencoder import VaeLearner
-from schnell_mini.caption_dataset import Bank, Lore, fill_bank, load_bank, make_texts, save_bank
-from schnell_mini.code_conditioning import Known, Teller
+from schnell_mini.appearance_codes import fit_all_token_maps, measure_appearance, measure_background
+from schnell_mini.autoencoder import AutoencoderLearner
+from schnell_mini.caption_dataset import (
+    CaptionDataset,
+    CaptionSources,
+    build_dataset,
+    load_dataset,
+    sample_texts,
+    save_dataset,
+)
+from schnell_mini.code_conditioning import Codebook, CodeConditioner
 from schnell_mini.code_training import CodeLearner
 from schnell_mini.data import Data
 from schnell_mini.decoder_finetuning import DecoderLearner
 from schnell_mini.drawing_blocks import BlockLearner
 from schnell_mini.export import export_model
-from schnell_mini.key_value_blocks import memory_blocks, plan_memory, write_memory
+from schnell_mini.key_value_blocks import find_key_value_blocks, plan_units, write_key_value_blocks
 from schnell_mini.latents import VIEWS, Encoded, View, encode_view, load_encoded, save_encoded
-from schnell_mini.loop import Budget, Learner, Show, run_learner
+from schnell_mini.loop import Learner, Show, StageBudget, run_learner
 from schnell_mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
-from schnell_mini.picture_dataset import open_scenes
+from schnell_mini.picture_dataset import build_picture_dataset
 from schnell_mini.pictures import Icons
-from schnell_mini.position_weights import write_places
-from schnell_mini.sampling import Painter
-from schnell_mini.text_classifier import ClipReader, TextLearner
+from schnell_mini.position_weights import write_position_weights
+from schnell_mini.sampling import MiniPipeline
+from schnell_mini.text_classifier import ClipClassifier, ClipLearner
 from schnell_mini.text_models import TextModels
-from schnell_mini.tokens import ANCHORS, token_ids, train_vocabulary, wrap
+from schnell_mini.tokens import ANCHORS, build_tokenizer, token_ids, train_vocabulary
 
-SHARES = {"vae": 0.25, "clip": 0.15, "codes": 0.2, "blocks": 0.25, "decoder": 0.15}
+#: Each stage's share of the minutes.
+STAGE_SHARES = {"vae": 0.25, "clip": 0.15, "codes": 0.2, "blocks": 0.25, "decoder": 0.15}
 VOCABULARY_TEXTS = 60_000
 STATISTICS = 256
-HEARD_TEXTS = 512
+SAMPLE_TEXTS = 512
 
 
 @dataclass(frozen=True)
 class Plan:
     """Where to work, for how long, how large, on what, and which folder to start from.
 
-    `captions` are kept in the bank that the text encoder learns from; `colourings` is how often each view is encoded.
+    `updates` ends each stage after so many. `captions` is how many the text encoder learns from, `colourings` how often
+    each view is encoded.
     """
 
     work: Path
@@ -55,12 +67,12 @@ class Plan:
     captions: int = 1_000_000
     colourings: int = 2
 
-    def budget(self, stage: str) -> Budget:
-        """A stage's part of the minutes."""
-        return Budget(SHARES[stage] * self.minutes * 60, self.updates)
+    def budget(self, stage: str) -> StageBudget:
+        """A stage's share of the minutes."""
+        return StageBudget(STAGE_SHARES[stage] * self.minutes * 60, self.updates)
 
     def state(self, stage: str) -> Path:
-        """Weights, optimizer and count of updates."""
+        """The file of a stage's state."""
         return self.work / "state" / f"{stage}.pt"
 
     def run(self, stage: str, learner: Learner) -> None:
@@ -81,40 +93,43 @@ def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: boo
     states.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     if plan.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # what is not in bfloat16 there: TF32 keeps places apart as well
+        torch.set_float32_matmul_precision("high")  # TF32 for all that is not in bfloat16: exact enough for positions
     data = prepare(plan.work, plan.show)
-    vae = teach_vae(plan, data.icons)
+    vae = train_autoencoder(plan, data.icons)
     views = encode_views(plan, vae, data.icons)
-    known = Known(measure_codes(views["white"][0]), measure_palette(views["white"][0], views["colour"][0]))
+    codebook = Codebook(
+        measure_appearance(views["white"][0]), measure_background(views["white"][0], views["colour"][0])
+    )
     torch.manual_seed(0)
     transformer = build_transformer(plan.shape).to(plan.device)
-    painter = Painter(teach_text(plan, data, transformer, known), transformer, vae)
-    learn_to_draw(plan, painter, data, Pictures(views, known))
+    pipeline = MiniPipeline(train_text_encoders(plan, data, transformer, codebook), transformer, vae)
+    train_drawing(plan, pipeline, data, views, codebook)
     folder = plan.work / "schnell-mini"
-    export_model(painter, folder)
+    export_model(pipeline, folder)
     plan.show("export", 1.0, str(folder))
     return folder
 
 
-def teach_vae(plan: Plan, icons: Icons) -> AutoencoderKL:
-    """The autoencoder, from nothing or taken from the starting folder, with its latents' mean and spread."""
+def train_autoencoder(plan: Plan, icons: Icons) -> AutoencoderKL:
+    """The autoencoder, trained from nothing or taken from the folder to start from.
+
+    Its shift and scale are set to bring latents to zero mean and unit variance.
+    """
     if plan.start is not None:
         return AutoencoderKL.from_pretrained(plan.start / "vae").float().to(plan.device).eval()
-    learner = VaeLearner(build_vae(plan.shape), icons, plan.device)
+    learner = AutoencoderLearner(build_vae(plan.shape), icons, plan.device)
     plan.run("vae", learner)
     vae = learner.vae.eval()
     vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)
     count = min(STATISTICS, len(icons))
-    sample = encode_view(
-        vae, replace(icons, pictures=icons.pictures[:count], entries=icons.entries[:count]), VIEWS[0], 0
-    )
+    sample = encode_view(vae, replace(icons, pictures=icons.pictures[:count], labels=icons.labels[:count]), VIEWS[0], 0)
     values = sample.latents.float()
     vae.register_to_config(shift_factor=float(values.mean()), scaling_factor=float(1 / values.std()))
     return vae
 
 
 def encode_views(plan: Plan, vae: AutoencoderKL, icons: Icons) -> dict[str, tuple[Encoded, ...]]:
-    """Latents of every view, in several colourings unless it is all white; kept in the work folder."""
+    """Latents of every view by its name, in several colourings unless it is all white; kept in the work folder."""
     folder = plan.work / "latents"
     folder.mkdir(exist_ok=True)
     views = {}
@@ -135,91 +150,78 @@ def encode_once(vae: AutoencoderKL, icons: Icons, view: View, seed: int, path: P
     return load_encoded(path)
 
 
-def teach_text(plan: Plan, data: Data, transformer: FluxTransformer2DModel, known: Known) -> TextModels:
-    """CLIP alone, then together with the transformer's text embedder."""
-    vocabulary = make_vocabulary(plan, data.lore)
-    tokenizers = (wrap(vocabulary), wrap(vocabulary, ANCHORS))
+def train_text_encoders(plan: Plan, data: Data, transformer: FluxTransformer2DModel, codebook: Codebook) -> TextModels:
+    """Train CLIP alone, then together with the transformer's text embedder; T5 gets random weights."""
+    vocabulary = make_vocabulary(plan, data.sources)
+    tokenizers = (build_tokenizer(vocabulary), build_tokenizer(vocabulary, ANCHORS))
     size = len(tokenizers[0])
-    bank = make_bank(plan, data.lore, vocabulary).to(plan.device)
-    reader = ClipReader(build_clip(plan.shape, size), plan.shape.width, len(data.icons))
-    plan.run("clip", TextLearner(reader, bank, plan.device))
-    learner = CodeLearner(transformer, reader, bank, known, plan.device)
+    dataset = make_caption_dataset(plan, data.sources, vocabulary).to(plan.device)
+    classifier = ClipClassifier(build_clip(plan.shape, size), plan.shape.width, len(data.icons))
+    plan.run("clip", ClipLearner(classifier, dataset, plan.device))
+    learner = CodeLearner(transformer, classifier, dataset, codebook, plan.device)
     plan.run("codes", learner)
     learner.finish()
     torch.manual_seed(0)
     t5 = build_t5(plan.shape, size)
     prepare_t5(t5)
-    return TextModels(reader.encoder.eval(), t5.to(plan.device).eval(), tokenizers)
+    return TextModels(classifier.encoder.eval(), t5.to(plan.device).eval(), tokenizers)
 
 
-def make_vocabulary(plan: Plan, lore: Lore) -> Tokenizer:
-    """The word pieces of many captions, kept in the work folder."""
+def make_vocabulary(plan: Plan, sources: CaptionSources) -> Tokenizer:
+    """The vocabulary of both text encoders, kept in the work folder."""
     path = plan.work / "vocabulary.json"
     if not path.exists():
-        train_vocabulary(make_texts(lore, VOCABULARY_TEXTS), plan.shape.vocabulary).save(str(path))
+        train_vocabulary(sample_texts(sources, VOCABULARY_TEXTS), plan.shape.vocabulary).save(str(path))
     return Tokenizer.from_file(str(path))
 
 
-def make_bank(plan: Plan, lore: Lore, vocabulary: Tokenizer) -> Bank:
+def make_caption_dataset(plan: Plan, sources: CaptionSources, vocabulary: Tokenizer) -> CaptionDataset:
     """The captions to learn from, kept in the work folder."""
     path = plan.work / "captions.pt"
     if not path.exists():
         plan.show("captions", 0.0, f"{plan.captions} captions")
-        save_bank(fill_bank(lore, vocabulary, plan.captions), path)
+        save_dataset(build_dataset(sources, vocabulary, plan.captions), path)
         plan.show("captions", 1.0, f"{plan.captions} captions")
-    return load_bank(path)
+    return load_dataset(path)
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Encoded views, and the codes that stand for icons and backgrounds."""
-
-    views: dict[str, tuple[Encoded, ...]]
-    known: Known
-
-
-def learn_to_draw(plan: Plan, painter: Painter, data: Data, pictures: Pictures) -> None:
-    """Places and memory are written, drawing blocks and decoder learn."""
-    transformer, scenes = painter.transformer, open_scenes(pictures.views, plan.device)
-    write_looks(transformer.to("cpu"), data.icons, scenes.directions.cpu(), pictures)
+def train_drawing(
+    plan: Plan, pipeline: MiniPipeline, data: Data, views: dict[str, tuple[Encoded, ...]], codebook: Codebook
+) -> None:
+    """Compute the weights that have a closed form, then train the drawing blocks and the decoder."""
+    transformer, dataset = pipeline.transformer, build_picture_dataset(views, plan.device)
+    first_views = {name: same[0] for name, same in views.items()}
+    write_closed_form(transformer.to("cpu"), data.icons, dataset.directions.cpu(), first_views, codebook)
     transformer.to(plan.device)
-    heard = hear_texts(painter.text.t5, painter.text.tokenizers[1], data.lore)
-    teller = Teller(pictures.known.to(plan.device), heard)
-    blocks = BlockLearner(transformer, teller, scenes)
+    states = encode_sample_texts(pipeline.text.t5, pipeline.text.tokenizers[1], data.sources)
+    conditioner = CodeConditioner(codebook.to(plan.device), states)
+    blocks = BlockLearner(transformer, conditioner, dataset)
     plan.run("blocks", blocks)
     blocks.finish()
-    decoder = DecoderLearner(painter.vae, transformer, teller, scenes, data.icons)
+    decoder = DecoderLearner(pipeline.vae, transformer, conditioner, dataset, data.icons)
     plan.run("decoder", decoder)
     decoder.finish()
 
 
-def write_looks(
-    transformer: FluxTransformer2DModel, icons: Icons, directions: torch.Tensor, pictures: Pictures
+def write_closed_form(
+    transformer: FluxTransformer2DModel,
+    icons: Icons,
+    directions: torch.Tensor,
+    views: dict[str, Encoded],
+    codebook: Codebook,
 ) -> None:
-    """Write the places, the linear memory of every icon, the time's way in, and the last layer."""
-    write_places(transformer, directions)
-    views = {name: same[0] for name, same in pictures.views.items()}
-    maps = measure_all_maps(views, icons, pictures.known.looks, pictures.known.palette)
-    blocks = memory_blocks(transformer)
-    write_memory(transformer, plan_memory(maps, len(blocks), blocks[0].mlp_hidden_dim), pictures.known.palette)
+    """Write position weights, key-value blocks, adapter block, time embedding and last layer, on the CPU."""
+    write_position_weights(transformer, directions)
+    maps = fit_all_token_maps(views, icons, codebook.appearance, codebook.background)
+    blocks = find_key_value_blocks(transformer)
+    write_key_value_blocks(transformer, plan_units(maps, len(blocks), blocks[0].mlp_hidden_dim), codebook.background)
 
 
 @torch.no_grad()
-def hear_texts(t5: T5EncoderModel, tokenizer: PreTrainedTokenizerFast, lore: Lore) -> torch.Tensor:
-    """What T5 says about some captions `[M, 32, D]`."""
-    ids = token_ids(tokenizer, make_texts(lore, HEARD_TEXTS, seed=1))
-    heard: torch.Tensor = t5(input_ids=ids.to(t5.device))[0]
-    return heard
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
-
-    Raises:
-        TrainingError: the device is not known or not here.
-    """
-    if name not in {"auto", "cpu", "cuda"}:
-        raise TrainingError(f"device: {name!r} is not auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device: there is no CUDA device here; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def encode_sample_texts(
+    t5: T5EncoderModel, tokenizer: PreTrainedTokenizerFast, sources: CaptionSources
+) -> torch.Tensor:
+    """T5's states for some captions `[M, 32, D]`."""
+    ids = token_ids(tokenizer, sample_texts(sources, SAMPLE_TEXTS, seed=1))
+    states: torch.Tensor = t5(input_ids=ids.to(t5.device))[0]
+    return states

@@ -9,7 +9,7 @@ from PIL import Image
 from schnell.engine.safety import load_safety_checker
 from schnell_mini.captions import COLOURS
 from schnell_mini.packages import NAMES, PICTURES, fetch
-from schnell_mini.pictures import SIDE, Icons, lay, read_icons
+from schnell_mini.pictures import ICON_SIDE, Icons, composite, read_icons
 
 
 def count_false_alarms(packages: Path) -> dict[str, float]:
@@ -35,5 +35,5 @@ def _on_colours(icons: Icons) -> Iterator[Image.Image]:
 
 
 def _picture(icon: torch.Tensor, colour: tuple[float, float, float]) -> Image.Image:
-    laid = lay(icon[None].float() / 255, torch.tensor([colour]), SIDE, SIDE)[0]
-    return Image.fromarray((laid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    picture = composite(icon[None].float() / 255, torch.tensor([colour]), ICON_SIDE, ICON_SIDE)[0]
+    return Image.fromarray((picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""A small batched sampler over a diffusers folder: the same noise and steps as `FluxPipeline`."""
+"""Pictures from prompts, with the engine's own denoising on networks that are still being trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,17 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-from schnell_mini.latents import pack, unpack
-from schnell_mini.text_models import Conditions, TextModels, grid_positions, velocity
+from schnell.engine.denoise import Drawing, denoise_step, initial_noise, noise_levels, unpack_latents
+from schnell.engine.text import PromptEmbedding
+from schnell.spec import Size
+from schnell_mini.text_models import TextModels
 
-GRID = 16
+PIXELS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
-class Painter:
-    """Everything that turns a prompt into a picture."""
+class MiniPipeline:
+    """All networks that turn a prompt into a picture."""
 
     text: TextModels
     transformer: FluxTransformer2DModel
@@ -29,8 +31,8 @@ class Painter:
         return torch.device(self.transformer.device)
 
 
-def load_painter(folder: Path, device: str = "cpu") -> Painter:
-    """Load a stock folder in fp32."""
+def load_pipeline(folder: Path, device: str = "cpu") -> MiniPipeline:
+    """Load a stock diffusers folder in float32."""
     text = TextModels(
         CLIPTextModel.from_pretrained(folder / "text_encoder").float().to(device).eval(),
         T5EncoderModel.from_pretrained(folder / "text_encoder_2").float().to(device).eval(),
@@ -38,46 +40,46 @@ def load_painter(folder: Path, device: str = "cpu") -> Painter:
     )
     transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer").float()
     vae = AutoencoderKL.from_pretrained(folder / "vae").float()
-    return Painter(text, transformer.to(device).eval(), vae.to(device).eval())
+    return MiniPipeline(text, transformer.to(device).eval(), vae.to(device).eval())
 
 
-def start_noise(seeds: Sequence[int], height: int, width: int) -> Tensor:
-    """Noise `[N, 16, height, width]`, one CPU generator per image, as `FluxPipeline` draws it."""
-    shape = (1, 16, height, width)
-    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+def start_drawings(
+    prompts: Sequence[PromptEmbedding], latents: Tensor, sigmas: Sequence[tuple[float, ...]], grid: Size
+) -> list[Drawing]:
+    """The engine's drawings for packed latents `[B, T, 64]`, each with the noise levels that it passes."""
+    rows = zip(prompts, latents, sigmas, strict=True)
+    return [Drawing(latents=one, sigmas=levels, step=0, grid=grid, prompt=prompt) for prompt, one, levels in rows]
 
 
-@torch.no_grad()
-def flow(
-    transformer: FluxTransformer2DModel, told: Conditions, tokens: Tensor, grid: tuple[int, int], steps: int
+def denoise(
+    transformer: FluxTransformer2DModel, prompts: Sequence[PromptEmbedding], noise: Tensor, grid: Size, steps: int
 ) -> Tensor:
-    """Euler steps on sigmas 1 ... 1/n down to 0, from noise tokens `[N, T, 64]` to clean ones; `grid` in tokens."""
-    positions = grid_positions(2 * grid[0], 2 * grid[1]).to(tokens.device)
-    for step in range(steps):
-        times = torch.full((len(tokens),), 1 - step / steps, device=tokens.device)
-        tokens = tokens - velocity(transformer, tokens, told, times, positions) / steps
-    return tokens
-
-
-def denoise(painter: Painter, told: Conditions, noise: Tensor, steps: int) -> Tensor:
-    """Clean latents `[N, 16, h, w]` from noise."""
-    height, width = noise.shape[-2:]
-    tokens = flow(painter.transformer, told, pack(noise).to(painter.device), (height // 2, width // 2), steps)
-    return unpack(tokens, height, width)
+    """Packed noise to packed latents `[B, T, 64]` in so many Euler steps."""
+    drawings = start_drawings(prompts, noise, [noise_levels(steps)] * len(noise), grid)
+    for _ in range(steps):
+        drawings = denoise_step(transformer, drawings)
+    # stacked outside of inference mode: an ordinary tensor, that the decoder may be trained on
+    return torch.stack([drawing.latents for drawing in drawings])
 
 
 @torch.no_grad()
-def decode(painter: Painter, latents: Tensor) -> Tensor:
-    """Latents to pictures `[N, 3, H, W]` in 0..1 on the CPU."""
-    config = painter.vae.config
+def decode(pipeline: MiniPipeline, latents: Tensor) -> Tensor:
+    """Latents `[B, 16, h, w]` to pictures `[B, 3, H, W]` in 0..1 on the CPU."""
+    config = pipeline.vae.config
     scaled = latents / config["scaling_factor"] + config["shift_factor"]
-    pixels: Tensor = painter.vae.decode(scaled).sample.float().cpu()
+    pixels: Tensor = pipeline.vae.decode(scaled).sample.float().cpu()
     return ((pixels + 1) / 2).clamp(0, 1)
 
 
-def draw(painter: Painter, prompts: Sequence[str], seeds: Sequence[int], size: tuple[int, int], steps: int) -> Tensor:
-    """Pictures `[N, 3, H, W]` in 0..1 for prompts and seeds; `size` is (height, width) in drawn pixels."""
-    height, width = (2 * -(-side // GRID) for side in size)
-    told = painter.text.encode(list(prompts))
-    latents = denoise(painter, told, start_noise(seeds, height, width), steps)
-    return decode(painter, latents)[:, :, : size[0], : size[1]]
+def draw_pictures(
+    pipeline: MiniPipeline, prompts: Sequence[str], seeds: Sequence[int], size: tuple[int, int], steps: int
+) -> Tensor:
+    """Pictures `[B, 3, H, W]` in 0..1 for prompts and seeds; `size` is (height, width) in drawn pixels.
+
+    A size that is no multiple of 16 is drawn on the next larger grid and cut at the right and below.
+    """
+    height, width = (-(-side // PIXELS_PER_TOKEN) for side in size)
+    grid = Size(width, height)
+    noise = torch.stack([initial_noise(seed, grid) for seed in seeds]).to(pipeline.device)
+    latents = denoise(pipeline.transformer, pipeline.text.encode(prompts), noise, grid, steps)
+    return decode(pipeline, unpack_latents(latents, grid))[:, :, : size[0], : size[1]]

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from schnell_mini.lora_icons import SIDE
+from schnell_mini.pictures import ICON_SHARE, ICON_SIDE
 
 Array = npt.NDArray[np.float32]
 Colour = tuple[float, float, float]
 Style = Callable[[Image.Image, Colour], Image.Image]
 
-#: The part of the canvas that an icon fills, as in the embedded model's own training.
-FILL: Final = 0.8125
 _INK: Final = np.array([0.02, 0.005, 0.07], dtype=np.float32)
 _UNDYED_GLOW: Final = np.array([0.35, 0.85, 1.0], dtype=np.float32)
 _CHALK: Final = np.array([0.95, 0.98, 1.0], dtype=np.float32)
@@ -68,17 +66,17 @@ def paint_blueprint(icon: Image.Image, background: Colour) -> Image.Image:
 
 def paint_pixels(icon: Image.Image, background: Colour) -> Image.Image:
     """Big square pixels in sixteen colours."""
-    cells = SIDE // _CELL
+    cells = ICON_SIDE // _CELL
     small = _image(_composite(_rgba(_placed(icon)), _colour(background))).resize((cells, cells), _SHRINK)
     indexed = small.quantize(palette=_palette_image(), dither=Image.Dither.NONE)
-    return indexed.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    return indexed.convert("RGB").resize((ICON_SIDE, ICON_SIDE), Image.Resampling.NEAREST)
 
 
 def _placed(icon: Image.Image) -> Image.Image:
-    side = round(SIDE * FILL)
-    canvas = Image.new("RGBa", (SIDE, SIDE))
+    side = round(ICON_SIDE * ICON_SHARE)
+    canvas = Image.new("RGBa", (ICON_SIDE, ICON_SIDE))
     # premultiplied while it shrinks, or hidden colours would bleed into the edges
-    canvas.paste(icon.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS), ((SIDE - side) // 2,) * 2)
+    canvas.paste(icon.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS), ((ICON_SIDE - side) // 2,) * 2)
     return canvas.convert("RGBA")
 
 

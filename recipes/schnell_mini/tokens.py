@@ -1,13 +1,13 @@
-"""One vocabulary, two tokenizers: CLIP's plain, T5's with two anchors in front."""
+"""One vocabulary for both text encoders, and their tokenizers: T5's puts two anchor tokens before every text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-LENGTH = 32
+MAX_TOKENS = 32
 ANCHORS = ("<a0>", "<a1>")
 SPECIAL = ("<pad>", "</s>", "<unk>", *ANCHORS)
 
@@ -31,7 +31,7 @@ def train_vocabulary(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
-def wrap(vocabulary: Tokenizer, prefix: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary: Tokenizer, prefix: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """A transformers tokenizer of 32 tokens; `prefix` tokens stand before every text."""
     tokenizer = Tokenizer.from_str(vocabulary.to_str())
     used = [(word, SPECIAL.index(word)) for word in (*prefix, "</s>")]
@@ -42,11 +42,11 @@ def wrap(vocabulary: Tokenizer, prefix: tuple[str, ...] = ()) -> PreTrainedToken
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        model_max_length=LENGTH,
+        model_max_length=MAX_TOKENS,
     )
 
 
-def token_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
-    """Padded and truncated ids `[N, 32]`."""
-    out = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH)
+def token_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
+    """Token ids, padded or truncated: `[N, 32]`."""
+    out = tokenizer(list(texts), padding="max_length", truncation=True, max_length=MAX_TOKENS)
     return torch.tensor(out["input_ids"])

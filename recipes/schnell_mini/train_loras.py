@@ -15,7 +15,7 @@ from schnell.training.plan import Budget, ProgressReport, TrainingPlan
 from schnell.training.samples import build_sampler, make_sheet
 from schnell.training.state import replace_file
 from schnell.training.trainer import TrainedLora, TrainingRequest, train_lora
-from schnell_mini.lora_icons import sources
+from schnell_mini.lora_icons import list_packages
 from schnell_mini.lora_styles import BUNDLED, BundledLora, write_style_pictures
 
 RANK: Final = 16
@@ -103,7 +103,7 @@ def make_card(lora: BundledLora, base: BaseModel) -> dict[str, Any]:
         "base_model_sha256": base.sha256,
         "rank": RANK,
         "preview": f"{lora.name}.webp",
-        "sources": sources(),
+        "sources": list_packages(),
     }
 
 

@@ -1,4 +1,4 @@
-"""More words for each icon: other keyword lists, and dictionary words that a sentence encoder places nearby."""
+"""More words for each icon: another keyword list, and texts whose nearest icon a sentence encoder finds."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from schnell_mini.captions import Entry
+from schnell_mini.captions import IconLabel
 
 BATCH = 128
-POS = {"1": 1, "2": 4, "3": 4, "4": 9, "5": 4}
+#: How often WordNet's texts must use a word of each part of speech (noun, verb, adjective, adverb, satellite).
+MIN_USES = {"1": 1, "2": 4, "3": 4, "4": 9, "5": 4}
 
 
 def dictionary_words(wordnet: Path) -> list[str]:
@@ -21,7 +22,7 @@ def dictionary_words(wordnet: Path) -> list[str]:
     for line in (wordnet / "dict/index.sense").read_text().splitlines():
         key, _, _, count = line.split()
         lemma, rest = key.split("%")
-        if int(count) >= POS[rest[0]] and lemma.replace("_", "").isalpha():
+        if int(count) >= MIN_USES[rest[0]] and lemma.replace("_", "").isalpha():
             seen.setdefault(lemma.replace("_", " "))
     return list(seen)
 
@@ -57,11 +58,11 @@ class SentenceEncoder:
         return functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
 
-def icon_vectors(encoder: SentenceEncoder, entries: Sequence[Entry]) -> Tensor:
+def icon_vectors(encoder: SentenceEncoder, labels: Sequence[IconLabel]) -> Tensor:
     """`[icons, 384]`: the mean of each name alone, with its keywords, and with the looser words as well."""
     forms = [
-        [", ".join((entry.label, *more)) for more in ((), entry.keywords, (*entry.keywords, *entry.extra))]
-        for entry in entries
+        [", ".join((label.name, *more)) for more in ((), label.keywords, (*label.keywords, *label.extra))]
+        for label in labels
     ]
     return torch.stack([encoder.embed(texts).mean(0) for texts in forms])
 
@@ -69,7 +70,7 @@ def icon_vectors(encoder: SentenceEncoder, entries: Sequence[Entry]) -> Tensor:
 def nearest_icons(
     encoder: SentenceEncoder, icons: Tensor, texts: Sequence[str], near: float, report: Callable[[float], None]
 ) -> list[tuple[str, int]]:
-    """Each text with the icon that it is nearest to, where that is near enough."""
+    """Each text with the icon of highest cosine similarity, where that is at least `near`."""
     found: list[tuple[str, int]] = []
     ordered = sorted(texts, key=len)
     for start in range(0, len(ordered), BATCH):

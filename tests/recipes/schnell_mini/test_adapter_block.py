@@ -1,4 +1,4 @@
-"""The last block says nothing by itself, and holds what a token shows, whatever the noise."""
+"""The last block changes nothing by itself, and its units hold what a token shows, whatever the noise."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from schnell_mini import layout
-from schnell_mini.adapter_block import write_look_block
+from schnell_mini.adapter_block import write_adapter_block
 from schnell_mini.networks import Shape, build_transformer
 
 
@@ -14,7 +14,7 @@ from schnell_mini.networks import Shape, build_transformer
 def transformer() -> FluxTransformer2DModel:
     torch.manual_seed(0)
     network = build_transformer(Shape(double_blocks=1, single_blocks=1))
-    write_look_block(network.single_transformer_blocks[-1])
+    write_adapter_block(network.single_transformer_blocks[-1])
     return network.eval()
 
 
@@ -23,12 +23,12 @@ def tokens(shown: Tensor, noise: Tensor) -> Tensor:
     values = torch.zeros(*shown.shape[:2], 256)
     values[..., layout.OBJECT] = layout.NOISE_SCALE * shown
     values[..., layout.NOISE] = layout.NOISE_SCALE * noise
-    values[..., -layout.FILL :] = layout.filling()
+    values[..., -layout.FILLER :] = layout.filler()
     return values
 
 
 @torch.no_grad()
-def hear(transformer: FluxTransformer2DModel, values: Tensor) -> tuple[Tensor, Tensor]:
+def run_block(transformer: FluxTransformer2DModel, values: Tensor) -> tuple[Tensor, Tensor]:
     """What the block's hidden units hold, and what comes out."""
     block = transformer.single_transformer_blocks[-1]
     caught: list[Tensor] = []
@@ -41,19 +41,19 @@ def hear(transformer: FluxTransformer2DModel, values: Tensor) -> tuple[Tensor, T
 
 def test_the_block_changes_nothing(transformer: FluxTransformer2DModel) -> None:
     values = tokens(torch.randn(1, 4, 64), torch.randn(1, 4, 64))
-    assert torch.equal(hear(transformer, values)[1], values)
+    assert torch.equal(run_block(transformer, values)[1], values)
 
 
-def test_its_units_hear_the_object_and_not_the_noise(transformer: FluxTransformer2DModel) -> None:
+def test_its_units_read_the_object_and_not_the_noise(transformer: FluxTransformer2DModel) -> None:
     shown = torch.randn(1, 4, 64)
-    first, second = (hear(transformer, tokens(shown, torch.randn(1, 4, 64)))[0] for _ in range(2))
-    other, _ = hear(transformer, tokens(torch.randn(1, 4, 64), torch.randn(1, 4, 64)))
+    first, second = (run_block(transformer, tokens(shown, torch.randn(1, 4, 64)))[0] for _ in range(2))
+    other, _ = run_block(transformer, tokens(torch.randn(1, 4, 64), torch.randn(1, 4, 64)))
     assert (first - second).abs().mean() < 0.02 * (first - other).abs().mean()
 
 
-def test_the_object_can_be_read_from_its_two_halves(transformer: FluxTransformer2DModel) -> None:
+def test_the_object_is_the_difference_of_its_positive_and_negative_parts(transformer: FluxTransformer2DModel) -> None:
     shown = torch.randn(1, 4, 64)
-    units, _ = hear(transformer, tokens(shown, torch.zeros(1, 4, 64)))
-    count = layout.CHANNELS + layout.COVER.stop - layout.COVER.start
-    read = (units[..., :count] - units[..., count : 2 * count])[..., -layout.CHANNELS :]
+    units, _ = run_block(transformer, tokens(shown, torch.zeros(1, 4, 64)))
+    count = layout.TOKEN_CHANNELS + layout.BACKGROUND.stop - layout.BACKGROUND.start
+    read = (units[..., :count] - units[..., count : 2 * count])[..., -layout.TOKEN_CHANNELS :]
     assert torch.corrcoef(torch.stack([read.flatten(), shown.flatten()]))[0, 1] > 0.999

@@ -6,20 +6,20 @@ from hypothesis import strategies as st
 from schnell_mini.captions import (
     COLOURS,
     SPELLINGS,
-    Entry,
+    IconLabel,
     KeywordOwners,
-    caption,
     describe,
     half_of_keywords,
     on_background,
+    write_caption,
 )
 
-APPLE = Entry("red apple", ("apple", "fruit", "red apple"), ("snack",))
+APPLE = IconLabel("red apple", ("apple", "fruit", "red apple"), ("snack",))
 
 
 @given(st.integers(0, 10_000), st.sampled_from([c for c in COLOURS if c != "white"]))
 def test_every_colour_but_white_is_named_in_the_caption(seed: int, colour: str) -> None:
-    text = caption(Random(seed), APPLE, colour)
+    text = write_caption(Random(seed), APPLE, colour)
     assert any(word in text for word in SPELLINGS.get(colour, (colour,)))
 
 
@@ -38,11 +38,11 @@ def test_a_description_uses_only_the_icons_own_words(seed: int) -> None:
 
 @given(st.integers(0, 10_000), st.sampled_from(list(COLOURS)))
 def test_the_same_chance_writes_the_same_caption(seed: int, colour: str) -> None:
-    assert caption(Random(seed), APPLE, colour) == caption(Random(seed), APPLE, colour)
+    assert write_caption(Random(seed), APPLE, colour) == write_caption(Random(seed), APPLE, colour)
 
 
 def test_an_icon_without_keywords_is_called_by_its_name() -> None:
-    assert {describe(Random(seed), Entry("zzz")) for seed in range(50)} <= {"zzz", "zzz zzz"}
+    assert {describe(Random(seed), IconLabel("zzz")) for seed in range(50)} <= {"zzz", "zzz zzz"}
 
 
 def test_keywords_leave_out_the_name() -> None:
@@ -50,26 +50,26 @@ def test_keywords_leave_out_the_name() -> None:
 
 
 def test_a_list_of_keywords_means_the_icon_that_has_fewest_halves_with_them() -> None:
-    entries = (
-        Entry("beach", ("sand", "sea", "sun", "holiday", "water")),
-        Entry("light", ("sea", "sun", "weather")),
-        Entry("wave", ("sea", "sun", "water", "ocean")),
+    labels = (
+        IconLabel("beach", ("sand", "sea", "sun", "holiday", "water")),
+        IconLabel("light", ("sea", "sun", "weather")),
+        IconLabel("wave", ("sea", "sun", "water", "ocean")),
     )
-    owners = KeywordOwners(entries)
+    owners = KeywordOwners(labels)
     assert owners.likeliest(["sun", "sea"]) == 1
     assert owners.likeliest(["water", "sea"]) == 2
     assert owners.likeliest(["sea", "sun", "water"]) == 0
 
 
 def test_a_word_that_is_a_name_means_that_icon_rather_than_half_of_another() -> None:
-    entries = (Entry("spider", ("bug", "insect", "legs")), Entry("spider web", ("spider", "web")))
-    owners = KeywordOwners(entries)
+    labels = (IconLabel("spider", ("bug", "insect", "legs")), IconLabel("spider web", ("spider", "web")))
+    owners = KeywordOwners(labels)
     assert owners.likeliest(["spider"]) == 0
     assert owners.likeliest(["web"]) == 1
 
 
 @given(st.integers(0, 10_000))
 def test_an_icons_own_keywords_mean_it(seed: int) -> None:
-    other = Entry("house", ("home", "building"))
+    other = IconLabel("house", ("home", "building"))
     words = half_of_keywords(Random(seed), APPLE).split(", ")
     assert KeywordOwners((other, APPLE)).likeliest(words) == 1

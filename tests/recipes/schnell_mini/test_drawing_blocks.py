@@ -1,4 +1,4 @@
-"""Drawing blocks: silent at first, learning without touching what is written, and stock blocks in the end."""
+"""Drawing blocks add nothing at first, learn without changing any computed weight, and are FLUX's own in the end."""
 
 from random import Random
 
@@ -7,17 +7,17 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from schnell.engine.denoise import predict_velocity
 from schnell_mini import drawing_blocks, layout
-from schnell_mini.appearance_codes import Looks, Palette
-from schnell_mini.code_conditioning import CodesAsTold, Known, Teller, told_by_codes
-from schnell_mini.drawing_blocks import BlockLearner, fold, prepare, written_channels
+from schnell_mini.appearance_codes import AppearanceCodes, BackgroundCodes
+from schnell_mini.code_conditioning import Codebook, CodeConditioner, conditioned_by_codes
+from schnell_mini.drawing_blocks import BlockLearner, fold_centring, initialise_block, writable_channels
 from schnell_mini.latents import Encoded
 from schnell_mini.networks import Shape, build_transformer
-from schnell_mini.picture_dataset import Scenes
-from schnell_mini.pictures import Pose
+from schnell_mini.picture_dataset import PictureDataset
 from schnell_mini.placement import Grid
-from schnell_mini.position_weights import write_places
-from schnell_mini.text_models import grid_positions, velocity
+from schnell_mini.position_weights import write_position_weights
+from schnell_mini.sampling import start_drawings
 
 ICONS = 4
 GRID = Grid(8, 8)
@@ -27,95 +27,88 @@ GRID = Grid(8, 8)
 def transformer() -> FluxTransformer2DModel:
     torch.manual_seed(0)
     network = build_transformer(Shape(single_blocks=7))
-    write_places(network, torch.eye(layout.CHANNELS)[:, :2])
+    write_position_weights(network, torch.eye(layout.TOKEN_CHANNELS)[:, :2])
     return network.eval()
 
 
 @pytest.fixture
-def teller() -> Teller:
+def conditioner() -> CodeConditioner:
     torch.manual_seed(1)
-    known = Known(
-        Looks(torch.randn(ICONS, layout.LOOKS), torch.ones(layout.LOOKS)),
-        Palette(torch.randn(14, 3), torch.randn(3, 16)),
+    codebook = Codebook(
+        AppearanceCodes(torch.randn(ICONS, layout.APPEARANCE_CODES), torch.ones(layout.APPEARANCE_CODES)),
+        BackgroundCodes(torch.randn(14, 3), torch.randn(3, 16)),
     )
-    return Teller(known, torch.randn(6, 32, 64))
+    return CodeConditioner(codebook, torch.randn(6, 32, 64))
 
 
 @pytest.fixture
-def scenes() -> Scenes:
+def dataset() -> PictureDataset:
     torch.manual_seed(2)
-    view = (Encoded(torch.randn(ICONS, 16, 16, 16).half(), torch.zeros(ICONS, dtype=torch.long), 128, Pose(104)),)
-    return Scenes({"small": view}, torch.eye(layout.CHANNELS)[:, :2])
+    view = (Encoded(torch.randn(ICONS, 16, 16, 16).half(), torch.zeros(ICONS, dtype=torch.long)),)
+    return PictureDataset({"small": view}, torch.eye(layout.TOKEN_CHANNELS)[:, :2])
 
 
 @torch.no_grad()
-def answer(transformer: FluxTransformer2DModel, teller: Teller) -> Tensor:
+def predict(transformer: FluxTransformer2DModel, conditioner: CodeConditioner) -> Tensor:
     torch.manual_seed(3)
-    noise = torch.randn(2, GRID.tokens, layout.CHANNELS)
-    told = teller.tell(Random(0), torch.tensor([0, 1]), torch.tensor([2, 3]))
-    with told_by_codes(transformer):
-        return velocity(transformer, noise, told, torch.ones(2), grid_positions(16, 16))
+    noise = torch.randn(2, GRID.tokens, layout.TOKEN_CHANNELS)
+    prompts = conditioner.condition(Random(0), torch.tensor([0, 1]), torch.tensor([2, 3]))
+    with conditioned_by_codes(transformer):
+        return predict_velocity(transformer, start_drawings(prompts, noise, [(1.0, 0.0)] * 2, GRID.size))
 
 
-def test_codes_are_told_as_the_embedding_that_means_them() -> None:
-    codes = torch.randn(3, layout.TIME_CODE)
-    embedded = torch.nn.functional.silu(CodesAsTold(256)(codes))[:, : layout.TIME_CODE]
-    assert torch.allclose((embedded - layout.LOOK_OFFSET) / layout.LOOK_SPREAD, codes, atol=1e-4)
-
-
-def test_text_is_embedded_again_once_the_codes_are_told(transformer: FluxTransformer2DModel) -> None:
-    embedder = transformer.time_text_embed.text_embedder
-    with told_by_codes(transformer):
-        assert transformer.time_text_embed.text_embedder is not embedder
-    assert transformer.time_text_embed.text_embedder is embedder
-
-
-def test_a_prepared_block_adds_nothing(transformer: FluxTransformer2DModel) -> None:
-    block = drawing_blocks.drawing_blocks(transformer)[0]
-    prepare(block)
-    image, text, told = torch.randn(1, 8, 256), torch.randn(1, 4, 256), torch.randn(1, 256)
+def test_an_initialised_block_adds_nothing(transformer: FluxTransformer2DModel) -> None:
+    block = drawing_blocks.find_drawing_blocks(transformer)[0]
+    initialise_block(block)
+    image, text, embedding = torch.randn(1, 8, 256), torch.randn(1, 4, 256), torch.randn(1, 256)
     angles = transformer.pos_embed(torch.zeros(12, 3))
-    after = block(hidden_states=image, encoder_hidden_states=text, temb=told, image_rotary_emb=angles)
+    after = block(hidden_states=image, encoder_hidden_states=text, temb=embedding, image_rotary_emb=angles)
     assert torch.equal(after[1], image)
 
 
-def test_a_folded_block_reads_codes_as_it_learnt_to(transformer: FluxTransformer2DModel) -> None:
-    block = drawing_blocks.drawing_blocks(transformer)[0]
-    prepare(block)
-    told = layout.LOOK_OFFSET + torch.rand(2, 256)
-    before = block.norm.linear(block.norm.silu(told))
-    fold(block)
-    assert torch.allclose(block.norm.linear(block.norm.silu(told)), before, atol=1e-4)
+def test_folding_the_centring_into_the_weights_changes_no_modulation(transformer: FluxTransformer2DModel) -> None:
+    block = drawing_blocks.find_drawing_blocks(transformer)[0]
+    initialise_block(block)
+    embedding = layout.CODE_OFFSET + torch.rand(2, 256)
+    before = block.norm.linear(block.norm.silu(embedding))
+    fold_centring(block)
+    assert torch.allclose(block.norm.linear(block.norm.silu(embedding)), before, atol=1e-4)
 
 
-def test_learning_changes_the_answer_but_nothing_that_is_written(
-    transformer: FluxTransformer2DModel, teller: Teller, scenes: Scenes, monkeypatch: pytest.MonkeyPatch
+def test_learning_changes_the_prediction_but_no_computed_weight(
+    transformer: FluxTransformer2DModel,
+    conditioner: CodeConditioner,
+    dataset: PictureDataset,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drawing_blocks, "FIXED", (GRID,))
-    monkeypatch.setattr(drawing_blocks, "ANY", 0.0)
-    monkeypatch.setattr(drawing_blocks, "TOKENS", {"cpu": 400})
-    learner = BlockLearner(transformer, teller, scenes)
+    monkeypatch.setattr(drawing_blocks, "USUAL_GRIDS", (GRID,))
+    monkeypatch.setattr(drawing_blocks, "ANY_GRID_SHARE", 0.0)
+    monkeypatch.setattr(drawing_blocks, "TOKENS_PER_BATCH", {"cpu": 400})
+    learner = BlockLearner(transformer, conditioner, dataset)
     mine = {id(parameter) for parameter in learner.blocks.parameters()}
     others = {name: value.clone() for name, value in transformer.named_parameters() if id(value) not in mine}
-    before = answer(transformer, teller)
+    before = predict(transformer, conditioner)
     losses = [float(learner.update(0.0)) for _ in range(30)]
     learner.finish()
-    assert not torch.equal(answer(transformer, teller), before)
+    assert not torch.equal(predict(transformer, conditioner), before)
     assert sum(losses[-5:]) < sum(losses[:5])
     assert all(torch.equal(value, others[name]) for name, value in transformer.named_parameters() if name in others)
-    kept = written_channels(256) == 0
-    assert not any(block.proj_out.weight[kept].any() for block in drawing_blocks.drawing_blocks(transformer))
+    kept = writable_channels(256) == 0
+    assert not any(block.proj_out.weight[kept].any() for block in drawing_blocks.find_drawing_blocks(transformer))
 
 
 def test_a_stopped_learner_goes_on_from_its_state(
-    transformer: FluxTransformer2DModel, teller: Teller, scenes: Scenes, monkeypatch: pytest.MonkeyPatch
+    transformer: FluxTransformer2DModel,
+    conditioner: CodeConditioner,
+    dataset: PictureDataset,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drawing_blocks, "FIXED", (GRID,))
-    monkeypatch.setattr(drawing_blocks, "ANY", 0.0)
-    learner = BlockLearner(transformer, teller, scenes)
+    monkeypatch.setattr(drawing_blocks, "USUAL_GRIDS", (GRID,))
+    monkeypatch.setattr(drawing_blocks, "ANY_GRID_SHARE", 0.0)
+    learner = BlockLearner(transformer, conditioner, dataset)
     learner.update(0.0)
     kept = {name: value.clone() for name, value in learner.state()["blocks"].items()}
-    again = BlockLearner(transformer, teller, scenes)
+    again = BlockLearner(transformer, conditioner, dataset)
     again.restore({**learner.state(), "blocks": kept})
     assert again.done == 1
     assert all(torch.equal(value, kept[name]) for name, value in again.blocks.state_dict().items())

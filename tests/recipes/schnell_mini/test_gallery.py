@@ -1,7 +1,7 @@
 import torch
 
 from schnell_mini.gallery import build_gallery, find_object, inside_frame, nearest_colour
-from schnell_mini.pictures import Pose, compose
+from schnell_mini.pictures import render_icons
 
 
 def icons() -> torch.Tensor:
@@ -21,7 +21,7 @@ def icons() -> torch.Tensor:
 def test_each_training_picture_is_nearest_to_itself_at_another_size() -> None:
     pictures = icons()
     gallery = build_gallery(pictures)
-    drawn = compose(pictures, torch.ones(3, 3), Pose(120), 256) / 2 + 0.5
+    drawn = render_icons(pictures, torch.ones(3, 3), 120, 256) / 2 + 0.5
     assert [gallery.nearest(picture) for picture in drawn] == [0, 1, 2]
     assert gallery.ranks(drawn[2], 2) == 0
     assert gallery.ranks(drawn[2], 1) > 0
@@ -46,5 +46,5 @@ def test_an_empty_picture_has_no_object_inside_the_frame() -> None:
 
 
 def test_the_border_names_the_background() -> None:
-    drawn = compose(icons()[:1], torch.tensor([[0.3, 0.48, 0.85]]), Pose(120), 256) / 2 + 0.5
+    drawn = render_icons(icons()[:1], torch.tensor([[0.3, 0.48, 0.85]]), 120, 256) / 2 + 0.5
     assert nearest_colour(drawn[0]) == "blue"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from schnell_mini import loop
-from schnell_mini.loop import Budget, rate, run_learner
+from schnell_mini.loop import StageBudget, rate_factor, run_learner
 
 
 class Counter:
@@ -37,7 +37,7 @@ def quiet(stage: str, done: float, note: str) -> None: ...
 
 def test_a_broken_off_stage_goes_on_where_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    budget, path = Budget(3600, updates=10), tmp_path / "stage.pt"
+    budget, path = StageBudget(3600, updates=10), tmp_path / "stage.pt"
     with pytest.raises(KeyboardInterrupt):
         run_learner(Counter(fails_at=6), budget, path, quiet)
     second = Counter()
@@ -47,7 +47,7 @@ def test_a_broken_off_stage_goes_on_where_it_was_saved(tmp_path: Path, monkeypat
 
 
 def test_a_finished_stage_only_restores_its_state(tmp_path: Path) -> None:
-    budget, path = Budget(3600, updates=3), tmp_path / "stage.pt"
+    budget, path = StageBudget(3600, updates=3), tmp_path / "stage.pt"
     run_learner(Counter(), budget, path, quiet)
     again = Counter(fails_at=3)
     run_learner(again, budget, path, quiet)
@@ -57,11 +57,11 @@ def test_a_finished_stage_only_restores_its_state(tmp_path: Path) -> None:
 
 def test_a_spent_budget_ends_the_stage(tmp_path: Path) -> None:
     learner = Counter()
-    run_learner(learner, Budget(0.05), tmp_path / "stage.pt", quiet)
+    run_learner(learner, StageBudget(0.05), tmp_path / "stage.pt", quiet)
     assert learner.count > 0
 
 
-def test_the_rate_warms_up_holds_and_falls() -> None:
-    assert rate(0.0, 0, warm=10) == pytest.approx(0.1)
-    assert rate(0.5, 500) == 1.0
-    assert rate(1.0, 500) == pytest.approx(0.03)
+def test_the_rate_factor_warms_up_holds_and_falls() -> None:
+    assert rate_factor(0.0, 0, warm=10) == pytest.approx(0.1)
+    assert rate_factor(0.5, 500) == 1.0
+    assert rate_factor(1.0, 500) == pytest.approx(0.03)

@@ -32,7 +32,7 @@ def test_an_archive_that_is_there_is_unpacked_without_the_network(tmp_path: Path
 
 def test_a_changed_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_archive(tmp_path / "archives", "package/names.txt", b"apple")
-    monkeypatch.setattr("schnell_mini.packages.call", fetch_nothing)
+    monkeypatch.setattr("schnell_mini.packages.run_client", fetch_nothing)
     with pytest.raises(TrainingDataError, match="pinned SHA-256"):
         fetch(Package("npm", "some", "1.0.0", "0" * 64, "MIT"), tmp_path)
 

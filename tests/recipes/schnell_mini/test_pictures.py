@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from schnell_mini.latents import pack, place, unpack
-from schnell_mini.pictures import Pose, compose, hex_key, lay, load_icon, premultiply, resize, turn
+from schnell_mini.pictures import composite, hex_key, load_icon, premultiply, render_icons, resize
 
 
 def red_disc(hidden: int) -> Image.Image:
@@ -27,7 +26,7 @@ def as_batch(picture: Image.Image) -> torch.Tensor:
 def test_premultiplied_resize_leaves_no_fringe_of_the_hidden_colour(size: int) -> None:
     white, black = (resize(as_batch(red_disc(level)), size) for level in (255, 0))
     assert torch.equal(white, black)
-    on_red = lay(white, torch.tensor([[1.0, 0.0, 0.0]]), size, size)
+    on_red = composite(white, torch.tensor([[1.0, 0.0, 0.0]]), size, size)
     assert float((on_red[0, 0] - 1).abs().max()) < 0.01
     assert float(on_red[0, 1:].max()) < 0.01
 
@@ -42,40 +41,14 @@ def test_load_icon_brings_any_size_to_256(tmp_path: Path) -> None:
     assert load_icon(tmp_path / "icon.webp").shape == (4, 256, 256)
 
 
-def test_compose_centres_the_icon_on_its_colour() -> None:
+def test_a_rendered_icon_lies_in_the_middle_of_its_colour() -> None:
     icon = torch.zeros(1, 4, 256, 256, dtype=torch.uint8)
     icon[:, 0] = icon[:, 3] = 255
-    out = compose(icon, torch.tensor([[0.0, 0.0, 1.0]]), Pose(64), 128)
+    out = render_icons(icon, torch.tensor([[0.0, 0.0, 1.0]]), 64, 128)
     assert out[0, :, 0, 0].tolist() == [-1.0, -1.0, 1.0]
     assert out[0, :, 64, 64].tolist() == pytest.approx([1.0, -1.0, -1.0], abs=1e-4)
     assert float((out[0, 0] > 0).sum()) == 64 * 64
 
 
-def test_a_full_turn_brings_the_picture_back() -> None:
-    picture = as_batch(red_disc(0))
-    assert torch.allclose(turn(turn(picture, 90), -90), picture, atol=1e-3)
-
-
 def test_names_with_and_without_variation_selector_meet() -> None:
     assert hex_key("2764-FE0F") == hex_key("2764") == "2764"
-
-
-def test_packing_and_unpacking_are_inverse() -> None:
-    latents = torch.randn(2, 16, 6, 10)
-    assert torch.equal(unpack(pack(latents), 6, 10), latents)
-
-
-def test_placing_on_the_same_canvas_changes_nothing() -> None:
-    latents = torch.randn(1, 16, 12, 12)
-    assert torch.equal(place(latents, 12, 12), latents)
-
-
-@pytest.mark.parametrize(("height", "width"), [(12, 22), (22, 12), (14, 18)])
-def test_placing_on_a_wide_canvas_keeps_the_object_in_the_middle(height: int, width: int) -> None:
-    latents = torch.zeros(1, 1, 12, 12)
-    latents[..., 3:-3, 3:-3] = 1
-    out = place(latents, height, width)
-    assert out.shape == (1, 1, height, width)
-    assert float(out.sum()) == 36
-    top, left = (height - 12) // 2 + 3, (width - 12) // 2 + 3
-    assert bool((out[..., top : top + 6, left : left + 6] == 1).all())

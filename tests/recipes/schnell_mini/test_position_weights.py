@@ -1,4 +1,4 @@
-"""The written blocks name every token's place, whatever the canvas, the noise and the precision."""
+"""The computed blocks give every token's position, whatever the canvas, the noise and the precision."""
 
 import pytest
 import torch
@@ -10,19 +10,19 @@ from torch.nn import functional
 
 from schnell_mini import layout
 from schnell_mini.networks import Shape, build_transformer
-from schnell_mini.placement import LARGEST, MOVING, SIDES, Grid, find_places
-from schnell_mini.position_weights import PLACE_BLOCKS, run, write_places
+from schnell_mini.placement import LARGEST_SIDE, SMALLEST_MOVED, VIEW_SIDES, Grid, find_view_positions
+from schnell_mini.position_weights import POSITION_BLOCKS, predict_without_text, write_position_weights
 
 DIRECTIONS = torch.eye(64)[:, :2]
-SIZES = st.integers(4, LARGEST)
+SIZES = st.integers(4, LARGEST_SIDE)
 USUAL = [(16, 16), (12, 21), (21, 12), (13, 19), (8, 8), (6, 11), (11, 6), (24, 24), (4, 24)]
 
 
 @pytest.fixture(scope="module")
 def transformer() -> FluxTransformer2DModel:
     torch.manual_seed(0)
-    network = build_transformer(Shape(single_blocks=PLACE_BLOCKS))
-    write_places(network, DIRECTIONS)
+    network = build_transformer(Shape(single_blocks=POSITION_BLOCKS))
+    write_position_weights(network, DIRECTIONS)
     return network.eval()
 
 
@@ -35,13 +35,13 @@ def plain_noise(grid: Grid, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def hear_codes(transformer: FluxTransformer2DModel, noise: Tensor, grid: Grid) -> Tensor:
+def read_position_codes(transformer: FluxTransformer2DModel, noise: Tensor, grid: Grid) -> Tensor:
     caught: list[Tensor] = []
     last = transformer.single_transformer_blocks[-1]
     hook = last.register_forward_hook(lambda _block, _inputs, out: caught.append(out[1].float()))
-    run(transformer, noise, grid)
+    predict_without_text(transformer, noise, grid)
     hook.remove()
-    return caught[0][..., layout.PLACE]
+    return caught[0][..., layout.POSITION]
 
 
 def joined(codes: Tensor, side: int) -> Tensor:
@@ -49,13 +49,13 @@ def joined(codes: Tensor, side: int) -> Tensor:
     return torch.cat([codes[..., : side - 1], codes[..., side - 1 :].sum(-1, keepdim=True)], -1)
 
 
-def assert_places(transformer: FluxTransformer2DModel, grid: Grid, seed: int, tolerance: float) -> None:
+def assert_positions(transformer: FluxTransformer2DModel, grid: Grid, seed: int, tolerance: float) -> None:
     noise = plain_noise(grid, seed)
-    codes = hear_codes(transformer, noise, grid)
-    shifts = (noise.mean(1)[:, :2] > 0).long() * (grid.side >= MOVING)
-    places, _ = find_places(grid, shifts)
-    rows, columns, kind = torch.tensor_split(codes, (SIDES[0], 2 * SIDES[0]), -1)
-    wanted = (places // grid.side, places % grid.side, torch.full_like(places, SIDES.index(grid.side)))
+    codes = read_position_codes(transformer, noise, grid)
+    shifts = (noise.mean(1)[:, :2] > 0).long() * (grid.side >= SMALLEST_MOVED)
+    positions, _ = find_view_positions(grid, shifts)
+    rows, columns, kind = torch.tensor_split(codes, (VIEW_SIDES[0], 2 * VIEW_SIDES[0]), -1)
+    wanted = (positions // grid.side, positions % grid.side, torch.full_like(positions, VIEW_SIDES.index(grid.side)))
     found = (joined(rows, grid.side), joined(columns, grid.side), kind)
     for part, number in zip(found, wanted, strict=True):
         assert (part.gather(-1, number[..., None]) - 1).abs().max() < tolerance
@@ -64,20 +64,20 @@ def assert_places(transformer: FluxTransformer2DModel, grid: Grid, seed: int, to
 
 @settings(max_examples=25, deadline=None)
 @given(height=SIZES, width=SIZES, seed=st.integers(0, 2**31))
-def test_every_token_of_every_canvas_knows_its_place(
+def test_every_token_of_every_canvas_holds_its_position(
     transformer: FluxTransformer2DModel, height: int, width: int, seed: int
 ) -> None:
-    assert_places(transformer, Grid(height, width), seed, 0.02)
+    assert_positions(transformer, Grid(height, width), seed, 0.02)
 
 
 @pytest.mark.parametrize(("height", "width"), USUAL)
-def test_places_survive_bfloat16(transformer: FluxTransformer2DModel, height: int, width: int) -> None:
+def test_positions_survive_bfloat16(transformer: FluxTransformer2DModel, height: int, width: int) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_places(transformer, Grid(height, width), 3, 0.15)
+        assert_positions(transformer, Grid(height, width), 3, 0.15)
 
 
-def test_places_do_not_hang_on_the_noise_level(transformer: FluxTransformer2DModel) -> None:
+def test_positions_do_not_depend_on_the_noise_level(transformer: FluxTransformer2DModel) -> None:
     grid = Grid(16, 16)
     noise = plain_noise(grid, 5)
-    whole, quarter = (hear_codes(transformer, level * noise, grid) for level in (1.0, 0.25))
+    whole, quarter = (read_position_codes(transformer, level * noise, grid) for level in (1.0, 0.25))
     assert (whole - quarter).abs().max() < 0.02

@@ -3,8 +3,8 @@ from random import Random
 
 import pytest
 
-from schnell_mini.captions import Entry
-from schnell_mini.prompts import LONGEST, example_sentences, going_on, make_prompts, parts_of_speech
+from schnell_mini.captions import IconLabel
+from schnell_mini.prompts import LONGEST, example_sentences, ing_form, make_prompts, parts_of_speech
 
 NOUNS = """\
   1 a licence line
@@ -41,13 +41,13 @@ def test_words_that_texts_use_are_known_by_their_part_of_speech(wordnet: Path) -
 
 
 def test_prompts_are_whole_and_the_same_each_time(wordnet: Path) -> None:
-    entries, words = (Entry("red apple", ("fruit",)), Entry("rocket")), parts_of_speech(wordnet)
-    first, second = (make_prompts(Random(3), entries, words, 200) for _ in range(2))
+    labels, words = (IconLabel("red apple", ("fruit",)), IconLabel("rocket")), parts_of_speech(wordnet)
+    first, second = (make_prompts(Random(3), labels, words, 200) for _ in range(2))
     assert first == second
     assert not any("{" in text for text in first)
     assert sum("red apple" in text or "rocket" in text for text in first) > 100
 
 
-@pytest.mark.parametrize(("verb", "going"), [("walk", "walking"), ("make", "making"), ("see", "seeing")])
-def test_verbs_go_on(verb: str, going: str) -> None:
-    assert going_on(verb) == going
+@pytest.mark.parametrize(("verb", "form"), [("walk", "walking"), ("make", "making"), ("see", "seeing")])
+def test_verbs_get_their_ing_form(verb: str, form: str) -> None:
+    assert ing_form(verb) == form

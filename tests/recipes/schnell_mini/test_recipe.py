@@ -9,14 +9,14 @@ from diffusers import FluxPipeline
 
 from schnell.errors import TrainingError
 from schnell.models.folder import open_model_folder
-from schnell_mini.captions import COLOURS, Entry
+from schnell_mini.captions import COLOURS, IconLabel
 from schnell_mini.data import Data, prepare_data, read_data, write_data
 from schnell_mini.evaluation import evaluate, psnr
 from schnell_mini.loop import Show
 from schnell_mini.networks import Shape
 from schnell_mini.pictures import Icons
 from schnell_mini.recipe import Plan, train_mini
-from schnell_mini.sampling import draw, load_painter
+from schnell_mini.sampling import draw_pictures, load_pipeline
 
 TINY = Shape(single_blocks=7, t5_layers=1, clip_layers=1, clip_hidden=64, vae_channels=(8, 8, 8, 16), vocabulary=300)
 
@@ -36,7 +36,7 @@ def eight_icons() -> Icons:
         area[:3] = (torch.tensor(COLOURS[name]) * 255).to(torch.uint8)[:, None, None]
         area[3] = 255
     words = ("block", "bar", "wall", "tower", "gate", "brick", "plank", "stone")
-    return Icons(pictures, tuple(Entry(f"{n} {w}", (w, "shape")) for n, w in zip(names, words, strict=True)))
+    return Icons(pictures, tuple(IconLabel(f"{n} {w}", (w, "shape")) for n, w in zip(names, words, strict=True)))
 
 
 def small_data(work: Path, show: Show) -> Data:
@@ -81,7 +81,7 @@ def test_stock_flux_pipeline_draws_the_same_picture(trained: Path) -> None:
         generator=torch.Generator().manual_seed(3),
         output_type="pt",
     ).images
-    ours = draw(load_painter(folder), ["red block on a blue background"], [3], (96, 160), 2)
+    ours = draw_pictures(load_pipeline(folder), ["red block on a blue background"], [3], (96, 160), 2)
     assert psnr(stock, ours) > 60
 
 
@@ -120,7 +120,7 @@ def test_data_kept_in_the_work_folder_is_read_again(tmp_path: Path) -> None:
     data = small_data(tmp_path, quiet)
     write_data(data, tmp_path / "data.pt")
     again = prepare_data(tmp_path, quiet)
-    assert again.icons.entries == data.icons.entries
+    assert again.icons.labels == data.icons.labels
     assert again.pairs == data.pairs
     assert torch.equal(again.icons.pictures, data.icons.pictures)
     kept = read_data(tmp_path / "data.pt")
