@@ -7,10 +7,10 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extr
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: setup serve test check soak screenshots clean help
+.PHONY: setup serve test check soak screenshots mini mini-evaluate clean help
 
 help: ## show these lines
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(DEVELOPMENT) ## .venv with everything, also for the tests
 
@@ -32,6 +32,12 @@ soak: $(DEVELOPMENT) ## the full counts: takes hours
 
 screenshots: $(DEVELOPMENT) ## the pictures of the README and the documentation
 	$(BIN)/python scripts/screenshots.py
+
+mini: $(DEVELOPMENT) ## make the embedded model from nothing, as in `make mini MINI="--minutes 240"`
+	PYTHONPATH=recipes $(BIN)/python -m schnell_mini model $(MINI)
+
+mini-evaluate: $(DEVELOPMENT) ## the embedded model's figures, as in `make mini-evaluate MINI="--limit 10"`
+	PYTHONPATH=recipes $(BIN)/python -m schnell_mini model --evaluate $(MINI)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
