@@ -1,4 +1,4 @@
-"""Converted LoRA files in one folder, named by the SHA-256 of the file they were made from, and never changed."""
+"""Converted LoRA files in one folder, never changed, and named by a hash (SHA-256) of what they were made from."""
 
 import asyncio
 import shutil
@@ -23,7 +23,7 @@ class AdapterFiles:
         self._shape = shape
         # the files that were found to fit the served model in this process: each is checked once
         self._fitting: set[str] = set()
-        # a conversion takes memory and a processor, and the engine needs both
+        # each keeps a processor busy, which the engine needs
         self._conversions = asyncio.Semaphore(2)
 
     async def convert(self, source: Path, config: Mapping[str, Any] | None = None) -> ConvertedAdapter:
