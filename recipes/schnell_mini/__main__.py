@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schnell.cli.output import print_json, say, progress_bars
+from schnell.cli.output import print_json, progress_bars, say
 from schnell.errors import SchnellError
 
 if TYPE_CHECKING:

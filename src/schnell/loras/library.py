@@ -204,7 +204,7 @@ class LoraLibrary:
         return self._files.holding(use.sha256 for use in adapters)
 
     async def inspect(self, source: BinaryIO) -> AdapterReport:
-        """What an uploaded file is found to be; it is not kept. Raises AdapterError where it cannot be read."""
+        """What an uploaded file is found to be; what is wrong with it is in `problem`. The file is not kept."""
         uploaded = await self._files.receive(source)
         try:
             return await asyncio.to_thread(inspect_adapter, uploaded, max_bytes=self._files.max_bytes)

@@ -1,170 +1,85 @@
-"""Files of LoRAs stay on disk while anything needs them, and go afterwards."""
-
 import asyncio
 import io
-import json
-from collections.abc import AsyncIterator, Callable
+import time
 from pathlib import Path
 
 import pytest
 
-from mini_loras import lora_bytes, write_lora
-from schnell.adapters import read_model_shape
-from schnell.database.migration import migrate
-from schnell.database.session import Database
-from schnell.errors import ConflictError
-from schnell.loras import files as files_module
-from schnell.loras.bundled import read_bundled
+from lora_libraries import files_in
+from mini_loras import write_lora
+from schnell.adapters import FLUX_1, ModelShape, read_model_shape
+from schnell.errors import AdapterError
 from schnell.loras.files import AdapterFiles
-from schnell.loras.library import LoraLibrary
-from schnell.loras.remote import RemoteLoras
-from schnell.loras.repository import Labels
 from schnell.models.folder import embedded_home
-from schnell.outbound.addresses import AddressPolicy
-from schnell.outbound.downloads import Downloader
-from schnell.spec import AdapterUse, LoraRef
-
-Make = Callable[[], LoraLibrary]
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    found = Database(f"sqlite:{tmp_path / 'schnell.db'}")
-    await migrate(found)
-    yield found
-    await found.close()
+@pytest.fixture(scope="module")
+def shape() -> ModelShape:
+    return read_model_shape(embedded_home() / "schnell-mini")
 
 
 @pytest.fixture
-def others() -> list[str]:
-    """Who else draws with the files of this folder."""
-    return []
+def files(folder: Path, shape: ModelShape) -> AdapterFiles:
+    return AdapterFiles(folder, shape, 10**7)
 
 
-@pytest.fixture
-def make(database: Database, tmp_path: Path, others: list[str]) -> Make:
-    shape = read_model_shape(embedded_home() / "schnell-mini")
-
-    def build() -> LoraLibrary:
-        files = AdapterFiles(tmp_path / "adapters", shape, used_by_others=lambda: bool(others))
-        outside = RemoteLoras(database, files, Downloader(tmp_path, AddressPolicy(), offline=True))
-        return LoraLibrary(database, files, outside, bundled=read_bundled(tmp_path / "bundled"))
-
-    return build
+async def test_a_file_is_converted_once_and_found_by_its_hash(files: AdapterFiles, tmp_path: Path) -> None:
+    source = write_lora(tmp_path / "a.safetensors", seed=1)
+    first, again = await files.convert(source), await files.convert(source)
+    assert first.sha256 == again.sha256
+    assert await files.find(first.sha256) == first.path == files.path(first.sha256)
+    assert files_in(files.folder) == [f"{first.sha256}.safetensors"]
+    assert await files.find("0" * 64) is None
 
 
-@pytest.fixture
-def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "_GRACE_SECONDS", -1)
+async def test_conversions_at_once_all_give_their_own_file(files: AdapterFiles, tmp_path: Path) -> None:
+    sources = [write_lora(tmp_path / f"{seed}.safetensors", seed=seed % 3) for seed in range(9)]
+    found = await asyncio.gather(*map(files.convert, sources))
+    assert len({each.sha256 for each in found}) == 3
+    assert files_in(files.folder) == sorted({f"{each.sha256}.safetensors" for each in found})
 
 
-async def add(library: LoraLibrary, name: str, data: bytes, owner: str = "team") -> None:
-    await library.add_file(io.BytesIO(data), owner=owner, labels=Labels(name), file_name="f", created_by="me")
+async def test_pefts_configuration_makes_another_file(files: AdapterFiles, tmp_path: Path) -> None:
+    source = write_lora(tmp_path / "a.safetensors")
+    plain, scaled = await files.convert(source), await files.convert(source, {"r": 2, "lora_alpha": 6})
+    assert plain.sha256 != scaled.sha256
 
 
-async def use(library: LoraLibrary, name: str, team: str = "team") -> AdapterUse:
-    (found,) = await library.resolve([LoraRef(name)], team)
-    return found
-
-
-async def test_a_file_that_jobs_use_goes_when_the_last_of_them_has_ended(make: Make, no_grace: None) -> None:
-    library = make()
-    await add(library, "style", lora_bytes(1))
-    job = await use(library, "style")
-    with library.holding([job]):
-        with library.holding([job]):
-            await library.remove("style", "team")
-            assert await library.remove_unwanted() == 0
-        assert await library.remove_unwanted() == 0
-        assert job.path.is_file()
-    assert await library.remove_unwanted() == 1
-    assert not job.path.exists()
-    assert await library.remove_unwanted() == 0
-
-
-async def test_a_file_that_a_request_has_just_named_waits_for_its_job(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+async def test_a_file_that_was_converted_for_another_model_is_refused_when_it_is_found(
+    files: AdapterFiles, folder: Path, tmp_path: Path
 ) -> None:
-    library = make()
-    await add(library, "style", lora_bytes(1))
-    job = await use(library, "style")
-    await library.remove("style", "team")
-    assert await library.remove_unwanted() == 0
-    assert job.path.is_file()
-    monkeypatch.setattr(files_module, "_GRACE_SECONDS", -1)
-    assert await library.remove_unwanted() == 1
-    assert not job.path.exists()
+    found = await files.convert(write_lora(tmp_path / "a.safetensors"))
+    other = AdapterFiles(folder, FLUX_1, 10**7)
+    for _ in range(2):
+        with pytest.raises(AdapterError, match="does not fit"):
+            await other.find(found.sha256)
 
 
-async def test_what_was_to_go_is_known_after_a_restart(make: Make, no_grace: None) -> None:
-    library = make()
-    await add(library, "style", lora_bytes(1))
-    job = await use(library, "style")
-    with library.holding([job]):
-        await library.remove("style", "team")
-    assert await make().remove_unwanted() == 1
-    assert not job.path.exists()
-
-
-async def test_a_command_beside_a_server_leaves_the_file_to_it(make: Make, others: list[str]) -> None:
-    server = make()
-    await add(server, "style", lora_bytes(1))
-    job = await use(server, "style")
-    others.append("the server")
-    await make().remove("style", "team")
-    assert job.path.is_file()
-    others.clear()
-    assert await make().remove_unwanted() == 1
-
-
-async def test_a_file_that_was_added_again_before_it_went_stays(make: Make, no_grace: None) -> None:
-    library = make()
-    await add(library, "style", lora_bytes(1))
-    job = await use(library, "style")
-    with library.holding([job]):
-        await library.remove("style", "team")
-        await add(library, "again", lora_bytes(1), owner="another team")
-    assert await library.remove_unwanted() == 0
-    assert await library.remove_unwanted() == 0
-    assert (await use(library, "again", "another team")).path == job.path
-    assert job.path.is_file()
-
-
-async def test_removing_a_copy_of_a_bundled_lora_leaves_those_who_use_the_bundled_one(
-    make: Make, tmp_path: Path, no_grace: None
+async def test_a_file_above_the_limit_is_refused_and_nothing_stays(
+    folder: Path, shape: ModelShape, tmp_path: Path
 ) -> None:
-    bundled = write_lora(tmp_path / "flat.safetensors")
-    (tmp_path / "bundled").mkdir()
-    (tmp_path / "bundled" / "flat.json").write_text(json.dumps({}))
-    bundled.rename(tmp_path / "bundled" / "flat.safetensors")
-    library = make()
-    job = await use(library, "flat", "third team")
-    await add(library, "copy", (tmp_path / "bundled" / "flat.safetensors").read_bytes())
-    with library.holding([job]):
-        await library.remove("copy", "team")
-        assert job.path.is_file()
-    await library.remove_unwanted()
-    assert (await use(library, "flat", "third team")).path.is_file()
+    with pytest.raises(AdapterError):
+        await AdapterFiles(folder, shape, 100).convert(write_lora(tmp_path / "a.safetensors"))
+    assert files_in(folder) == []
 
 
-async def test_an_add_that_is_refused_leaves_no_file_and_no_note(make: Make, tmp_path: Path) -> None:
-    library = make()
-    await add(library, "one", lora_bytes(1))
-    found = await asyncio.gather(*(add(library, "two", lora_bytes(seed)) for seed in (2, 3)), return_exceptions=True)
-    assert [type(each) for each in found if isinstance(each, BaseException)] == [ConflictError]
-    kept = {lora.sha256 for lora in await library.added()}
-    await library.remove_unwanted()
-    assert {path.name for path in (tmp_path / "adapters").iterdir()} == {f"{sha}.safetensors" for sha in kept}
+async def test_removing_takes_file_and_preview_and_may_be_repeated(files: AdapterFiles, tmp_path: Path) -> None:
+    found = await files.convert(write_lora(tmp_path / "a.safetensors"))
+    files.preview_path(found.sha256).write_bytes(b"picture")
+    for _ in range(2):
+        files.remove(found.sha256)
+    assert files_in(files.folder) == []
+    assert await files.find(found.sha256) is None
 
 
-async def test_adding_beside_a_removal_of_the_same_content_never_loses_the_file(make: Make, no_grace: None) -> None:
-    library, data = make(), lora_bytes(1)
+async def test_uploads_are_copied_under_names_of_their_own(files: AdapterFiles) -> None:
+    first, second = await files.receive(io.BytesIO(b"one")), await files.receive(io.BytesIO(b"two"))
+    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
+    assert first != second
+    assert {first.parent, second.parent} == {files.folder}
+    assert not {first.suffix, second.suffix} & {".safetensors"}
 
-    async def churn(team: str) -> None:
-        for turn in range(10):
-            await add(library, f"style-{turn}", data, owner=team)
-            assert (await use(library, f"style-{turn}", team)).path.is_file()
-            await library.remove(f"style-{turn}", team)
-            await library.remove_unwanted()
 
-    await asyncio.gather(*(churn(f"team {number}") for number in range(4)))
+def test_a_file_may_be_removed_ten_minutes_after_its_last_use(files: AdapterFiles) -> None:
+    assert not files.is_past_grace(time.time() - 590)
+    assert files.is_past_grace(time.time() - 601)

@@ -1,103 +1,18 @@
-import asyncio
-import hashlib
 import io
-import json
-import logging
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mini_loras import lora_bytes, trainer_tar, write_lora
-from schnell.adapters import LowRank, read_adapter, read_model_shape
-from schnell.database.migration import migrate
-from schnell.database.session import Database
-from schnell.errors import AdapterError, ConflictError, InvalidFieldError, LoraDownloadError, NotFoundError
-from schnell.loras.bundled import read_bundled
-from schnell.loras.files import AdapterFiles
-from schnell.loras.library import LoraLibrary
-from schnell.loras.remote import RemoteLoras
-from schnell.loras.repository import Labels
-from schnell.loras.sources import SourceSites
-from schnell.loras.tokens import SourceTokens
-from schnell.models.folder import embedded_home
-from schnell.outbound.addresses import AddressPolicy
-from schnell.outbound.downloads import Downloader
-from schnell.spec import FetchProgress, LoraRef
-from tls_server import Reply, Route, TlsServer
-
-TEAM = "team-1"
-Make = Callable[..., LoraLibrary]
+from lora_libraries import TEAM, MakeLibrary, add, bundle, files_in, resolve
+from mini_loras import lora_bytes, write_lora
+from schnell.errors import AdapterError, ConflictError, InvalidFieldError, NotFoundError
+from schnell.loras.library import check_name
+from schnell.loras.repository import PUBLIC, Labels
+from schnell.spec import LoraRef
+from tls_server import TlsServer
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    found = Database(f"sqlite:{tmp_path / 'schnell.db'}")
-    await migrate(found)
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "adapters"
-
-
-@pytest.fixture
-def make(database: Database, folder: Path, tmp_path: Path, site: TlsServer) -> Make:
-    shape = read_model_shape(embedded_home() / "schnell-mini")
-
-    def build(*, offline: bool = False, per_team: int = 200, cache_bytes: int = 10**9) -> LoraLibrary:
-        policy = AddressPolicy(private_networks=("127.0.0.0/8", "::1/128"))
-        authorities = site.client_context()
-        downloader = Downloader(tmp_path / "downloads", policy, offline=offline, authorities=authorities)
-        files = AdapterFiles(folder, shape, 10**7)
-        remote = RemoteLoras(
-            database,
-            files,
-            downloader,
-            sites=SourceSites(hub=site.url(), civitai=site.url("/civitai"), replicate=site.url("/replicate")),
-            tokens=SourceTokens(database, ["secret"]),
-            cache_bytes=cache_bytes,
-        )
-        bundled = read_bundled(tmp_path / "bundled")
-        return LoraLibrary(database, files, remote, bundled=bundled, per_team=per_team)
-
-    return build
-
-
-def bundle(folder: Path, name: str, **card: Any) -> None:
-    folder.mkdir(exist_ok=True)
-    write_lora(folder / f"{name}.safetensors", seed=99)
-    (folder / f"{name}.json").write_text(json.dumps(card))
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-
-
-async def resolve(library: LoraLibrary, *references: str, team: str = TEAM) -> list[str]:
-    return [use.sha256 for use in await library.resolve([LoraRef(each) for each in references], team)]
-
-
-async def add(library: LoraLibrary, name: str, seed: int, owner: str = TEAM) -> str:
-    file = io.BytesIO(lora_bytes(seed))
-    return (await library.add_file(file, owner=owner, labels=Labels(name), file_name="f", created_by="me")).sha256
-
-
-def serve_hub(site: TlsServer, repository: str, files: dict[str, bytes], card: dict[str, Any] | None = None) -> None:
-    listing = [
-        {"rfilename": name, "size": len(data), "lfs": {"sha256": hashlib.sha256(data).hexdigest()}}
-        for name, data in files.items()
-    ]
-    site.serve_json(f"/api/models/{repository}", json.dumps({"siblings": listing, "cardData": card or {}}))
-    for name, data in files.items():
-        site.serve(f"/{repository}/resolve/main/{name}", data)
-
-
-async def test_a_teams_name_goes_before_a_public_one_before_a_bundled_one(make: Make, tmp_path: Path) -> None:
+async def test_a_teams_name_goes_before_a_public_one_before_a_bundled_one(make: MakeLibrary, tmp_path: Path) -> None:
     bundle(tmp_path / "bundled", "style")
     library = make()
     bundled = await resolve(library, "style")
@@ -108,7 +23,7 @@ async def test_a_teams_name_goes_before_a_public_one_before_a_bundled_one(make: 
     assert await resolve(library, "style", team="team-2") == [public]
 
 
-async def test_a_bundled_lora_answers_to_its_aliases_without_any_network(make: Make, tmp_path: Path) -> None:
+async def test_a_bundled_lora_answers_to_its_aliases_without_any_network(make: MakeLibrary, tmp_path: Path) -> None:
     bundle(tmp_path / "bundled", "black-light", aliases=["fofr/flux-black-light"], trigger_words=["black light"])
     library = make(offline=True)
     named, alias = await resolve(library, "black-light", "fofr/flux-black-light")
@@ -117,7 +32,7 @@ async def test_a_bundled_lora_answers_to_its_aliases_without_any_network(make: M
     assert (shown.name, shown.trigger_words, shown.source) == ("black-light", ("black light",), "bundled")
 
 
-async def test_an_unknown_name_is_refused_naming_the_known_ones(make: Make) -> None:
+async def test_an_unknown_name_is_refused_naming_the_known_ones(make: MakeLibrary) -> None:
     library = make()
     await add(library, "watercolour", 1)
     with pytest.raises(InvalidFieldError, match="there are watercolour") as caught:
@@ -125,97 +40,7 @@ async def test_an_unknown_name_is_refused_naming_the_known_ones(make: Make) -> N
     assert caught.value.problems[0].field == "extra_lora"
 
 
-async def test_a_hub_lora_is_fetched_once_however_many_ask_and_then_found_offline(
-    make: Make, site: TlsServer, folder: Path
-) -> None:
-    data = lora_bytes(3)
-    serve_hub(site, "owner/name", {"README.md": b"", "style.safetensors": data})
-    library = make()
-    answers = await asyncio.gather(*(resolve(library, "owner/name") for _ in range(20)))
-    assert answers == [[hashlib.sha256(data).hexdigest()]] * 20
-    assert [asked.path.partition("?")[0] for asked in site.asked] == [
-        "/api/models/owner/name",
-        "/owner/name/resolve/main/style.safetensors",
-    ]
-    assert await resolve(make(offline=True), "huggingface.co/owner/name") == answers[0]
-    assert files_in(folder) == [f"{answers[0][0]}.safetensors"]
-
-
-async def test_a_repository_of_several_loras_is_refused_naming_them(make: Make, site: TlsServer) -> None:
-    serve_hub(site, "owner/name", {"a.safetensors": lora_bytes(1), "b.safetensors": lora_bytes(2)})
-    with pytest.raises(LoraDownloadError, match=r"a\.safetensors, b\.safetensors"):
-        await resolve(make(), "owner/name")
-    assert len(await resolve(make(), "huggingface.co/owner/name/b.safetensors")) == 1
-
-
-async def test_pefts_configuration_in_a_repository_sets_the_scale(make: Make, site: TlsServer) -> None:
-    data = lora_bytes(4)
-    config = json.dumps({"r": 2, "lora_alpha": 6}).encode()
-    serve_hub(site, "owner/peft", {"adapter_model.safetensors": data, "adapter_config.json": config})
-    serve_hub(site, "owner/plain", {"adapter_model.safetensors": data})
-    library = make()
-    uses = await library.resolve([LoraRef("owner/peft"), LoraRef("owner/plain")], TEAM)
-    scaled, plain = (next(iter(read_adapter(use.path).modules.values())) for use in uses)
-    assert isinstance(scaled, LowRank)
-    assert isinstance(plain, LowRank)
-    assert (scaled.b == 3 * plain.b).all()
-
-
-async def test_a_file_that_the_hub_announced_with_another_hash_is_refused(make: Make, site: TlsServer) -> None:
-    serve_hub(site, "owner/name", {"lora.safetensors": lora_bytes(1)})
-    site.serve("/owner/name/resolve/main/lora.safetensors", lora_bytes(2))
-    with pytest.raises(LoraDownloadError, match=r"'owner/name': .* not the hash"):
-        await resolve(make(), "owner/name")
-
-
-async def test_owner_and_name_that_the_hub_lacks_are_looked_for_at_replicate(make: Make, site: TlsServer) -> None:
-    site.redirect("/replicate/owner/trained/_weights", site.url("/delivery/trained_model.tar", "127.0.0.1"))
-    site.serve("/delivery/trained_model.tar", trainer_tar(lora_bytes(5), "PIXEL"))
-    library = make()
-    added = await library.add("owner/trained", owner=TEAM, created_by="me")
-    assert (added.name, added.trigger_words) == ("trained", ("PIXEL",))
-    with pytest.raises(LoraDownloadError, match="Hugging Face shows no owner/nothing, and localhost has no such file"):
-        await resolve(library, "owner/nothing")
-
-
-async def test_civitai_tells_file_hash_trigger_words_and_base_model(make: Make, site: TlsServer) -> None:
-    data = lora_bytes(6)
-    digest = hashlib.sha256(data).hexdigest()
-    file = {"name": "x.safetensors", "downloadUrl": site.url("/civitai/get/7"), "hashes": {"SHA256": digest.upper()}}
-    version = {"id": 7, "trainedWords": ["xyz\u0000", "\n"], "baseModel": "Flux.1 S", "files": [file]}
-    site.serve_json("/civitai/api/v1/models/12", json.dumps({"name": "My Style! \u0000", "modelVersions": [version]}))
-    site.serve("/civitai/get/7", data)
-    added = await make().add("civitai.com/models/12", owner=TEAM, created_by="me")
-    assert (added.name, added.trigger_words, added.base_model) == ("my-style", ("xyz",), ("Flux.1 S",))
-
-
-async def test_a_file_that_does_not_fit_is_refused_kept_nowhere_and_not_fetched_again(
-    make: Make, site: TlsServer, folder: Path, tmp_path: Path
-) -> None:
-    site.serve("/wide.safetensors", lora_bytes(1, width=3072))
-    library = make()
-    for _ in range(3):
-        with pytest.raises(AdapterError, match=r"wide\.safetensors': this LoRA does not fit .* made for width 3072"):
-            await resolve(library, site.url("/wide.safetensors"))
-    assert len(site.asked) == 1
-    assert files_in(folder) == files_in(tmp_path / "downloads") == []
-
-
-async def test_the_longest_unused_downloads_go_first_and_the_librarys_files_stay(
-    make: Make, site: TlsServer, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(AdapterFiles, "is_past_grace", lambda *_: True)
-    monkeypatch.setattr(AdapterFiles, "is_needed", lambda *_: False)
-    for number in range(4):
-        site.serve(f"/{number}.safetensors", lora_bytes(number))
-    roomy = make()
-    kept = await roomy.add(site.url("/0.safetensors"), owner=TEAM, labels=Labels("kept"), created_by="me")
-    library = make(cache_bytes=kept.bytes * 5 // 2)
-    shas = [(await resolve(library, site.url(f"/{number}.safetensors")))[0] for number in (1, 2, 3)]
-    assert files_in(folder) == sorted(f"{sha}.safetensors" for sha in (kept.sha256, *shas[1:]))
-
-
-async def test_removing_takes_the_file_away_unless_another_entry_uses_it(make: Make, folder: Path) -> None:
+async def test_removing_takes_the_file_away_unless_another_entry_uses_it(make: MakeLibrary, folder: Path) -> None:
     library = make()
     await add(library, "one", 1)
     await add(library, "two", 1)
@@ -227,7 +52,7 @@ async def test_removing_takes_the_file_away_unless_another_entry_uses_it(make: M
         await library.remove("two", TEAM)
 
 
-async def test_a_team_cannot_remove_what_is_public_or_anothers(make: Make) -> None:
+async def test_a_team_cannot_remove_what_is_public_or_anothers(make: MakeLibrary) -> None:
     library = make()
     await add(library, "shared", 1, owner="")
     await add(library, "theirs", 2, owner="team-2")
@@ -238,7 +63,7 @@ async def test_a_team_cannot_remove_what_is_public_or_anothers(make: Make) -> No
         await library.show("theirs", TEAM)
 
 
-async def test_a_taken_name_a_bad_name_and_a_full_library_are_refused(make: Make, folder: Path) -> None:
+async def test_a_taken_name_a_bad_name_and_a_full_library_are_refused(make: MakeLibrary, folder: Path) -> None:
     library = make(per_team=1)
     await add(library, "My Style", 1)
     assert (await library.list(TEAM))[0].name == "my-style"
@@ -252,7 +77,7 @@ async def test_a_taken_name_a_bad_name_and_a_full_library_are_refused(make: Make
     assert len(files_in(folder)) == 1
 
 
-async def test_a_lora_whose_file_is_gone_says_so(make: Make, folder: Path) -> None:
+async def test_a_lora_whose_file_is_gone_says_so(make: MakeLibrary, folder: Path) -> None:
     library = make()
     sha256 = await add(library, "style", 1)
     (folder / f"{sha256}.safetensors").unlink()
@@ -260,63 +85,128 @@ async def test_a_lora_whose_file_is_gone_says_so(make: Make, folder: Path) -> No
         await resolve(library, "style")
 
 
-def serve_gated(site: TlsServer, repository: str, data: bytes, token: str) -> None:
-    """A hub repository that only the holder of a token sees."""
-    serve_hub(site, repository, {"lora.safetensors": data})
-    for path in (f"/api/models/{repository}", f"/{repository}/resolve/main/lora.safetensors"):
-        site.routes[path] = _gated(site.routes[path], token)
-
-
-def written_to(folder: Path) -> bytes:
-    """The bytes of the database, its journal included."""
-    return b"".join(file.read_bytes() for file in folder.glob("schnell.db*"))
-
-
-def _gated(shown: Route, token: str) -> Route:
-    return lambda asked: shown(asked) if asked.headers.get("authorization") == f"Bearer {token}" else Reply(401)
-
-
-async def test_a_teams_own_token_opens_its_private_loras_to_it_alone(
-    make: Make, site: TlsServer, database: Database
+async def test_a_file_of_this_machine_is_added_under_its_own_name_or_the_given_one(
+    make: MakeLibrary, tmp_path: Path
 ) -> None:
-    serve_gated(site, "me/private", lora_bytes(4), "hf_mine")
-    library, tokens = make(), SourceTokens(database, ["secret"])
-    with pytest.raises(LoraDownloadError):
-        await resolve(library, "me/private")
-    await tokens.keep(TEAM, "huggingface", "hf_mine", datetime.now(UTC))
-    found = await resolve(library, "me/private")
-    assert await resolve(library, "me/private") == found
-    with pytest.raises(LoraDownloadError):
-        await resolve(library, "me/private", team="team-2")
-    await tokens.forget(TEAM, "huggingface")
-    with pytest.raises(LoraDownloadError):
-        await resolve(library, "me/private")
-
-
-async def test_a_token_is_encrypted_where_it_lies_and_in_no_log(
-    make: Make, site: TlsServer, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    serve_gated(site, "me/private", lora_bytes(4), "hf_very_secret")
-    await SourceTokens(database, ["secret"]).keep(TEAM, "huggingface", "hf_very_secret", datetime.now(UTC))
-    assert await SourceTokens(database, ["newer", "secret"]).of_team(TEAM) == {"huggingface": "hf_very_secret"}
-    assert await SourceTokens(database, ["another"]).of_team(TEAM) == {}
-    await resolve(make(), "me/private")
-    kept = written_to(tmp_path)
-    assert kept
-    assert b"hf_very_secret" not in kept
-    assert "hf_very_secret" not in caplog.text
-
-
-async def test_everyone_who_waits_for_one_download_is_told_how_far_it_is(make: Make, site: TlsServer) -> None:
-    data = lora_bytes(6)
-    serve_hub(site, "me/style", {"lora.safetensors": data})
+    file = write_lora(tmp_path / "My Style.v2.safetensors", seed=1)
     library = make()
-    told: dict[str, list[FetchProgress]] = {"one": [], "two": []}
-    refs = [LoraRef("me/style")]
-    await asyncio.gather(
-        library.resolve(refs, TEAM, told["one"].append), library.resolve(refs, "team-2", told["two"].append)
+    added = await library.add_path(file, owner=PUBLIC, created_by="cli")
+    named = await library.add_path(file, owner=TEAM, labels=Labels("Mine"), created_by="cli")
+    assert (added.name, added.owner, added.source, added.created_by) == (
+        "my-style.v2",
+        "",
+        "My Style.v2.safetensors",
+        "cli",
     )
-    for heard in told.values():
-        assert heard[-1] == FetchProgress("me/style", len(data), len(data))
-    assert [asked.path for asked in site.asked].count("/me/style/resolve/main/lora.safetensors") == 1
+    assert (named.name, named.sha256) == ("mine", added.sha256)
+    assert file.exists()
+    assert await library.show(named.id, TEAM) == named
+
+
+async def test_what_the_one_who_adds_says_goes_before_what_the_file_says(make: MakeLibrary) -> None:
+    library, data = make(), lora_bytes(1, trigger_words="FILE")
+    labels = Labels("own", trigger_words=("TOK", "in neon"), licence="cc0-1.0")
+    own = await library.add_file(io.BytesIO(data), owner=TEAM, labels=labels, file_name="f", created_by="me")
+    plain = await library.add_file(io.BytesIO(data), owner=TEAM, file_name="a/b/Plain One.safetensors", created_by="me")
+    assert (own.trigger_words, own.licence) == (("TOK", "in neon"), "cc0-1.0")
+    assert (plain.name, plain.trigger_words, plain.licence) == ("plain-one", ("FILE",), None)
+
+
+async def test_a_team_lists_its_own_public_and_bundled_loras(make: MakeLibrary, tmp_path: Path) -> None:
+    bundle(tmp_path / "bundled", "line", licence="cc0-1.0", trigger_words=["line art"])
+    library = make()
+    await add(library, "public", 1, owner=PUBLIC)
+    await add(library, "own", 2)
+    await add(library, "theirs", 3, owner="team-2")
+    assert [lora.name for lora in await library.list(TEAM)] == ["own", "public", "line"]
+    assert [lora.name for lora in await library.list()] == ["own", "public", "theirs", "line"]
+    assert [lora.name for lora in await library.added()] == ["own", "public", "theirs"]
+    shown = (await library.list(TEAM))[-1]
+    assert (shown.id, shown.owner, shown.licence, shown.trigger_words) == ("line", PUBLIC, "cc0-1.0", ("line art",))
+
+
+async def test_a_name_alone_is_no_place_to_fetch_from(make: MakeLibrary) -> None:
+    with pytest.raises(InvalidFieldError, match="'style' is a name, not a place to fetch from") as caught:
+        await make().add("style", owner=TEAM, created_by="me")
+    assert caught.value.problems[0].field == "source"
+
+
+async def test_a_taken_name_is_refused_before_the_download_and_the_file_of_one_taken_meanwhile_goes(
+    make: MakeLibrary, site: TlsServer, folder: Path
+) -> None:
+    library = make()
+    site.serve("/style.safetensors", lora_bytes(2))
+    kept = await add(library, "style", 1)
+    with pytest.raises(ConflictError):
+        await library.add(site.url("/style.safetensors"), owner=TEAM, labels=Labels("style"), created_by="me")
+    assert site.asked == []
+    # without a name of its own, it is known only when it is here; then what was fetched serves its reference
+    with pytest.raises(ConflictError):
+        await library.add(site.url("/style.safetensors"), owner=TEAM, created_by="me")
+    assert len(site.asked) == 1
+    fetched = await resolve(library, site.url("/style.safetensors"))
+    assert len(site.asked) == 1
+    assert files_in(folder) == sorted(f"{sha}.safetensors" for sha in (kept, *fetched))
+
+
+async def test_previews_are_kept_found_and_removed_with_their_lora(
+    make: MakeLibrary, tmp_path: Path, folder: Path
+) -> None:
+    bundle(tmp_path / "bundled", "line")
+    (tmp_path / "bundled" / "line.webp").write_bytes(b"line")
+    library = make()
+    await add(library, "style", 1)
+    await add(library, "plain", 2)
+    style, plain = await library.show("style", TEAM), await library.show("plain", TEAM)
+    with pytest.raises(NotFoundError, match="'style' has no preview picture"):
+        await library.find_preview("style", TEAM)
+    await library.keep_preview(style, b"picture")
+    assert (await library.find_preview("style", TEAM)).read_bytes() == b"picture"
+    assert (await library.find_preview("line", TEAM)).read_bytes() == b"line"
+    assert await library.list_previewed(await library.list(TEAM)) == {style.id, "line"}
+    with pytest.raises(NotFoundError):
+        await library.find_preview("style", "team-2")
+    await library.remove("style", TEAM)
+    assert files_in(folder) == sorted(
+        [f"{plain.sha256}.safetensors", f"{(await library.show('line', TEAM)).sha256}.safetensors"]
+    )
+
+
+async def test_an_upload_is_inspected_and_kept_nowhere(make: MakeLibrary, folder: Path) -> None:
+    report = await make().inspect(io.BytesIO(lora_bytes(1, rank=4)))
+    assert (report.problem, report.rank) == (None, 4)
+    wrong = await make().inspect(io.BytesIO(b"no LoRA"))
+    assert wrong.problem
+    assert files_in(folder) == []
+
+
+async def test_a_file_that_is_no_lora_is_refused_and_nothing_stays(make: MakeLibrary, folder: Path) -> None:
+    library = make()
+    with pytest.raises(AdapterError):
+        await library.add_file(io.BytesIO(b"no LoRA"), owner=TEAM, file_name="x.safetensors", created_by="me")
+    assert files_in(folder) == []
+    assert await library.added() == ()
+
+
+async def test_the_field_of_a_wrong_lora_is_named(make: MakeLibrary) -> None:
+    library = make()
+    await add(library, "good", 1)
+    for count, field in enumerate(["lora_weights", "extra_lora", "loras", "loras"]):
+        refs = [LoraRef("good")] * count + [LoraRef("wrong name!")]
+        with pytest.raises(InvalidFieldError) as caught:
+            await library.resolve(refs, TEAM)
+        assert caught.value.problems[0].field == field
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("My  Style", "my-style"), ("a.b_c-1", "a.b_c-1"), ("A" * 100, "a" * 100), (" x ", "x")]
+)
+def test_a_name_is_kept_in_lower_case_with_dashes(name: str, kept: str) -> None:
+    assert check_name(name) == kept
+
+
+@pytest.mark.parametrize("name", ["", " ", "-x", ".x", "a/b", "é", "a" * 101, "a\0b"])
+def test_a_name_of_other_characters_is_refused(name: str) -> None:
+    with pytest.raises(InvalidFieldError) as caught:
+        check_name(name)
+    assert caught.value.problems[0].field == "name"

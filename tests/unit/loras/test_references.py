@@ -12,7 +12,9 @@ from schnell.loras.references import (
     LibraryName,
     Reference,
     ReplicateModel,
+    is_library_name,
     parse_reference,
+    suggest_name,
 )
 
 VERSION = "0" * 63 + "a"
@@ -75,3 +77,53 @@ def test_what_is_no_reference_is_refused_naming_the_field(text: str, complaint: 
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(InvalidFieldError):
         parse_reference(text)
+
+
+names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,99}", fullmatch=True)
+owners = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", fullmatch=True)
+paths = st.lists(st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True), min_size=1, max_size=3).map("/".join)
+
+
+@given(names)
+def test_every_library_name_is_read_as_itself_in_any_case(name: str) -> None:
+    assert is_library_name(name)
+    if name not in {"huggingface.co", "hf.co", "civitai.com", "replicate.com"}:
+        assert parse_reference(name) == parse_reference(f" {name.upper()} ") == LibraryName(name)
+
+
+@given(owners, owners, paths)
+def test_every_repository_and_file_of_it_is_read_with_and_without_its_host(owner: str, name: str, path: str) -> None:
+    repository, file = f"{owner}/{name}", f"{path}.safetensors"
+    if owner.lower() in {"huggingface.co", "hf.co", "civitai.com", "replicate.com"}:
+        return
+    assert parse_reference(repository) == HubFile(repository)
+    for host in ("huggingface.co", "https://huggingface.co", "https://HF.co", "www.huggingface.co"):
+        assert parse_reference(f"{host}/{repository}") == HubFile(repository)
+        assert parse_reference(f"{host}/{repository}/{file}") == HubFile(repository, file)
+        assert parse_reference(f"{host}/{repository}/resolve/main/{file}") == HubFile(repository, file)
+        assert parse_reference(f"{host}/{repository}/blob/v1/{file}") == HubFile(repository, file, "v1")
+
+
+@given(st.text(max_size=200))
+def test_a_suggested_name_is_always_one_that_the_library_takes(text: str) -> None:
+    name = suggest_name(text)
+    assert is_library_name(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("My Style!", "my-style"),
+        ("Crème Brûlée", "creme-brulee"),
+        ("画", "lora"),
+        ("--x--", "x"),
+        ("a" * 150, "a" * 100),
+    ],
+)
+def test_a_name_is_suggested_without_accents_and_spaces(text: str, name: str) -> None:
+    assert suggest_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["", "-x", ".x", "A", "a b", "a/b", "é", "a" * 101, "a\n"])
+def test_what_a_lora_may_not_be_called_is_no_library_name(text: str) -> None:
+    assert not is_library_name(text)
