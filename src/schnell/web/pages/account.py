@@ -64,7 +64,7 @@ def chart(rows: Sequence[UsageRow], today: date) -> list[Day]:
     """The last 30 days up to `today`, oldest first, days without use included."""
     days = [today - timedelta(days=back) for back in reversed(range(_DAYS))]
     used = {day: [row for row in rows if row.day == day.isoformat()] for day in days}
-    # at least 1, so that a month without use divides by no zero
+    # at least 1: heights are divided by it, and a month may be without use
     highest = max(1, *(sum(row.credits for row in found) for found in used.values()))
     return [
         Day(

@@ -58,7 +58,7 @@ def load_static_files() -> StaticFiles:
 
 @router.api_route("/static/{digest}/{name:path}", methods=["GET", "HEAD"])
 async def static_file(request: Request, digest: str, name: str) -> Response:
-    """One file. Under another digest it is the present file, but not to be cached."""
+    """One file. Under an old digest it is the present file, which browsers then ask about each time (`no-cache`)."""
     known: StaticFiles = request.app.state.site.static
     file = known.files.get(name)
     if file is None:
