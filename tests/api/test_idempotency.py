@@ -84,3 +84,13 @@ async def test_an_unusable_key_is_refused_by_name(server: Server, key: str) -> N
     answer = await server.client.post("/api/features", json=BODY, headers={"Idempotency-Key": key})
     assert answer.status_code == 400
     assert "Idempotency-Key" in answer.json()["details"]
+
+
+async def test_after_a_failure_50_at_once_are_one_picture_and_one_charge(server: Server) -> None:
+    server.runner.failure = GenerationFailedError("out of memory")
+    assert (await ask(server))[0] == 500
+    server.runner.failure = None
+    answers = await asyncio.gather(*(ask(server) for _ in range(50)))
+    assert len(set(answers)) == 1
+    assert answers[0][0] == 200
+    assert await used(server) == 400

@@ -127,8 +127,7 @@ async def locked(file: Path) -> AsyncIterator[None]:
     """Another connection writes, and does not come to an end while the block runs."""
     with closing(sqlite3.connect(file, isolation_level=None, timeout=0)) as connection:
         async with asyncio.timeout(30):
-            while not begin(connection):  # noqa: ASYNC110 - nobody could set an event
-                # the server has a write of its own under way, on this same thread
+            while not begin(connection):  # noqa: ASYNC110 - the server has a write under way, on this same thread
                 await asyncio.sleep(0.001)
         yield
         connection.execute("ROLLBACK")

@@ -22,9 +22,10 @@ _LONGEST: Final = 255
 
 
 async def claim(connection: Connection, team_id: str, key: str, body_sha256: str, record_id: str) -> str:
-    """Bind `key` to the record that shall answer it: `record_id`, or the one it already belongs to.
+    """The record that answers a request with `key`: `record_id`, which the key is bound to now, or the one before.
 
-    A key is free again when its generation failed, was deleted, or is older than a day.
+    A key is free again when its generation has failed, was deleted, or is older than a day. To be called in the
+    transaction that writes the record, so that either both hold or neither.
 
     Raises:
         IdempotencyConflictError: the key belongs to another body.
@@ -40,17 +41,16 @@ async def claim(connection: Connection, team_id: str, key: str, body_sha256: str
         "created_at": now(),
     }
     insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(idempotency_keys)
-    if (await connection.execute(insert.values(fresh).on_conflict_do_nothing())).rowcount == 1:
+    # SQLAlchemy gives the number of rows of updates and deletes only: what was inserted is asked for
+    added = insert.values(fresh).on_conflict_do_nothing().returning(idempotency_keys.c.key)
+    if (await connection.execute(added)).first() is not None:
         return record_id
     whose = (idempotency_keys.c.team_id == team_id) & (idempotency_keys.c.key == key)
-    query = (
-        select(idempotency_keys, records.c.status)
-        .join(records, records.c.id == idempotency_keys.c.record_id, isouter=True)
-        .where(whose)
-        .with_for_update(of=idempotency_keys)
-    )
-    held = (await connection.execute(query)).one()
-    if held.created_at > now() - KEPT_FOR and held.status not in {None, "FAILURE", "DELETED"}:
+    # of several requests that find the key at once, the lock lets one after the other look; and the record is asked for
+    # in a statement of its own, since one that had to wait would still show the record of before
+    held = (await connection.execute(select(idempotency_keys).where(whose).with_for_update())).one()
+    status = (await connection.execute(select(records.c.status).where(records.c.id == held.record_id))).scalar()
+    if held.created_at > now() - KEPT_FOR and status not in {None, "FAILURE", "DELETED"}:
         if held.body_sha256 != body_sha256:
             raise IdempotencyConflictError("this Idempotency-Key came with another body before; use a new one")
         return str(held.record_id)
@@ -59,7 +59,7 @@ async def claim(connection: Connection, team_id: str, key: str, body_sha256: str
 
 
 async def forget_old_claims(connection: Connection) -> None:
-    """Drop keys older than a day."""
+    """Delete the keys that are older than a day."""
     await connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < now() - KEPT_FOR))
 
 

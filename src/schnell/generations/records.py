@@ -153,7 +153,8 @@ async def was_never_written(connection: Connection, record: Record) -> bool:
     values = {name: getattr(record, name) for name in _COLUMNS} | {"receipts": list(record.receipts)}
     insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(records)
     # a select does not see a commit that is still under way; an insert of the same key waits for it
-    if (await connection.execute(insert.values(values).on_conflict_do_nothing())).rowcount != 1:
+    added = insert.values(values).on_conflict_do_nothing().returning(records.c.id)
+    if (await connection.execute(added)).first() is None:
         return False
     await connection.execute(delete(records).where(records.c.id == record.id))
     return True
