@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schnell.generations.backoff import Backoff
 from sqlalchemy import select, update
 
 from books import check_credits
@@ -21,7 +20,7 @@ from schnell.accounts.teams import add_member, create_team
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import KeyMint
-from schnell.clock import now
+from schnell.clock import Backoff, now
 from schnell.database.migration import migrate
 from schnell.database.tables import images, metadata, new_id, records
 from schnell.errors import AssetError, DatabaseUnavailableError, GenerationCancelledError, GenerationFailedError

@@ -3,7 +3,8 @@ from itertools import islice
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from schnell.generations.backoff import Backoff, retry
+
+from schnell.clock import Backoff, retry
 
 
 @given(st.floats(0.01, 10), st.floats(0.01, 100))

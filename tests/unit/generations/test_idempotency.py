@@ -1,8 +1,7 @@
 from dataclasses import replace
 
-from schnell.generations.unanswered import Unanswered
-
 from schnell.accounts.identity import Caller
+from schnell.generations.idempotency import Unanswered
 from schnell.generations.request import GenerationRequest
 from schnell.spec import GenerationSpec
 
