@@ -39,6 +39,7 @@ class FakeRunner:
     finished: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     closed: bool = False
+    adapter_slots: int = 16
 
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         self.jobs.append(job)

@@ -58,6 +58,11 @@ class FileHoldingRunner:
         self._runner = runner
         self._loras = loras
 
+    @property
+    def adapter_slots(self) -> int:
+        """As `Runner.adapter_slots`."""
+        return self._runner.adapter_slots
+
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         """As `Runner.run`."""
         with self._loras.holding(job.adapters):

@@ -16,6 +16,11 @@ PATIENCE_SECONDS: Final = 3.0
 class Runner(Protocol):
     """Draws pictures: in this process, or on a cluster."""
 
+    @property
+    def adapter_slots(self) -> int:
+        """How many different LoRAs can be in use at once, so the most that one job can have."""
+        ...
+
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         """Draw `job`. Cancelling the task that waits here cancels the job at its next step.
 

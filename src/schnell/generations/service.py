@@ -20,9 +20,11 @@ from schnell.errors import (
     AssetError,
     CommitUnknownError,
     DatabaseUnavailableError,
+    FieldProblem,
     ForbiddenError,
     GenerationCancelledError,
     GenerationFailedError,
+    InvalidFieldError,
     NotFoundError,
     SchnellError,
     UnsafeContentError,
@@ -41,6 +43,7 @@ from schnell.spec import (
     JobOutcome,
     Progress,
     QueueEstimate,
+    combine_adapters,
     output_seed,
     random_seed,
 )
@@ -103,7 +106,7 @@ class Generations:
         Raises:
             SchnellError: the request would be refused.
         """
-        self._check_safety(caller, request.spec)
+        self._check(caller, request.spec)
         await self._resolve_loras(request.spec.loras, caller.team_id)
         estimate = self._runner.estimate(request.spec, caller.team_id)
         return Quote(self._prices.total(request.spec), request.spec, estimate)
@@ -119,10 +122,10 @@ class Generations:
         Raises:
             SchnellError: the request is refused, and nothing is charged.
         """
-        self._check_safety(caller, request.spec)
+        self._check(caller, request.spec)
         if request.idempotency_key is None and (left := await self._find_left_unanswered(caller, request)):
             return left
-        adapters = await self._resolve_loras(request.spec.loras, caller.team_id, on_fetch)
+        adapters = combine_adapters(await self._resolve_loras(request.spec.loras, caller.team_id, on_fetch))
         record = self._draft(caller, request)
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)
@@ -315,9 +318,16 @@ class Generations:
             raise AssetError("the picture was stored but cannot be read back; nothing was charged")
         return found
 
-    def _check_safety(self, caller: Caller, spec: GenerationSpec) -> None:
+    def _check(self, caller: Caller, spec: GenerationSpec) -> None:
+        """Refuse what could never be drawn, before anything is fetched or reserved for it."""
         if not spec.safety_checker and not caller.may_disable_safety:
             raise ForbiddenError("this team may not set disable_safety_checker; leave it out")
+        if len(spec.loras) > self._runner.adapter_slots:
+            most = self._runner.adapter_slots
+            problem = (
+                f"this server draws with {most} LoRAs at once, so a request may name {most}, got {len(spec.loras)}"
+            )
+            raise InvalidFieldError(FieldProblem("lora_weights", problem))
 
     def _draft(self, caller: Caller, request: GenerationRequest) -> Record:
         spec = request.spec

@@ -191,6 +191,11 @@ class JobQueue(Generic[LaneT]):
         return left
 
     @property
+    def adapter_slots(self) -> int:
+        """How many different LoRAs can be in use at once."""
+        return self._leases.slot_count
+
+    @property
     def jobs(self) -> tuple[QueuedJob[LaneT], ...]:
         """The jobs that have not ended, in the order in which they came."""
         with self._changed:

@@ -12,6 +12,11 @@ class InProcessRunner:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
+    @property
+    def adapter_slots(self) -> int:
+        """How many different LoRAs can be in use at once."""
+        return self._worker.adapter_slots
+
     def warm_up(self) -> None:
         """Draw a picture that nobody sees: it loads the weights and teaches the cost of a step and the previews."""
         spec = GenerationSpec("warming up", safety_checker=False)

@@ -96,6 +96,11 @@ class Worker:
         lane = self.lane_of(job)
         return self._queue.submit(job, lane, lane.tokens, listener).future
 
+    @property
+    def adapter_slots(self) -> int:
+        """How many different LoRAs can be in use at once."""
+        return self._queue.adapter_slots
+
     def lane_of(self, job: Job) -> LaneKey:
         """The lane that a job's rows share batches in."""
         precision = self._engine.precision_for(go_fast=job.spec.go_fast)

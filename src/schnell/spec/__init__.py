@@ -29,6 +29,7 @@ from schnell.spec.job import (
     QueueEstimate,
     RunnerSnapshot,
     Stage,
+    combine_adapters,
 )
 from schnell.spec.size import ASPECT_RATIOS, CUSTOM_RATIO, MAX_SIDE, MEGAPIXELS, MIN_SIDE, SIDE_STEP, Size, resolve_size
 
@@ -62,6 +63,7 @@ __all__ = [
     "RunnerSnapshot",
     "Size",
     "Stage",
+    "combine_adapters",
     "combine_loras",
     "output_format_named",
     "output_seed",

@@ -1,11 +1,11 @@
 """A job on its way through a runner: what is drawn, how far it is, and what came out."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from schnell.spec.generation import GenerationSpec
+from schnell.spec.generation import MAX_LORA_SCALE, MIN_LORA_SCALE, GenerationSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,19 @@ class AdapterUse:
     sha256: str
     path: Path
     scale: float
+
+
+def combine_adapters(uses: Iterable[AdapterUse]) -> tuple[AdapterUse, ...]:
+    """LoRAs whose files have the same content, whatever they are called, as one: its scales added, cut to their range.
+
+    An engine holds one content in one slot, so a picture could not use it twice.
+    """
+    combined: dict[str, AdapterUse] = {}
+    for use in uses:
+        known = combined.get(use.sha256)
+        scale = use.scale if known is None else min(max(known.scale + use.scale, MIN_LORA_SCALE), MAX_LORA_SCALE)
+        combined[use.sha256] = replace(known or use, scale=scale)
+    return tuple(combined.values())
 
 
 @dataclass(frozen=True, slots=True)
