@@ -1,13 +1,16 @@
-# schnell: `make serve` to use it, `make test` to check it. `TORCH_INDEX=URL` adds a package index (for a CPU build of torch).
+# schnell: `make serve` to use it, `make quick` before a commit, `make test` to check everything.
+# `TORCH_INDEX=URL` adds a package index (for a CPU build of torch).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+# every version comes from constraints.txt, so that a release of tomorrow changes nothing here
+INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: setup serve test check soak screenshots mini mini-evaluate clean help
+.PHONY: help setup serve test check quick lint unit soak screenshots mini mini-evaluate lock hooks clean
 
 help: ## show these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,13 +22,21 @@ serve: $(RUNTIME) ## what runs schnell, then the server itself
 
 test: setup check ## set up, then check everything
 
-check: $(DEVELOPMENT) ## format, lint, types, layers, dependencies, tests
+check: quick ## what `quick` checks, and every other test
+	$(BIN)/pytest --ignore tests/unit
+
+quick: lint unit ## before each commit: lint, types, layers, unit tests
+
+lint: $(DEVELOPMENT) ## format, lint, layers, dependencies, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/deptry src
 	$(BIN)/mypy
-	$(BIN)/pytest
+
+# unit tests share nothing, so they run beside each other; the others start servers and use every core themselves
+unit: $(DEVELOPMENT) ## the unit tests
+	$(BIN)/pytest tests/unit --numprocesses logical --maxprocesses 4 --dist worksteal
 
 soak: $(DEVELOPMENT) ## the full counts: takes hours
 	SCHNELL_SOAK=1 $(BIN)/pytest --timeout 7200
@@ -39,6 +50,12 @@ mini: $(DEVELOPMENT) ## make the embedded model from nothing, as in `make mini M
 mini-evaluate: $(DEVELOPMENT) ## the embedded model's figures, as in `make mini-evaluate MINI="--limit 10"`
 	PYTHONPATH=recipes $(BIN)/python -m schnell_mini model --evaluate $(MINI)
 
+lock: ## constraints.txt anew: the newest versions that pyproject.toml allows
+	$(PYTHON) scripts/lock.py
+
+hooks: $(DEVELOPMENT) ## git checks each commit, and runs `quick` before a push
+	$(BIN)/pre-commit install
+
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "schnell needs Python 3.11 or newer: apt-get install python3 python3-venv (or PYTHON=/path/to/python make ...)"; exit 1; }
@@ -47,14 +64,14 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(RUNTIME): pyproject.toml | $(VENV)/.python
+$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "installing schnell and its libraries into $(VENV) (a few minutes the first time)" >&2
-	$(PIP) install --editable .
+	$(INSTALL) --editable .
 	@touch $@
 
 $(DEVELOPMENT): $(RUNTIME) scripts/dev_requirements.py scripts/install_browser.sh
 	$(BIN)/python scripts/dev_requirements.py > $(VENV)/dev-requirements.txt
-	$(PIP) install --requirement $(VENV)/dev-requirements.txt
+	$(INSTALL) --requirement $(VENV)/dev-requirements.txt
 	sh scripts/install_browser.sh $(BIN)
 	@touch $@
 

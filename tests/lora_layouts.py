@@ -6,16 +6,15 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from schnell.adapters import Dora, Form, Lokr
+from schnell.adapters import ConvertedAdapter, Dora, Form, Lokr, convert_adapter
 
 Array = npt.NDArray[Any]
 Rows = slice | Array
@@ -87,13 +86,89 @@ T5: dict[str, Layer] = {
 }
 
 
+class Delta(Protocol):
+    """What a LoRA adds to one layer's weight [out, in]."""
+
+    def dense(self) -> Array:
+        """The whole delta [out, in]: up to 66 million values."""
+        ...
+
+    def apply(self, inputs: Array) -> Array:
+        """The outputs [n, out] of `inputs` [n, in], without the whole delta in memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class Product:
+    """`up` [out, r] @ `down` [r, in]."""
+
+    up: Array
+    down: Array
+
+    def dense(self) -> Array:
+        return np.asarray(self.up @ self.down)
+
+    def apply(self, inputs: Array) -> Array:
+        return np.asarray(inputs @ self.down.T @ self.up.T)
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """`rows` of the Kronecker product of `left` [a, b] and `right` [c, d]."""
+
+    left: Array
+    right: Array
+    rows: Rows
+
+    def dense(self) -> Array:
+        return np.kron(self.left, self.right)[self.rows]
+
+    def apply(self, inputs: Array) -> Array:
+        blocks = inputs.reshape(len(inputs), self.left.shape[1], self.right.shape[1])
+        return np.asarray((self.left @ blocks @ self.right.T).reshape(len(inputs), -1)[:, self.rows])
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """The elementwise product of two products [out, r] @ [r, in], times `scale`."""
+
+    first: tuple[Array, Array]
+    second: tuple[Array, Array]
+    scale: float
+
+    def dense(self) -> Array:
+        return self._rows(slice(None))
+
+    def apply(self, inputs: Array) -> Array:
+        # 256 rows of the delta at a time stay in the processor's cache
+        starts = range(0, len(self.first[0]), 256)
+        return np.concatenate([inputs @ self._rows(slice(start, start + 256)).T for start in starts], axis=1)
+
+    def _rows(self, rows: slice) -> Array:
+        (a1, b1), (a2, b2) = self.first, self.second
+        return np.asarray((a1[rows] @ b1) * (a2[rows] @ b2) * np.float32(self.scale))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A delta that the file holds as it is."""
+
+    delta: Array
+
+    def dense(self) -> Array:
+        return self.delta
+
+    def apply(self, inputs: Array) -> Array:
+        return np.asarray(inputs @ self.delta.T)
+
+
 @dataclass
 class LoraFile:
-    """A LoRA as tensors and metadata, and what it means: each canonical module's delta, computed when asked."""
+    """A LoRA as tensors and metadata, and what it means: each canonical module's delta."""
 
     tensors: dict[str, Array] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-    deltas: dict[str, Callable[[], Array]] = field(default_factory=dict)
+    deltas: dict[str, Delta] = field(default_factory=dict)
     magnitudes: dict[str, Array] = field(default_factory=dict)
 
     def save(self, path: Path) -> Path:
@@ -134,20 +209,12 @@ def add_low_rank(
             file.tensors[name(source) + alpha_key] = np.array(alpha, np.float32)
         wide_b, wide_a = b.astype(np.float32), a.astype(np.float32)
         for module, rows in layer.parts.items():
-            file.deltas[module] = partial(np.matmul, wide_b[rows] * factor, wide_a)
+            file.deltas[module] = Product(wide_b[rows] * factor, wide_a)
         if magnitude is not None:
             values = rng.uniform(50, 60, layer.out).astype(np.float32)
             file.tensors[name(source) + magnitude] = values[:, None] if magnitude == ".dora_scale" else values
             file.magnitudes |= {module: values[rows] for module, rows in layer.parts.items()}
     return file
-
-
-def _kronecker(left: Array, right: Array, rows: Rows) -> Array:
-    return np.kron(left, right)[rows]
-
-
-def _hadamard(first: tuple[Array, Array], second: tuple[Array, Array], scale: float) -> Array:
-    return np.asarray((first[0] @ first[1]) * (second[0] @ second[1]) * np.float32(scale))
 
 
 def add_lokr(file: LoraFile, layers: Mapping[str, Layer], name: Callable[[str], str], factor: int) -> LoraFile:
@@ -166,7 +233,7 @@ def add_lokr(file: LoraFile, layers: Mapping[str, Layer], name: Callable[[str], 
             file.tensors[f"{stem}.lokr_w2"] = right
         file.tensors[f"{stem}.alpha"] = np.array(ALPHA, np.float32)
         for module, rows in layer.parts.items():
-            file.deltas[module] = partial(_kronecker, w1 * scale, right, rows)
+            file.deltas[module] = Kronecker(w1 * scale, right, rows)
     return file
 
 
@@ -184,7 +251,7 @@ def add_loha(file: LoraFile, layers: Mapping[str, Layer], name: Callable[[str], 
         }
         file.tensors |= {f"{stem}.{part}": values for part, values in parts.items()}
         for module, rows in layer.parts.items():
-            file.deltas[module] = partial(_hadamard, (a1[rows], b1), (a2[rows], b2), ALPHA / rank)
+            file.deltas[module] = Hadamard((a1[rows], b1), (a2[rows], b2), ALPHA / rank)
     return file
 
 
@@ -196,7 +263,7 @@ def add_difference(file: LoraFile, layers: Mapping[str, Layer], name: Callable[[
         delta = up @ down + noise
         file.tensors[f"{name(source)}.diff"] = delta
         for module, rows in layer.parts.items():
-            file.deltas[module] = partial(delta.__getitem__, rows)
+            file.deltas[module] = Stored(delta[rows])
     return file
 
 
@@ -234,7 +301,7 @@ def _nearly_low_rank() -> LoraFile:
     file = plain("transformer.", _only(DIFFUSERS, "transformer_blocks.0.attn.to_q"), rank=200)
     down, up = (file.tensors[f"transformer.transformer_blocks.0.attn.to_q.lora_{part}.weight"] for part in "AB")
     down[100:] *= 0.01
-    file.deltas["transformer.transformer_blocks.0.attn.to_q"] = lambda: up @ down
+    file.deltas["transformer.transformer_blocks.0.attn.to_q"] = Product(up, down)
     return file
 
 
@@ -318,3 +385,18 @@ def dense_delta(form: Form, weight: Array | None = None) -> Array:
 
 def _exact(values: Array | None) -> Array:
     return np.asarray(values, np.float32)
+
+
+@dataclass(frozen=True)
+class ConvertedLayout:
+    """A LoRA in one layout, the file that it was written to, and what that was converted to."""
+
+    file: LoraFile
+    source: Path
+    adapter: ConvertedAdapter
+
+
+def convert_layout(layout: str, folder: Path) -> ConvertedLayout:
+    file = (EXACT | APPROXIMATE)[layout]()
+    source = file.save(folder / "source.safetensors")
+    return ConvertedLayout(file, source, convert_adapter(source, folder / "cache"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_layouts import APPROXIMATE, DIFFUSERS, EXACT, LoraFile, plain
+from lora_layouts import DIFFUSERS, EXACT, ConvertedLayout, LoraFile, plain
 from schnell.adapters import convert_adapter, inspect_adapter
 from schnell.errors import AdapterError
 
@@ -32,47 +32,51 @@ def one_trainer_dora() -> LoraFile:
     return file
 
 
-#: Each row of the survey of layouts, and the refusal where it is refused.
-ROWS: dict[str, tuple[Callable[[], LoraFile], str | None]] = {
-    "transformer.*.lora_A/B": (EXACT["diffusers"], None),
-    "transformer.*.lora_A/B with alpha": (EXACT["diffusers, alpha tensors"], None),
-    ".lora.down/up": (EXACT["diffusers .lora.down"], None),
-    "Kohya with alpha": (EXACT["Kohya"], None),
-    "Kohya without alpha": (EXACT["Kohya without alpha"], None),
-    "Kohya + lora_te1": (EXACT["Kohya + lora_te1"], None),
-    "Kohya + lora_te3": (EXACT["Kohya + lora_te3"], None),
-    "Kohya + dora_scale": (EXACT["Kohya DoRA"], None),
-    "PEFT lora_magnitude_vector": (EXACT["PEFT DoRA"], None),
-    "XLabs": (EXACT["XLabs"], None),
-    "XLabs under diffusion_model": (EXACT["XLabs under diffusion_model"], None),
-    "diffusion_model.double_blocks.*.lora_down": (EXACT["diffusion_model lora_down"], None),
-    "diffusion_model.double_blocks.*.lora_A": (EXACT["diffusion_model lora_A"], None),
-    "double_blocks.*.lora_A": (EXACT["bare double_blocks lora_A"], None),
-    "transformer_blocks.*": (EXACT["unprefixed diffusers"], None),
-    "base_model.model.*": (EXACT["base_model.model diffusers"], None),
-    "OneTrainer, all layers": (EXACT["OneTrainer"], None),
+#: The rows of the survey of layouts that are understood, each with its layout here.
+UNDERSTOOD = {
+    "transformer.*.lora_A/B": "diffusers",
+    "transformer.*.lora_A/B with alpha": "diffusers, alpha tensors",
+    ".lora.down/up": "diffusers .lora.down",
+    "Kohya with alpha": "Kohya",
+    "Kohya without alpha": "Kohya without alpha",
+    "Kohya + lora_te1": "Kohya + lora_te1",
+    "Kohya + lora_te3": "Kohya + lora_te3",
+    "Kohya + dora_scale": "Kohya DoRA",
+    "PEFT lora_magnitude_vector": "PEFT DoRA",
+    "XLabs": "XLabs",
+    "XLabs under diffusion_model": "XLabs under diffusion_model",
+    "diffusion_model.double_blocks.*.lora_down": "diffusion_model lora_down",
+    "diffusion_model.double_blocks.*.lora_A": "diffusion_model lora_A",
+    "double_blocks.*.lora_A": "bare double_blocks lora_A",
+    "transformer_blocks.*": "unprefixed diffusers",
+    "base_model.model.*": "base_model.model diffusers",
+    "OneTrainer, all layers": "OneTrainer",
+    "LoKr lora_unet_*": "LyCORIS LoKr, Kohya names",
+    "LoKr lycoris_*": "LyCORIS LoKr, lycoris_",
+    "LoKr transformer.*": "LyCORIS LoKr, transformer.",
+    "LoHa of rank 4": "LyCORIS LoHa of rank 4",
+    ".diff": ".diff, Kohya names",
+}
+#: The rows that are refused, with the words.
+REFUSED: dict[str, tuple[Callable[[], LoraFile], str]] = {
     "OneTrainer, DoRA per input": (one_trainer_dora, "one per input"),
-    "LoKr lora_unet_*": (EXACT["LyCORIS LoKr, Kohya names"], None),
-    "LoKr lycoris_*": (EXACT["LyCORIS LoKr, lycoris_"], None),
-    "LoKr transformer.*": (EXACT["LyCORIS LoKr, transformer."], None),
-    "LoHa of rank 4": (EXACT["LyCORIS LoHa of rank 4"], None),
-    ".diff": (APPROXIMATE[".diff, Kohya names"], None),
     "BFL control": (control_lora, "made for FLUX.1 Depth or Canny"),
 }
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_every_layout_is_understood_in_whole_or_refused_in_words(row: str, tmp_path: Path) -> None:
-    build, refusal = ROWS[row]
-    file = build()
-    source = file.save(tmp_path / "lora.safetensors")
-    if refusal is not None:
-        with pytest.raises(AdapterError, match=refusal):
-            convert_adapter(source, tmp_path / "cache")
-        return
-    info = convert_adapter(source, tmp_path / "cache").info
-    assert sum(info.modules.values()) == len(file.deltas)
-    assert inspect_adapter(source).matched_keys == len(file.tensors)
+@pytest.mark.parametrize("row", UNDERSTOOD)
+def test_every_layout_in_use_is_understood_in_whole(row: str, converted: Callable[[str], ConvertedLayout]) -> None:
+    layout = converted(UNDERSTOOD[row])
+    assert sum(layout.adapter.info.modules.values()) == len(layout.file.deltas)
+    assert inspect_adapter(layout.source).matched_keys == len(layout.file.tensors)
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_every_other_layout_is_refused_in_words(row: str, tmp_path: Path) -> None:
+    build, refusal = REFUSED[row]
+    source = build().save(tmp_path / "lora.safetensors")
+    with pytest.raises(AdapterError, match=refusal):
+        convert_adapter(source, tmp_path / "cache")
 
 
 def test_memory_holds_one_layer_at_a_time(tmp_path: Path) -> None:

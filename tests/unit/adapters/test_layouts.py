@@ -1,20 +1,31 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lora_layouts import APPROXIMATE, EXACT, LoraFile, dense_delta
+from lora_layouts import APPROXIMATE, EXACT, ConvertedLayout, Delta, Kronecker, LoraFile, Product, Stored, dense_delta
 from schnell.adapters import Dora, Lokr, LowRank, convert_adapter, inspect_adapter, read_adapter
 
-
-def _relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
-    inputs = np.random.default_rng(1).standard_normal((4, reference.shape[1]), np.float32)
-    expected = inputs @ reference.T
-    return float(np.linalg.norm(inputs @ ours.T - expected) / np.linalg.norm(expected))
+Form = LowRank | Dora | Lokr
 
 
-def _convert(file: LoraFile, folder: Path) -> dict[str, LowRank | Dora | Lokr]:
+def _relative_error(ours: Delta, reference: Delta, in_features: int) -> float:
+    inputs = np.random.default_rng(1).standard_normal((4, in_features), np.float32)
+    expected = reference.apply(inputs)
+    return float(np.linalg.norm(ours.apply(inputs) - expected) / np.linalg.norm(expected))
+
+
+def _delta(form: Form) -> Delta:
+    """What the factors of a form mean; for DoRA without its magnitudes."""
+    if isinstance(form, Lokr):
+        right = form.w2 if form.w2 is not None else np.asarray(form.w2_a) @ np.asarray(form.w2_b)
+        return Kronecker(form.w1, right, slice(form.start, form.start + form.out_features))
+    return Product(np.asarray(form.b, np.float32), np.asarray(form.a, np.float32))
+
+
+def _convert(file: LoraFile, folder: Path) -> dict[str, Form]:
     source = file.save(folder / "source.safetensors")
     return dict(read_adapter(convert_adapter(source, folder / "cache").path).modules)
 
@@ -28,17 +39,26 @@ def test_exact_layouts_equal_merged_weights(layout: str, tmp_path: Path) -> None
         assert isinstance(form, Dora) == (name in file.magnitudes)
         if isinstance(form, Dora):
             np.testing.assert_array_equal(form.magnitude, file.magnitudes[name])
-        assert _relative_error(dense_delta(form), file.deltas[name]()) <= 1e-5, name
+        assert _relative_error(_delta(form), file.deltas[name], form.size.in_features) <= 1e-5, name
+
+
+@pytest.mark.parametrize("layout", ["diffusers bf16", "LyCORIS LoKr, factor 4"])
+def test_a_form_and_its_factors_mean_the_same_delta(layout: str, tmp_path: Path) -> None:
+    for name, form in _convert(EXACT[layout](), tmp_path).items():
+        assert not isinstance(form, Dora)
+        assert _relative_error(Stored(dense_delta(form)), _delta(form), form.size.in_features) <= 1e-5, name
 
 
 @pytest.mark.parametrize("layout", APPROXIMATE)
-def test_approximate_layouts_lose_at_most_a_thousandth_of_the_energy(layout: str, tmp_path: Path) -> None:
-    file = APPROXIMATE[layout]()
-    modules = _convert(file, tmp_path)
-    assert set(modules) == set(file.deltas)
+def test_approximate_layouts_lose_at_most_a_thousandth_of_the_energy(
+    layout: str, converted: Callable[[str], ConvertedLayout]
+) -> None:
+    found = converted(layout)
+    modules = read_adapter(found.adapter.path).modules
+    assert set(modules) == set(found.file.deltas)
     for name, form in modules.items():
         assert isinstance(form, LowRank)
-        reference = file.deltas[name]()
+        reference = found.file.deltas[name].dense()
         lost = np.linalg.norm(dense_delta(form) - reference) ** 2 / np.linalg.norm(reference) ** 2
         assert lost <= 1e-3, name
         assert form.rank <= 128, name
@@ -57,10 +77,10 @@ def test_dora_reproduces_pefts_weight_norm_formula(tmp_path: Path) -> None:
     form = _convert(file, tmp_path)["transformer.transformer_blocks.0.attn.to_q"]
     assert isinstance(form, Dora)
     weight = np.random.default_rng(2).standard_normal(form.b.shape[:1] + form.a.shape[1:]).astype(np.float32)
-    moved = weight + file.deltas["transformer.transformer_blocks.0.attn.to_q"]()
+    moved = weight + file.deltas["transformer.transformer_blocks.0.attn.to_q"].dense()
     magnitude = file.magnitudes["transformer.transformer_blocks.0.attn.to_q"]
     merged = magnitude[:, None] * moved / np.linalg.norm(moved, axis=1, keepdims=True)
-    assert _relative_error(weight + dense_delta(form, weight), merged) <= 1e-5
+    assert _relative_error(Stored(weight + dense_delta(form, weight)), Stored(merged), form.size.in_features) <= 1e-5
 
 
 def test_a_fused_up_matrix_with_one_block_a_part_is_split_without_growing(tmp_path: Path) -> None:
