@@ -48,7 +48,9 @@ async def claim(connection: Connection, team_id: str, key: str, body_sha256: str
     whose = (idempotency_keys.c.team_id == team_id) & (idempotency_keys.c.key == key)
     # of several requests that find the key at once, the lock lets one after the other look; and the record is asked for
     # in a statement of its own, since one that had to wait would still show the record of before
-    held = (await connection.execute(select(idempotency_keys).where(whose).with_for_update())).one()
+    held = (await connection.execute(select(idempotency_keys).where(whose).with_for_update())).first()
+    if held is None:  # it was a day old, and has just been deleted
+        return await claim(connection, team_id, key, body_sha256, record_id)
     status = (await connection.execute(select(records.c.status).where(records.c.id == held.record_id))).scalar()
     if held.created_at > now() - KEPT_FOR and status not in {None, "FAILURE", "DELETED"}:
         if held.body_sha256 != body_sha256:

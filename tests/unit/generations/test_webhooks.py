@@ -8,6 +8,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from databases import database, database_url
 from schnell.database.session import Database
+from schnell.errors import DatabaseUnavailableError
+from schnell.generations.backoff import Backoff
 from schnell.generations.webhooks import Subscription, Subscriptions, WebhookSender
 
 __all__ = ["database", "database_url"]
@@ -83,6 +85,45 @@ async def test_a_message_is_given_up(database: Database, statuses: tuple[int, ..
     assert not await webhooks.deliver(kept, "{}")
     assert len(seen) == len(statuses)
     assert await webhooks.subscriptions.pending() == []
+
+
+async def test_a_message_that_arrived_is_not_sent_again_because_the_database_was_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, seen = answering(500, 200)
+    webhooks, kept = await keeping(database, transport)
+    write, failures = database.write, [DatabaseUnavailableError("away")] * 4
+
+    def flaky() -> Any:
+        if failures:
+            raise failures.pop()
+        return write()
+
+    monkeypatch.setattr(database, "write", flaky)
+    monkeypatch.setattr("schnell.generations.webhooks._DATABASE_BACKOFF", Backoff(0, 0))
+    assert await webhooks.deliver(kept, "{}")
+    assert len(seen) == 2
+    assert not failures
+    assert await webhooks.subscriptions.pending() == []
+
+
+async def test_a_delivery_that_fails_in_an_unknown_way_is_counted_and_ends_no_other() -> None:
+    failures: list[str] = []
+    webhooks = sender(on_failure=lambda: failures.append("counted"))
+    delivered = asyncio.Event()
+
+    async def broken() -> None:
+        raise RuntimeError("a bug")
+
+    async def good() -> None:
+        await asyncio.sleep(0.01)
+        delivered.set()
+
+    webhooks.spawn(broken())
+    webhooks.spawn(good())
+    await webhooks.close()
+    assert failures == ["counted"]
+    assert delivered.is_set()
 
 
 async def test_a_server_that_stops_leaves_a_message_for_its_next_start(database: Database) -> None:
