@@ -181,6 +181,7 @@ async def _wait(request: Request, caller: Caller, started: Running | str, second
     waiting = history.wait(caller, started) if isinstance(started, str) else started.ended()
     with suppress(SchnellError):
         try:
+            # on a timeout the wait alone is cancelled: a detached generation goes on
             return await asyncio.wait_for(waiting, seconds)
         except TimeoutError:
             return None
