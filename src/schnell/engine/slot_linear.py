@@ -118,7 +118,7 @@ class SlotLinear(nn.Module):
             x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1),
             y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1),
         )
-        if routing.rows is None:  # every row of the batch uses a LoRA
+        if routing.rows is None:
             return self._side_paths(flat_x, flat_y, routing).view_as(y)
         chosen = self._side_paths(flat_x[routing.rows], flat_y[routing.rows], routing)
         return flat_y.index_copy(0, routing.rows, chosen).view_as(y)
