@@ -179,6 +179,7 @@ class RemoteLoras:
             sizes = {each.sha256: each.bytes for each in downloads}
             kept = {sha256 for sha256 in sizes if await is_in_library(connection, sha256)}
         excess = sum(size for sha256, size in sizes.items() if sha256 not in kept) - self._cache_bytes
+        # listed by their last use: where several references led to one file, the latest counts
         latest = {each.sha256: each.used_at.timestamp() for each in downloads}
         for sha256 in sorted(sizes.keys() - kept, key=lambda each: latest[each]):
             if excess <= 0 or not self._files.is_past_grace(latest[sha256]):
