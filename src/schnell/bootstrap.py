@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from schnell.engine.engine import Engine
     from schnell.file_locks import LockedFiles
     from schnell.generations import Runner
+    from schnell.generations.servers import ServerLease
     from schnell.generations.webhooks import WebhookSender
     from schnell.loras.library import LoraLibrary
     from schnell.loras.sources import SourceSites
@@ -223,7 +224,6 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
-    from schnell.generations.servers import ServerLease
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
     from schnell.web.services import ServedModel, Services
@@ -231,14 +231,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
 
     database = build_database(settings)
     servers = build_locked_files(settings)
-    lease = ServerLease(
-        database,
-        servers,
-        label=settings.instance,
-        seconds=settings.lease_seconds,
-        # `hold_data` has seen to it
-        alone=database.dialect == "sqlite",
-    )
+    lease = _build_lease(settings, database, servers)
     store = build_store(settings, lease.id)
     loras = build_loras(settings, database, servers)
     runner = FileHoldingRunner(runner, loras)
@@ -278,6 +271,19 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         lora_previews=LoraPreviews(runner, loras),
         source_tokens=build_source_tokens(settings, database),
+    )
+
+
+def _build_lease(settings: "Settings", database: "Database", servers: "LockedFiles") -> "ServerLease":
+    from schnell.generations.servers import ServerLease
+
+    return ServerLease(
+        database,
+        servers,
+        label=settings.instance,
+        seconds=settings.lease_seconds,
+        # `hold_data` has seen to it
+        alone=database.dialect == "sqlite",
     )
 
 

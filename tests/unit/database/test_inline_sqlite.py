@@ -45,7 +45,7 @@ async def test_every_connection_has_the_settings_that_sqlite_forgets(engine: Inl
                 name: connection.run_driver_sql(f"PRAGMA {name}")[0][0][0]
                 for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
             }
-            assert read == {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 10_000, "foreign_keys": 1}
+            assert read == {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 20, "foreign_keys": 1}
 
 
 async def test_statements_run_where_they_are_called_without_suspending(engine: InlineSqlite) -> None:

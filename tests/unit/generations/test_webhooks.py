@@ -7,9 +7,9 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from databases import database, database_url
+from schnell.clock import Backoff
 from schnell.database.session import Database
 from schnell.errors import DatabaseUnavailableError
-from schnell.generations.backoff import Backoff
 from schnell.generations.webhooks import Subscription, Subscriptions, WebhookSender
 
 __all__ = ["database", "database_url"]

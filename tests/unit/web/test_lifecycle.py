@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from fakes import FakeRunner
+from schnell.clock import Backoff
 from schnell.database.inline_sqlite import InlineSqlite
 from schnell.errors import AssetError, DatabaseUnavailableError
-from schnell.generations.backoff import Backoff
 from schnell.web.lifecycle import BackgroundJob, repeat
 from schnell.web.services import Services
 from servers import BODY, Server, run_server
