@@ -54,7 +54,7 @@ async def test_a_server_serves_and_stops_while_all_its_background_jobs_fail(
         raise RuntimeError("broken")
 
     monkeypatch.setattr("schnell.web.lifecycle.apply_retention", fail)
-    monkeypatch.setattr("schnell.generations.lora_previews.LoraPreviews.draw_missing", fail)
+    monkeypatch.setattr("schnell.generations.loras.LoraPreviews.draw_missing", fail)
     async with run_server(tmp_path) as server:
         assert (await server.draw()).status_code == 200
         text = (await server.client.get("/metrics")).text
