@@ -1,6 +1,7 @@
 """Charged only for what is answered: pictures that cannot be read back, and answers that never arrive."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from fakes import FakeRunner
 from schnell.accounts.credits import audit
-from schnell.errors import AssetError
+from schnell.errors import AssetError, DatabaseUnavailableError, GenerationFailedError
 from schnell.web.dialects import openai
 from schnell.web.native import features
 from servers import BODY, KEY, Server, body_with, run_server
@@ -138,6 +139,20 @@ async def test_another_body_dialect_or_key_gets_a_picture_of_its_own(
     assert len(server.runner.jobs) == 4
 
 
+async def test_a_prediction_whose_webhook_cannot_be_kept_is_refused_and_costs_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise DatabaseUnavailableError("away")
+
+    monkeypatch.setattr(server.services.webhooks.subscriptions, "add", away)
+    server.runner.gate = asyncio.Event()
+    body = {**INLINE["/v1/predictions"], "webhook": "https://example.com/hook"}
+    assert (await ask(server, "/v1/predictions", body)).status_code == 503
+    await until(lambda: not server.services.generations.is_busy)
+    assert await used(server) == 0
+
+
 async def test_a_failure_is_drawn_again(server: Server) -> None:
     server.runner.failure = RuntimeError("out of memory")
     assert (await server.draw()).status_code == 500
@@ -171,3 +186,92 @@ async def test_who_hangs_up_after_the_picture_is_stored_pays_once(
         assert await used(server) == 400
         async with server.services.database.read() as connection:
             assert await audit(connection) == []
+
+
+class Away:
+    """A database whose writes fail for as long as it is told to."""
+
+    def __init__(self, server: Server, patch: pytest.MonkeyPatch) -> None:
+        self.is_away = False
+        write = server.services.database.write
+
+        def flaky() -> Any:
+            if self.is_away:
+                raise DatabaseUnavailableError("away")
+            return write()
+
+        patch.setattr(server.services.database, "write", flaky)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schnell.generations.running.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("schnell.generations.service.PATIENCE_SECONDS", 0.05)
+
+
+DIALECTS: dict[str, dict[str, Any]] = {"/api/features": BODY} | INLINE
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+async def test_each_dialect_says_that_a_picture_is_kept_and_pays_it_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch, impatient: None, path: str
+) -> None:
+    away = Away(server, monkeypatch)
+    server.runner.gate = asyncio.Event()
+    asking = asyncio.create_task(ask(server, path, DIALECTS[path]))
+    await until(lambda: bool(server.runner.jobs))
+    away.is_away = True
+    server.runner.gate.set()
+    answer = await asking
+    if path == "/v1/predictions":
+        assert (answer.status_code, answer.json()["status"]) == (201, "starting")
+    else:
+        assert answer.status_code == 503, answer.text
+        assert "drawn and kept" in answer.text
+        assert answer.headers["retry-after"] == "2"
+    away.is_away = False
+    while (again := await ask(server, path, DIALECTS[path])).status_code == 503:  # as an SDK does
+        assert "drawn and kept" in again.text
+    assert again.status_code in {200, 201}, again.text
+    await until(lambda: not server.services.generations.is_busy)
+    # a prediction that was answered is no retry
+    assert len(server.runner.jobs) == (2 if path == "/v1/predictions" else 1)
+
+
+@pytest.mark.parametrize("path", ["/api/features?isStreaming=true", "/v1/images/generations"])
+async def test_a_stream_ends_with_the_same_words(
+    server: Server, monkeypatch: pytest.MonkeyPatch, impatient: None, path: str
+) -> None:
+    away = Away(server, monkeypatch)
+    server.runner.gate = asyncio.Event()
+    body = BODY if "features" in path else {"prompt": "a red apple", "size": "256x256", "stream": True}
+    asking = asyncio.create_task(ask(server, path, body))
+    await until(lambda: bool(server.runner.jobs))
+    away.is_away = True
+    server.runner.gate.set()
+    last = (await asking).text.strip().splitlines()[-1]
+    away.is_away = False
+    assert "drawn and kept" in json.loads(last.removeprefix("data: ")).get("message", last)
+    while (await ask(server, path.partition("?")[0], body | {"stream": False})).status_code == 503:
+        pass
+    assert len(server.runner.jobs) == 1
+
+
+async def test_of_a_failure_nothing_is_said_that_is_not_so_yet(
+    server: Server, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    away = Away(server, monkeypatch)
+    server.runner.gate = asyncio.Event()
+    server.runner.failure = GenerationFailedError("out of memory; nothing was charged")
+    asking = asyncio.create_task(server.draw())
+    await until(lambda: bool(server.runner.jobs))
+    away.is_away = True
+    server.runner.gate.set()
+    answer = await asking
+    assert (answer.status_code, answer.json()["errorCode"]) == (503, "CLOSING")
+    assert "no picture (GENERATION_FAILED)" in answer.json()["message"]
+    assert "nothing was charged" not in answer.text
+    away.is_away = False
+    server.runner.failure = None
+    assert (await server.draw()).status_code == 200  # a picture of its own: the first one failed
+    assert await used(server) == 400

@@ -46,3 +46,20 @@ class GenerationRequest:
         """Equal for two requests that ask for the same."""
         meaning = [self.dialect, self.type, self.model, dict(self.prompt_object), repr(self.spec)]
         return sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def describe_spec(spec: GenerationSpec) -> dict[str, Any]:
+    """A spec as records keep it, in JSON."""
+    return {
+        "prompt": spec.prompt,
+        "width": spec.size.width,
+        "height": spec.size.height,
+        "steps": spec.steps,
+        "seed": spec.seed,
+        "num_outputs": spec.num_outputs,
+        "output_format": spec.output_format,
+        "output_quality": spec.output_quality,
+        "go_fast": spec.go_fast,
+        "safety_checker": spec.safety_checker,
+        "loras": [{"reference": lora.reference, "scale": lora.scale} for lora in spec.loras],
+    }

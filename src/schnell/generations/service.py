@@ -6,6 +6,7 @@ before the record names them, the record and its settlement are one transaction,
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -33,7 +34,7 @@ from schnell.generations.admission import Admission
 from schnell.generations.closing import Closings, Ending, failed
 from schnell.generations.idempotency import Unanswered, claim
 from schnell.generations.records import Record, StoredImage, find_record, insert_record, mark_started
-from schnell.generations.request import GenerationRequest, ResolveLoras
+from schnell.generations.request import GenerationRequest, ResolveLoras, describe_spec
 from schnell.generations.running import PATIENCE_SECONDS, Runner, Running
 from schnell.spec import (
     AdapterUse,
@@ -158,22 +159,26 @@ class Generations:
 
         What the database does not take in that time stays unfinished: the next start puts it right.
         """
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+        await self._wait_for_tasks(seconds)
         for running in self._admission.all():
             running.cancel()
+        await self._wait_for_tasks(_RELEASE_SECONDS)
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_RELEASE_SECONDS)
-            for task in late:
-                task.cancel()
-            if late:
-                _log.warning("%d generations are left unfinished; the next start ends them", len(late))
-                await asyncio.wait(late, timeout=_RELEASE_SECONDS)
+            _log.warning("%d generations are left unfinished; the next start ends them", len(self._tasks))
+        for task in self._tasks:
+            task.cancel()
+        await self._wait_for_tasks(_RELEASE_SECONDS)
 
     @property
     def is_busy(self) -> bool:
         """Whether anything is under way, also what comes after a generation's end: cleaning up, and abandoning."""
         return bool(self._tasks)
+
+    async def _wait_for_tasks(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        # tasks start others: what is waited for is looked up again
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # the set keeps the task alive: the event loop itself holds tasks weakly
@@ -195,6 +200,9 @@ class Generations:
                 record = await find_record(connection, caller.team_id, record_id)
         except NotFoundError:
             return None
+        except DatabaseUnavailableError:
+            self._unanswered.note(caller, request, record_id)  # for the next retry
+            raise
         # a failure was not charged: the request is an ordinary one again
         return None if record.status == "FAILURE" else record_id
 
@@ -249,15 +257,13 @@ class Generations:
 
     async def _draw(self, running: Running, job: Job) -> JobOutcome:
         loop = asyncio.get_running_loop()
-        marked = False
 
         def receive(progress: Progress) -> None:
-            nonlocal marked
-            if progress.stage != "queued" and not marked:
-                marked = True
+            if progress.stage != "queued" and running.record.started_at is None:
+                running.record = replace(running.record, status="PROCESSING", started_at=now())
                 # the first progress comes after the first step: the note is written beside the second, and no step
                 # waits for the database
-                self._spawn(self._mark_started(running))
+                self._spawn(self._mark_started(running.record))
             running.publish(progress)
 
         def listen(progress: Progress) -> None:
@@ -276,15 +282,14 @@ class Generations:
             )
         return outcome
 
-    async def _mark_started(self, running: Running) -> None:
-        moment = now()
-        running.record = replace(running.record, status="PROCESSING", started_at=moment)
+    async def _mark_started(self, record: Record) -> None:
+        assert record.started_at is not None  # noqa: S101 - that is what is written
         try:
             async with self._database.write() as connection:
-                await mark_started(connection, running.record.id, moment)
+                await mark_started(connection, record.id, record.started_at)
         except DatabaseUnavailableError:
             # a courtesy to whoever looks at the record; its end is written with the same time
-            _log.info("record %s is not shown as started", running.record.id)
+            _log.info("record %s is not shown as started", record.id)
 
     async def _store_images(self, record: Record, job: Job, outcome: JobOutcome, *, inline: bool) -> Record:
         keys = {image.output: image for image in record.images}
@@ -358,23 +363,6 @@ class Generations:
         spec = request.spec
         seed = random_seed() if spec.seed is None else spec.seed
         return Job(record.id, record.team_id, spec, seed, adapters, request.wants_previews)
-
-
-def describe_spec(spec: GenerationSpec) -> dict[str, Any]:
-    """A spec as JSON, for records and dry runs."""
-    return {
-        "prompt": spec.prompt,
-        "width": spec.size.width,
-        "height": spec.size.height,
-        "steps": spec.steps,
-        "seed": spec.seed,
-        "num_outputs": spec.num_outputs,
-        "output_format": spec.output_format,
-        "output_quality": spec.output_quality,
-        "go_fast": spec.go_fast,
-        "safety_checker": spec.safety_checker,
-        "loras": [{"reference": lora.reference, "scale": lora.scale} for lora in spec.loras],
-    }
 
 
 def _describe(job: Job, outcome: JobOutcome) -> Mapping[str, Any]:

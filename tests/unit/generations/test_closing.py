@@ -26,7 +26,7 @@ from schnell.database.tables import images, metadata, new_id, records
 from schnell.errors import AssetError, DatabaseUnavailableError, GenerationCancelledError, GenerationFailedError
 from schnell.generations.closing import Closings, Ending, failed
 from schnell.generations.records import Record, StoredImage, find_record, finish_record, hide_record, insert_record
-from schnell.generations.service import describe_spec
+from schnell.generations.request import describe_spec
 from schnell.spec import GenerationSpec
 
 __all__ = ["database_url"]

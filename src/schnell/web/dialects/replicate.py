@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.identity import Caller
 from schnell.errors import (
+    ClosingError,
     FieldError,
     FieldProblem,
     InsufficientCreditsError,
@@ -176,14 +177,14 @@ async def _answer(request: Request, caller: Caller, started: Running | str, wait
 
 
 async def _wait(request: Request, caller: Caller, started: Running | str, seconds: float) -> Record | None:
-    """The record, if the generation ends within `seconds`, well or badly."""
+    """The record, if it ends within `seconds`, well or badly, and that is written."""
     history = services_of(request).history
     waiting = history.wait(caller, started) if isinstance(started, str) else started.ended()
     with suppress(SchnellError):
         try:
             # on a timeout the wait alone is cancelled: a detached generation goes on
             return await asyncio.wait_for(waiting, seconds)
-        except TimeoutError:
+        except (TimeoutError, ClosingError):
             return None
     return await submission.find_started(request, caller, started)
 
