@@ -20,9 +20,15 @@ _LOCK: Final = 5_412_839
 async def migrate(database: Database) -> None:
     """Run every migration that `database` has not had yet. Two servers that start at once take turns."""
     async with database.write() as connection:
-        if database.dialect == "postgresql":
-            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        await take_turn(connection)
         await connection.run_sync(_upgrade)
+
+
+async def take_turn(connection: Connection) -> None:
+    """Keep other servers that start out of this part of the start, until this transaction ends."""
+    # SQLite lets one transaction write at a time by itself
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
 
 
 async def schema_is_current(connection: Connection) -> bool:
