@@ -31,6 +31,12 @@ class ServerProcess:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> int:
         self.process.terminate()
         return self.process.wait(30)
@@ -38,6 +44,7 @@ class ServerProcess:
 
 def start_server(folder: Path, step_seconds: float = 0.0, **settings: str) -> ServerProcess:
     """A server that is ready. `settings` are environment variables without their prefix."""
+    folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
     given = {"data_dir": str(folder), "port": str(port), "bootstrap_key": KEY, "log_level": "warning"} | settings

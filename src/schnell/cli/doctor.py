@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: A change of the window counts again by itself, so what differs was changed past the server.
 _COUNT_AGAIN = (
-    "somebody wrote to the database past schnell: restore a backup, or take the ledger for right and count again with "
-    "`schnell teams set TEAM --budget-window WINDOW` and `schnell users set USER --team TEAM --budget-window WINDOW`"
+    "somebody wrote to the database past schnell: restore a backup, or count again from the ledger with "
+    "`schnell teams set TEAM --budget-window WINDOW`, `schnell users set USER --team TEAM --budget-window WINDOW`"
 )
 _MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 

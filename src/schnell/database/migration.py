@@ -27,10 +27,15 @@ async def migrate(database: Database) -> None:
     Servers that start at once take turns.
     """
     async with database.write() as connection:
-        # on SQLite the transaction itself is the lock: there is one writer. This one ends with its transaction, too
-        if database.dialect == "postgresql":
-            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_NUMBER})"))
+        await take_turn(connection)
         await connection.run_sync(_upgrade)
+
+
+async def take_turn(connection: Connection) -> None:
+    """Keep other servers that start out of this part of the start, until this transaction ends."""
+    # on SQLite the transaction itself is the lock: there is one writer
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_NUMBER})"))
 
 
 async def schema_is_current(connection: Connection) -> bool:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from schnell.accounts.keys import prepare_first_start
 from schnell.clock import Backoff
-from schnell.database.migration import migrate
+from schnell.database.migration import migrate, take_turn
 from schnell.errors import SchnellError
 from schnell.generations.recovery import apply_retention, heartbeat, reconcile, remove_marked
 from schnell.generations.webhooks import Subscription
@@ -71,6 +71,8 @@ class Lifecycle:
     async def _start(self, app: FastAPI, services: Services) -> None:
         await migrate(services.database)
         async with services.database.write() as connection:
+            # or two servers that start at once on a new database would both make the first team
+            await take_turn(connection)
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
         await services.lease.start()
         await self._reconcile(services)

@@ -133,3 +133,25 @@ async def test_a_picture_whose_draft_another_server_sweeps_away_is_written_once_
     await store.put(KEY, b"picture", "image/webp")
     assert swept
     assert await store.get(KEY) == b"picture"
+
+
+async def test_a_living_servers_drafts_stay_and_a_write_whose_draft_was_swept_is_done_again(tmp_path: Path) -> None:
+    store = LocalAssets(tmp_path / "assets", LinkSigner("secret"), "http://pictures.example", owner="living")
+    await store.put(KEY, b"picture", "image/webp")
+    draft = store.root / ".drafts" / "living" / "half"
+    draft.write_bytes(b"half a pict")
+    store.sweep_drafts({"living"})
+    assert draft.exists()
+    store.sweep_drafts({"another"})  # as by a server that takes it for dead
+    assert not draft.parent.exists()
+    await store.put(KEY, b"again", "image/webp")
+    assert await store.get(KEY) == b"again"
+
+
+async def test_two_servers_that_sweep_at_once_do_not_stumble(tmp_path: Path, store: LocalAssets) -> None:
+    for number in range(20):
+        draft = store.root / ".drafts" / f"dead-{number}" / "half"
+        draft.parent.mkdir(parents=True)
+        draft.touch()
+    await asyncio.gather(*(asyncio.to_thread(store.sweep_drafts, set[str]()) for _ in range(8)))
+    assert list((store.root / ".drafts").iterdir()) == []

@@ -1,0 +1,51 @@
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from typer.testing import CliRunner
+
+from schnell.accounts.credits import reserve
+from schnell.accounts.identity import Caller
+from schnell.accounts.teams import change_team, create_team, find_member
+from schnell.cli.application import build_app
+from schnell.database.migration import migrate
+from schnell.database.session import Database
+from schnell.database.tables import teams
+
+
+async def spend(folder: Path, *, tamper: bool) -> None:
+    """A team that has spent 30 credits in a day that is no more its window."""
+    database = Database(f"sqlite:{folder / 'schnell.db'}")
+    await migrate(database)
+    async with database.write() as connection:
+        team = await create_team(connection, "Design", budget_window="day")
+        member = await find_member(connection, team.id)
+        caller = Caller(team.id, member.user_id, "Ann", "key", "ADMIN", ("generate",))
+        await reserve(connection, caller, "record", 30)
+        await change_team(connection, team.id, budget_window="none")
+        if tamper:
+            await connection.execute(update(teams).values(used_credit=7))
+    await database.close()
+
+
+def credits_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setenv("SCHNELL_SAFETY", "")
+    result = CliRunner().invoke(build_app(), ["doctor", "--data-dir", str(folder), "--json"])
+    return next(each for each in json.loads(result.stdout) if each["subject"] == "credits")
+
+
+def test_a_changed_window_is_no_fault_and_a_tampered_counter_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "changed").mkdir()
+    asyncio.run(spend(tmp_path / "changed", tamper=False))
+    assert credits_found(tmp_path / "changed", monkeypatch)["state"] == "ok"
+    (tmp_path / "tampered").mkdir()
+    asyncio.run(spend(tmp_path / "tampered", tamper=True))
+    found = credits_found(tmp_path / "tampered", monkeypatch)
+    assert found["state"] == "problem"
+    assert ": 7, not 30" in found["found"]
+    assert "--budget-window" in found["advice"]
