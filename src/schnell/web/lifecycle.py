@@ -1,10 +1,9 @@
-"""A server's life: put right what a crash left, serve, finish what runs, close."""
+"""A server's life: recover what a crash left, serve, finish what runs, close."""
 
 import asyncio
-import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,9 +19,9 @@ from schnell.web.services import Services, services_of_app
 
 _log = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS: Final = 3600.0
-#: In the life of a lease, so that some may fail; by default every ten seconds, and every minute.
+_RECOVERY_SECONDS: Final = 60.0
+#: In the life of a lease, so that some may fail.
 _HEARTBEATS: Final = 12
-_HEARTBEATS_A_LOOK: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Lifecycle:
     bootstrap_key: str | None = None
     retention_days: float | None = None
     drain_seconds: float = 60.0
-    #: How the dialects tell their callers what dead servers still owe them: called once those records have ended.
+    #: How the dialects send the webhooks that dead servers left: called once those servers' records have ended.
     resumes: Sequence[Callable[[Services, Sequence[Subscription]], Awaitable[None]]] = ()
 
     @asynccontextmanager
@@ -44,29 +43,27 @@ class Lifecycle:
             # or two servers that start at once on a new database would both make the first team
             await take_turn(connection)
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
-        await services.lease.start()
-        await self._put_right(services)
-        keeping = asyncio.create_task(self._keep_house(app))
-        living = asyncio.create_task(self._stay_alive(services))
-        try:
-            yield
-        finally:
-            services.admission.close()
-            keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
-            await services.generations.drain(self.drain_seconds)
-            await services.webhooks.close()
-            living.cancel()
-            with suppress(asyncio.CancelledError):
-                await living
-            await self._end_lease(services)
-            await services.runner.close()
-            await services.store.close()
-            await services.database.close()
+        async with _leased(services):
+            await self._recover(services)
+            tasks = [
+                asyncio.create_task(self._keep_house(app)),
+                asyncio.create_task(
+                    _repeat("recovery", min(_RECOVERY_SECONDS, services.lease.seconds / 2), self._recover, services)
+                ),
+            ]
+            try:
+                yield
+            finally:
+                services.admission.close()
+                await _cancel(*tasks)
+                await services.generations.drain(self.drain_seconds)
+                await services.webhooks.close()
+        await services.runner.close()
+        await services.store.close()
+        await services.database.close()
 
-    async def _put_right(self, services: Services) -> None:
-        """End what no living server works on, and go on with what it owed."""
+    async def _recover(self, services: Services) -> None:
+        """End what no living server works on, and send the webhooks that dead servers left."""
 
         def is_under_way(record_id: str) -> bool:
             return services.admission.find(record_id) is not None
@@ -80,24 +77,6 @@ class Lifecycle:
             await resume(services, recovery.adopted)
         await services.loras.remove_unwanted()
 
-    async def _stay_alive(self, services: Services) -> None:
-        """Twelve heartbeats in the life of a lease, and every sixth time a look at what dead servers have left."""
-        pause = services.lease.seconds / _HEARTBEATS
-        for count in itertools.count(1):
-            await asyncio.sleep(pause)
-            try:
-                await heartbeat(services.database, services.lease, services.admission)
-                if count % _HEARTBEATS_A_LOOK == 0:
-                    await self._put_right(services)
-            except (SchnellError, SQLAlchemyError, OSError) as error:
-                _log.warning("the server's lease could not be renewed: %s", type(error).__name__)
-
-    async def _end_lease(self, services: Services) -> None:
-        try:
-            await services.lease.end()
-        except (SQLAlchemyError, OSError) as error:
-            _log.warning("the server's lease is not given back, it runs out: %s", type(error).__name__)
-
     async def _keep_house(self, app: FastAPI) -> None:
         services = services_of_app(app)
         while True:
@@ -109,3 +88,37 @@ class Lifecycle:
                 _log.warning("old pictures could not be removed: %s", error.message)
             await services.lora_previews.draw_missing()
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+
+
+@asynccontextmanager
+async def _leased(services: Services) -> AsyncIterator[None]:
+    """Hold the server's lease. Its heartbeats have a task of their own: no slow store and no long drain delays them."""
+
+    async def beat(services: Services) -> None:
+        await heartbeat(services.database, services.lease, services.admission)
+
+    await services.lease.start()
+    beating = asyncio.create_task(_repeat("heartbeat", services.lease.seconds / _HEARTBEATS, beat, services))
+    try:
+        yield
+    finally:
+        await _cancel(beating)
+        try:
+            await services.lease.end()
+        except (SchnellError, SQLAlchemyError, OSError) as error:
+            _log.warning("the server's lease is not released, it runs out: %s", type(error).__name__)
+
+
+async def _repeat(name: str, seconds: float, work: Callable[[Services], Awaitable[None]], services: Services) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work(services)
+        except (SchnellError, SQLAlchemyError, OSError) as error:
+            _log.warning("%s failed and is tried again: %s", name, type(error).__name__)
+
+
+async def _cancel(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
