@@ -75,9 +75,11 @@ class History:
         """A record once it has ended, wherever it runs. Raises NotFoundError, or the error of its failure."""
         running = self._admission.find(record_id)
         if running is not None:
+            # whoever waits keeps it running: the last one who leaves cancels it
             with running.attended():
                 return await running.ended()
         record = await self.find(caller, record_id)
+        # another server draws it: the database is all that this one sees of it
         while record.status in UNFINISHED:
             await asyncio.sleep(_POLL_SECONDS)
             record = await self.find(caller, record_id)
@@ -120,7 +122,7 @@ class History:
         """Remove a record and its pictures; one under way is cancelled first. Raises NotFoundError, AssetError."""
         record = await self.cancel(caller, record_id)
         async with self._database.write() as connection:
-            # a hidden record is never looked at again: it must not hold credits
+            # unless it has ended: nobody looks at a hidden record again, so it must not hold credits
             await fail_record(connection, record, _CANCELLED, drawn_elsewhere=True)
             await hide_record(connection, record_id)
         await remove_marked(self._database, self._store)

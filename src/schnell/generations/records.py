@@ -38,7 +38,10 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One generation, as it is kept. `cost` is what was charged, or reserved while it runs."""
+    """One generation, as it is kept.
+
+    `cost` is what was charged, or reserved while it runs; `instance` the id of the server that draws it.
+    """
 
     id: str
     team_id: str
@@ -80,7 +83,7 @@ class RecordSearch:
     status: RecordStatus | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """The same in SQL."""
+        """The search as conditions in SQL."""
         found = [
             records.c.settings["prompt"].as_string().icontains(word, autoescape=True) for word in self.prompt.split()
         ]
@@ -99,12 +102,14 @@ class RecordPage:
     next_cursor: str | None
 
 
+# a record's fields have the names of its columns; `images` are rows of their own
 _COLUMNS: Final = tuple(name for name in Record.__dataclass_fields__ if name != "images")
 _ENDING: Final = ("status", "response_object", "error_code", "error_message", "cost", "started_at", "finished_at")
 
 _THIS_RECORD: Final = records.c.id == bindparam("of_record")
 _INSERT_RECORD: Final = Prepared(records.insert(), sets=_COLUMNS)
 _INSERT_IMAGE: Final = Prepared(images.insert(), sets=images.c.keys())
+# a record that has ended meanwhile must not look unfinished again: both updates say from which status they start
 _START: Final = Prepared(
     update(records).where(_THIS_RECORD, records.c.status == "QUEUED"), sets=("status", "started_at")
 )
@@ -113,7 +118,7 @@ _FINISH: Final = Prepared(
     sets=(*_ENDING, "receipts"),
 )
 _STORE_IMAGE: Final = Prepared(update(images).where(images.c.key == bindparam("of_key")), sets=("state", "bytes"))
-#: A picture without an end, of a record that has one.
+#: A picture that was announced by a record, which has ended without storing or removing it.
 _ABANDONED: Final = and_(
     images.c.record_id == records.c.id, images.c.state == "ALLOCATED", records.c.status.not_in(UNFINISHED)
 )
@@ -121,9 +126,10 @@ _EMPTY_AND_HIDDEN: Final = and_(
     records.c.status == "DELETED",
     ~select(images.c.record_id).where(images.c.record_id == records.c.id).correlate(records).exists(),
 )
-#: How many values a statement names: databases have a bound, and every other number is another statement to prepare.
+#: How many values one statement has at most: databases have a limit.
 _MOST_AT_ONCE: Final = 500
 _FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), _VISIBLE)
+# a picture that is marked for removal may have lost its file already: it is not shown
 _PICTURES: Final = (
     select(images)
     .where(images.c.record_id.in_(bindparam("of_records", expanding=True)), images.c.state != "DELETING")
@@ -132,7 +138,10 @@ _PICTURES: Final = (
 
 
 async def insert_record(connection: Connection, record: Record) -> None:
-    """Write a new record, and its pictures as ALLOCATED: their files do not exist yet."""
+    """Write a new record, and its pictures as ALLOCATED: their files do not exist yet.
+
+    The rows come first, so that a server that dies at any moment leaves no file without a row.
+    """
     values = {name: getattr(record, name) for name in _COLUMNS}
     await _INSERT_RECORD.run(connection, values | {"receipts": list(record.receipts)})
     for image in record.images:
@@ -161,12 +170,12 @@ async def was_never_written(connection: Connection, record: Record) -> bool:
 
 
 async def mark_started(connection: Connection, record_id: str, started_at: datetime) -> None:
-    """QUEUED becomes PROCESSING."""
+    """Turn QUEUED into PROCESSING; any other status stays."""
     await _START.run(connection, {"of_record": record_id, "status": "PROCESSING", "started_at": started_at})
 
 
 async def finish_record(connection: Connection, record: Record, *, drawn_elsewhere: bool = False) -> bool:
-    """Write how a record ended, once: False when it has ended before (then nothing may be settled).
+    """Write how a record ended, once. False when it has ended before: then its credits are settled or released, too.
 
     Pictures that `record` does not name are marked for removal, unless another server may still write their files
     (`drawn_elsewhere`): then they are that server's to remove, or the next `list_abandoned_pictures` finds them.
@@ -210,7 +219,7 @@ async def list_records(
     query = select(records).where(records.c.team_id == team_id, _VISIBLE, *wanted)
     if cursor is not None:
         created_at, record_id = _read_cursor(cursor)
-        # the first condition is what an index can jump to
+        # the first condition is implied by the second, but only the first is one that an index can start from
         query = query.where(
             records.c.created_at <= created_at, or_(records.c.created_at < created_at, records.c.id < record_id)
         )
@@ -227,7 +236,7 @@ async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
 
 
 async def list_owners(connection: Connection) -> set[str]:
-    """The ids of the servers that have something in between: an unfinished record, or a picture without an end."""
+    """The ids of the servers that have unfinished records, or pictures that were announced and never stored."""
     drawing = select(records.c.instance).where(records.c.status.in_(UNFINISHED))
     allocated = select(records.c.instance).join(images, _ABANDONED)
     return set((await connection.execute(union(drawing, allocated))).scalars())
@@ -254,13 +263,13 @@ async def list_ended(connection: Connection, record_ids: Sequence[str]) -> list[
 
 
 async def list_abandoned_pictures(connection: Connection, owners: Collection[str]) -> list[tuple[str, str]]:
-    """Record and key of every picture that was to come from these servers, and whose record has ended without it."""
+    """Record and key of the pictures that these servers announced, and whose records have ended without them."""
     query = select(images.c.record_id, images.c.key).join(records, _ABANDONED).where(records.c.instance.in_(owners))
     return [(row.record_id, row.key) for row in await connection.execute(query)] if owners else []
 
 
 async def mark_for_removal(connection: Connection, keys: Sequence[str]) -> None:
-    """Mark pictures that were to come, and come no more, for removal."""
+    """Mark announced pictures for removal: their files may exist or not."""
     for start in range(0, len(keys), _MOST_AT_ONCE):
         these = images.c.key.in_(keys[start : start + _MOST_AT_ONCE]) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(these).values(state="DELETING"))
@@ -278,10 +287,10 @@ async def change_record(connection: Connection, team_id: str, record_id: str, **
 
 
 async def hide_record(connection: Connection, record_id: str) -> None:
-    """Take a record that has ended out of sight, and mark its stored pictures for removal.
+    """Hide a record that has ended, and mark its stored pictures for removal.
 
-    One that is still to come keeps its row, and with it the record its own, until the server that draws it is done: a
-    file must never be without a row.
+    An announced picture keeps its row, and with it the record, until the server that draws it has stopped: it may still
+    write the file, and a file must never be without a row.
     """
     await connection.execute(update(records).where(records.c.id == record_id).values(status="DELETED"))
     stored = (images.c.record_id == record_id) & (images.c.state == "STORED")
@@ -300,7 +309,7 @@ async def list_removable(connection: Connection) -> list[str]:
 
 
 async def has_hidden_records(connection: Connection) -> bool:
-    """Whether hidden records wait for `forget_images`: all their pictures are gone."""
+    """Whether there are hidden records without pictures, which `forget_images` removes."""
     return (await connection.execute(select(records.c.id).where(_EMPTY_AND_HIDDEN).limit(1))).first() is not None
 
 
@@ -320,6 +329,7 @@ async def _load(connection: Connection, query: Select[Any], values: Mapping[str,
     rows = (await connection.execute(query, values)).all()
     if not rows:
         return []
+    # one query for the pictures of the whole page, not one a record
     pictures: dict[str, list[StoredImage]] = {}
     for image in await connection.execute(_PICTURES, {"of_records": [row.id for row in rows]}):
         shown = StoredImage(image.key, image.output, image.media_type, image.bytes)
@@ -327,6 +337,7 @@ async def _load(connection: Connection, query: Select[Any], values: Mapping[str,
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
 
 
+# a request names at most two LoRAs, and JSON in SQL is asked by place
 def _lora_at(place: int) -> ColumnElement[str]:
     reference: ColumnElement[str] = records.c.settings[("loras", place, "reference")].as_string()
     return reference

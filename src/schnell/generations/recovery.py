@@ -1,4 +1,4 @@
-"""Putting right what dead servers have left in between, and removing what is no longer kept.
+"""Recovery: ending what dead servers have left unfinished, and removing pictures that are no longer kept.
 
 Everything here may run at any time, on several servers at once, and again: whether a record has ended is decided by one
 conditional update, and credits move in the same transaction.
@@ -39,15 +39,15 @@ from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import Subscription
 
 _log = logging.getLogger(__name__)
-#: A record younger than this may be one that its request is just about to start.
+#: A record younger than this may belong to a request that is just about to start it.
 _ABANDONED_AFTER: Final = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was put right: records that were in between, pictures that were on their way out.
+    """How many unfinished records failed, and how many pictures were removed.
 
-    `adopted` are the webhooks that dead servers had still to deliver: they are this server's now.
+    `adopted` are the webhooks that dead servers had still to deliver: this server has to deliver them now.
     """
 
     failed: int
@@ -58,7 +58,7 @@ class Recovery:
 async def reconcile(
     database: Database, store: AssetStore, lease: ServerLease, is_under_way: Callable[[str], bool]
 ) -> Recovery:
-    """Leave nothing in between that no living server works on.
+    """End the unfinished records that no living server works on, and remove what is marked for removal.
 
     Records of dead servers fail, and so do old ones of this server that are no longer under way here (`is_under_way`,
     by the record's id): their credits are released, their files removed. To be called at the start, before anything
@@ -83,7 +83,7 @@ async def reconcile(
     await lease.remove_dead()
     if failed or removed:
         _log.warning("recovered: %d unfinished records, %d pictures removed", failed, removed)
-    # last: who gets the subscriptions must live to deliver them
+    # last: if anything before fails, the subscriptions still have a dead owner, and the next run finds them
     return Recovery(failed, removed, await _adopt_webhooks(database, dead, lease.id))
 
 
@@ -163,7 +163,7 @@ async def remove_marked(database: Database, store: AssetStore) -> int:
     async with database.read() as connection:
         keys = await list_removable(connection)
         hidden = await has_hidden_records(connection)
-    # an idle minute writes nothing: on SQLite a write may have to wait, and everything waits with it
+    # a minute without work writes nothing: on SQLite a write may have to wait for another process's lock
     if keys or hidden:
         await remove_images(database, store, keys)
     return len(keys)

@@ -56,9 +56,12 @@ class Lifecycle:
         Sets `app.state.first_key` to the API key to show once, after the first start (None: there is none to show).
         """
         services = services_of_app(app)
-        await self._start(app, services)
+        await self._prepare_database(app, services)
+        await services.lease.start()
+        # a task of their own, from the start to after the drain: nothing slow may keep them waiting
         pause = services.lease.seconds / _HEARTBEATS
         heartbeats = asyncio.create_task(repeat(BackgroundJob("lease", pause, _send_heartbeat), services))
+        await self._reconcile(services)
         tasks = [asyncio.create_task(repeat(job, services)) for job in (*self._own_jobs(services), *self.jobs)]
         try:
             yield
@@ -68,14 +71,12 @@ class Lifecycle:
             await _cancel(*tasks)
             await self._stop(services, heartbeats)
 
-    async def _start(self, app: FastAPI, services: Services) -> None:
+    async def _prepare_database(self, app: FastAPI, services: Services) -> None:
         await migrate(services.database)
         async with services.database.write() as connection:
             # or two servers that start at once on a new database would both make the first team
             await take_turn(connection)
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
-        await services.lease.start()
-        await self._reconcile(services)
 
     async def _reconcile(self, services: Services) -> None:
         """End what no living server works on, and go on with what it owed."""
@@ -94,7 +95,7 @@ class Lifecycle:
 
     def _own_jobs(self, services: Services) -> Sequence[BackgroundJob]:
         return (
-            BackgroundJob("recovery", services.lease.seconds / 2, self._reconcile),
+            BackgroundJob("recovery", min(_MINUTE, services.lease.seconds / 2), self._reconcile),
             BackgroundJob("retention", _HOUR, self._apply_retention),
             BackgroundJob("previews", _HOUR, lambda services: services.lora_previews.draw_missing()),
             BackgroundJob("removals", _MINUTE / 2, _remove_leftovers),
