@@ -137,7 +137,7 @@ async def test_a_stream_tells_queue_steps_and_the_record(server: Server) -> None
         events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
     names = [name for name, _ in events]
     assert names[0] == "queued"
-    assert [(data["step"], data["total"]) for name, data in events if name == "step"] == [(k, 4) for k in (1, 2, 3)]
+    assert [(data["step"], data["total"]) for name, data in events if name == "step"] == [(k, 4) for k in (1, 2, 3, 4)]
     assert events[-1][0] == "done"
     assert events[-1][1]["aiRecord"]["status"] == "SUCCESS"
 
