@@ -5,8 +5,8 @@ which waits for its turn on a busy processor. Our statements take microseconds, 
 connections that stay open. See docs/decisions/0013 and 0032.
 
 What it costs: while a statement runs, the event loop does nothing else, and so does every other request. That is wrong
-for statements over very large tables, for a database file on a network disk, and where another process writes often or
-long: waiting for its lock, up to `_BUSY_SECONDS`, blocks the loop too. Such installations use PostgreSQL.
+for statements over very large tables and for a database file on a network disk: such installations use PostgreSQL.
+Waiting for the lock of another process that writes is no such cost, it happens between tries (`_begin_to_write`).
 """
 
 import asyncio

@@ -65,7 +65,7 @@ async def reconcile(
     is accepted, and every minute.
 
     Raises:
-        SQLAlchemyError, OSError: the database is away. What is done by then stays done.
+        DatabaseUnavailableError: the database is away. What is done by then stays done.
     """
     async with database.read() as connection:
         owners = await list_owners(connection) | await _list_webhook_owners(connection)
@@ -94,7 +94,7 @@ async def heartbeat(database: Database, lease: ServerLease, admission: Admission
     To be called every few seconds, often enough that some calls may fail before the lease runs out.
 
     Raises:
-        SQLAlchemyError, OSError: the database is away; the next call tries again.
+        DatabaseUnavailableError: the database is away; the next call tries again.
     """
     await lease.renew()
     under_way = [running.record.id for running in admission.all()]

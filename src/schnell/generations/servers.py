@@ -64,7 +64,7 @@ class ServerLease:
         await self.renew()
 
     async def renew(self) -> None:
-        """Renew the lease, or take it anew where it ran out. Raises SQLAlchemyError, OSError."""
+        """Renew the lease, or take it anew where it ran out. Raises DatabaseUnavailableError."""
         if self.alone:
             return
         async with self._database.write() as connection:
