@@ -189,7 +189,10 @@ async def _accept_other_end(connection: Connection, ending: Ending, reservation:
         record = await find_record(connection, ending.record.team_id, ending.record.id)
     except NotFoundError:
         return failed(ending.record, GenerationCancelledError("the record was deleted meanwhile"))
-    return Ending(record, failure_of(record) if record.status == "FAILURE" else None)
+    if record.status != "FAILURE":
+        return Ending(record)
+    # its pictures were announced and are of no use now; left in the record, they would count as kept
+    return Ending(replace(record, images=()), failure_of(record))
 
 
 async def _release_if_open(connection: Connection, reservation: Reservation) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import schnell
 
+_DRAWING_SIZE: Final = re.compile(r'<svg [^>]*width="([0-9]+)" height="([0-9]+)"')
 #: The slugs of the pages in reading order, by section. Pages without a file are left out.
 CONTENTS: Final = (
     ("Start", ("index", "quickstart", "tips", "use-cases")),
@@ -176,7 +177,13 @@ def _rewrite_attributes(token: Token, folder: str) -> None:
 
 def _set_size(token: Token, path: Path) -> None:
     """Set the size of a picture, so that the text does not move when the picture has loaded."""
-    if path.is_file():
+    if path.suffix == ".svg":
+        # drawings say their size themselves, in pixels
+        size = _DRAWING_SIZE.search(path.read_text("utf-8")) if path.is_file() else None
+        if size is not None:
+            token.attrSet("width", int(size[1]))
+            token.attrSet("height", int(size[2]))
+    elif path.is_file():
         with Image.open(path) as picture:
             token.attrSet("width", picture.width)
             token.attrSet("height", picture.height)
