@@ -18,6 +18,7 @@ from leftovers import (
     used_credits,
 )
 from schnell.accounts.credits import find_reservation, settle
+from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.database.tables import images, records, webhooks
 from schnell.errors import AssetError, GenerationCancelledError, NotFoundError
@@ -67,8 +68,10 @@ async def test_a_living_servers_records_are_left_alone(database: Database, tmp_p
 
 
 async def test_several_servers_that_put_things_right_at_once_release_each_credit_once(
-    database: Database, database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
+    database = Database(database_url)
+    await migrate(database)
     caller = await make_caller(database)
     left = [await leave_unfinished(database, caller, "main") for _ in range(10)]
     async with asyncio.timeout(120):
@@ -82,6 +85,7 @@ async def test_several_servers_that_put_things_right_at_once_release_each_credit
     assert sum(recovery.failed for recovery in found) == 10
     assert await used_credits(database, caller) == 0
     assert [await movements(database, each) for each in left] == [["reserve", "release"]] * 10
+    await database.close()
 
 
 async def test_an_old_record_of_this_server_that_is_not_under_way_fails_and_one_that_is_goes_on(
