@@ -218,6 +218,15 @@ class InterruptedServerError(SchnellError):
     retry_helps = True
 
 
+class ClosingError(SchnellError):
+    """A generation has ended, but its end could not be written yet. It will be: the server goes on trying."""
+
+    code = "CLOSING"
+    status = 503
+    retry_helps = True
+    retry_after: ClassVar[float] = 2.0
+
+
 class ClientGoneError(SchnellError):
     """The client closed the connection before the answer; seen in logs only."""
 
@@ -256,9 +265,6 @@ class AssetError(SchnellError):
     retry_helps = True
 
 
-# Met on the command line alone.
-
-
 class DatabaseUnavailableError(SchnellError):
     """The database could not be reached, or took no write: locked, restarting, full. Nothing of it holds."""
 
@@ -272,13 +278,7 @@ class CommitUnknownError(DatabaseUnavailableError):
     """The database was lost while it committed: the transaction holds or does not, which only the database knows."""
 
 
-class ClosingError(SchnellError):
-    """A generation has ended, but its end could not be written yet. It will be: the server goes on trying."""
-
-    code = "CLOSING"
-    status = 503
-    retry_helps = True
-    retry_after: ClassVar[float] = 2.0
+# Met on the command line alone.
 
 
 class ModelDownloadError(SchnellError):
