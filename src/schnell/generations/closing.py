@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import and_, or_, select
 
-from schnell.accounts.credits import Reservation, find_reservation, release, settle
+from schnell.accounts.credits import Reservation, release, settle
 from schnell.assets.store import AssetStore
-from schnell.clock import Backoff, now, retry
+from schnell.clock import Backoff, retry
 from schnell.database.connection import Connection
 from schnell.database.session import Database
 from schnell.database.tables import images, ledger, records
@@ -29,8 +29,15 @@ from schnell.errors import (
     UnsafeContentError,
 )
 from schnell.generations.history import failure_of
-from schnell.generations.records import UNFINISHED, Record, find_record, finish_record, was_never_written
-from schnell.generations.recovery import remove_images
+from schnell.generations.records import (
+    UNFINISHED,
+    Record,
+    find_record,
+    finish_record,
+    was_never_written,
+    without_picture,
+)
+from schnell.generations.recovery import fail_record, remove_images
 
 _log = logging.getLogger(__name__)
 _BACKOFF = Backoff()
@@ -56,19 +63,10 @@ class Overdue:
 
 def failed(record: Record, error: SchnellError) -> Ending:
     """The end of a generation that gives no picture and costs nothing."""
-    told = {"error": {"errorCode": error.code, "message": error.message}}
-    flagged = list(range(record.settings["num_outputs"])) if isinstance(error, UnsafeContentError) else []
-    ended = replace(
-        record,
-        status="FAILURE",
-        images=(),
-        receipts=(),
-        cost=0,
-        error_code=error.code,
-        error_message=error.message,
-        response_object=told | ({"flagged": flagged} if flagged else {}),
-        finished_at=record.finished_at or now(),
-    )
+    ended = without_picture(record, error)
+    if isinstance(error, UnsafeContentError):
+        flagged = list(range(record.settings["num_outputs"]))
+        ended = replace(ended, response_object={**ended.response_object, "flagged": flagged})
     return Ending(ended, error)
 
 
@@ -107,15 +105,15 @@ class Closings:
 
     async def abandon(self, draft: Record, error: SchnellError) -> None:
         """End a generation whose accepting transaction may have been committed, and which nobody carries out."""
-        ending = failed(draft, error)
 
         async def write() -> None:
             async with self._database.write() as connection:
-                await _abandon(connection, draft, ending)
+                if not await was_never_written(connection, draft):
+                    await fail_record(connection, draft, error)
 
         with self._tracking(draft):
             await retry(write, lambda cause: self._note_failure(draft, cause), self._backoff)
-        await self.remove_unused(draft, ending.record)
+        await self._try_to_remove([image.key for image in draft.images])
 
     async def remove_unused(self, draft: Record, ended: Record) -> None:
         """Remove the pictures that were allocated in `draft` and that the end of the record does not name."""
@@ -203,14 +201,6 @@ async def _release_if_open(connection: Connection, reservation: Reservation) -> 
     await connection.execute(first)
     ends = select(ledger.c.id).where(booked, ledger.c.kind != "reserve")
     if (await connection.execute(ends)).first() is None:
-        await release(connection, reservation)
-
-
-async def _abandon(connection: Connection, draft: Record, ending: Ending) -> None:
-    if await was_never_written(connection, draft) or not await finish_record(connection, ending.record):
-        return
-    reservation = await find_reservation(connection, draft.id)
-    if reservation is not None:
         await release(connection, reservation)
 
 

@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, or_, select, union, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
 from schnell.database.tables import images, records
-from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
+from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, SchnellError
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")
@@ -189,6 +190,21 @@ async def finish_record(connection: Connection, record: Record, *, drawn_elsewhe
         unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(unused).values(state="DELETING"))
     return True
+
+
+def without_picture(record: Record, error: SchnellError) -> Record:
+    """A record as it ends in failure: it names no picture, costs nothing, and its response object tells the error."""
+    return replace(
+        record,
+        status="FAILURE",
+        images=(),
+        receipts=(),
+        cost=0,
+        error_code=error.code,
+        error_message=error.message,
+        response_object={"error": {"errorCode": error.code, "message": error.message}},
+        finished_at=record.finished_at or now(),
+    )
 
 
 async def find_record(connection: Connection, team_id: str, record_id: str) -> Record:

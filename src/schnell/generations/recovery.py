@@ -6,7 +6,7 @@ conditional update, and credits move in the same transaction.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -34,6 +34,7 @@ from schnell.generations.records import (
     list_removable,
     list_unfinished,
     mark_for_removal,
+    without_picture,
 )
 from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import Subscription
@@ -115,17 +116,7 @@ async def fail_record(
 
     `drawn_elsewhere`: see `finish_record`.
     """
-    failed = replace(
-        record,
-        status="FAILURE",
-        images=(),
-        cost=0,
-        error_code=error.code,
-        error_message=error.message,
-        response_object={"error": {"errorCode": error.code, "message": error.message}},
-        finished_at=now(),
-    )
-    if not await finish_record(connection, failed, drawn_elsewhere=drawn_elsewhere):
+    if not await finish_record(connection, without_picture(record, error), drawn_elsewhere=drawn_elsewhere):
         return False
     reservation = await find_reservation(connection, record.id)
     if reservation is not None:
