@@ -29,6 +29,11 @@ class Row(Generic[LaneT]):
         """What rows are sorted by."""
         return (self.tag, self.order)
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether its latents are needed no more."""
+        return self.state in {"finishing", "finished"}
+
 
 @dataclass(slots=True, eq=False)
 class QueuedJob(Generic[LaneT]):

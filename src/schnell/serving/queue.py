@@ -135,7 +135,7 @@ class JobQueue(Generic[LaneT]):
         """A row's picture is out of the latents: its job's slots are free once this holds for all of its rows."""
         with self._changed:
             row.state = "finishing"
-            if all(each.state in {"finishing", "finished"} for each in row.job.rows):
+            if all(each.is_decoded for each in row.job.rows):
                 self._end_lease(row.job)
 
     def complete_row(self, row: Row[LaneT], image: GeneratedImage | None) -> bool:

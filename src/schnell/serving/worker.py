@@ -282,9 +282,5 @@ class Worker:
 
     def _forget_ended(self) -> None:
         """Let go of the tensors of jobs that have no more steps to take."""
-        for queued in [each for each in self._started if each.is_over or all(_is_decoded(row) for row in each.rows)]:
+        for queued in [each for each in self._started if each.is_over or all(row.is_decoded for row in each.rows)]:
             del self._started[queued]
-
-
-def _is_decoded(row: LaneRow) -> bool:
-    return row.state in {"finishing", "finished"}
