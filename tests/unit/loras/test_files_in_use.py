@@ -3,14 +3,13 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mini_loras import lora_bytes, write_lora
 from schnell.adapters import read_model_shape
-from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.errors import ConflictError
 from schnell.loras import files as files_module
@@ -28,27 +27,19 @@ Make = Callable[[], LoraLibrary]
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    found = Database(f"sqlite:{tmp_path / 'schnell.db'}")
-    await migrate(found)
-    yield found
-    await found.close()
-
-
-@pytest.fixture
 def others() -> list[str]:
     """Who else draws with the files of this folder."""
     return []
 
 
 @pytest.fixture
-def make(database: Database, tmp_path: Path, others: list[str]) -> Make:
+def make(library_database: Database, tmp_path: Path, others: list[str]) -> Make:
     shape = read_model_shape(embedded_home() / "schnell-mini")
 
     def build() -> LoraLibrary:
         files = AdapterFiles(tmp_path / "adapters", shape, used_by_others=lambda: bool(others))
-        outside = RemoteLoras(database, files, Downloader(tmp_path, AddressPolicy(), offline=True))
-        return LoraLibrary(database, files, outside, bundled=read_bundled(tmp_path / "bundled"))
+        outside = RemoteLoras(library_database, files, Downloader(tmp_path, AddressPolicy(), offline=True))
+        return LoraLibrary(library_database, files, outside, bundled=read_bundled(tmp_path / "bundled"))
 
     return build
 
