@@ -1,9 +1,4 @@
-"""The only place that builds concrete objects out of settings.
-
-Each function imports what it builds in its own body. Torch, FastAPI, SQLAlchemy and boto3 take a second or more
-together, and a command should wait only for those that it uses: `schnell teams` for no torch, `schnell generate` for no
-web framework.
-"""
+"""The settings, and what lies on disk or beyond: database, pictures, LoRAs."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,56 +6,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from fastapi import FastAPI
-
-    from schnell.accounts.credits import PriceTable
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import AssetStore
     from schnell.database.session import Database
-    from schnell.engine.engine import Engine
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Runner
-    from schnell.generations.servers import ServerLease
-    from schnell.generations.webhooks import WebhookSender
     from schnell.loras.library import LoraLibrary
     from schnell.loras.sources import SourceSites
     from schnell.loras.tokens import SourceTokens
     from schnell.outbound.downloads import Downloader
-    from schnell.serving.runner import InProcessRunner
     from schnell.settings import Settings
-    from schnell.web.metrics import Metrics
-    from schnell.web.services import Services, WebConfig
-
-
-def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
-    """The engine for a model's name or folder, without the safety check if `safety` is off.
-
-    Raises:
-        ModelFolderError: no such model here, or no such device.
-    """
-    from schnell.engine.device import choose_device
-    from schnell.engine.engine import Engine
-    from schnell.engine.network_classes import import_network_classes
-    from schnell.engine.safety import load_safety_checker
-    from schnell.models.catalogue import find_model
-
-    folder = find_model(model)
-    import_network_classes()
-    return Engine(folder, choose_device(device), load_safety_checker() if safety else None)
-
-
-def build_runner(engine: "Engine") -> "InProcessRunner":
-    """A runner over this engine in this process, its worker thread started."""
-    from schnell.serving.batch_size import BatchSizer
-    from schnell.serving.queue import JobQueue
-    from schnell.serving.runner import InProcessRunner
-    from schnell.serving.worker import LaneKey, Worker
-
-    # one for both: the worker reports how long steps took, the queue asks how large a batch may be
-    sizer: BatchSizer[LaneKey] = BatchSizer()
-    worker = Worker(engine, JobQueue(sizer.limit, engine.adapter_slots), sizer)
-    worker.start()
-    return InProcessRunner(worker)
 
 
 def read_settings(**overrides: Any) -> "Settings":
@@ -81,26 +35,6 @@ def read_settings(**overrides: Any) -> "Settings":
         raise ConfigurationError("; ".join(wrong)) from cause
     except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too
         raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
-
-
-def build_server_runner(settings: "Settings") -> "Runner":
-    """The server's runner: the engine with the operator's model and safety classifiers, loaded and started.
-
-    Raises:
-        ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
-    """
-    from schnell.engine.device import choose_device
-    from schnell.engine.engine import Engine
-    from schnell.engine.network_classes import import_network_classes
-    from schnell.engine.safety import load_safety_checker
-    from schnell.models.catalogue import find_model
-
-    import_network_classes()
-    safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
-    engine = Engine(find_model(settings.model), choose_device(settings.device), safety)
-    runner = build_runner(engine)
-    runner.warm_up()
-    return runner
 
 
 def build_database(settings: "Settings") -> "Database":
@@ -213,134 +147,10 @@ def build_source_tokens(settings: "Settings", database: "Database") -> "SourceTo
     """The tokens that teams have for the sites that LoRAs come from."""
     from schnell.loras.tokens import SourceTokens
 
-    return SourceTokens(database, _read_secrets(settings))
+    return SourceTokens(database, read_secrets(settings))
 
 
-def build_services(settings: "Settings", runner: "Runner") -> "Services":
-    """Everything that the routes work with."""
-    from schnell.accounts.rates import RateLimits
-    from schnell.assets.links import LinkSigner
-    from schnell.assets.local import LocalAssets
-    from schnell.assets.store import KeyMint
-    from schnell.generations import Admission, Closings, Generations, History
-    from schnell.generations.loras import FileHoldingRunner, LoraPreviews
-    from schnell.web.metrics import Metrics
-    from schnell.web.native.feature_schema import MODEL_IDS
-    from schnell.web.services import ServedModel, Services
-    from schnell.web.session import SessionSigner
-
-    database = build_database(settings)
-    servers = build_locked_files(settings)
-    lease = _build_lease(settings, database, servers)
-    store = build_store(settings, lease.id)
-    loras = build_loras(settings, database, servers)
-    runner = FileHoldingRunner(runner, loras)
-    admission = Admission(settings.queue_limit, settings.team_queue_limit)
-    closings = Closings(database, store)
-    metrics = Metrics(runner.snapshot, closings)
-    generations = Generations(
-        database,
-        store,
-        runner,
-        admission=admission,
-        closings=closings,
-        prices=_build_prices(settings),
-        resolve_loras=loras.resolve,
-        keys=KeyMint(settings.environment),
-        instance=lease.id,
-        on_end=metrics.count_end,
-    )
-    secrets = _read_secrets(settings)
-    return Services(
-        config=_build_web_config(settings),
-        database=database,
-        lease=lease,
-        store=store,
-        local_assets=store if isinstance(store, LocalAssets) else None,
-        links=LinkSigner(*secrets),
-        runner=runner,
-        generations=generations,
-        history=History(database, store, admission),
-        admission=admission,
-        closings=closings,
-        rates=RateLimits(settings.rate_limit),
-        sessions=SessionSigner(secrets[0]),
-        webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
-        metrics=metrics,
-        model=ServedModel(settings.model, MODEL_IDS),
-        loras=loras,
-        lora_previews=LoraPreviews(runner, loras),
-        source_tokens=build_source_tokens(settings, database),
-    )
-
-
-def _build_lease(settings: "Settings", database: "Database", servers: "LockedFiles") -> "ServerLease":
-    from schnell.generations.servers import ServerLease
-
-    return ServerLease(
-        database,
-        servers,
-        label=settings.instance,
-        seconds=settings.lease_seconds,
-        # `hold_data` has seen to it
-        alone=database.dialect == "sqlite",
-    )
-
-
-def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
-    """The server's app around `runner`.
-
-    Its lifespan migrates the database, settles what a crash left unfinished, and closes everything at the end.
-    """
-    from schnell.web.app import AFTER_RECOVERY, create_app
-    from schnell.web.lifecycle import Lifecycle
-    from schnell.web.openapi import remove_unsent_statuses
-
-    lifecycle = Lifecycle(
-        bootstrap_key=settings.bootstrap_key,
-        retention_days=settings.retention_days,
-        drain_seconds=settings.drain_seconds,
-        after_recovery=AFTER_RECOVERY,
-    )
-    app = create_app(build_services(settings, runner), lifecycle)
-    remove_unsent_statuses(app)
-    return app
-
-
-def _build_web_config(settings: "Settings") -> "WebConfig":
-    from schnell.web.services import WebConfig
-
-    return WebConfig(
-        public_url=settings.base_url,
-        link_seconds=settings.link_seconds,
-        max_body_bytes=settings.max_body_bytes,
-        # an upload's form fields and multipart boundaries come on top of the file
-        body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
-        cors_origins=settings.cors_origins,
-        metrics_token=settings.metrics_token,
-    )
-
-
-def _build_prices(settings: "Settings") -> "PriceTable":
-    from schnell.accounts.credits import PriceTable
-
-    return PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
-
-
-def _build_webhooks(
-    settings: "Settings", database: "Database", server_id: str, secret: str, metrics: "Metrics"
-) -> "WebhookSender":
-    from schnell.generations.webhooks import Subscriptions, WebhookSender
-
-    return WebhookSender(
-        secret,
-        Subscriptions(database, server_id),
-        private=settings.webhook_private,
-        on_failure=lambda: metrics.count_background_failure("webhooks"),
-    )
-
-
-def _read_secrets(settings: "Settings") -> tuple[str, ...]:
+def read_secrets(settings: "Settings") -> tuple[str, ...]:
     """The operator's secrets, or the one kept in the data folder. The first signs; all of them verify."""
     from schnell.assets.links import load_link_secret
 
@@ -351,7 +161,7 @@ def _build_local_store(settings: "Settings", folder: "Path", server_id: str | No
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
 
-    return LocalAssets(folder, LinkSigner(*_read_secrets(settings)), settings.base_url, owner=server_id)
+    return LocalAssets(folder, LinkSigner(*read_secrets(settings)), settings.base_url, owner=server_id)
 
 
 def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":

@@ -1,0 +1,33 @@
+"""The only place that builds concrete objects out of settings.
+
+Each function imports what it builds in its own body. Torch, FastAPI, SQLAlchemy and boto3 take a second or more
+together, and a command should wait only for those that it uses: `schnell teams` for no torch, `schnell generate` for no
+web framework.
+"""
+
+from schnell.bootstrap.data import (
+    build_database,
+    build_locked_files,
+    build_loras,
+    build_source_tokens,
+    build_store,
+    hold_data,
+    read_settings,
+)
+from schnell.bootstrap.model import build_engine, build_runner, build_server_runner
+from schnell.bootstrap.server import build_app, build_services
+
+__all__ = [
+    "build_app",
+    "build_database",
+    "build_engine",
+    "build_locked_files",
+    "build_loras",
+    "build_runner",
+    "build_server_runner",
+    "build_services",
+    "build_source_tokens",
+    "build_store",
+    "hold_data",
+    "read_settings",
+]

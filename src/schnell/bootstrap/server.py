@@ -1,0 +1,149 @@
+"""The web application, out of settings, around a runner."""
+
+from typing import TYPE_CHECKING
+
+from schnell.bootstrap.data import (
+    build_database,
+    build_locked_files,
+    build_loras,
+    build_source_tokens,
+    build_store,
+    read_secrets,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from schnell.accounts.credits import PriceTable
+    from schnell.database.session import Database
+    from schnell.file_locks import LockedFiles
+    from schnell.generations import Runner
+    from schnell.generations.servers import ServerLease
+    from schnell.generations.webhooks import WebhookSender
+    from schnell.settings import Settings
+    from schnell.web.metrics import Metrics
+    from schnell.web.services import Services, WebConfig
+
+
+def build_services(settings: "Settings", runner: "Runner") -> "Services":
+    """Everything that the routes work with."""
+    from schnell.accounts.rates import RateLimits
+    from schnell.assets.links import LinkSigner
+    from schnell.assets.local import LocalAssets
+    from schnell.assets.store import KeyMint
+    from schnell.generations import Admission, Closings, Generations, History
+    from schnell.generations.loras import FileHoldingRunner, LoraPreviews
+    from schnell.web.metrics import Metrics
+    from schnell.web.native.feature_schema import MODEL_IDS
+    from schnell.web.services import ServedModel, Services
+    from schnell.web.session import SessionSigner
+
+    database = build_database(settings)
+    servers = build_locked_files(settings)
+    lease = _build_lease(settings, database, servers)
+    store = build_store(settings, lease.id)
+    loras = build_loras(settings, database, servers)
+    runner = FileHoldingRunner(runner, loras)
+    admission = Admission(settings.queue_limit, settings.team_queue_limit)
+    closings = Closings(database, store)
+    metrics = Metrics(runner.snapshot, closings)
+    generations = Generations(
+        database,
+        store,
+        runner,
+        admission=admission,
+        closings=closings,
+        prices=_build_prices(settings),
+        resolve_loras=loras.resolve,
+        keys=KeyMint(settings.environment),
+        instance=lease.id,
+        on_end=metrics.count_end,
+    )
+    secrets = read_secrets(settings)
+    return Services(
+        config=_build_web_config(settings),
+        database=database,
+        lease=lease,
+        store=store,
+        local_assets=store if isinstance(store, LocalAssets) else None,
+        links=LinkSigner(*secrets),
+        runner=runner,
+        generations=generations,
+        history=History(database, store, admission),
+        admission=admission,
+        closings=closings,
+        rates=RateLimits(settings.rate_limit),
+        sessions=SessionSigner(secrets[0]),
+        webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
+        metrics=metrics,
+        model=ServedModel(settings.model, MODEL_IDS),
+        loras=loras,
+        lora_previews=LoraPreviews(runner, loras),
+        source_tokens=build_source_tokens(settings, database),
+    )
+
+
+def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
+    """The server's app around `runner`.
+
+    Its lifespan migrates the database, settles what a crash left unfinished, and closes everything at the end.
+    """
+    from schnell.web.app import AFTER_RECOVERY, create_app
+    from schnell.web.lifecycle import Lifecycle
+    from schnell.web.openapi import remove_unsent_statuses
+
+    lifecycle = Lifecycle(
+        bootstrap_key=settings.bootstrap_key,
+        retention_days=settings.retention_days,
+        drain_seconds=settings.drain_seconds,
+        after_recovery=AFTER_RECOVERY,
+    )
+    app = create_app(build_services(settings, runner), lifecycle)
+    remove_unsent_statuses(app)
+    return app
+
+
+def _build_lease(settings: "Settings", database: "Database", servers: "LockedFiles") -> "ServerLease":
+    from schnell.generations.servers import ServerLease
+
+    return ServerLease(
+        database,
+        servers,
+        label=settings.instance,
+        seconds=settings.lease_seconds,
+        # `hold_data` has seen to it
+        alone=database.dialect == "sqlite",
+    )
+
+
+def _build_web_config(settings: "Settings") -> "WebConfig":
+    from schnell.web.services import WebConfig
+
+    return WebConfig(
+        public_url=settings.base_url,
+        link_seconds=settings.link_seconds,
+        max_body_bytes=settings.max_body_bytes,
+        # an upload's form fields and multipart boundaries come on top of the file
+        body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
+        cors_origins=settings.cors_origins,
+        metrics_token=settings.metrics_token,
+    )
+
+
+def _build_prices(settings: "Settings") -> "PriceTable":
+    from schnell.accounts.credits import PriceTable
+
+    return PriceTable(settings.price_per_picture, settings.price_per_megapixel_step, settings.price_per_lora)
+
+
+def _build_webhooks(
+    settings: "Settings", database: "Database", server_id: str, secret: str, metrics: "Metrics"
+) -> "WebhookSender":
+    from schnell.generations.webhooks import Subscriptions, WebhookSender
+
+    return WebhookSender(
+        secret,
+        Subscriptions(database, server_id),
+        private=settings.webhook_private,
+        on_failure=lambda: metrics.count_background_failure("webhooks"),
+    )
