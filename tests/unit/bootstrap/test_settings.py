@@ -46,6 +46,6 @@ def test_an_unknown_store_is_refused_with_the_known_forms(tmp_path: Path) -> Non
 
 
 def test_the_example_of_a_settings_file_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCHNELL_CONFIG", str(Path(__file__).parents[2] / "deploy" / "schnell.toml"))
+    monkeypatch.setenv("SCHNELL_CONFIG", str(Path(__file__).parents[3] / "deploy" / "schnell.toml"))
     settings = read_settings()
     assert (settings.public_url, settings.rate_limit) == ("https://pictures.example", "60/minute")
