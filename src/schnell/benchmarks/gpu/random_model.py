@@ -6,19 +6,21 @@ not depend on the numbers, as long as none of them grows out of bounds.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
+from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from schnell.engine import loading
 from schnell.engine.device import Precision
-from schnell.engine.engine import DEFAULT_ADAPTER_BYTES, DEFAULT_ADAPTER_SLOTS, Engine, LoadedModel
-from schnell.engine.loading import Networks
+from schnell.engine.engine import Engine, LoadedModel
 from schnell.engine.network_classes import network_class
-from schnell.engine.text_networks import ClipText, T5Encoder
 from schnell.models.folder import ModelFolder, embedded_home, open_model_folder
 from schnell.spec import Size
 
@@ -178,42 +180,47 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class RandomEngine(Engine):
-    """An engine whose networks are made on the device instead of read from files."""
+    """An engine whose weights are made on the device instead of read from files; all else is as in a server."""
 
-    def __init__(
-        self, shape: Shape, path: Path, device: torch.device, adapter_slots: int = DEFAULT_ADAPTER_SLOTS
-    ) -> None:
-        super().__init__(write_folder(shape, path), device, adapter_slots=adapter_slots)
-        self._shape = shape
+    def __init__(self, shape: Shape, path: Path, device: torch.device, **options: Any) -> None:
+        super().__init__(write_folder(shape, path), device, **options)
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
-        with self._load_lock:
-            if precision not in self._loaded:
-                networks = random_networks(self._shape, precision, self.device)
-                slots = self.adapter_slots + 1
-                self._loaded[precision] = LoadedModel(networks, self.folder, slots, DEFAULT_ADAPTER_BYTES)
-            return self._loaded[precision]
+        with random_weights(self.device):
+            return super()._loaded_model(precision)
 
 
-def random_networks(shape: Shape, precision: Precision, device: torch.device) -> Networks:
-    """The engine's four networks with random weights."""
-    return Networks(
-        clip=random_network(ClipText, shape.clip, precision.dtype, device),
-        t5=random_network(T5Encoder, shape.t5, precision.dtype, device),
-        transformer=random_network(
-            network_class("transformer").from_config, shape.transformer, precision.dtype, device
-        ),
-        vae=random_network(network_class("vae").from_config, shape.vae, precision.dtype, device),
-    )
+@contextmanager
+def random_weights(device: torch.device) -> Iterator[None]:
+    """While the block runs, networks that are loaded get random numbers in the place of their files' tensors.
+
+    Everything behind that is the loader's own: where each layer goes, and what it is exchanged for, part by part.
+    """
+    fill_from_files = loading.fill_network
+
+    def fill_at_random(network: nn.Module, _: object, dtype: torch.dtype, *places: Any) -> None:
+        fill_from_files(network, random_tensors(network, dtype, device), dtype, *places)
+
+    def random_vae(folder: Path, **_: object) -> nn.Module:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        with torch.device(device):
+            network: nn.Module = network_class("vae").from_config(config)
+        fill(network)
+        return network.bfloat16()
+
+    with (
+        patch.object(loading, "fill_network", fill_at_random),
+        patch.object(loading, "network_class", lambda _: SimpleNamespace(from_pretrained=random_vae)),
+    ):
+        yield
 
 
-def random_network(make: Any, config: Config, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A network made of `config` without memory, then given memory on the device, then filled there."""
-    with torch.device("meta"):
-        network: nn.Module = make(dict(config))
-    network.to(dtype).to_empty(device=device)
-    fill(network)
-    return network.eval().requires_grad_(requires_grad=False)
+def random_tensors(network: nn.Module, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """A network's parameters one by one, as `fill` would have them, without memory for more than one at a time."""
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in network.state_dict().items():
+        tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
+        yield name, _fill_tensor(name, tensor, generator)
 
 
 @torch.no_grad()
@@ -224,7 +231,10 @@ def fill(network: nn.Module, seed: int = 0) -> None:
     """
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     for name, parameter in network.named_parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        _fill_tensor(name, parameter, generator)
+
+
+def _fill_tensor(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    if tensor.dim() > 1:
+        return tensor.normal_(std=tensor[0].numel() ** -0.5, generator=generator)
+    return tensor.fill_(0.0 if name.endswith("bias") else 1.0)

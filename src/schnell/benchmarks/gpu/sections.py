@@ -40,7 +40,7 @@ SECTIONS: Final[Mapping[str, Section]] = {
     "steps": Section(steps, 60),
     "picture": Section(picture, 90),
     "lora": Section(lora, 60),
-    "compiled": Section(compiled, 100),
+    # "compiled": Section(compiled, 100),
     "serve": Section(serve, 60),
     "small_cards": Section(small_cards, 45),
     "failures": Section(failures, 30),
