@@ -162,7 +162,7 @@ def test_every_job_ends_once_as_it_should_and_nothing_is_held_at_the_end(arrival
     worker.stop()
     assert ended == Counter(range(len(arrivals)))
     assert queue.jobs == ()
-    assert not queue._leases.held
+    assert not queue.held_adapters()
 
 
 def job_of(number: int, arrival: Arrival) -> Job:
