@@ -22,7 +22,9 @@ def test_a_preview_of_the_first_step_resembles_the_finished_picture(mini: ModelF
         while not drawings[0].is_done:
             drawings = engine.step(drawings, FLOAT32)
         [picture] = engine.decode(drawings, FLOAT32)
-        fit.learn(drawings[0], picture)
+        lesson = fit.lesson(drawings[0])
+        assert lesson is not None
+        fit.learn(lesson, picture)
     preview = Image.open(BytesIO(fit.paint(first[0], size)))
     assert preview.size == (256, 192)
     finished = np.asarray(picture.resize(preview.size), dtype=np.float64)

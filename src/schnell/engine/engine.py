@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from schnell.clock import Stopwatch
+from schnell.engine.accelerator import Timing, is_alive, release_memory, start_timing, synchronize
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.cpu_forward import FluxForward
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
@@ -163,6 +164,23 @@ class Engine:
         """Empty the cache of prompt embeddings."""
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
+    def start_timing(self) -> Timing:
+        """Begin to time what the device works from now on: the call that comes back waits for it, and gives seconds."""
+        return start_timing(self.device)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked."""
+        synchronize(self.device)
+
+    def release_memory(self) -> None:
+        """Give back what was only kept to save time: embeddings of earlier prompts, and free blocks of the device."""
+        self.forget_prompts()
+        release_memory(self.device)
+
+    def is_alive(self) -> bool:
+        """Whether the device still computes. Once it does not, nothing but another process brings it back."""
+        return is_alive(self.device)
+
     def begin(self, job: Job, prompt: PromptEmbedding, slots: tuple[SlotUse, ...] = ()) -> list[Drawing]:
         """The drawings of a job before their first step, one an output; output i has the job's seed plus i."""
         grid = self.folder.token_grid(job.spec.size)
@@ -175,8 +193,12 @@ class Engine:
         with model.routing.using([drawing.slots for drawing in drawings]):
             return denoise_step(model.transformer, drawings)
 
-    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+    def decode(
+        self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False
+    ) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.
+
+        In `tiles`, a large picture takes a fraction of the memory; its pixels differ a little.
 
         Raises:
             GenerationFailedError: latents hold NaN or infinity.
@@ -187,7 +209,7 @@ class Engine:
                 raise GenerationFailedError(
                     "the model's output is not a number; try without go_fast or another LoRA scale"
                 )
-        return decode_latents(self._loaded_model(precision).networks.vae, drawings)
+        return decode_latents(self._loaded_model(precision).networks.vae, drawings, tiles=tiles)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:
         """Resample one drawn picture to its exact size, check it, and encode its file. None: it was flagged as unsafe.
@@ -257,11 +279,14 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     with watch.timing("text"):
         slots = engine.place_adapters(job.adapters, range(1, len(job.adapters) + 1), precision)
         [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], precision)
+        # a GPU has only been asked so far: without waiting, its seconds would count for the stage after
+        engine.synchronize()
     drawings = engine.begin(job, prompt, slots)
     for step in range(job.spec.steps):
         on_progress(Progress("denoise", step, job.spec.steps))
         with watch.timing("denoise"):
             drawings = engine.step(drawings, precision)
+            engine.synchronize()
     on_progress(Progress("decode", job.spec.steps, job.spec.steps))
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)

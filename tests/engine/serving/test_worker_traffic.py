@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from schnell.clock import Stopwatch
+from schnell.engine.accelerator import Timing
 from schnell.engine.denoise import Drawing, noise_levels
 from schnell.engine.device import FLOAT32, Precision
 from schnell.engine.engine import Engine, PromptRequest
@@ -79,7 +80,18 @@ class EngineWithoutArithmetic:
         fail_if(any(request.prompt == "step" for request in requests))
         return [replace(drawing, step=drawing.step + 1, estimate=drawing.latents) for drawing in drawings]
 
-    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+    def start_timing(self) -> Timing:
+        return lambda: 0.001
+
+    def is_alive(self) -> bool:
+        return True
+
+    def release_memory(self) -> None:
+        return
+
+    def decode(
+        self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False
+    ) -> list[Image.Image]:
         assert precision == FLOAT32
         assert all(drawing.is_done for drawing in drawings)
         fail_if(any(cast("Any", drawing.prompt).request.prompt == "decode" for drawing in drawings))
@@ -106,7 +118,7 @@ class NothingLearned:
 
     is_ready = False
 
-    def learn(self, *_: object) -> None:
+    def lesson(self, *_: object) -> None:
         return
 
 
