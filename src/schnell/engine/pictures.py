@@ -19,6 +19,8 @@ from schnell.spec import Size
 _TILE_LATENTS: Final = 64
 #: The first pictures teach all there is to learn; after them, one in so many keeps up with what people ask for.
 _FIRST_LESSONS, _LESSON_EVERY = 16, 8
+#: Latent pixels of one picture that are learned from.
+_MOST_PIXELS: Final = 4096
 #: What an earlier picture still weighs in the previews' fit when the next one has come.
 _DECAY: Final = 0.9
 #: Small beside the latents' variance of about 1, and enough to solve for the first picture, however plain it is.
@@ -75,10 +77,14 @@ def fit_to_size(picture: Image.Image, size: Size, draw_scale: int) -> Image.Imag
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a finished picture teaches about previews: its latents, copied from the device, and its token grid."""
+    """What a finished picture teaches about previews: every `every`th of its latent pixels, copied from the device.
 
-    latents: Tensor
+    `latents` is (pixels, channels), `grid` the picture's width and height in tokens.
+    """
+
+    latents: NDArray[np.float32]
     grid: Size
+    every: int
 
 
 class PreviewFit:
@@ -106,13 +112,15 @@ class PreviewFit:
         self._pictures += 1
         if self._pictures > _FIRST_LESSONS and self._pictures % _LESSON_EVERY:
             return None
-        return Lesson(drawing.latents.float().cpu(), drawing.grid)
+        # evenly spread pixels are enough of a large picture
+        every = -(-(2 * drawing.grid.width) * (2 * drawing.grid.height) // _MOST_PIXELS)
+        return Lesson(_channels(drawing.latents, drawing.grid, every), drawing.grid, every)
 
     def learn(self, lesson: Lesson, picture: Image.Image) -> None:
         """Take a finished drawing and its decoded picture into account."""
-        inputs = _features(lesson.latents, lesson.grid)
+        inputs = _features(lesson.latents)
         small = picture.resize((2 * lesson.grid.width, 2 * lesson.grid.height), Image.Resampling.BOX)
-        colours = np.asarray(small, dtype=np.float64).reshape(-1, 3) / 255
+        colours = np.asarray(small).reshape(-1, 3)[:: lesson.every].astype(np.float64) / 255
         self._moments = _DECAY * self._moments + inputs.T @ inputs / len(inputs)
         self._targets = _DECAY * self._targets + inputs.T @ colours / len(inputs)
         self._map = np.linalg.solve(self._moments + _RIDGE * np.eye(LATENT_CHANNELS + 1), self._targets)
@@ -124,7 +132,7 @@ class PreviewFit:
         """
         if self._map is None or drawing.estimate is None:
             return b""
-        colours = np.clip(_features(drawing.estimate, drawing.grid) @ self._map, 0, 1) * 255
+        colours = np.clip(_features(_channels(drawing.estimate, drawing.grid)) @ self._map, 0, 1) * 255
         pixels = np.rint(colours).astype(np.uint8).reshape(2 * drawing.grid.height, 2 * drawing.grid.width, 3)
         shrink = _LONGEST_PREVIEW_SIDE / max(size)
         preview = Image.fromarray(pixels).resize(
@@ -135,8 +143,12 @@ class PreviewFit:
         return file.getvalue()
 
 
-def _features(latents: Tensor, grid: Size) -> NDArray[np.float64]:
-    """(latent pixels, channels + 1); the last column is 1, for the map's offset."""
-    # to the CPU first: Apple's GPUs have no float64
-    channels = unpack_latents(latents.float().cpu(), grid).flatten(1).T.numpy().astype(np.float64)
-    return np.concatenate([channels, np.ones((len(channels), 1))], axis=1)
+def _channels(latents: Tensor, grid: Size, every: int = 1) -> NDArray[np.float32]:
+    """(pixels, channels) of packed latents, one latent pixel in `every`, in the order of rows and columns."""
+    channels: NDArray[np.float32] = unpack_latents(latents, grid).flatten(1).T[::every].float().cpu().numpy()
+    return channels
+
+
+def _features(channels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(pixels, channels + 1), in float64, which Apple's GPUs lack; the last column is 1, for the map's offset."""
+    return np.concatenate([channels.astype(np.float64), np.ones((len(channels), 1))], axis=1)

@@ -225,8 +225,9 @@ class SlotLinear(nn.Module):
     def _reserve(self, rank: int) -> None:
         if self.down is not None and self.down.shape[1] >= rank:
             return
-        self.down = self._grown(self.down, rank, self.in_features)
-        self.up = self._grown(self.up, rank, self.out_features)
+        # both or none: if there is no memory for the second, the layer must be what it was
+        down, up = self._grown(self.down, rank, self.in_features), self._grown(self.up, rank, self.out_features)
+        self.down, self.up = down, up
 
     def _grown(self, stack: Tensor | None, rank: int, features: int) -> Tensor:
         grown = self.weight.new_zeros(len(self._ranks), rank, features)
