@@ -33,7 +33,7 @@ class Folder:
 class EngineWithoutArithmetic:
     """Does what `Engine` promises, with one number for latents; raises where a job's prompt says so."""
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folder: Folder = field(default_factory=Folder)
     in_slot: dict[int, str] = field(default_factory=dict)
 
@@ -73,6 +73,9 @@ class EngineWithoutArithmetic:
     def start_timing(self) -> Timing:
         return lambda: 0.001
 
+    def make_current(self) -> None:
+        return
+
     def synchronize(self) -> None:
         return
 
@@ -82,9 +85,7 @@ class EngineWithoutArithmetic:
     def release_memory(self) -> None:
         return
 
-    def decode(
-        self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False
-    ) -> list[Image.Image]:
+    def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:  # noqa: ARG002 - the engine's form
         assert precision == FLOAT32
         assert all(drawing.is_done for drawing in drawings)
         fail_if(any(cast("Any", drawing.prompt).request.prompt == "decode" for drawing in drawings))

@@ -48,7 +48,9 @@ def test_before_any_picture_there_is_no_preview(mini: ModelFolder) -> None:
     assert not fit.is_ready
 
 
-def test_tiles_give_nearly_the_picture_that_is_decoded_whole(mini: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_give_nearly_the_picture_that_is_decoded_whole(
+    mini: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = Engine(mini, torch.device("cpu"))
     [embedding] = engine.encode_prompts([PromptRequest("red apple")], FLOAT32)
     drawings = engine.step(engine.begin(make_job(size=Size(1024, 768), steps=1), embedding), FLOAT32)

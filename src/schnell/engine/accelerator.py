@@ -43,7 +43,7 @@ def start_timing(device: torch.device) -> Timing:
 def _start_events(device: torch.device) -> Timing:
     # marks on the device's own stream, so that work before the first is not counted and needs not be waited for
     stream = torch.cuda.current_stream(device)
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     first.record(stream)
 
     def stop() -> float:
@@ -52,6 +52,14 @@ def _start_events(device: torch.device) -> Timing:
         return float(first.elapsed_time(last)) / 1e3
 
     return stop
+
+
+def make_current(device: torch.device) -> None:
+    """Let the calling thread's kernels run on this device, also those of libraries that do not ask which."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type == "xpu":
+        torch.xpu.set_device(device)
 
 
 def synchronize(device: torch.device) -> None:

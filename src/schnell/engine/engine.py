@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from schnell.clock import Stopwatch
-from schnell.engine.accelerator import Timing, is_alive, release_memory, start_timing, synchronize
+from schnell.engine.accelerator import Timing, is_alive, make_current, release_memory, start_timing, synchronize
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.cpu_forward import FluxForward
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
@@ -164,6 +164,10 @@ class Engine:
         """Empty the cache of prompt embeddings."""
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
+    def make_current(self) -> None:
+        """Let the calling thread compute on this engine's device: to be called once by the thread that owns it."""
+        make_current(self.device)
+
     def start_timing(self) -> Timing:
         """Begin to time what the device works from now on: the call that comes back waits for it, and gives seconds."""
         return start_timing(self.device)
@@ -193,9 +197,7 @@ class Engine:
         with model.routing.using([drawing.slots for drawing in drawings]):
             return denoise_step(model.transformer, drawings)
 
-    def decode(
-        self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False
-    ) -> list[Image.Image]:
+    def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.
 
         In `tiles`, a large picture takes a fraction of the memory; its pixels differ a little.

@@ -99,7 +99,7 @@ class PreviewFit:
         # since a second thread that computes with torch would take the first one's cores
         self._moments = np.zeros((LATENT_CHANNELS + 1, LATENT_CHANNELS + 1))
         self._targets = np.zeros((LATENT_CHANNELS + 1, 3))
-        self._map: NDArray[np.float64] | None = None
+        self._map: NDArray[np.floating[Any]] | None = None
         self._pictures = 0
 
     @property

@@ -18,7 +18,7 @@ long as that costs it less than a drawing of its own, see `_Loyalty`.
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic
 
@@ -293,12 +293,10 @@ class JobQueue(Generic[LaneT]):
             elif team_id not in held_up and here.can_ever_take(row.job):
                 if not here.may_start(row, joining):
                     held_up.add(team_id)
-                elif not loyalty.is_left(row.job):
+                elif not loyalty.is_left(row):
                     yield row
 
-    def _choose(
-        self, rows: Sequence[Row[LaneT]], lane: LaneT, here: DeviceShare[LaneT]
-    ) -> tuple[Row[LaneT], ...]:
+    def _choose(self, rows: Sequence[Row[LaneT]], lane: LaneT, here: DeviceShare[LaneT]) -> tuple[Row[LaneT], ...]:
         """The rows of a lane that step together: started ones, so that they leave soon, then newcomers that fit."""
         limit = here.batch_limit(lane)
         chosen = [row for row in rows if row.state == "denoising" and row.job.lane == lane][:limit]
@@ -364,16 +362,20 @@ class _Loyalty(Generic[LaneT]):
             for queued in jobs:
                 self._ahead[queued.device] += queued.work_left if queued.device is not None else 0
 
-    def is_left(self, queued: QueuedJob[LaneT]) -> bool:
-        """Whether another device should take this job; to be asked in the order of turns."""
+    def is_left(self, row: Row[LaneT]) -> bool:
+        """Whether another device should take this row's job; to be asked in the order of turns."""
+        queued = row.job
         if not self._others or not queued.adapters or self._here.has_all(queued.adapters):
             return False
         if queued not in self._known:
-            self._known[queued] = self._leave(queued)
+            self._known[queued] = self._leave(row)
         return self._known[queued]
 
-    def _leave(self, queued: QueuedJob[LaneT]) -> bool:
-        homes = [each for each in self._others if each.can_ever_take(queued) and each.has_all(queued.adapters)]
+    def _leave(self, row: Row[LaneT]) -> bool:
+        queued = row.job
+        able = (each for each in self._others if each.can_ever_take(queued) and each.has_all(queued.adapters))
+        # one that drains its slots for somebody before would not begin it
+        homes = [each for each in able if each.may_start(row, ())]
         if not homes:
             return False
         home = min(homes, key=lambda each: self._ahead[each.index])

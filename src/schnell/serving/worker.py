@@ -1,4 +1,4 @@
-"""The thread that owns one device's engine. `Worker.step` is the whole system: next batch, encode, denoise, decode, hand over.
+"""The thread that owns one engine. `Worker.step` is the whole system: next batch, encode, denoise, decode, hand over.
 
 The queue decides what runs (`queue.py`); the worker holds the tensors of what runs. Whatever one job brings in (its
 prompt, its LoRAs, its latents, its listener) and whatever fails on it fails that job alone (`faults.py`). A device that
@@ -78,9 +78,7 @@ class Worker:
     `device` is the number of the engine's device in the queue, which the workers of several devices share.
     """
 
-    def __init__(
-        self, engine: Engine, queue: JobQueue[LaneKey], sizer: BatchSizer[LaneKey], device: int = 0
-    ) -> None:
+    def __init__(self, engine: Engine, queue: JobQueue[LaneKey], sizer: BatchSizer[LaneKey], device: int = 0) -> None:
         self._engine = engine
         self._queue = queue
         self._sizer = sizer
@@ -104,7 +102,7 @@ class Worker:
         self._finishing.shutdown(wait=True)
 
     def submit(self, job: Job, listener: ProgressListener, *, here: bool = False) -> Future[JobOutcome]:
-        """Queue a job, for this worker alone if it must be drawn `here`. The listener is called from workers' threads."""
+        """Queue a job, for this worker alone if it must be drawn `here`. The listener is called from any thread."""
         lane = self.lane_of(job)
         return self._queue.submit(job, lane, lane.tokens, listener, self._device if here else None).future
 
@@ -142,6 +140,7 @@ class Worker:
         self._forget_ended()
 
     def _run(self) -> None:
+        self._engine.make_current()
         while self._queue.wait(self._device):
             try:
                 self.step()
