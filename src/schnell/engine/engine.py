@@ -35,6 +35,9 @@ from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, 
 DEFAULT_ADAPTER_SLOTS: Final = 16
 #: How many bytes of LoRAs are kept in memory beside the slots, so that one that comes back is not read from disk again.
 DEFAULT_ADAPTER_BYTES: Final = 2 << 30
+#: Two threads that ask for a precision at once must not both load it; and diffusers, while it loads, changes torch's
+#: defaults for the whole process, so engines of several devices load one after the other.
+_LOADING: Final = threading.Lock()
 #: At FLUX.1's own size a prompt of 256 tokens takes 2 MiB in bfloat16: room for 128 prompts.
 _PROMPT_CACHE_BYTES: Final = 256 << 20
 
@@ -104,8 +107,6 @@ class Engine:
         self.adapter_slots = adapter_slots
         self._adapter_bytes = adapter_bytes
         self._loaded: dict[Precision, LoadedModel] = {}
-        # two threads that ask for a precision at once must not both load it: the second waits for the first
-        self._load_lock = threading.Lock()
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
     @cached_property
@@ -257,7 +258,7 @@ class Engine:
         )
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
-        with self._load_lock:
+        with _LOADING:
             if precision not in self._loaded:
                 networks = load_networks(self.folder.path, precision, self.device)
                 slots = self.adapter_slots + 1  # slot 0 is no LoRA

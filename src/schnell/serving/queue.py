@@ -247,8 +247,10 @@ class JobQueue(Generic[LaneT]):
         """Why no device could ever draw a job; None if one could."""
         if any(each.can_ever_take(queued) for each in self._devices):
             return None
-        if all(each.is_lost for each in self._devices) or queued.only_on is not None:
+        if all(each.is_lost for each in self._devices):
             return ModelBusyError(_ALL_LOST, _RESTART_SECONDS)
+        if queued.only_on is not None and self._devices[queued.only_on].is_lost:
+            return ModelBusyError(_LOST)
         return GenerationFailedError(f"more than {self.adapter_slots} LoRAs in one job")
 
     def _in_turn(self, here: DeviceShare[LaneT]) -> list[Row[LaneT]]:

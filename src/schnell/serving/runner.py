@@ -36,9 +36,9 @@ class InProcessRunner:
         """
         spec = GenerationSpec("warming up", safety_checker=False)
         job = Job(id="warm-up", team_id="warm-up", spec=spec, seed=0)
-        drawn = [worker.submit(job, lambda _: None, here=True) for worker in self._workers]
-        for future in drawn:
-            future.result()
+        # one after the other: while diffusers loads a network, it changes torch's defaults for the whole process
+        for worker in self._workers:
+            worker.submit(job, lambda _: None, here=True).result()
 
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         """Draw a job's pictures. Cancelling this call takes the job out at the next step.
