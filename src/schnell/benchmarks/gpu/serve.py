@@ -41,10 +41,10 @@ class BusyEngine(RandomEngine):
         self.busy += perf_counter() - begin
         return stepped
 
-    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+    def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """As the engine does, which waits for the pixels."""
         begin = perf_counter()
-        pictures = super().decode(drawings, precision)
+        pictures = super().decode(drawings, precision, tiles=tiles)
         self.busy += perf_counter() - begin
         return pictures
 

@@ -76,10 +76,10 @@ class FailingEngine(RandomEngine):
         self._fail_once("step")
         return super().step(drawings, precision)
 
-    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+    def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """As the engine does, unless it fails."""
         self._fail_once("decode")
-        return super().decode(drawings, precision)
+        return super().decode(drawings, precision, tiles=tiles)
 
 
 def failures(lab: Lab) -> Figures:
