@@ -73,8 +73,8 @@ def test_every_class_of_cards_has_a_plan_within_its_memory_less_a_tenth(each: Cl
     )
     assert (form.adapter_slots, form.adapter_rank) == each.slots
     assert form.streamed == each.streamed
-    assert plan.precision_for(go_fast=True).name == each.fast
-    assert plan.precision_for(go_fast=False).name == (each.exact or each.fast)
+    assert form.precision_for(go_fast=True).name == each.fast
+    assert form.precision_for(go_fast=False).name == (each.exact or each.fast)
 
 
 @settings(max_examples=40, deadline=None)
@@ -190,8 +190,8 @@ def test_every_setting_reaches_the_plan() -> None:
     assert flux(card(80), text_encoders="cpu").form.text_place == "cpu"
     assert flux(card(80), offload="text").form.text_place == "streamed"
     assert flux(card(80), offload="blocks").form.streamed == 1
-    assert flux(card(80), decode="tiles").decodes_in_tiles(512 * 512)
-    assert not flux(card(12), decode="whole").decodes_in_tiles(1440 * 1440)
+    assert flux(card(80), decode="tiles").form.decodes_in_tiles(512 * 512)
+    assert not flux(card(12), decode="whole").form.decodes_in_tiles(1440 * 1440)
     # the largest networks in bfloat16 run on any card whose host has room for them
     assert flux(card(24), precision="bfloat16").form.streamed > 0
 

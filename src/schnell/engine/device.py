@@ -30,6 +30,11 @@ class Precision:
         """The torch type of activations, and of weights that are not quantized."""
         return torch.float32 if self.name == "float32" else torch.bfloat16
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights of the transformer are rounded further than to its dtype."""
+        return self.name not in {"float32", "bfloat16"}
+
 
 FLOAT32: Final = Precision("float32")
 BFLOAT16: Final = Precision("bfloat16")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
-from schnell.engine.device import Precision
 from schnell.engine.memory_sums import (
     LARGEST_PIXELS,
     MEGAPIXEL,
@@ -118,17 +117,9 @@ class MemoryPlan:
         target = self.target
         return max(self.peak / (_USABLE * target.memory), self.host_peak / (_USABLE * target.host_memory))
 
-    def precision_for(self, *, go_fast: bool) -> Precision:
-        """The precision that a request with this value of `go_fast` runs in."""
-        return Precision(self.form.precision if go_fast or self.form.exact is None else self.form.exact)
-
     def rows_for(self, tokens: int) -> int:
         """The most rows of so many latent tokens that may step together; one is always possible."""
         return max(1, self.form.rows * row_tokens(self.sizes, MEGAPIXEL) // (tokens + self.sizes.text_tokens))
-
-    def decodes_in_tiles(self, pixels: int) -> bool:
-        """Whether a picture of so many drawn pixels is decoded in tiles from the start."""
-        return pixels > self.form.whole_pixels
 
 
 def make_plan(sizes: NetworkSizes, target: Target, wishes: Wishes | None = None) -> MemoryPlan:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from schnell.engine.device import Precision
 from schnell.engine.network_sizes import Blocks, Linears, NetworkSizes
 from schnell.engine.quantized import Kind, stored_bytes
 from schnell.spec import MAX_SIDE
@@ -60,6 +61,14 @@ class Form:
     rows: int
     whole_pixels: int
     streamed: int = 0
+
+    def precision_for(self, *, go_fast: bool) -> Precision:
+        """The precision that a request with this value of `go_fast` runs in."""
+        return Precision(self.precision if go_fast or self.exact is None else self.exact)
+
+    def decodes_in_tiles(self, pixels: int) -> bool:
+        """Whether a picture of so many drawn pixels is decoded in tiles from the start."""
+        return pixels > self.whole_pixels
 
     @property
     def number_bytes(self) -> int:

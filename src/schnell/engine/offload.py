@@ -126,7 +126,9 @@ class StreamedBlocks:
     def _begin_pass(self) -> None:
         if not self._pieces:
             size = max(block.host.nbytes for block in self._blocks)
-            self._pieces = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(2)]
+            # made in inference mode they could be written to in inference mode alone
+            with torch.inference_mode(mode=False):
+                self._pieces = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(2)]
         # a pass that failed half way has marked nothing as read, and has left a block on the device
         for piece in range(2):
             self._copies.mark_read(piece)

@@ -17,7 +17,7 @@ from PIL import Image
 from schnell.clock import Stopwatch
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest, outcome_of, warnings_for
+from schnell.engine.engine import Engine, PromptRequest, outcome_of
 from schnell.engine.pictures import PreviewFit
 from schnell.engine.text import PromptEmbedding
 from schnell.serving.batch_size import BatchSizer
@@ -247,7 +247,9 @@ class Worker:
             if not self._queue.complete_row(row, image):
                 return
             images = [queued.images[index] for index in range(len(queued.rows))]
-            outcome = outcome_of(images, warnings_for(started.prompt, self._engine.folder), dict(started.watch.seconds))
+            outcome = outcome_of(
+                images, self._engine.warnings_for(queued.job, started.prompt), dict(started.watch.seconds)
+            )
         except Exception as error:  # noqa: BLE001 - it would be lost in this thread
             self._queue.fail(queued, error)
             return
