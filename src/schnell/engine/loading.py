@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from schnell.engine.device import Precision
 from schnell.engine.flux import Flux, FluxParams
 from schnell.engine.network_classes import network_class
+from schnell.engine.offload import StreamedBlocks
 from schnell.engine.text_networks import ClipText, T5Encoder
 from schnell.engine.weight_names import read_diffusers_folder
 from schnell.errors import ModelFolderError
@@ -26,6 +27,8 @@ from schnell.errors import ModelFolderError
 #: What a loaded linear layer is exchanged for, by its path; None leaves it as it is. It must have `in_features`,
 #: `out_features`, `bias`, `forward(x)` and `full_weight()`, the matrix in the compute dtype.
 LayerForm = Callable[[str, nn.Linear], nn.Module | None]
+#: Where a parameter goes, by its name.
+DeviceOf = Callable[[str], torch.device]
 
 _NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {
     "transformer": lambda config: Flux(FluxParams.from_config(config)),
@@ -36,12 +39,16 @@ _NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """A FLUX model's networks in one precision, in inference mode, on one device."""
+    """A FLUX model's networks in one precision, in inference mode.
+
+    `streamed_text` are T5's blocks where they wait in host memory for their turn.
+    """
 
     clip: nn.Module
     t5: nn.Module
     transformer: Flux
     vae: nn.Module
+    streamed_text: StreamedBlocks | None = None
 
 
 def load_networks(folder: Path, precision: Precision, device: torch.device) -> Networks:
@@ -59,11 +66,15 @@ def load_networks(folder: Path, precision: Precision, device: torch.device) -> N
 
 
 def load_network(
-    folder: Path, part: str, precision: Precision, device: torch.device, form: LayerForm | None = None
+    folder: Path,
+    part: str,
+    precision: Precision,
+    device: torch.device | DeviceOf,
+    form: LayerForm | None = None,
 ) -> Any:
     """Read one network of a diffusers folder: `transformer`, `vae`, `text_encoder` (CLIP) or `text_encoder_2` (T5).
 
-    Nothing is downloaded. Parameters need no gradient.
+    Nothing is downloaded. Parameters need no gradient. `device` may be a function of a parameter's name.
 
     Raises:
         ModelFolderError: a weight file is missing or does not fit its configuration.
@@ -81,11 +92,20 @@ def load_network(
     return loaded.eval().requires_grad_(requires_grad=False)
 
 
-def _load_own_network(folder: Path, precision: Precision, device: torch.device, form: LayerForm | None) -> nn.Module:
+def empty_network(folder: Path) -> nn.Module:
+    """The network that a component's folder (`transformer`, `text_encoder` or `text_encoder_2`) describes.
+
+    It has no memory: its parameters are on the meta device, and tensors are put in their place later.
+    """
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    # without memory of its own: the file's tensors are put in the parameters' place
     with torch.device("meta"):
-        network = _NETWORKS[folder.name](config)
+        return _NETWORKS[folder.name](config)
+
+
+def _load_own_network(
+    folder: Path, precision: Precision, device: torch.device | DeviceOf, form: LayerForm | None
+) -> nn.Module:
+    network = empty_network(folder)
     wanted = network.state_dict().keys()
     read = read_diffusers_folder if isinstance(network, Flux) else _read_text_weights
     fill_network(network, read(folder, wanted), precision.dtype, device, form)
@@ -96,10 +116,12 @@ def fill_network(
     network: nn.Module,
     tensors: Iterable[tuple[str, Tensor]],
     dtype: torch.dtype,
-    device: torch.device,
+    device: torch.device | DeviceOf,
     form: LayerForm | None = None,
 ) -> None:
     """Give an empty network (on the meta device) its parameters, in any order, each as soon as it is read.
+
+    `device` is where all of them go, or where each goes by its name.
 
     Raises:
         ModelFolderError: a parameter is missing, unknown, or of another shape.
@@ -110,7 +132,8 @@ def fill_network(
             raise ModelFolderError(f"there is no place for the tensor {name} in the network")
         path, _, kind = name.rpartition(".")
         layer = network.get_submodule(path)
-        _set_parameter(layer, kind, name, tensor.to(device=device, dtype=dtype))
+        place = device if isinstance(device, torch.device) else device(name)
+        _set_parameter(layer, kind, name, tensor.to(device=place, dtype=dtype))
         if form is not None and isinstance(layer, nn.Linear) and not any(each.is_meta for each in layer.parameters()):
             _exchange(network, path, form(path, layer))
     if missing:

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from schnell.engine import loading
-from schnell.engine.device import Precision
+from schnell.engine.device import Precision, free_host_memory, free_memory, quantized_arithmetic
 from schnell.engine.engine import Engine, LoadedModel
+from schnell.engine.memory_plan import Target, make_plan
 from schnell.engine.network_classes import network_class
+from schnell.engine.network_sizes import read_network_sizes
 from schnell.models.folder import ModelFolder, embedded_home, open_model_folder
 from schnell.spec import Size
 
@@ -180,10 +182,17 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class RandomEngine(Engine):
-    """An engine whose weights are made on the device instead of read from files; all else is as in a server."""
+    """An engine whose weights are made on the device instead of read from files; all else is as in a server.
 
-    def __init__(self, shape: Shape, path: Path, device: torch.device, **options: Any) -> None:
-        super().__init__(write_folder(shape, path), device, **options)
+    Its form is what a server would plan for the device's free memory, or for `memory` bytes.
+    """
+
+    def __init__(self, shape: Shape, path: Path, device: torch.device, memory: int | None = None) -> None:
+        folder = write_folder(shape, path)
+        host, eight_bits = free_host_memory(), quantized_arithmetic(device)
+        target = Target(device.type, str(device), memory or free_memory(device), host, eight_bits)
+        self.plan = make_plan(read_network_sizes(folder), target)
+        super().__init__(folder, device, form=self.plan.form)
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
         with random_weights(self.device):

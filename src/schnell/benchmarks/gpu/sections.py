@@ -15,7 +15,6 @@ from typing import Any, Final
 import torch
 
 from schnell.benchmarks.gpu.ceilings import ceilings
-from schnell.benchmarks.gpu.compiled import compiled
 from schnell.benchmarks.gpu.lab import Figure, Figures, Lab
 from schnell.benchmarks.gpu.lora import lora
 from schnell.benchmarks.gpu.parity import parity

@@ -35,16 +35,18 @@ def _on_card(lab: Lab, card: int) -> dict[str, Any]:
     total = torch.cuda.get_device_properties(lab.device).total_memory / GIB if lab.on_cuda else card
     if total < card:
         return {"draws": None, "why": f"this card has {total:.1f} GiB"}
+    memory = int((card - _CONTEXT_GIB) * GIB)
     if lab.on_cuda:
-        torch.cuda.set_per_process_memory_fraction((card - _CONTEXT_GIB) / total, lab.device)
-    engine = RandomEngine(lab.shape, lab.folder, lab.device)
+        torch.cuda.set_per_process_memory_fraction(memory / GIB / total, lab.device)
+    engine = RandomEngine(lab.shape, lab.folder, lab.device, memory)
     precision = engine.precision_for(go_fast=True)
     peak = lab.peak_gib(lambda: draw(engine, [make_job(lab.shape.middle)], precision))
     seconds = lab.seconds(lambda: draw(engine, [make_job(lab.shape.middle)], precision), times=1)
     refused = _refusal(engine, [make_job(lab.shape.large, seed) for seed in range(2 if lab.is_dry else 16)], precision)
     lab.free()
     draw(engine, [make_job(lab.shape.middle)], precision)
-    return {"draws": True, "peak_gib": peak, "seconds": seconds, "too_large": refused, "recovers": True}
+    form = {"path": precision.name, "planned_gib": engine.plan.peak / GIB}
+    return form | {"draws": True, "peak_gib": peak, "seconds": seconds, "too_large": refused, "recovers": True}
 
 
 def _refusal(engine: Engine, jobs: Sequence[Job], precision: Precision) -> str:

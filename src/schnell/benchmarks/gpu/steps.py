@@ -16,6 +16,7 @@ def memory(lab: Lab) -> Figures:
     """GiB of each network, and the most that encoding, a step of each size, and decoding take beside them."""
     engine = RandomEngine(lab.shape, lab.folder, lab.device)
     precision = engine.precision_for(go_fast=False)
+    yield "planned_peak_gib", engine.plan.peak / GIB
     yield lab.attempt("load_seconds", lambda: lab.seconds(lambda: engine.load(precision), times=1))
     for name in ("transformer", "t5", "clip", "vae"):
         parameters = engine.network(name, precision).parameters()
