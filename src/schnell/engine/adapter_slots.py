@@ -1,8 +1,11 @@
 """LoRA files as factors in the slots of a model's layers; the files last used are kept in memory, within a bound."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Final
 
 import numpy as np
@@ -15,6 +18,7 @@ from schnell.adapters.forms import Floats
 from schnell.adapters.tensors import Array
 from schnell.engine.slot_linear import KroneckerFactors, SlotPart, SlotPlan, slot_layers
 from schnell.engine.slot_routing import SlotRouting
+from schnell.engine.uploads import Uploads
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
 
@@ -42,6 +46,9 @@ class AdapterSlots:
     def __init__(self, parts: Mapping[str, SlotPart], routing: SlotRouting, plan: SlotPlan, max_bytes: int) -> None:
         self._parts, self._routing = parts, routing
         self.memory = AdapterMemory(parts, plan, max_bytes)
+        # for the transformer's slots alone. Those of the text encoders come and go with their adapters: they are made on
+        # the stream that reads them, or torch could give their memory to another copy while they are still read
+        self.uploads = Uploads.of(plan.device) if plan.reserved else Uploads()
         self._in_slot: dict[int, str] = {}
         # an adapter acts on some layers only; a slot is emptied in those alone
         self._written: dict[int, tuple[str, ...]] = {}
@@ -73,7 +80,7 @@ class AdapterSlots:
 
     def acts_on_text(self, slot: int) -> bool:
         """Whether the adapter in this slot has side paths in the text encoders."""
-        return any(name.startswith("text_encoder") for name in self._written.get(slot, ()))
+        return not all(map(_is_of_transformer, self._written.get(slot, ())))
 
     @property
     def slot_bytes(self) -> int:
@@ -82,38 +89,55 @@ class AdapterSlots:
 
     def _write(self, slot: int, forms: Mapping[str, LoadedForm]) -> None:
         self._written[slot] = tuple(forms)
-        for name, form in forms.items():
-            if isinstance(form, KroneckerFactors):
-                self._parts[name].write_kronecker(slot, form)
-            else:
-                self._parts[name].write_low_rank(slot, *form)
+        with self.uploads.copying():
+            for name in filter(_is_of_transformer, forms):
+                self._write_part(slot, name, forms[name])
+        for name in filterfalse(_is_of_transformer, forms):
+            self._write_part(slot, name, forms[name])
         self._routing.describe_slot(
             slot,
             has_gain=any(isinstance(form, tuple) and form[2] is not None for form in forms.values()),
             has_kronecker=any(isinstance(form, KroneckerFactors) for form in forms.values()),
         )
 
+    def _write_part(self, slot: int, name: str, form: LoadedForm) -> None:
+        if isinstance(form, KroneckerFactors):
+            self._parts[name].write_kronecker(slot, form)
+        else:
+            self._parts[name].write_low_rank(slot, *form)
+
     def _empty(self, slot: int) -> tuple[str, ...]:
         """Empty a slot; gives the parts that it had something in."""
         self._in_slot.pop(slot, None)
         names = self._written.pop(slot, ())
-        for name in names:
+        with self.uploads.copying():
+            for name in filter(_is_of_transformer, names):
+                self._parts[name].clear(slot)
+        for name in filterfalse(_is_of_transformer, names):
             self._parts[name].clear(slot)
         self._routing.describe_slot(slot, has_gain=False, has_kronecker=False)
         return names
 
 
 class AdapterMemory:
-    """Adapter files as host tensors in the slots' dtype, least recently used out first.
+    """Adapter files as host tensors in the slots' dtype, least recently used out first; for several threads.
 
-    `nbytes` is what they take, by the files' own count; at most `max_bytes`, or one adapter if it is larger than that.
+    `nbytes` is what they take; at most `max_bytes`, or one adapter if it is larger than that.
     """
 
     def __init__(self, parts: Mapping[str, SlotPart], plan: SlotPlan, max_bytes: int) -> None:
         self._parts, self._plan = parts, plan
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, LoadedAdapter] = OrderedDict()
+        # one that is read ahead in another thread is waited for, not read twice
+        self._under_way: dict[str, Future[LoadedAdapter]] = {}
+        self._lock = threading.Lock()
         self.nbytes = 0
+
+    def has(self, sha256: str) -> bool:
+        """Whether an adapter needs not be read from its file."""
+        with self._lock:
+            return sha256 in self._loaded
 
     def load(self, adapter: AdapterUse) -> LoadedAdapter:
         """The adapter's factors, read from its file unless they are in memory.
@@ -122,16 +146,37 @@ class AdapterMemory:
             AdapterError: the file is damaged, has a layer that the model lacks or has in another size, or needs a
                 larger rank than is planned for.
         """
-        if adapter.sha256 in self._loaded:
-            self._loaded.move_to_end(adapter.sha256)
-            return self._loaded[adapter.sha256]
-        loaded = self._convert(read_adapter(adapter.path), adapter.name)
-        self._loaded[adapter.sha256] = loaded
+        with self._lock:
+            if adapter.sha256 in self._loaded:
+                self._loaded.move_to_end(adapter.sha256)
+                return self._loaded[adapter.sha256]
+            under_way = self._under_way.get(adapter.sha256)
+            mine: Future[LoadedAdapter] = Future()
+            if under_way is None:
+                self._under_way[adapter.sha256] = mine
+        return self._read(adapter, mine) if under_way is None else under_way.result()
+
+    def _read(self, adapter: AdapterUse, to: "Future[LoadedAdapter]") -> LoadedAdapter:
+        """Read a file without holding up those who want another adapter; `to` tells those who want this one."""
+        try:
+            loaded = self._convert(read_adapter(adapter.path), adapter.name)
+        except BaseException as error:
+            with self._lock:
+                del self._under_way[adapter.sha256]
+            to.set_exception(error)
+            raise
+        with self._lock:
+            del self._under_way[adapter.sha256]
+            self._keep(adapter.sha256, loaded)
+        to.set_result(loaded)
+        return loaded
+
+    def _keep(self, sha256: str, loaded: LoadedAdapter) -> None:
+        self._loaded[sha256] = loaded
         self.nbytes += loaded.nbytes
         while self.nbytes > self._max_bytes and len(self._loaded) > 1:  # not the one that was asked for
             _, dropped = self._loaded.popitem(last=False)
             self.nbytes -= dropped.nbytes
-        return loaded
 
     def _convert(self, canonical: CanonicalAdapter, name: str) -> LoadedAdapter:
         unknown = [module for module in canonical.modules if module not in self._parts]
@@ -147,7 +192,8 @@ class AdapterMemory:
             f"{_LOST_PERCENT:.1f}% of it"
         )
         forms = {module: self._as_tensors(form, self._parts[module]) for module, form in fitted.items()}
-        return LoadedAdapter(forms, canonical.nbytes, (warning,) if reduced else ())
+        nbytes = sum(_host_bytes(each) for form in forms.values() for each in _tensors_of(form))
+        return LoadedAdapter(forms, nbytes, (warning,) if reduced else ())
 
     def _fit(self, form: Form, part: SlotPart, name: str) -> Form:
         """The form as slots can hold it: of the planned rank, and low-rank where shapes must not change."""
@@ -178,7 +224,7 @@ class AdapterMemory:
             return KroneckerFactors(left.to(device), right.to(device), form.start, form.start + form.out_features)
         if isinstance(form, Dora):
             return self._dora(form, part)
-        return self._host(form.a), self._host(form.b), None
+        return self._host(form.a), self._host(_exact(form.b).T).T, None
 
     def _dora(self, form: Dora, part: SlotPart) -> tuple[Tensor, Tensor, Tensor]:
         """A [rank, in], g*B [out, rank] and g - 1 [out] of a DoRA over the layer's weight W [out, in].
@@ -190,13 +236,31 @@ class AdapterMemory:
         device = self._plan.device
         a, b, magnitude = (torch.from_numpy(_exact(each)).to(device) for each in (form.a, form.b, form.magnitude))
         g = magnitude / torch.linalg.vector_norm(part.weight().to(device).float() + b @ a, dim=1)
-        return self._host(a), self._host(g.unsqueeze(1) * b), self._host(g - 1)
+        return self._host(a), self._host((g.unsqueeze(1) * b).T).T, self._host(g - 1)
 
     def _host(self, values: Tensor | Array) -> Tensor:
-        """A tensor in the slots' dtype on the CPU, in memory that a GPU can read by itself where there is one."""
+        """A contiguous tensor in the slots' dtype on the CPU, in memory that a GPU can read by itself if there is one.
+
+        Factors of the way up are handed over turned: slots hold them so, and what is turned on its way is copied twice.
+        """
         tensor = values.cpu() if isinstance(values, Tensor) else torch.from_numpy(_exact(values))
-        host = tensor.to(self._plan.dtype)
+        host = tensor.to(self._plan.dtype).contiguous()
         return host.pin_memory() if self._plan.device.type == "cuda" else host
+
+
+def _is_of_transformer(name: str) -> bool:
+    return not name.startswith("text_encoder")
+
+
+def _tensors_of(form: LoadedForm) -> tuple[Tensor, ...]:
+    if isinstance(form, KroneckerFactors):
+        return form.left, form.right
+    return tuple(each for each in form if each is not None)
+
+
+def _host_bytes(tensor: Tensor) -> int:
+    """What a tensor takes of host memory: torch pins whole powers of two."""
+    return 1 << (tensor.nbytes - 1).bit_length() if tensor.is_pinned() else tensor.nbytes
 
 
 def _exact(array: Array) -> Floats:
