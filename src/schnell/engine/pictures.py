@@ -101,5 +101,5 @@ class PreviewFit:
 
 def _features(latents: Tensor, grid: Size) -> Tensor:
     """(latent pixels, channels + 1) in float64 on the CPU; the last column is 1, for the map's offset."""
-    channels = unpack_latents(latents, grid).flatten(1).T.double().cpu()
+    channels = unpack_latents(latents.cpu(), grid).flatten(1).T.double()
     return torch.cat([channels, torch.ones(len(channels), 1, dtype=torch.float64)], dim=1)
