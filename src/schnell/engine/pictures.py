@@ -56,7 +56,7 @@ class PreviewFit:
     """Previews by a linear map from a latent pixel's channels to its colour, far cheaper than decoding.
 
     The map is not a constant of the model: it is fitted to the pictures that the decoder made here so far, by ridge
-    regression over running moments, in which older pictures fade. For one thread.
+    regression over running moments, in which older pictures fade. One thread may learn while another paints.
     """
 
     def __init__(self) -> None:
