@@ -50,6 +50,7 @@ class AdapterSlots:
         # the stream that reads them, or torch could give their memory to another copy while they are still read
         self.uploads = Uploads.of(plan.device) if plan.reserved else Uploads()
         self._in_slot: dict[int, str] = {}
+        self._warnings: dict[str, tuple[str, ...]] = {}  # of those adapters that have any, by hash
         # an adapter acts on some layers only; a slot is emptied in those alone
         self._written: dict[int, tuple[str, ...]] = {}
 
@@ -63,7 +64,10 @@ class AdapterSlots:
             return
         before = self._empty(slot)
         try:
-            self._write(slot, self.memory.load(adapter).forms)
+            loaded = self.memory.load(adapter)
+            if loaded.warnings:
+                self._warnings[adapter.sha256] = loaded.warnings
+            self._write(slot, loaded.forms)
         except Exception:
             # half a LoRA must never draw
             before += self._empty(slot)
@@ -77,6 +81,10 @@ class AdapterSlots:
         """Empty a slot, and give back its memory where the plan allows."""
         for layer in slot_layers(self._parts[name] for name in self._empty(slot)):
             layer.give_back()
+
+    def warnings_for(self, sha256: str) -> tuple[str, ...]:
+        """What the user of this adapter should know about how it is drawn."""
+        return self._warnings.get(sha256, ())
 
     def acts_on_text(self, slot: int) -> bool:
         """Whether the adapter in this slot has side paths in the text encoders."""
@@ -94,11 +102,8 @@ class AdapterSlots:
                 self._write_part(slot, name, forms[name])
         for name in filterfalse(_is_of_transformer, forms):
             self._write_part(slot, name, forms[name])
-        self._routing.describe_slot(
-            slot,
-            has_gain=any(isinstance(form, tuple) and form[2] is not None for form in forms.values()),
-            has_kronecker=any(isinstance(form, KroneckerFactors) for form in forms.values()),
-        )
+        plain = all(isinstance(form, tuple) and form[2] is None for form in forms.values())
+        self._routing.describe_slot(slot, is_low_rank=plain)
 
     def _write_part(self, slot: int, name: str, form: LoadedForm) -> None:
         if isinstance(form, KroneckerFactors):
@@ -115,7 +120,7 @@ class AdapterSlots:
                 self._parts[name].clear(slot)
         for name in filterfalse(_is_of_transformer, names):
             self._parts[name].clear(slot)
-        self._routing.describe_slot(slot, has_gain=False, has_kronecker=False)
+        self._routing.describe_slot(slot, is_low_rank=True)
         return names
 
 
