@@ -3,6 +3,7 @@
 The serving worker calls the same stages, with the rows of several jobs in a batch.
 """
 
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -34,7 +35,7 @@ from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder, compu
 from schnell.engine.weight_names import layer_rows
 from schnell.errors import GenerationFailedError
 from schnell.models.folder import ModelFolder, weights_sha256
-from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
+from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, Size, output_seed
 
 #: How many different LoRAs can be loaded into a model's layers at once.
 DEFAULT_ADAPTER_SLOTS: Final = 16
@@ -146,6 +147,19 @@ class Engine:
         if self.form is None:
             return choose_precision(self.device, go_fast=go_fast)
         return self.form.precision_for(go_fast=go_fast)
+
+    def most_rows(self, tokens: int) -> int:
+        """The most rows of so many latent tokens that the plan has memory for in one step; one is always possible."""
+        if self.form is None:
+            return sys.maxsize
+        columns, rows = self.folder.token_grid(Size(1024, 1024))
+        of_text = self.folder.sequence_length
+        return max(1, self.form.rows * (columns * rows + of_text) // (tokens + of_text))
+
+    def decodes_in_tiles(self, grid: Size) -> bool:
+        """Whether the plan has memory for decoding pictures of this token grid in tiles only."""
+        pixels = grid.width * grid.height * self.folder.pixels_per_token**2
+        return self.form is not None and self.form.decodes_in_tiles(pixels)
 
     def load(self, precision: Precision) -> None:
         """Load the networks of a precision, so that the first picture does not wait for them.
