@@ -11,7 +11,7 @@ from schnell.clock import Stopwatch
 from schnell.engine.accelerator import Timing
 from schnell.engine.denoise import Drawing, noise_levels
 from schnell.engine.device import FLOAT32, Precision
-from schnell.engine.engine import PromptRequest
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptEmbedding
 from schnell.errors import AdapterError

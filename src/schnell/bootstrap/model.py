@@ -1,32 +1,45 @@
 """The engine and its runner, out of settings."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from schnell.bootstrap.memory import build_quantized_files, target_on, wishes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
+    from schnell.serving.batch_size import BatchSizer
+    from schnell.serving.device_share import BatchLimit
     from schnell.serving.runner import InProcessRunner
+    from schnell.serving.worker import LaneKey
     from schnell.settings import Settings
 
 
 def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
     """The engine for a model's name or folder, without the safety check if `safety` is off.
 
+    It runs in the form that the memory plan chooses by itself.
+
     Raises:
         ModelFolderError: no such model here, or no such device.
+        ModelTooLargeError: the model does not fit into the device's memory.
     """
     from schnell.engine.devices import choose_device
     from schnell.engine.engine import Engine
+    from schnell.engine.memory_plan import make_plan
     from schnell.engine.network_classes import import_network_classes
+    from schnell.engine.network_sizes import read_network_sizes
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
 
     folder = find_model(model)
-    import_network_classes()
     chosen = choose_device(device, weights=folder.path)
-    return Engine(folder, chosen, load_safety_checker() if safety else None)
+    form = make_plan(read_network_sizes(folder), target_on(chosen)).form
+    import_network_classes()
+    checker = load_safety_checker() if safety else None
+    return Engine(folder, chosen, checker, form=form, files=build_quantized_files())
 
 
 def build_runner(*engines: "Engine") -> "InProcessRunner":
@@ -45,12 +58,17 @@ def build_runner(*engines: "Engine") -> "InProcessRunner":
     # one for both: the worker reports how long steps took, the queue asks how large a batch may be. A GPU begins with
     # one row, which fills it if it is large
     sizers: list[BatchSizer[LaneKey]] = [BatchSizer(first=4 if each.device.type == "cpu" else 1) for each in engines]
-    limits = [DeviceLimits(sizer.limit, engine.adapter_slots) for sizer, engine in zip(sizers, engines, strict=True)]
+    limits = [DeviceLimits(_limit(*each), each[1].adapter_slots) for each in zip(sizers, engines, strict=True)]
     queue = JobQueue(limits[0].batch_limit, limits[0].adapter_slots, others=limits[1:])
     workers = [Worker(engine, queue, sizers[index], index) for index, engine in enumerate(engines)]
     for worker in workers:
         worker.start()
     return InProcessRunner(*workers)
+
+
+def _limit(sizer: "BatchSizer[LaneKey]", engine: "Engine") -> "BatchLimit[LaneKey]":
+    """As many rows as pay, and as many as the memory plan has room for."""
+    return lambda lane: min(sizer.limit(lane), engine.most_rows(lane.tokens))
 
 
 def _refuse_mixed_precisions(engines: "Sequence[Engine]") -> None:
@@ -68,16 +86,21 @@ def _refuse_mixed_precisions(engines: "Sequence[Engine]") -> None:
         )
 
 
-def build_server_runner(settings: "Settings") -> "Runner":
+def build_server_runner(settings: "Settings", tell: Callable[[str], object]) -> "Runner":
     """The server's runner: an engine a device, with the operator's model and safety classifiers, loaded and started.
+
+    `tell` is given the lines of the memory plan before anything is loaded.
 
     Raises:
         ConfigurationError: the devices are named in two settings.
         ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
+        ModelTooLargeError: the model does not fit into the device's memory in the form that the settings ask for.
     """
     from schnell.engine.devices import choose_server_devices
     from schnell.engine.engine import Engine
+    from schnell.engine.memory_plan import describe, make_plan
     from schnell.engine.network_classes import import_network_classes
+    from schnell.engine.network_sizes import read_network_sizes
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
     from schnell.models.catalogue import find_model
@@ -88,6 +111,11 @@ def build_server_runner(settings: "Settings") -> "Runner":
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     folder = find_model(settings.model)
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)
-    runner = build_runner(*(Engine(folder, device, safety) for device in devices))
+    plans = [make_plan(read_network_sizes(folder), target_on(each), wishes_of(settings)) for each in devices]
+    for line in dict.fromkeys(line for plan in plans for line in describe(plan)):
+        tell(line)
+    files = build_quantized_files() if settings.keep_quantized else None
+    pairs = zip(devices, plans, strict=True)
+    runner = build_runner(*(Engine(folder, device, safety, form=plan.form, files=files) for device, plan in pairs))
     runner.warm_up()
     return runner

@@ -35,7 +35,7 @@ def serve_command(
         say(f"loading {settings.model} …")
         if not settings.safety:
             say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
-        run_server(settings, build_server_runner(settings), listener)
+        run_server(settings, build_server_runner(settings, say), listener)
 
 
 def configure_logs(level: str) -> None:

@@ -3,12 +3,13 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import filterfalse
 from typing import Final
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -16,11 +17,14 @@ from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_a
 from schnell.adapters.decompose import MIN_ENERGY, Decomposition, compress, compress_kronecker
 from schnell.adapters.forms import Floats
 from schnell.adapters.tensors import Array
+from schnell.engine.accelerator import make_current
 from schnell.engine.slot_linear import KroneckerFactors, SlotPart, SlotPlan, slot_layers
 from schnell.engine.slot_routing import SlotRouting
 from schnell.engine.uploads import Uploads
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
+
+log = structlog.get_logger(__name__)
 
 #: Down [rank, in] and up [out, rank] of a low-rank product with DoRA's gain [out] or None; or a Kronecker product.
 LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
@@ -46,8 +50,8 @@ class AdapterSlots:
     def __init__(self, parts: Mapping[str, SlotPart], routing: SlotRouting, plan: SlotPlan, max_bytes: int) -> None:
         self._parts, self._routing = parts, routing
         self.memory = AdapterMemory(parts, plan, max_bytes)
-        # for the transformer's slots alone. Those of the text encoders come and go with their adapters: they are made on
-        # the stream that reads them, or torch could give their memory to another copy while they are still read
+        # for the transformer's slots alone. Those of the text encoders come and go with their adapters: they are made
+        # on the stream that reads them, or torch could give their memory to another copy while they are still read
         self.uploads = Uploads.of(plan.device) if plan.reserved else Uploads()
         self._in_slot: dict[int, str] = {}
         self._warnings: dict[str, tuple[str, ...]] = {}  # of those adapters that have any, by hash
@@ -136,8 +140,31 @@ class AdapterMemory:
         self._loaded: OrderedDict[str, LoadedAdapter] = OrderedDict()
         # one that is read ahead in another thread is waited for, not read twice
         self._under_way: dict[str, Future[LoadedAdapter]] = {}
+        self._asked: set[str] = set()
         self._lock = threading.Lock()
+        device = plan.device
+        self._reader = ThreadPoolExecutor(1, "schnell-lora", initializer=lambda: make_current(device))
         self.nbytes = 0
+
+    def read_ahead(self, adapter: AdapterUse) -> None:
+        """Read a file in another thread, unless it is in memory or on its way there.
+
+        What fails there fails again, with its message, where the adapter is used.
+        """
+        with self._lock:
+            if adapter.sha256 in self._loaded or adapter.sha256 in self._under_way or adapter.sha256 in self._asked:
+                return
+            self._asked.add(adapter.sha256)
+        self._reader.submit(self._read_quietly, adapter)
+
+    def _read_quietly(self, adapter: AdapterUse) -> None:
+        try:
+            self.load(adapter)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it here
+            log.info("a LoRA could not be read ahead", lora=adapter.name, error=str(error))
+        finally:
+            with self._lock:
+                self._asked.discard(adapter.sha256)
 
     def has(self, sha256: str) -> bool:
         """Whether an adapter needs not be read from its file."""

@@ -41,9 +41,13 @@ class CompiledBlocks:
         network.run_block = self._run
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
-        if self._routing.is_active and not self._routing.is_low_rank:
+        if self._routing.is_active and not self._has_program():
             return block(*inputs)
         return self._compiled[block](*inputs)
+
+    def _has_program(self) -> bool:
+        """A row with more LoRAs than most have would be a program that nobody has made before."""
+        return self._routing.is_low_rank and self._routing.slots.shape[1] <= MAX_ADAPTERS_PER_ROW
 
     def warm_up(self, text_tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[float]:
         """Make all programs, with empty slots; yields the share that is done, from 0 to 1."""

@@ -64,10 +64,13 @@ def find_missing(device: torch.device) -> str | None:
     wanted = (named,) if named else _COMPILERS[device.type]
     if not any(shutil.which(each) for each in wanted):
         return f"there is no C compiler ({' or '.join(wanted)}): apt-get install gcc g++ python3-dev, or set it to off"
-    if device.type == "cpu":
-        return None
+    return _what_triton_lacks(device) if device.type == "cuda" else None
+
+
+def _what_triton_lacks(device: torch.device) -> str | None:
     if find_spec("triton") is None:
         return "torch came without Triton: pip install triton, or set it to off"
+    # it compiles a small module of Python's for every program
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return "Python's headers are missing: apt-get install python3-dev, or set it to off"
     if torch.cuda.get_device_capability(device) < _TRITON_CAPABILITY:

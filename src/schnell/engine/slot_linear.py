@@ -251,8 +251,8 @@ class SlotLinear(nn.Module):
         assert self.up is not None  # noqa: S101
         self.gain = gains
         self.clear(slot, part)
-        # noted before anything is written: what fails half way is cleared by it. Whole multiples of 8, which products are
-        # fastest at
+        # noted before anything is written, so that what fails half way is cleared. Whole multiples of 8, which products
+        # are fastest at
         self._ranks[slot][part.index] = min(-(-rank // 8) * 8, self.down.shape[2])
         # factors in pinned memory are copied while others' steps run; whoever reads the slot waits (`engine.uploads`)
         self.down[slot, part.index, :rank].copy_(down, non_blocking=True)

@@ -43,8 +43,8 @@ class Uploads:
         """Those of a device."""
         if device.type != "cuda":
             return cls()
-        with torch.cuda.device(device):
-            stream: Any = torch.cuda.Stream(device)
+        make_stream: Any = torch.cuda.Stream  # without types in torch
+        stream: Stream = make_stream(device)
         # the stream that is current in the calling thread: steps run on that of the thread which owns the engine
         return cls(stream, lambda: torch.cuda.current_stream(device), torch.cuda.stream)
 

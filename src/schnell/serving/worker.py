@@ -18,7 +18,8 @@ from schnell.clock import Stopwatch
 from schnell.engine.accelerator import is_out_of_memory
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest, outcome_of
+from schnell.engine.engine import Engine, outcome_of
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.pictures import Lesson, PreviewFit
 from schnell.engine.text import PromptEmbedding
 from schnell.serving.batch_size import BatchSizer

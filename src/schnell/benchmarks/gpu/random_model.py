@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from schnell.engine import loading
 from schnell.engine.device import Precision, free_host_memory, free_memory, quantized_arithmetic
-from schnell.engine.engine import Engine, LoadedModel
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import LoadedModel
 from schnell.engine.memory_plan import Target, make_plan
 from schnell.engine.network_classes import network_class
 from schnell.engine.network_sizes import read_network_sizes

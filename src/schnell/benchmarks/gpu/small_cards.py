@@ -12,7 +12,8 @@ from schnell.benchmarks.gpu.lab import GIB, Figures, Lab
 from schnell.benchmarks.gpu.random_model import RandomEngine
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.text import PromptEmbedding
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.queue import JobQueue
