@@ -41,6 +41,10 @@ Count = Annotated[int | None, BeforeValidator(_auto)]
 Url = Annotated[str | None, AfterValidator(_no_slash)]
 
 
+#: Whether the transformer's blocks are compiled: where a GPU has all that it takes, for certain, or never.
+Compile = Literal["auto", "on", "off"]
+
+
 class Settings(BaseSettings):
     """The settings of one process, read once by the command line.
 
@@ -61,6 +65,8 @@ class Settings(BaseSettings):
     batch_rows: Count = Field(None, ge=1, le=16)
     decode: Decode = None
     keep_quantized: bool = True
+    compile: Compile = "auto"
+    compile_dir: Path | None = None
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     public_url: Url = None

@@ -92,10 +92,11 @@ def build_server_runner(settings: "Settings", tell: Callable[[str], object]) -> 
     `tell` is given the lines of the memory plan before anything is loaded.
 
     Raises:
-        ConfigurationError: the devices are named in two settings.
+        ConfigurationError: the devices are named in two settings, or what `SCHNELL_COMPILE=on` takes is not here.
         ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
         ModelTooLargeError: the model does not fit into the device's memory in the form that the settings ask for.
     """
+    from schnell.engine.compiler import choose_compiler
     from schnell.engine.devices import choose_server_devices
     from schnell.engine.engine import Engine
     from schnell.engine.memory_plan import describe, make_plan
@@ -104,6 +105,7 @@ def build_server_runner(settings: "Settings", tell: Callable[[str], object]) -> 
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
     from schnell.models.catalogue import find_model
+    from schnell.models.folder import cache_home
 
     if settings.devices and settings.device != "auto":
         raise ConfigurationError("SCHNELL_DEVICE and SCHNELL_DEVICES are both set: set the one that you mean")
@@ -115,7 +117,18 @@ def build_server_runner(settings: "Settings", tell: Callable[[str], object]) -> 
     for line in dict.fromkeys(line for plan in plans for line in describe(plan)):
         tell(line)
     files = build_quantized_files() if settings.keep_quantized else None
-    pairs = zip(devices, plans, strict=True)
-    runner = build_runner(*(Engine(folder, device, safety, form=plan.form, files=files) for device, plan in pairs))
+    programs = settings.compile_dir or cache_home() / "compiled"
+    engines = [
+        Engine(
+            folder,
+            device,
+            safety,
+            form=plan.form,
+            files=files,
+            compiler=choose_compiler(settings.compile, device, programs),
+        )
+        for device, plan in zip(devices, plans, strict=True)
+    ]
+    runner = build_runner(*engines)
     runner.warm_up()
     return runner

@@ -27,7 +27,7 @@ _CONTEXT_GIB: Final = 0.6
 
 def small_cards(lab: Lab) -> Figures:
     """For each card: whether the server starts, draws a megapixel, and goes on after a request that is too large."""
-    for card in _CARDS:
+    for card in _CARDS[:: 3 if lab.is_dry else 1]:
         yield lab.attempt(f"{card}_gb", partial(_on_card, lab, card))
         lab.free()
 
