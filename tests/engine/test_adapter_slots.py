@@ -11,7 +11,7 @@ from adapter_files import random_adapter, random_adapters, write_canonical
 from conftest import make_job
 from lora_layouts import dense_delta
 from pictures import psnr
-from schnell.adapters import read_adapter
+from schnell.adapters import CanonicalAdapter, read_adapter
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import FLOAT32
@@ -179,6 +179,36 @@ def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
     for index, use in enumerate(uses):
         slots.load(1 + index % 2, use)
         assert slots.memory.nbytes <= 40_000
+
+
+def test_a_lora_that_is_read_ahead_is_read_once_and_its_errors_wait_for_who_uses_it(
+    engine: Engine, adapters: list[AdapterUse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = engine._loaded_model(FLOAT32).slots.memory
+    reads: list[str] = []
+
+    def read(path: Path) -> CanonicalAdapter:
+        reads.append(path.name)
+        return read_adapter(path)
+
+    monkeypatch.setattr("schnell.engine.adapter_slots.read_adapter", read)
+    bad = AdapterUse("bad", "bad", tmp_path / "bad.safetensors", 1.0)
+    for use in (adapters[0], adapters[0], bad):
+        memory.read_ahead(use)
+    loaded = memory.load(adapters[0])
+    memory._reader.shutdown(wait=True)
+    assert memory.load(adapters[0]) is loaded
+    assert memory.has(adapters[0].sha256)
+    assert reads == [adapters[0].path.name, "bad.safetensors"]
+    with pytest.raises(AdapterError):
+        memory.load(bad)
+
+
+def test_what_host_memory_holds_is_counted_as_it_is_taken(engine: Engine, adapters: list[AdapterUse]) -> None:
+    memory = engine._loaded_model(FLOAT32).slots.memory
+    forms = memory.load(adapters[1]).forms.values()
+    tensors = [each for form in forms if isinstance(form, tuple) for each in form if each is not None]
+    assert memory.nbytes == sum(each.nbytes for each in tensors) > 0
 
 
 def test_text_side_loras_change_the_prompt_and_its_cache_key(engine: Engine, tmp_path: Path) -> None:

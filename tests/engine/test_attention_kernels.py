@@ -1,5 +1,6 @@
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -36,9 +37,10 @@ def test_kernels_that_refuse_or_compute_something_else_are_left_out() -> None:
 
 
 def test_on_a_cpu_nothing_is_measured_or_changed() -> None:
-    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
+    cuda: Any = torch.backends.cuda  # without types in torch
+    before = cuda.flash_sdp_enabled(), cuda.cudnn_sdp_enabled()
     assert use_fastest_attention(torch.device("cpu"), 2, 16, 9) is None
-    assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()) == before
+    assert (cuda.flash_sdp_enabled(), cuda.cudnn_sdp_enabled()) == before
     assert torch.equal(attention(*INPUTS), exact(*INPUTS))
 
 

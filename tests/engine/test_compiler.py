@@ -1,20 +1,28 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from adapter_files import random_adapters
+from conftest import make_job
 from counts import SOAK
 from schnell.engine import compiler
-from schnell.engine.compiler import choose_compiler, find_missing, in_program_sizes, keep_programs
-from schnell.engine.denoise import begin_drawing
+from schnell.engine.compiler import Compiler, choose_compiler, find_missing, in_program_sizes, keep_programs
+from schnell.engine.denoise import Drawing, begin_drawing
+from schnell.engine.device import FLOAT32
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptEmbedding
 from schnell.errors import ConfigurationError
-from schnell.spec import Size
+from schnell.models.folder import open_model_folder
+from schnell.spec import Job, Size
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -29,7 +37,7 @@ def unset_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(compiler, "find_spec", lambda _: object())
     monkeypatch.setattr(Path, "is_file", lambda _: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
@@ -50,9 +58,9 @@ def test_off_is_off(device: torch.device, complete: None, tmp_path: Path) -> Non
 def test_without_a_c_compiler_auto_runs_uncompiled_and_on_is_refused_in_words(
     complete: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(compiler.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     assert choose_compiler("auto", CUDA, tmp_path) is None
-    with pytest.raises(ConfigurationError, match="SCHNELL_COMPILE is on, but there is no C compiler .*apt-get install"):
+    with pytest.raises(ConfigurationError, match=r"SCHNELL_COMPILE is on, but there is no C compiler .*apt-get"):
         choose_compiler("on", CUDA, tmp_path)
 
 
@@ -92,6 +100,77 @@ def test_rows_step_in_batches_for_which_there_is_a_program(rows: int, batches: l
     assert [drawing for batch, count in found for drawing in batch[:count]] == drawings
     # what fills a batch up computes without LoRAs
     assert not any(drawing.slots for batch, count in found for drawing in batch[count:])
+
+
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two cases in one arithmetic: tracing takes seconds each, and all of them are counted elsewhere."""
+    cases = [(1, ()), (2, (SlotUse(1, 1.0),))]
+    monkeypatch.setattr("schnell.engine.compiled_blocks._warm_cases", lambda: iter(cases))
+    monkeypatch.setattr(Engine, "precision_for", lambda *_, go_fast: FLOAT32)  # noqa: ARG005 - by name
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_an_engine_that_is_prepared_draws_the_same_without_compiling_again(
+    few_programs: None, random_flux: Path, tmp_path: Path
+) -> None:
+    made: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        made.append(graph)
+        return graph
+
+    folder = open_model_folder(random_flux)
+    plain = Engine(folder, CPU, adapter_slots=2)
+    compiled = Engine(folder, CPU, adapter_slots=2, compiler=Compiler(backend))
+    assert (plain.is_compiled, list(plain.prepare())) == (False, [])
+    assert list(compiled.prepare())[-1] == 1.0
+    programs = len(made)
+    uses = random_adapters(tmp_path, plain.network("transformer", FLOAT32), ranks=[4, 8])
+    alone, together = (
+        [make_job(seed=1, size=Size(256, 256))],
+        [replace(make_job(seed=seed, size=Size(256, 288)), adapters=(use,)) for seed, use in enumerate(uses)],
+    )
+    for jobs in (alone, together):
+        ours, theirs = (step_all(engine, jobs) for engine in (compiled, plain))
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.allclose(one.latents, other.latents, rtol=1e-3, atol=1e-4)
+    assert programs > 0
+    assert len(made) == programs
+
+
+def test_a_warm_up_that_fails_leaves_blocks_as_they_were(few_programs: None, random_flux: Path) -> None:
+    def backend(_graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> torch.fx.GraphModule:
+        raise RuntimeError("no space left on device")
+
+    engine = Engine(open_model_folder(random_flux), CPU, compiler=Compiler(backend))
+    with pytest.raises(Exception, match="no space left"):
+        list(engine.prepare())
+    assert step_all(engine, [make_job(size=Size(256, 256))])[0].step == 1
+
+
+def step_all(engine: Engine, jobs: list[Job]) -> list[Drawing]:
+    drawings: list[Drawing] = []
+    for job in jobs:
+        # one LoRA each at most, each in a slot of its own
+        slots = engine.place_adapters(job.adapters, [1 + len(drawings)] * len(job.adapters), FLOAT32)
+        [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], FLOAT32)
+        drawings += engine.begin(job, prompt, slots)
+    return engine.step(drawings, FLOAT32)
+
+
+def test_a_warm_up_that_fails_leaves_blocks_as_they_were(random_flux: Path) -> None:
+    def backend(_graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> torch.fx.GraphModule:
+        raise RuntimeError("no space left on device")
+
+    torch._dynamo.reset()
+    engine = Engine(open_model_folder(random_flux), CPU, compiler=Compiler(backend))
+    with pytest.raises(Exception, match="no space left"):
+        list(engine.prepare())
+    assert step_all(engine, [make_job(size=Size(256, 256))])[0].step == 1
+    torch._dynamo.reset()
 
 
 PROGRAM = """

@@ -323,7 +323,8 @@ class Engine:
             rank=self._adapter_rank,
             dtype=precision.dtype,
             device=self.device,
-            reserved=self.device.type != "cpu",
+            # a compiled network must not meet another shape; on a CPU nobody else minds
+            reserved=self.device.type != "cpu" or self._compiler is not None,
         )
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from schnell.spec import DeviceSnapshot, RunnerSnapshot
 from servers import KEY, Server, run_server
 
 
@@ -12,6 +13,20 @@ async def test_health_and_readiness(server: Server) -> None:
     server.services.admission.close()
     assert (await server.client.get("/readyz")).status_code == 503
     server.services.admission.closed = False
+
+
+async def test_a_server_is_ready_once_one_of_its_devices_is_compiled(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [DeviceSnapshot("cuda:0", prepared=0.4), DeviceSnapshot("cuda:1", prepared=0.1)]
+    monkeypatch.setattr(server.runner, "snapshot", lambda: RunnerSnapshot(devices=tuple(devices)))
+    answer = await server.client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "problem": "the model is being compiled, 40% so far"}
+    devices[1] = DeviceSnapshot("cuda:1")
+    assert (await server.client.get("/readyz")).status_code == 200
+    devices[1] = DeviceSnapshot("cuda:1", is_lost=True)
+    assert (await server.client.get("/readyz")).status_code == 503
 
 
 async def test_metrics_count_what_happened(server: Server) -> None:

@@ -21,6 +21,31 @@ def test_a_lora_that_nobody_needs_stays_in_its_slot_until_its_place_is_needed() 
     assert leases.grant("third", ("a",)) == (slot,)
 
 
+def test_a_lora_in_line_gets_a_free_slot_and_its_job_leases_that_one() -> None:
+    leases = SlotLeases(2)
+    leases.grant("first", ("a",))
+    slot = leases.stage("b", {"b"})
+    assert slot is not None
+    assert leases.stage("b", {"b"}) is None
+    assert leases.grant("second", ("b",)) == (slot,)
+
+
+def test_a_lora_in_line_takes_no_slot_that_is_held_or_that_others_in_line_want() -> None:
+    leases = SlotLeases(3)
+    for holder, adapter in enumerate("abc"):
+        leases.grant(holder, (adapter,))
+    assert leases.stage("d", {"d"}) is None
+    leases.release(0, ("a",))
+    assert leases.stage("d", {"a", "d"}) is None
+    [held] = leases.grant("again", ("b",))
+    leases.release(1, ("b",))
+    # "a" is the only one that nobody needs
+    staged = leases.stage("d", {"d"})
+    assert staged is not None
+    assert staged != held
+    assert set(leases.resident) == {"b", "c", "d"}
+
+
 def test_the_least_recently_leased_lora_goes_first() -> None:
     leases = SlotLeases(2)
     for holder, adapter in enumerate("aba"):
