@@ -161,18 +161,6 @@ def step_all(engine: Engine, jobs: list[Job]) -> list[Drawing]:
     return engine.step(drawings, FLOAT32)
 
 
-def test_a_warm_up_that_fails_leaves_blocks_as_they_were(random_flux: Path) -> None:
-    def backend(_graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> torch.fx.GraphModule:
-        raise RuntimeError("no space left on device")
-
-    torch._dynamo.reset()
-    engine = Engine(open_model_folder(random_flux), CPU, compiler=Compiler(backend))
-    with pytest.raises(Exception, match="no space left"):
-        list(engine.prepare())
-    assert step_all(engine, [make_job(size=Size(256, 256))])[0].step == 1
-    torch._dynamo.reset()
-
-
 PROGRAM = """
 import sys
 from pathlib import Path
