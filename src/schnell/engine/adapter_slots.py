@@ -13,7 +13,8 @@ from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_a
 from schnell.adapters.decompose import MIN_ENERGY, Decomposition, compress, compress_kronecker
 from schnell.adapters.forms import Floats
 from schnell.adapters.tensors import Array
-from schnell.engine.slot_linear import KroneckerFactors, SlotPart, SlotPlan, slot_layers
+from schnell.engine.lora_factors import KroneckerFactors
+from schnell.engine.slot_linear import SlotPart, SlotPlan, slot_layers
 from schnell.engine.slot_routing import SlotRouting
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
