@@ -85,9 +85,7 @@ def test_a_layer_may_take_another_form_as_soon_as_it_is_read() -> None:
 
     with torch.device("meta"):
         network = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
-    tensors = [
-        (f"{layer}.{kind}", torch.ones(2, *([2] * (kind == "weight")))) for layer in "ab" for kind in ("bias", "weight")
-    ]
+    tensors = [(f"{layer}.{kind}", torch.ones(shape)) for layer in "ab" for kind, shape in SHAPES.items()]
     seen: list[str] = []
 
     def form(path: str, layer: nn.Linear) -> nn.Module | None:

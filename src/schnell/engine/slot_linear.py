@@ -24,7 +24,7 @@ from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 from schnell.engine.weight_names import LayerRows
 from schnell.engine.widened_linear import WidenedLinear
 
-#: The API lets a request name two LoRAs (`lora_weights`, `extra_lora`).
+#: LoRAs a row that compiled programs have room for; a request may name more, and runs uncompiled then.
 MAX_ADAPTERS_PER_ROW: Final = 2
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
