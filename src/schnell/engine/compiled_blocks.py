@@ -2,9 +2,9 @@
 
 All blocks of a kind are one program over other weights. There is one for each number of rows (`ROWS`) and for none, one
 or two LoRAs a row; the number of tokens is open, so picture sizes share it. Which LoRAs a batch uses are numbers to it
-(`engine.slot_linear`). A batch with DoRA, with a LoKr whose delta is no low-rank product, or with another number of rows
-or LoRAs runs the same blocks uncompiled: the gains would cost every other batch a pass over every output, and a LoKr's
-factors have shapes of their own.
+(`engine.slot_linear`). A batch with DoRA, with a LoKr whose delta is no low-rank product, or with another number of
+rows or LoRAs runs the same blocks uncompiled: the gains would cost every other batch a pass over every output, and a
+LoKr's factors have shapes of their own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
