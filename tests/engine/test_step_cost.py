@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from schnell.engine.denoise import position_ids
 from schnell.engine.flux import Flux, FluxParams
-from schnell.engine.slot_linear import SlotPart, SlotPlan, install_slots
+from schnell.engine.slot_linear import SlotLinear, SlotPart, SlotPlan, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.weight_names import layer_rows
 from schnell.spec import Size
@@ -105,3 +105,30 @@ def test_an_uncompiled_step_launches_few_kernels(
     network, routing, _ = true_shape
     launches = count_launches(network, routing, uses)
     assert launches.total() <= most, launches.most_common()
+
+
+def lora_bytes(part_sizes: Sequence[int], in_features: int, tokens: int, *, widened: bool) -> int:
+    """What a LoRA of `RANK` on all parts of a layer reads and writes in one step of one row, in bfloat16.
+
+    Both ways read the inputs for the way down, and write and read what comes of it. Then the outputs are read and
+    written once more, or the columns are made and read with the weights (and the inputs are written beside them by
+    whatever makes them, as the compiler does: no more bytes).
+    """
+    out, columns = sum(part_sizes), RANK * len(part_sizes)
+    down = tokens * in_features + columns * in_features + 2 * tokens * columns
+    up = RANK * out + 2 * columns * out if widened else 2 * tokens * out + RANK * out
+    return 2 * (down + up)
+
+
+@pytest.mark.parametrize(("widened", "most"), [(False, 36e9), (True, 10.3e9)])
+def test_a_lora_moves_few_bytes(
+    true_shape: tuple[Flux, SlotRouting, dict[str, SlotPart]], widened: bool, most: float
+) -> None:
+    network, _, _ = true_shape
+    image, total = GRID.width * GRID.height, 0
+    for path, layer in network.named_modules():
+        if isinstance(layer, SlotLinear) and layer._ranks[1][0]:
+            tokens = TEXT_TOKENS if ".txt_" in path else image + TEXT_TOKENS * ("single" in path)
+            sizes = [part.out_features for part in layer.parts]
+            total += lora_bytes(sizes, layer.in_features, tokens, widened=widened)
+    assert total <= most, f"{total / 1e9:.1f} GB"

@@ -18,7 +18,8 @@ from schnell.adapters.decompose import MIN_ENERGY, Decomposition, compress, comp
 from schnell.adapters.forms import Floats
 from schnell.adapters.tensors import Array
 from schnell.engine.accelerator import make_current
-from schnell.engine.slot_linear import KroneckerFactors, SlotPart, SlotPlan, slot_layers
+from schnell.engine.lora_factors import KroneckerFactors
+from schnell.engine.slot_linear import SlotPart, SlotPlan, slot_layers
 from schnell.engine.slot_routing import SlotRouting
 from schnell.engine.uploads import Uploads
 from schnell.errors import AdapterError

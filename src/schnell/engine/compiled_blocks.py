@@ -2,9 +2,9 @@
 
 All blocks of a kind are one program over other weights. There is one for each number of rows (`ROWS`) and for none, one
 or two LoRAs a row; the number of tokens is open, so picture sizes share it. Which LoRAs a batch uses are numbers to it
-(`engine.slot_linear`). A batch with DoRA, or with a LoKr whose delta is no low-rank product, runs the same blocks
-uncompiled: the gains would cost every other batch a pass over every output, and a LoKr's factors have shapes of their
-own.
+(`engine.slot_linear`). A batch with DoRA, with a LoKr whose delta is no low-rank product, or with another number of
+rows or LoRAs runs the same blocks uncompiled: the gains would cost every other batch a pass over every output, and a
+LoKr's factors have shapes of their own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from schnell.engine.denoise import position_ids
 from schnell.engine.flux import Flux
+from schnell.engine.slot_linear import MAX_ADAPTERS_PER_ROW
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.spec import Size
 
 #: Rows of a batch for which there is a program.
 ROWS: Final = (1, 2, 4)
-#: The API lets a request name two LoRAs (`lora_weights`, `extra_lora`).
-MAX_ADAPTERS_PER_ROW: Final = 2
 _MOST_PROGRAMS: Final = 64
 #: Two sizes, so that the compiler sees that the number of tokens varies.
 _WARM_GRIDS: Final = (Size(16, 16), Size(16, 24))
@@ -41,12 +40,11 @@ class CompiledBlocks:
         network.run_block = self._run
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
-        if self._routing.is_active and not self._has_program():
+        if len(inputs[0]) not in ROWS or (self._routing.is_active and not self._has_program()):
             return block(*inputs)
         return self._compiled[block](*inputs)
 
     def _has_program(self) -> bool:
-        """A row with more LoRAs than most have would be a program that nobody has made before."""
         return self._routing.is_low_rank and self._routing.slots.shape[1] <= MAX_ADAPTERS_PER_ROW
 
     def warm_up(self, text_tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[float]:
