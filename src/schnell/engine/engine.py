@@ -189,6 +189,11 @@ class Engine:
             model.slots.load(slot, adapter)
         return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
 
+    def adapter_warnings(self, adapters: Sequence[AdapterUse], precision: Precision) -> tuple[str, ...]:
+        """What the caller should know about how these LoRAs, which have been placed, are drawn."""
+        slots = self._loaded_model(precision).slots
+        return tuple(warning for adapter in adapters for warning in slots.warnings_for(adapter.sha256))
+
     def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
         """Embeddings of these prompts, in their order; those not in the cache are encoded in one batch.
 
@@ -271,7 +276,7 @@ class Engine:
             warnings.append(
                 f"go_fast was off, but this server has room for {used.name} only: that is what was drawn in"
             )
-        return tuple(warnings)
+        return (*warnings, *self.adapter_warnings(job.adapters, used))
 
     def _receipt(self, job: Job, index: int) -> Receipt:
         spec = job.spec

@@ -231,7 +231,6 @@ class Worker:
             try:
                 with started.watch.timing("decode"):
                     [picture] = self._engine.decode([drawing], row.job.lane.precision)
-                self._previews.learn(drawing, picture)
             except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
                 self._queue.fail(row.job, error)
                 continue
@@ -243,13 +242,14 @@ class Worker:
         if queued.is_over:
             return
         try:
+            # here, beside the next steps: the engine's thread would wait for a GPU to hand the latents over
+            self._previews.learn(started.drawings[row.index], picture)
             image = self._engine.finish(queued.job, row.index, picture, started.watch)
             if not self._queue.complete_row(row, image):
                 return
             images = [queued.images[index] for index in range(len(queued.rows))]
-            outcome = outcome_of(
-                images, self._engine.warnings_for(queued.job, started.prompt), dict(started.watch.seconds)
-            )
+            warnings = self._engine.warnings_for(queued.job, started.prompt)
+            outcome = outcome_of(images, warnings, dict(started.watch.seconds))
         except Exception as error:  # noqa: BLE001 - it would be lost in this thread
             self._queue.fail(queued, error)
             return
