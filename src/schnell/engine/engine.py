@@ -273,7 +273,7 @@ class Engine:
             warnings.append(
                 f"go_fast was off, but this server has room for {used.name} only: that is what was drawn in"
             )
-        return tuple(warnings)
+        return (*warnings, *self.adapter_warnings(job.adapters, used))
 
     def _receipt(self, job: Job, index: int) -> Receipt:
         spec = job.spec
@@ -356,8 +356,7 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)
     finished = [engine.finish(job, index, picture, watch) for index, picture in enumerate(pictures)]
-    warnings = (*engine.warnings_for(job, prompt), *engine.adapter_warnings(job.adapters, precision))
-    return outcome_of(finished, warnings, watch.seconds)
+    return outcome_of(finished, engine.warnings_for(job, prompt), watch.seconds)
 
 
 def outcome_of(

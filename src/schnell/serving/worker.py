@@ -324,11 +324,7 @@ class Worker:
             log.exception("previews were not learned from a picture")
 
     def _warnings(self, job: Job, started: Started) -> tuple[str, ...]:
-        precision = self.lane_of(job).precision
-        warnings = (
-            *self._engine.warnings_for(job, started.prompt),
-            *self._engine.adapter_warnings(job.adapters, precision),
-        )
+        warnings = self._engine.warnings_for(job, started.prompt)
         return (*warnings, _TILED) if started.is_tiled else warnings
 
     def _fail(self, queued: QueuedLaneJob, fault: Fault) -> None:
