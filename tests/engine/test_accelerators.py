@@ -80,7 +80,8 @@ def test_torchs_float64_is_asked_for_where_noise_levels_are_made_on_the_cpu_alon
 
 def test_a_cpu_is_always_done_alive_and_current() -> None:
     cpu = torch.device("cpu")
-    make_current(cpu), synchronize(cpu), release_memory(cpu)
+    for ask in (make_current, synchronize, release_memory):
+        ask(cpu)
     assert is_alive(cpu)
 
 

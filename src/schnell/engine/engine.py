@@ -14,7 +14,15 @@ from PIL import Image
 from torch import nn
 
 from schnell.clock import Stopwatch
-from schnell.engine.accelerator import Timing, is_alive, make_current, release_memory, start_timing, synchronize
+from schnell.engine.accelerator import (
+    Timing,
+    is_alive,
+    is_out_of_memory,
+    make_current,
+    release_memory,
+    start_timing,
+    synchronize,
+)
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.cpu_forward import FluxForward
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
@@ -27,7 +35,7 @@ from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder
-from schnell.errors import GenerationFailedError
+from schnell.errors import GenerationFailedError, ModelFolderError
 from schnell.models.folder import ModelFolder, weights_sha256
 from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
 
@@ -260,10 +268,19 @@ class Engine:
     def _loaded_model(self, precision: Precision) -> LoadedModel:
         with _LOADING:
             if precision not in self._loaded:
-                networks = load_networks(self.folder.path, precision, self.device)
-                slots = self.adapter_slots + 1  # slot 0 is no LoRA
-                self._loaded[precision] = LoadedModel(networks, self.folder, slots, self._adapter_bytes)
+                self._loaded[precision] = self._load(precision)
             return self._loaded[precision]
+
+    def _load(self, precision: Precision) -> LoadedModel:
+        try:
+            networks = load_networks(self.folder.path, precision, self.device)
+            slots = self.adapter_slots + 1  # slot 0 is no LoRA
+            return LoadedModel(networks, self.folder, slots, self._adapter_bytes)
+        except (RuntimeError, MemoryError) as error:
+            # a picture that is told to be too large would be the wrong advice
+            if is_out_of_memory(error):
+                raise ModelFolderError(f"{self.folder.name} does not fit into the memory of {self.device}") from error
+            raise
 
 
 def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutcome:
