@@ -82,8 +82,8 @@ def test_torchs_float64_is_asked_for_where_noise_levels_and_positions_are_made_o
 
 def test_a_cpu_is_always_done_alive_and_current() -> None:
     cpu = torch.device("cpu")
-    for call in (make_current, synchronize, release_memory):
-        call(cpu)
+    for ask in (make_current, synchronize, release_memory):
+        ask(cpu)
     assert is_alive(cpu)
 
 

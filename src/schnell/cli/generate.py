@@ -43,7 +43,7 @@ def generate_command(
     go_fast: Annotated[bool, typer.Option(help="Faster arithmetic where the processor has it.")] = True,
     no_safety: Annotated[bool, typer.Option("--no-safety", help="Skip the safety check.")] = False,
     model: Annotated[str, typer.Option(help="A model's name or folder.")] = "schnell-mini",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")] = "auto",
     from_file: Annotated[Path | None, typer.Option("--from", help="Repeat the picture in this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt, files and timings as JSON.")] = False,
 ) -> None:

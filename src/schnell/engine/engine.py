@@ -15,7 +15,15 @@ from torch import nn
 
 from schnell.adapters.decompose import MAX_RANK
 from schnell.clock import Stopwatch
-from schnell.engine.accelerator import Timing, is_alive, make_current, release_memory, start_timing, synchronize
+from schnell.engine.accelerator import (
+    Timing,
+    is_alive,
+    is_out_of_memory,
+    make_current,
+    release_memory,
+    start_timing,
+    synchronize,
+)
 from schnell.engine.compiler import Compiler
 from schnell.engine.denoise import Drawing, begin_drawing
 from schnell.engine.device import Precision, choose_precision
@@ -33,7 +41,7 @@ from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import SlotPlan
 from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptCache, PromptEmbedding
-from schnell.errors import GenerationFailedError
+from schnell.errors import GenerationFailedError, ModelFolderError
 from schnell.models.folder import ModelFolder, weights_sha256
 from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, Size, output_seed
 
@@ -296,12 +304,20 @@ class Engine:
     def _loaded_model(self, precision: Precision) -> LoadedModel:
         with _LOADING:
             if precision.dtype not in self._loaded:
-                choice = PathChoice()
-                networks = self._load_networks(precision, choice)
-                plan = self._slot_plan(precision)
-                self._choose_attention(networks.transformer.params)
-                self._loaded[precision.dtype] = LoadedModel(networks, self.folder, plan, self._adapter_bytes, choice)
+                self._loaded[precision.dtype] = self._load(precision)
             return self._loaded[precision.dtype]
+
+    def _load(self, precision: Precision) -> LoadedModel:
+        try:
+            choice = PathChoice()
+            networks = self._load_networks(precision, choice)
+            self._choose_attention(networks.transformer.params)
+            return LoadedModel(networks, self.folder, self._slot_plan(precision), self._adapter_bytes, choice)
+        except (RuntimeError, MemoryError) as error:
+            # a picture that is told to be too large would be the wrong advice
+            if is_out_of_memory(error):
+                raise ModelFolderError(f"{self.folder.name} does not fit into the memory of {self.device}") from error
+            raise
 
     def _choose_attention(self, params: FluxParams) -> None:
         if self.device.type != "cuda":

@@ -30,8 +30,7 @@ from schnell.serving.jobs import Batch, LaneT, QueuedJob, Row
 from schnell.spec import GeneratedImage, Job, JobOutcome, Progress, ProgressListener
 
 log = structlog.get_logger(__name__)
-#: How many jobs that wait are looked at to prepare for them.
-_LOOK_AHEAD: Final = 4
+_LOOK_AHEAD: Final = 4  # jobs in line that are prepared for
 _HIDDEN: Final = "the picture could not be drawn; nothing was charged"
 _LOST: Final = "the device that drew this picture failed; nothing was charged. Try again"
 _ALL_LOST: Final = "no device is left to draw on; nothing was charged. Try again once the server was started anew"
@@ -158,8 +157,8 @@ class JobQueue(Generic[LaneT]):
 
     def stage(self, adapter: str, device: int = 0) -> int | None:
         """A slot of a device to load a LoRA into that a job in line will want; None where none is to be had now."""
-        wanted = {each for queued in self.next_in_line(device) for each in queued.adapters}
         with self._changed:
+            wanted = {each for queued in self.next_in_line(device) for each in queued.adapters}
             return self._devices[device].leases.stage(adapter, wanted)
 
     def complete_step(self, rows: Iterable[Row[LaneT]]) -> tuple[Row[LaneT], ...]:

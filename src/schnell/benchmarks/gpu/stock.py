@@ -22,7 +22,7 @@ def stock_pipeline(lab: Lab) -> Any:
     shape = lab.shape
     clip, t5 = transformers.CLIPTextConfig(**shape.clip), transformers.T5Config(**shape.t5)
     networks = {
-        "transformer": _on(lab, lambda: diffusers.FluxTransformer2DModel.from_config(dict(shape.transformer))),
+        "transformer": stock_transformer(lab),
         "vae": _on(lab, lambda: diffusers.AutoencoderKL.from_config(dict(shape.vae))),
         "text_encoder": _on(lab, lambda: transformers.CLIPTextModel(clip)),
         "text_encoder_2": _on(lab, lambda: transformers.T5EncoderModel(t5)),
@@ -35,6 +35,13 @@ def stock_pipeline(lab: Lab) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def stock_transformer(lab: Lab) -> Any:
+    """diffusers' own transformer of the lab's shape, with random weights in bfloat16."""
+    import diffusers
+
+    return _on(lab, lambda: diffusers.FluxTransformer2DModel.from_config(dict(lab.shape.transformer)))
 
 
 def _on(lab: Lab, make: Any) -> Any:
