@@ -1,6 +1,7 @@
 """`python3 -m schnell.benchmarks.gpu`: the sections one after the other, the file, the table."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ _DRY_SLOWNESS: Final = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sections that were asked for within the budget; 0 if each of them came to its end."""
+    # torch then asks NVML whether there is a card, and leaves the driver alone: sections are forked from this process
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     from schnell.benchmarks.gpu.report import Report, about_this_run
     from schnell.benchmarks.gpu.sections import SECTIONS, run_section
 

@@ -27,15 +27,19 @@ def compiled(lab: Lab) -> Figures:
     loras = [make_lora(lab, "lora-16", 16), make_lora(lab, "lora-64", 64, seed=1), make_lora(lab, "dora", 16, "DoRA")]
     uses = [lora.use for lora in loras]
     for size in (lab.shape.middle, lab.shape.small):
-        yield lab.attempt(f"{size_name(size)}_none_ms", partial(_step, lab, engine, exact, size, [[]]))
+        none = lab.attempt(f"{size_name(size)}_none", partial(_step, lab, engine, exact, size, [[]]))
+        yield none
         for rows in ROWS[: 2 if lab.is_dry else None]:
-            name = f"{size_name(size)}_one_each_{rows}_rows_ms"
-            yield lab.attempt(name, partial(_step, lab, engine, exact, size, [uses[:1]] * rows))
+            name = f"{size_name(size)}_one_each_{rows}_rows"
+            one = lab.attempt(name, partial(_step, lab, engine, exact, size, [uses[:1]] * rows))
+            yield one
+            if rows == 1 and "ms" in none[1] and "ms" in one[1]:
+                yield f"{size_name(size)}_one_over_none", one[1]["ms"] / none[1]["ms"]
     turns = under_other_names(loras, 4 if lab.is_dry else 50)
     yield lab.attempt("fifty_loras", partial(_in_turn, lab, engine, exact, turns))
     compile_lazily(lab, engine, fast)
     for name, of_row in (("none", []), ("one", uses[:1])):
-        yield lab.attempt(f"go_fast_{name}_ms", partial(_step, lab, engine, fast, lab.shape.middle, [of_row]))
+        yield lab.attempt(f"go_fast_{name}", partial(_step, lab, engine, fast, lab.shape.middle, [of_row]))
     if lab.on_cuda:
         yield lab.attempt("graph", partial(_as_one_graph, lab, engine, exact))
 
@@ -97,6 +101,7 @@ def _as_one_graph(lab: Lab, engine: Engine, precision: Precision) -> dict[str, f
     Whether graphs are worth keeping is decided by this figure: they save launches, and cost memory for every shape.
     """
     model = engine._loaded_model(precision)
+    model.choice.quantized = precision.is_quantized
     [row] = start(engine, [make_job(lab.shape.small, 7)], precision)
     inputs = (
         row.latents[None].to(precision.dtype),

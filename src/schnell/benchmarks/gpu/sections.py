@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -65,8 +66,7 @@ def run_section(
     In a process of its own: an error of the card spoils every later call of the process that met it, and a kernel that
     never ends can be stopped in no other way.
     """
-    # forked, so that the libraries are imported once; the card is not touched before that
-    context = multiprocessing.get_context("fork")
+    context: Any = multiprocessing.get_context(_way_to_start(device))
     receiver, sender = context.Pipe(duplex=False)
     start = perf_counter()
     process = context.Process(target=_measure, args=(section, seconds, sender, is_dry, device))
@@ -79,6 +79,24 @@ def run_section(
     if error is None and process.exitcode:
         error = f"the process ended with {process.exitcode}"
     return Ending(perf_counter() - start, error)
+
+
+@cache
+def _way_to_start(device: str) -> str:
+    """Forked where that works, so that the libraries are imported once; else each process imports them again.
+
+    A process that was forked from one which has touched the driver cannot use it, and a library may do so unasked.
+    """
+    if device == "cpu":
+        return "fork"
+    probe = multiprocessing.get_context("fork").Process(target=_use_card, args=(device,))
+    probe.start()
+    probe.join()
+    return "spawn" if probe.exitcode else "fork"
+
+
+def _use_card(device: str) -> None:
+    torch.ones(1, device=device).item()
 
 
 def _listen(receiver: "Connection[Any, Any]", until: float, on_figure: Callable[[Figure], None]) -> str | None:
