@@ -112,12 +112,18 @@ class SlotRouting:
         different = {use for row in padded for use in row}
         return Route(
             number=next(self._numbers),
-            rows=None if len(chosen) == len(uses) else torch.tensor(list(chosen), device=self._device),
-            slots=torch.tensor([[use.slot for use in row] for row in padded], device=self._device),
-            scales=torch.tensor([[use.scale for use in row] for row in padded], device=self._device),
+            rows=None if len(chosen) == len(uses) else self._tensor(list(chosen)),
+            slots=self._tensor([[use.slot for use in row] for row in padded]),
+            scales=self._tensor([[use.scale for use in row] for row in padded]),
             slots_used=frozenset(use.slot for use in different),
             shared=different.pop() if width == 1 and len(different) == 1 else None,
         )
+
+    def _tensor(self, values: Sequence[object]) -> Tensor:
+        # an ordinary tensor wherever it is asked for: to a compiled network one that was made in inference mode is of
+        # another kind, and would be another program
+        with torch.inference_mode(mode=False):
+            return torch.tensor(values, device=self._device)
 
     def _follow(self, route: Route) -> None:
         # attributes of this one object, not a route that changes: a compiled network takes the tensors for its inputs
