@@ -41,6 +41,10 @@ class EngineWithoutArithmetic:
         return FLOAT32
 
     is_compiled = False
+    adapter_slots = SLOTS
+
+    def most_rows(self, tokens: int) -> int:  # noqa: ARG002 - there is room for any
+        return 16
 
     def prepare(self) -> Iterator[float]:
         yield from ()

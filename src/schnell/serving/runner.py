@@ -29,7 +29,7 @@ class InProcessRunner:
 
     def warm_up(self) -> None:
         """Draw a picture on each device that nobody sees: it loads the weights, teaches the cost of a step and the
-        previews.
+        previews. Then let each device compile, which this call does not wait for.
 
         Raises:
             SchnellError: a device could not draw it.
@@ -39,6 +39,11 @@ class InProcessRunner:
         # one after the other: while diffusers loads a network, it changes torch's defaults for the whole process
         for worker in self._workers:
             worker.submit(job, lambda _: None, here=True).result()
+        for worker in self._workers:
+            if worker.status.prepared < 1:
+                # the server starts meanwhile, and tells on /readyz how far this is
+                worker.prepare_next()
+                worker.submit(job, lambda _: None, here=True)
 
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         """Draw a job's pictures. Cancelling this call takes the job out at the next step.

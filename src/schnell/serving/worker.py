@@ -93,7 +93,7 @@ class Worker:
         # resampling, the safety check and encoding run beside the next denoising steps, one picture after the other
         self._finishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"schnell-finish-{device}")
         self._tiled: set[LaneKey] = set()
-        self._is_stopping = False
+        self._is_stopping = self._may_prepare = False
         self.status = WorkerStatus(prepared=0.0 if engine.is_compiled else 1.0)
 
     def start(self) -> None:
@@ -106,6 +106,13 @@ class Worker:
         self._queue.close()
         self._thread.join()
         self._finishing.shutdown(wait=True)
+
+    def prepare_next(self) -> None:
+        """Compile, if blocks are compiled, after the next picture. Nothing of this process may load networks then:
+
+        diffusers changes torch's defaults meanwhile, and they would be part of what is compiled.
+        """
+        self._may_prepare = True
 
     def submit(self, job: Job, listener: ProgressListener, *, here: bool = False) -> Future[JobOutcome]:
         """Queue a job, for this worker alone if it must be drawn `here`. The listener is called from any thread."""
@@ -150,7 +157,7 @@ class Worker:
         while self._queue.wait(self._device):
             try:
                 self.step()
-                if self.status.prepared < 1 and not self._queue.jobs_on(self._device):
+                if self._may_prepare and not self._queue.counts(self._device).denoising_rows:
                     self._prepare()
             except DeviceLostError as lost:
                 self._give_up(lost)
@@ -162,14 +169,12 @@ class Worker:
                     self._queue.fail(queued, error)
 
     def _prepare(self) -> None:
-        """Compile, once the first picture is drawn: it has shown that the model works at all.
-
-        Requests that come meanwhile wait, or are drawn by another device; readiness says that they should not come.
-        """
+        # requests that come meanwhile wait, or are drawn by another device; readiness says that they should not come
         for share in prepare(self._engine, self.name):
             self.status = replace(self.status, prepared=share)
             if self._is_stopping:
                 return
+        self._may_prepare = False
         self.status = replace(self.status, prepared=1.0)
 
     def _give_up(self, lost: DeviceLostError) -> None:

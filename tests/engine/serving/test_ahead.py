@@ -10,6 +10,7 @@ import pytest
 
 from conftest import make_job
 from engines import SLOTS, EngineWithoutArithmetic, NothingLearned
+from schnell.bootstrap.model import build_runner
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
 from schnell.engine.slot_routing import SlotUse
@@ -112,6 +113,7 @@ def started() -> Iterator[Callable[[BusyEngine], Worker]]:
 
     def start(engine: BusyEngine) -> Worker:
         workers.append(worker_over(engine))
+        workers[-1].prepare_next()
         workers[-1].start()
         return workers[-1]
 
@@ -162,3 +164,20 @@ def test_a_compiler_that_fails_leaves_a_worker_that_draws(started: Any) -> None:
     worker.submit(job(), lambda _: None).result(10)
     wait_until(lambda: worker.status.prepared == 1.0)
     assert worker.submit(job(), lambda _: None).result(10).images
+
+
+def test_devices_compile_once_all_of_them_have_loaded() -> None:
+    events: list[str] = []
+    engines = [BusyEngine(compiles=lambda: iter([0.5, 1.0]), events=events) for _ in range(2)]
+    runner = build_runner(*engines)  # type: ignore[arg-type]  # stand-ins
+    try:
+        for worker in runner._workers:
+            worker._previews = NothingLearned()  # type: ignore[assignment]
+        runner.warm_up()
+        wait_until(lambda: all(device.prepared == 1.0 for device in runner.snapshot().devices))
+        # the first picture of each: that is when networks are loaded
+        assert events[:8] == ["step"] * 8
+        assert events.count("compile 1.0") == 2
+    finally:
+        for worker in runner._workers:
+            worker.stop()
