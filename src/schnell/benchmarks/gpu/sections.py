@@ -73,11 +73,11 @@ def run_section(
     process.start()
     sender.close()
     error = _listen(receiver, start + seconds + _GRACE_SECONDS, on_figure)
-    if process.is_alive() and error is not None:
+    # what is measured is told by now: a process that lingers (compilers, threads) must not take the next one's time
+    process.join(_GRACE_SECONDS if error is None else 0)
+    if process.is_alive():
         _end(process)
     process.join()
-    if error is None and process.exitcode:
-        error = f"the process ended with {process.exitcode}"
     return Ending(perf_counter() - start, error)
 
 

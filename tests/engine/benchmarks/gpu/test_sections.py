@@ -1,3 +1,4 @@
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,12 @@ def dies(_: Lab) -> Figures:
     os._exit(7)
 
 
+def lingers(_: Lab) -> Figures:
+    yield "first", 1.0
+    # a thread that is no daemon: the process waits for it when it ends
+    threading.Thread(target=time.sleep, args=(60,)).start()
+
+
 def goes_on_for_ever(_: Lab) -> Iterator[tuple[str, Any]]:
     while True:
         time.sleep(0.05)
@@ -57,6 +64,13 @@ def test_a_section_that_hangs_is_cut_off_with_what_it_had(monkeypatch: pytest.Mo
     figures, error = run(hangs, seconds=0.5)
     assert figures == [("first", 1.0)]
     assert error == "cut off: its time was over"
+
+
+def test_a_process_that_lingers_after_its_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schnell.benchmarks.gpu.sections._GRACE_SECONDS", 0.5)
+    begin = time.perf_counter()
+    assert run(lingers) == ([("first", 1.0)], None)
+    assert time.perf_counter() - begin < 30
 
 
 def test_a_process_that_dies_is_reported() -> None:
