@@ -1,26 +1,37 @@
-"""Reading the four networks of a FLUX model from a diffusers folder.
+"""Reading the four networks of a FLUX model from a diffusers folder, part by part.
 
-The transformer and the autoencoder are diffusers' classes; the two text encoders are ours (`engine.text_networks`),
-over weights with transformers' names.
+The transformer is ours with Black Forest Labs' names (`engine.flux`), the text encoders are ours with transformers'
+names (`engine.text_networks`), the autoencoder is diffusers' class. A network is first built without memory; then each
+layer gets its numbers as they are read, goes to the device, and may there be exchanged for another form of itself
+(`LayerForm`) before the next is read: a whole network is never in memory twice.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from schnell.engine.device import Precision
+from schnell.engine.flux import Flux, FluxParams
 from schnell.engine.network_classes import network_class
 from schnell.engine.text_networks import ClipText, T5Encoder
+from schnell.engine.weight_names import read_diffusers_folder
 from schnell.errors import ModelFolderError
 
-_TEXT_NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {"text_encoder": ClipText, "text_encoder_2": T5Encoder}
+#: What a loaded linear layer is exchanged for, by its path; None leaves it as it is. It must have `in_features`,
+#: `out_features`, `bias`, `forward(x)` and `full_weight()`, the matrix in the compute dtype.
+LayerForm = Callable[[str, nn.Linear], nn.Module | None]
+
+_NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {
+    "transformer": lambda config: Flux(FluxParams.from_config(config)),
+    "text_encoder": ClipText,
+    "text_encoder_2": T5Encoder,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class Networks:
 
     clip: nn.Module
     t5: nn.Module
-    transformer: nn.Module
+    transformer: Flux
     vae: nn.Module
 
 
@@ -47,7 +58,9 @@ def load_networks(folder: Path, precision: Precision, device: torch.device) -> N
     )
 
 
-def load_network(folder: Path, part: str, precision: Precision, device: torch.device) -> nn.Module:
+def load_network(
+    folder: Path, part: str, precision: Precision, device: torch.device, form: LayerForm | None = None
+) -> Any:
     """Read one network of a diffusers folder: `transformer`, `vae`, `text_encoder` (CLIP) or `text_encoder_2` (T5).
 
     Nothing is downloaded. Parameters need no gradient.
@@ -56,30 +69,75 @@ def load_network(folder: Path, part: str, precision: Precision, device: torch.de
         ModelFolderError: a weight file is missing or does not fit its configuration.
     """
     try:
-        if part in _TEXT_NETWORKS:
-            loaded = _load_text_network(folder / part, _TEXT_NETWORKS[part], precision)
-        else:
+        if part == "vae":
             options: dict[str, Any] = {"dtype": precision.dtype, "local_files_only": True}
-            loaded = network_class(part).from_pretrained(folder / part, **options, low_cpu_mem_usage=True)
+            loaded = network_class(part).from_pretrained(folder / part, **options, low_cpu_mem_usage=True).to(device)
+        else:
+            loaded = _load_own_network(folder / part, precision, device, form)
     # diffusers reports what it misses as OSError or ValueError, torch a tensor of another shape as RuntimeError, and a
     # field that a configuration lacks is a KeyError
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
-    return loaded.to(device).eval().requires_grad_(requires_grad=False)
+    return loaded.eval().requires_grad_(requires_grad=False)
 
 
-def _load_text_network(folder: Path, network: Callable[[Any], nn.Module], precision: Precision) -> nn.Module:
+def _load_own_network(folder: Path, precision: Precision, device: torch.device, form: LayerForm | None) -> nn.Module:
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    # without memory of its own: `assign` below puts the file's tensors in the parameters' place
+    # without memory of its own: the file's tensors are put in the parameters' place
     with torch.device("meta"):
-        empty = network(config)
-    wanted = set(empty.state_dict())
+        network = _NETWORKS[folder.name](config)
+    wanted = network.state_dict().keys()
+    read = read_diffusers_folder if isinstance(network, Flux) else _read_text_weights
+    fill_network(network, read(folder, wanted), precision.dtype, device, form)
+    return network
+
+
+def fill_network(
+    network: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype,
+    device: torch.device,
+    form: LayerForm | None = None,
+) -> None:
+    """Give an empty network (on the meta device) its parameters, in any order, each as soon as it is read.
+
+    Raises:
+        ModelFolderError: a parameter is missing, unknown, or of another shape.
+    """
+    missing = {name: len(parameter.shape) for name, parameter in network.named_parameters()}
+    for name, tensor in tensors:
+        if missing.pop(name, None) is None:
+            raise ModelFolderError(f"there is no place for the tensor {name} in the network")
+        path, _, kind = name.rpartition(".")
+        layer = network.get_submodule(path)
+        _set_parameter(layer, kind, name, tensor.to(device=device, dtype=dtype))
+        if form is not None and isinstance(layer, nn.Linear) and not any(each.is_meta for each in layer.parameters()):
+            _exchange(network, path, form(path, layer))
+    if missing:
+        raise ModelFolderError(f"the weights lack {len(missing)} tensors, {min(missing)} among them")
+
+
+def _set_parameter(layer: nn.Module, kind: str, name: str, tensor: Tensor) -> None:
+    expected = tuple(getattr(layer, kind).shape)
+    if tuple(tensor.shape) != expected:
+        raise ModelFolderError(f"{name} is {tuple(tensor.shape)} in the file, and must be {expected}")
+    setattr(layer, kind, nn.Parameter(tensor, requires_grad=False))
+
+
+def _exchange(network: nn.Module, path: str, layer: nn.Module | None) -> None:
+    if layer is not None:
+        parent, _, name = path.rpartition(".")
+        network.get_submodule(parent).register_module(name, layer)
+
+
+def _read_text_weights(folder: Path, wanted: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     # older files have `text_model.` before CLIP's names; what else they hold (position ids, a second copy of T5's
     # embedding) is no parameter of the network
-    found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        for name, tensor in load_file(file).items():
-            if (bare := name.removeprefix("text_model.")) in wanted:
-                found[bare] = tensor.to(precision.dtype)
-    empty.load_state_dict(found, assign=True)
-    return empty
+    names, seen = set(wanted), set[str]()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping: it has `keys` alone
+                bare = name.removeprefix("text_model.")
+                if bare in names and bare not in seen:
+                    seen.add(bare)
+                    yield bare, file.get_tensor(name)

@@ -1,6 +1,6 @@
-"""diffusers' two network classes that the engine uses: FLUX's transformer and the autoencoder.
+"""diffusers' one network class that the engine uses: the autoencoder.
 
-A plain import of them takes twice as long as torch's own, most of it for packages that neither network uses: torch's
+A plain import of it takes twice as long as torch's own, most of it for packages that it does not use: torch's
 compiler with sympy behind it, transformers, peft, and diffusers' other networks. `import_network_classes` skips those.
 What was measured, and what else was tried, is in docs/decisions/0006-lean-networks-on-a-cpu.md.
 """
@@ -18,20 +18,20 @@ import torch
 
 from schnell.errors import ModelFolderError
 
-_SIBLING_PACKAGES: Final = ("diffusers.models.transformers", "diffusers.models.autoencoders")
+_SIBLING_PACKAGES: Final = ("diffusers.models.autoencoders",)
 _LOADERS: Final = "diffusers.loaders"
 
 
 def network_class(part: str) -> Any:
-    """The class of one of diffusers' networks, `transformer` or `vae`; imported now if it was not yet."""
+    """The class of diffusers' `vae`; imported now if it was not yet."""
     return _network_classes()[part]
 
 
 def import_network_classes() -> None:
-    """Import both classes without the packages that they do not use. For a process's main thread, before any other.
+    """Import the class without the packages that it does not use. For a process's main thread, before any other.
 
     While it runs, those packages look as if they were not installed, to every thread; so where other threads exist
-    already nothing is hidden, and `network_class` imports the classes as anybody would, some seconds slower.
+    already nothing is hidden, and `network_class` imports the class as anybody would, some seconds slower.
     """
     if threading.active_count() > 1:
         return
@@ -46,9 +46,8 @@ def import_network_classes() -> None:
 @cache  # after a lean import the parent packages are gone from `sys.modules`; a second import would run them whole
 def _network_classes() -> Mapping[str, Any]:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
-    return {"transformer": FluxTransformer2DModel, "vae": AutoencoderKL}
+    return {"vae": AutoencoderKL}
 
 
 @contextmanager
