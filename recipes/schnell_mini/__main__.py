@@ -56,7 +56,7 @@ def make_model(work: Path, minutes: float, device: str, start: Path | None, *, r
         TrainingDataError: the data cannot be fetched or is not what was pinned.
         ModelFolderError: the device is unknown, or not on this machine.
     """
-    from schnell.engine.device import choose_device
+    from schnell.engine.devices import choose_device
     from schnell_mini.data import prepare_data
     from schnell_mini.recipe import Plan, train_mini
 
@@ -76,7 +76,7 @@ def evaluate_model(model: Path | None, work: Path, device: str, limit: int | Non
         TrainingDataError: the icons cannot be fetched.
         ModelFolderError: the device is unknown, or not on this machine.
     """
-    from schnell.engine.device import choose_device
+    from schnell.engine.devices import choose_device
     from schnell.models.catalogue import find_model
     from schnell_mini.data import fetch_icons
     from schnell_mini.evaluation import evaluate
@@ -106,7 +106,7 @@ def loras_command(
     ] = None,
 ) -> None:
     """Make the LoRAs that come with schnell-mini: paint icons in five looks, train one LoRA on each."""
-    from schnell.engine.device import choose_device
+    from schnell.engine.devices import choose_device
     from schnell.models.catalogue import find_model
     from schnell.models.folder import embedded_home
     from schnell.training.low_rank import place_model

@@ -160,6 +160,19 @@ class TeamBusyError(ServerBusyError):
     status = 429
 
 
+class ModelBusyError(ServerBusyError):
+    """An accepted picture found no memory beside those drawn with it, or the device that drew it failed."""
+
+    code = "MODEL_BUSY"
+
+
+class PictureTooLargeError(SchnellError):
+    """A picture of this size, with these LoRAs, needs more memory than the device has, even alone."""
+
+    code = "PICTURE_TOO_LARGE"
+    status = 400
+
+
 # Met by callers: a LoRA that they name.
 
 
@@ -203,7 +216,7 @@ class GenerationCancelledError(SchnellError):
 
 
 class GenerationFailedError(SchnellError):
-    """The engine could not draw this picture: it ran out of memory, or its latents are not finite."""
+    """The engine could not draw this picture: a kernel failed, or its latents are not finite."""
 
     code = "GENERATION_FAILED"
     status = 500

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=_data_home)
     model: str = "schnell-mini"
     device: str = "auto"
+    devices: Names = ()
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     public_url: Url = None

@@ -1,15 +1,24 @@
 from io import BytesIO
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from conftest import make_job
+from schnell.benchmarks.single import psnr
+from schnell.engine import pictures
+from schnell.engine.denoise import Drawing, begin_drawing
 from schnell.engine.device import FLOAT32
 from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.pictures import PreviewFit
+from schnell.engine.text import PromptEmbedding
 from schnell.models.folder import ModelFolder
 from schnell.spec import Size
+
+
+def small_drawing() -> Drawing:
+    return begin_drawing(PromptEmbedding(torch.zeros(1, 4), torch.zeros(4), False), 1, 1, Size(2, 2))
 
 
 def test_a_preview_of_the_first_step_resembles_the_finished_picture(mini: ModelFolder) -> None:
@@ -22,7 +31,9 @@ def test_a_preview_of_the_first_step_resembles_the_finished_picture(mini: ModelF
         while not drawings[0].is_done:
             drawings = engine.step(drawings, FLOAT32)
         [picture] = engine.decode(drawings, FLOAT32)
-        fit.learn(drawings[0], picture)
+        lesson = fit.lesson(drawings[0])
+        assert lesson is not None
+        fit.learn(lesson, picture)
     preview = Image.open(BytesIO(fit.paint(first[0], size)))
     assert preview.size == (256, 192)
     finished = np.asarray(picture.resize(preview.size), dtype=np.float64)
@@ -35,3 +46,32 @@ def test_a_preview_of_the_first_step_resembles_the_finished_picture(mini: ModelF
 def test_before_any_picture_there_is_no_preview(mini: ModelFolder) -> None:
     fit = PreviewFit()
     assert not fit.is_ready
+
+
+def test_tiles_give_nearly_the_picture_that_is_decoded_whole(
+    mini: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(mini, torch.device("cpu"))
+    [embedding] = engine.encode_prompts([PromptRequest("red apple")], FLOAT32)
+    drawings = engine.step(engine.begin(make_job(size=Size(1024, 768), steps=1), embedding), FLOAT32)
+    # smaller than the picture, or there would be one tile
+    monkeypatch.setattr(pictures, "_TILE_LATENTS", 16)
+    [whole], [tiled] = engine.decode(drawings, FLOAT32), engine.decode(drawings, FLOAT32, tiles=True)
+    assert tiled.size == whole.size
+    assert 24 < psnr(tiled, whole) < 100
+    assert psnr(engine.decode(drawings, FLOAT32)[0], whole) == 100
+
+
+def test_after_the_first_pictures_only_some_are_learned_from() -> None:
+    fit, drawing = PreviewFit(), small_drawing()
+    learned = [fit.lesson(drawing) is not None for _ in range(160)]
+    assert all(learned[:16])
+    assert sum(learned[16:]) == 18
+
+
+def test_a_lesson_holds_none_of_the_devices_memory() -> None:
+    drawing = small_drawing()
+    lesson = PreviewFit().lesson(drawing)
+    assert lesson is not None
+    assert lesson.latents.nbytes == 16 * 16 * 4
+    assert not np.shares_memory(lesson.latents, drawing.latents.numpy())

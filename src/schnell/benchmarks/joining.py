@@ -12,6 +12,7 @@ from schnell.benchmarks.result import BenchmarkResult, seconds_of
 from schnell.benchmarks.single import make_job
 from schnell.engine.engine import Engine
 from schnell.serving.batch_size import BatchSizer
+from schnell.serving.device_share import DeviceShare
 from schnell.serving.jobs import Row
 from schnell.serving.queue import JobQueue
 from schnell.serving.worker import LaneKey, Worker
@@ -23,8 +24,10 @@ REQUESTS, LOAD = 80, 0.7
 class WholeBatchQueue(JobQueue[LaneKey]):
     """The same queue, but newcomers wait until the batch before them is done."""
 
-    def _choose(self, rows: Sequence[Row[LaneKey]], lane: LaneKey) -> tuple[Row[LaneKey], ...]:
-        chosen = super()._choose(rows, lane)
+    def _choose(
+        self, rows: Sequence[Row[LaneKey]], lane: LaneKey, here: DeviceShare[LaneKey]
+    ) -> tuple[Row[LaneKey], ...]:
+        chosen = super()._choose(rows, lane, here)
         started = tuple(row for row in chosen if row.state == "denoising")
         return started or chosen
 

@@ -23,7 +23,8 @@ from schnell.benchmarks.single import begin, make_job, psnr
 from schnell.bootstrap import build_engine
 from schnell.clock import Stopwatch
 from schnell.engine.denoise import Drawing, denoise_step
-from schnell.engine.device import FLOAT32, Precision, choose_device
+from schnell.engine.device import Precision
+from schnell.engine.devices import choose_device
 from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.loading import load_network
 from schnell.engine.slot_linear import SlotPart, slot_parts
@@ -46,7 +47,7 @@ _TIMEOUT_SECONDS: Final = 120
 def mixed_loras(megapixels: str) -> BenchmarkResult:
     """64 requests of 16 clients over 16 LoRAs, against the pipeline with `set_adapters` before each request.
 
-    Both sides compute in the precision of `go_fast` on this machine. The details have float32 on both sides, and the
+    Both sides compute in the precision of `go_fast` on this machine. The details have both sides without it, and the
     same requests to a server over HTTP.
     """
     with TemporaryDirectory() as scratch:
@@ -54,7 +55,8 @@ def mixed_loras(megapixels: str) -> BenchmarkResult:
         files = in_own_thread(lambda: write_loras(engine, Path(scratch), LORAS))
         fast = engine.precision_for(go_fast=True)
         main = _mix(engine, files, megapixels, fast)
-        exact = main if fast == FLOAT32 else _mix(engine, files, megapixels, FLOAT32)
+        slow = engine.precision_for(go_fast=False)
+        exact = main if fast == slow else _mix(engine, files, megapixels, slow)
         prompts = [_prompt(index) for index in range(REQUESTS)]
         over_http = seconds_over_http([file.peer for file in files], prompts, SCALE, megapixels, CLIENTS)
     return BenchmarkResult(
@@ -68,7 +70,7 @@ def mixed_loras(megapixels: str) -> BenchmarkResult:
             "both_sides_in": fast.name,
             "over_http_images_s": REQUESTS / over_http,
             **main.to_json(),
-            "float32": exact.to_json(),
+            slow.name: exact.to_json(),
         },
     )
 
@@ -96,9 +98,10 @@ def lora_switch() -> BenchmarkResult:
 def slots_installed() -> BenchmarkResult:
     """A step without any LoRA, with slots in every layer, against the same network without slots."""
     engine = build_engine(DEFAULT_MODEL, safety=False)
-    rows = begin(engine, [make_job(seed=seed, megapixels="0.25") for seed in range(8)], FLOAT32)
-    bare = load_network(engine.folder.path, "transformer", FLOAT32, engine.device)
-    ours, peer = median_pair(lambda: engine.step(rows, FLOAT32), lambda: denoise_step(bare, rows), 21)
+    exact = engine.precision_for(go_fast=False)
+    rows = begin(engine, [make_job(seed=seed, megapixels="0.25") for seed in range(8)], exact)
+    bare = load_network(engine.folder.path, "transformer", exact, engine.device)
+    ours, peer = median_pair(lambda: engine.step(rows, exact), lambda: denoise_step(bare, rows), 21, engine.synchronize)
     return BenchmarkResult(
         ours=8 / ours,
         unit="rows/s",
@@ -155,17 +158,22 @@ class DrawnSizeEngine(Engine):
     def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
         """As the engine does, timed."""
         with self.watch.timing("text"):
-            return super().encode_prompts(requests, precision)
+            encoded = super().encode_prompts(requests, precision)
+            # or a GPU's seconds would count for the stage after
+            self.synchronize()
+            return encoded
 
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
         """As the engine does, timed."""
         with self.watch.timing("denoise"):
-            return super().step(drawings, precision)
+            stepped = super().step(drawings, precision)
+            self.synchronize()
+            return stepped
 
-    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+    def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """As the engine does, timed."""
         with self.watch.timing("decode"):
-            return super().decode(drawings, precision)
+            return super().decode(drawings, precision, tiles=tiles)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:  # noqa: ARG002  # the engine's form
         """Keep the picture; no resampling, no check, no file."""
@@ -174,11 +182,11 @@ class DrawnSizeEngine(Engine):
 
 
 def drawn_size_engine() -> DrawnSizeEngine:
-    """A `DrawnSizeEngine` over the embedded model, its float32 networks loaded."""
+    """A `DrawnSizeEngine` over the embedded model, its networks without go_fast loaded."""
     folder = build_engine(DEFAULT_MODEL, safety=False).folder
     engine = DrawnSizeEngine(folder, choose_device("auto"))
     engine.pictures, engine.watch = {}, Stopwatch()
-    in_own_thread(lambda: engine.load(FLOAT32))
+    in_own_thread(lambda: engine.load(engine.precision_for(go_fast=False)))
     return engine
 
 
@@ -209,7 +217,7 @@ def serve_all(engine: Engine, jobs: Sequence[Job], sizer: "BatchSizer[Any] | Non
 
 def write_loras(engine: Engine, folder: Path, count: int) -> list[LoraFile]:
     """Random LoRAs on every attention and feed-forward linear layer, written to `folder`."""
-    parts = slot_parts(engine.network("transformer", FLOAT32))
+    parts = slot_parts(engine.network("transformer", engine.precision_for(go_fast=False)))
     targeted = {name: part for name, part in parts.items() if _is_targeted(name)}
     return [_write_lora(targeted, folder, index) for index in range(count)]
 
@@ -232,7 +240,7 @@ def _write_lora(layers: dict[str, SlotPart], folder: Path, index: int) -> LoraFi
 
 
 def _mix(engine: DrawnSizeEngine, files: Sequence[LoraFile], megapixels: str, precision: Precision) -> MixTimes:
-    go_fast = precision != FLOAT32
+    go_fast = precision != engine.precision_for(go_fast=False)
     jobs = [_job(i, files[i % LORAS].use, megapixels, go_fast=go_fast) for i in range(REQUESTS)]
     plain = [replace(job, id=f"plain-{job.seed}", adapters=()) for job in jobs]
     # the peer computes before our worker does, in a thread whose OpenMP team ends with it: see `in_own_thread`
@@ -263,7 +271,7 @@ def _time_peer(
     engine: DrawnSizeEngine, jobs: Sequence[Job], files: Sequence[LoraFile], precision: Precision
 ) -> tuple[float, dict[int, Image.Image]]:
     """Seconds that the peer takes for the jobs after a first one that does not count, and its pictures by seed."""
-    pipeline = stock_pipeline(engine.folder, precision.dtype).to(engine.device)
+    pipeline = stock_pipeline(engine.folder, precision.dtype, engine.device)
     load_peft_adapters(pipeline, [file.peer for file in files])
     pictures: dict[int, Image.Image] = {}
     _run_peer(pipeline, engine, jobs[:1], files)
@@ -339,7 +347,7 @@ def _switch_seconds(submit: Callable[[Job], None], first: Job, second: Job, time
 
 def _peer_switch_seconds(engine: Engine, files: Sequence[LoraFile]) -> tuple[float, float]:
     """Median seconds of the peer for `set_adapters`, and for unloading a LoRA and loading one from its file."""
-    pipeline = stock_pipeline(engine.folder, FLOAT32.dtype).to(engine.device)
+    pipeline = stock_pipeline(engine.folder, engine.precision_for(go_fast=False).dtype, engine.device)
     load_peft_adapters(pipeline, [file.peer for file in files])
     names = [file.peer.stem for file in files]
     switches = [seconds_of(partial(pipeline.set_adapters, [name], [SCALE])) for name in names * 4]

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
+from schnell.engine.engine import Engine
 from schnell.errors import BenchmarkError
 from schnell.models.folder import ModelFolder
 from schnell.spec import GenerationSpec
@@ -17,23 +18,31 @@ from schnell.spec import GenerationSpec
 STOCK_SCRIPT: Final = """
 import sys, torch
 from diffusers import FluxPipeline
-folder, prompt, output = sys.argv[1:4]
-pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+folder, prompt, output, device, dtype = sys.argv[1:6]
+pipe = FluxPipeline.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
 picture = pipe(prompt, width=256, height=256, num_inference_steps=4, guidance_scale=0.0, max_sequence_length=32,
                generator=torch.Generator("cpu").manual_seed(7)).images[0]
 picture.resize((1024, 1024), 1).save(output, quality=80, method=2)
 """
 
 
-def stock_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
-    """diffusers' FluxPipeline over a model folder, without log lines and progress bars."""
+def peer_dtype(engine: Engine, *, go_fast: bool = True) -> torch.dtype:
+    """The number format of the stock pipeline beside an engine: on a GPU the engine's own, on a CPU float32.
+
+    On a CPU, float32 is what a user of diffusers runs: its bfloat16 is slower there.
+    """
+    return torch.float32 if engine.device.type == "cpu" else engine.precision_for(go_fast=go_fast).dtype
+
+
+def stock_pipeline(folder: ModelFolder, dtype: torch.dtype, device: torch.device) -> Any:
+    """diffusers' FluxPipeline over a model folder, on a device, without log lines and progress bars."""
     import diffusers
     import transformers
 
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    pipeline = diffusers.FluxPipeline.from_pretrained(folder.path, dtype=dtype)
+    pipeline = diffusers.FluxPipeline.from_pretrained(folder.path, dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -79,6 +88,8 @@ def run_quietly(command: Sequence[str]) -> None:
         raise BenchmarkError(f"{command[0]} failed: {done.stderr[-500:]}")
 
 
-def run_stock_script(folder: ModelFolder, prompt: str, output: Path) -> None:
-    """Run `STOCK_SCRIPT` in a process of its own."""
-    run_quietly([sys.executable, "-c", STOCK_SCRIPT, str(folder.path), prompt, str(output)])
+def run_stock_script(engine: Engine, prompt: str, output: Path) -> None:
+    """Run `STOCK_SCRIPT` in a process of its own, on the engine's device."""
+    dtype = str(peer_dtype(engine)).removeprefix("torch.")
+    arguments = [str(engine.folder.path), prompt, str(output), str(engine.device), dtype]
+    run_quietly([sys.executable, "-c", STOCK_SCRIPT, *arguments])

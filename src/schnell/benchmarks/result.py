@@ -37,24 +37,40 @@ class BenchmarkResult:
         }
 
 
-def seconds_of(action: Callable[[], object]) -> float:
-    """The seconds that a call takes."""
+def _nothing() -> None:
+    """What has to be waited for where calls are done when they return."""
+
+
+def seconds_of(action: Callable[[], object], settle: Callable[[], None] = _nothing) -> float:
+    """The seconds that a call takes. A GPU returns before it is done: `settle` waits for it, before and after."""
+    settle()
     start = perf_counter()
     action()
+    settle()
     return perf_counter() - start
 
 
-def median_pair(first: Callable[[], object], second: Callable[[], object], times: int = 7) -> tuple[float, float]:
+def median_pair(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    times: int = 7,
+    settle: Callable[[], None] = _nothing,
+) -> tuple[float, float]:
     """Median seconds of two calls made in turns, so that other load on the machine slows both alike."""
     first(), second()  # caches and memory pools fill: not counted
-    pairs = [(seconds_of(first), seconds_of(second)) for _ in range(times)]
+    pairs = [(seconds_of(first, settle), seconds_of(second, settle)) for _ in range(times)]
     return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
 
 
 def compare_seconds(
-    ours: Callable[[], object], peer: Callable[[], object], *, ours_is: str, peer_is: str, times: int = 7
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    ours_is: str,
+    peer_is: str,
+    times: int = 7,
 ) -> BenchmarkResult:
-    """The median seconds of two calls made in turns, as a result."""
+    """The median seconds of two calls made in turns, as a result. Both end with a picture or file, so with all done."""
     our_seconds, peer_seconds = median_pair(ours, peer, times)
     return BenchmarkResult(
         ours=our_seconds,

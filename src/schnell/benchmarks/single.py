@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from schnell.benchmarks.peers import draw_with_pipeline, run_quietly, run_stock_script, stock_pipeline
+from schnell.benchmarks.peers import draw_with_pipeline, peer_dtype, run_quietly, run_stock_script, stock_pipeline
 from schnell.benchmarks.result import BenchmarkResult, compare_seconds, median_pair
 from schnell.bootstrap import build_engine
 from schnell.engine.denoise import Drawing
-from schnell.engine.device import BFLOAT16, FLOAT32, Precision
+from schnell.engine.device import BFLOAT16, Precision
 from schnell.engine.engine import Engine, PromptRequest, generate
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.spec import GenerationSpec, Job, resolve_size
@@ -35,12 +35,12 @@ def begin(engine: Engine, jobs: list[Job], precision: Precision) -> list[Drawing
 
 def cold_start() -> BenchmarkResult:
     """From process start to file, `schnell generate` against a script of five lines over diffusers' pipeline."""
-    folder = build_engine(DEFAULT_MODEL, safety=False).folder
+    engine = build_engine(DEFAULT_MODEL, safety=False)
     with TemporaryDirectory() as scratch:
         ours = [sys.executable, "-m", "schnell", "generate", PROMPT, "--seed", "7", "--output", f"{scratch}/ours.webp"]
         return compare_seconds(
             lambda: run_quietly(ours),
-            lambda: run_stock_script(folder, PROMPT, Path(scratch) / "peer.webp"),
+            lambda: run_stock_script(engine, PROMPT, Path(scratch) / "peer.webp"),
             ours_is="schnell generate, safety check included",
             peer_is="FluxPipeline.from_pretrained, the same prompt and seed, resize, save",
             times=3,
@@ -50,7 +50,8 @@ def cold_start() -> BenchmarkResult:
 def single_picture() -> BenchmarkResult:
     """1024x1024 in 4 steps with go_fast, everything loaded: to the finished file, against the stock pipeline."""
     engine, job = build_engine(DEFAULT_MODEL), make_job()
-    pipeline = stock_pipeline(engine.folder, torch.float32)
+    dtype = peer_dtype(engine)
+    pipeline = stock_pipeline(engine.folder, dtype, engine.device)
 
     def stock() -> None:
         picture = draw_with_pipeline(pipeline, engine.folder, job.spec, job.seed)
@@ -60,7 +61,7 @@ def single_picture() -> BenchmarkResult:
         lambda: generate(engine, job, lambda _: None),
         stock,
         ours_is="prompt to WebP file with receipt and safety check",
-        peer_is="FluxPipeline, resize; no check, no file",
+        peer_is=f"FluxPipeline in {_name(dtype)} on {engine.device}, resize; no check, no file",
     )
     stages = generate(engine, job, lambda _: None).timings
     return replace(result, details={"stages_s": {stage: round(value, 4) for stage, value in stages.items()}})
@@ -80,32 +81,34 @@ def safety_cost() -> BenchmarkResult:
 
 
 def go_fast() -> BenchmarkResult:
-    """Denoising a batch of 8 at 1 MP: go_fast against float32 (the same path where the processor has no bfloat16).
+    """Denoising a batch of 8 at 1 MP: go_fast against the path without it (the same where the device has no other).
 
-    The ratio is the speed-up: float32's seconds over go_fast's.
+    The ratio is the speed-up: the seconds without go_fast over those with it.
     """
     engine = build_engine(DEFAULT_MODEL, safety=False)
-    fast = engine.precision_for(go_fast=True)
+    fast, exact = (engine.precision_for(go_fast=go_fast) for go_fast in (True, False))
     jobs = [make_job(seed=seed) for seed in range(8)]
-    exact_rows, fast_rows = begin(engine, jobs, FLOAT32), begin(engine, jobs, fast)
-    ours, peer = median_pair(lambda: engine.step(fast_rows, fast), lambda: engine.step(exact_rows, FLOAT32), times=5)
+    exact_rows, fast_rows = begin(engine, jobs, exact), begin(engine, jobs, fast)
+    ours, peer = median_pair(
+        lambda: engine.step(fast_rows, fast), lambda: engine.step(exact_rows, exact), 5, engine.synchronize
+    )
     return BenchmarkResult(
         ours=ours,
         unit="s/step",
         ours_is=f"go_fast: {fast.name}",
         peer=peer,
-        peer_is="float32",
+        peer_is=exact.name,
         ratio=peer / ours,
         details={
             "path": fast.name,
             "native_bfloat16": fast == BFLOAT16,
-            "psnr_db": None if fast == FLOAT32 else _psnr_between(engine, jobs[0], fast),
+            "psnr_db": None if fast == exact else _psnr_between(engine, jobs[0], fast, exact),
         },
     )
 
 
-def _psnr_between(engine: Engine, job: Job, fast: Precision) -> float:
-    return psnr(_draw(engine, job, fast), _draw(engine, replace(job, id="exact"), FLOAT32))
+def _psnr_between(engine: Engine, job: Job, fast: Precision, exact: Precision) -> float:
+    return psnr(_draw(engine, job, fast), _draw(engine, replace(job, id="exact"), exact))
 
 
 def _draw(engine: Engine, job: Job, precision: Precision) -> Image.Image:
@@ -122,22 +125,31 @@ def psnr(first: Image.Image, second: Image.Image) -> float:
 
 
 def arithmetic_share() -> BenchmarkResult:
-    """Useful floating-point operations of a step, batch 8 at 1 MP, against the machine's large matrix products."""
+    """Useful floating-point operations of a step, batch 8 at 1 MP, against the device's large matrix products."""
     engine = build_engine(DEFAULT_MODEL, safety=False)
-    drawings = begin(engine, [make_job(seed=seed) for seed in range(8)], FLOAT32)
-    square = torch.randn(1024, 1024)
-    step, product = median_pair(lambda: engine.step(drawings, FLOAT32), lambda: square @ square)
+    exact = engine.precision_for(go_fast=False)
+    drawings = begin(engine, [make_job(seed=seed) for seed in range(8)], exact)
+    # the ceiling of this device in the same number format; a GPU is filled by a larger product only
+    side = 1024 if engine.device.type == "cpu" else 8192
+    square = torch.randn(side, side, dtype=exact.dtype, device=engine.device)
+    step, product = median_pair(
+        lambda: engine.step(drawings, exact), lambda: square @ square, settle=engine.synchronize
+    )
     tokens = len(drawings[0].latents) + engine.folder.sequence_length
     ours = step_operations(engine, rows=8, tokens=tokens) / step / 1e9
-    ceiling = 2 * 1024**3 / product / 1e9
+    ceiling = 2 * side**3 / product / 1e9
     return BenchmarkResult(
         ours=ours,
         unit="GFLOP/s",
         ours_is="linear layers and attention of one step",
         peer=ceiling,
-        peer_is="1024x1024 float32 matrix product",
+        peer_is=f"{side}x{side} {exact.name} matrix product on {engine.device}",
         ratio=ours / ceiling,
     )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def step_operations(engine: Engine, *, rows: int, tokens: int) -> float:

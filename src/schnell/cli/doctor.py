@@ -72,9 +72,13 @@ def _torch() -> Finding:
         import torch
     except ImportError as cause:
         return Finding("torch", "problem", str(cause), "install it again: make setup")
-    if torch.cuda.is_available():
-        return Finding("torch", "ok", f"{torch.__version__} on {torch.cuda.get_device_name()}")
-    return Finding("torch", "ok", f"{torch.__version__} on the CPU, {torch.get_num_threads()} threads")
+    from schnell.engine.devices import choose_devices, look_at_hardware, why_unused
+
+    hardware = look_at_hardware()
+    found = f"{torch.__version__} on {', '.join(map(str, choose_devices(('auto',), hardware)))}"
+    if reason := why_unused(hardware):
+        return Finding("torch", "warning", found, reason)
+    return Finding("torch", "ok", f"{found}, {torch.get_num_threads()} threads")
 
 
 def _model(settings: "Settings") -> Finding:

@@ -78,7 +78,7 @@ def train_lora_command(
 
 
 def _base_model(model: str, device: str) -> "BaseModel":
-    from schnell.engine.device import choose_device
+    from schnell.engine.devices import choose_device
     from schnell.models.catalogue import find_model
     from schnell.training.low_rank import place_model
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from schnell.adapters.decompose import MAX_RANK
 from schnell.clock import Stopwatch
+from schnell.engine.accelerator import Timing, is_alive, make_current, release_memory, start_timing, synchronize
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.device import Precision, choose_precision
@@ -37,6 +38,9 @@ DEFAULT_ADAPTER_SLOTS: Final = 16
 DEFAULT_ADAPTER_RANK: Final = MAX_RANK
 #: How many bytes of LoRAs are kept in memory beside the slots, so that one that comes back is not read from disk again.
 DEFAULT_ADAPTER_BYTES: Final = 2 << 30
+#: Two threads that ask for a precision at once must not both load it; and diffusers, while it loads, changes torch's
+#: defaults for the whole process, so engines of several devices load one after the other.
+_LOADING: Final = threading.Lock()
 #: At FLUX.1's own size a prompt of 256 tokens takes 2 MiB in bfloat16: room for 128 prompts.
 _PROMPT_CACHE_BYTES: Final = 256 << 20
 
@@ -107,8 +111,6 @@ class Engine:
         self.adapter_slots = adapter_slots
         self._adapter_bytes, self._adapter_rank = adapter_bytes, adapter_rank
         self._loaded: dict[Precision, LoadedModel] = {}
-        # two threads that ask for a precision at once must not both load it: the second waits for the first
-        self._load_lock = threading.Lock()
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
     @cached_property
@@ -167,6 +169,27 @@ class Engine:
         """Empty the cache of prompt embeddings."""
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
+    def make_current(self) -> None:
+        """Let the calling thread compute on this engine's device: to be called once by the thread that owns it."""
+        make_current(self.device)
+
+    def start_timing(self) -> Timing:
+        """Begin to time what the device works from now on: the call that comes back waits for it, and gives seconds."""
+        return start_timing(self.device)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked."""
+        synchronize(self.device)
+
+    def release_memory(self) -> None:
+        """Give back what was only kept to save time: embeddings of earlier prompts, and free blocks of the device."""
+        self.forget_prompts()
+        release_memory(self.device)
+
+    def is_alive(self) -> bool:
+        """Whether the device still computes. Once it does not, nothing but another process brings it back."""
+        return is_alive(self.device)
+
     def begin(self, job: Job, prompt: PromptEmbedding, slots: tuple[SlotUse, ...] = ()) -> list[Drawing]:
         """The drawings of a job before their first step, one an output; output i has the job's seed plus i."""
         grid = self.folder.token_grid(job.spec.size)
@@ -179,8 +202,10 @@ class Engine:
         with model.routing.using([drawing.slots for drawing in drawings]):
             return denoise_step(model.transformer, drawings)
 
-    def decode(self, drawings: Sequence[Drawing], precision: Precision) -> list[Image.Image]:
+    def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.
+
+        In `tiles`, a large picture takes a fraction of the memory; its pixels differ a little.
 
         Raises:
             GenerationFailedError: latents hold NaN or infinity.
@@ -191,7 +216,7 @@ class Engine:
                 raise GenerationFailedError(
                     "the model's output is not a number; try without go_fast or another LoRA scale"
                 )
-        return decode_latents(self._loaded_model(precision).networks.vae, drawings)
+        return decode_latents(self._loaded_model(precision).networks.vae, drawings, tiles=tiles)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:
         """Resample one drawn picture to its exact size, check it, and encode its file. None: it was flagged as unsafe.
@@ -237,7 +262,7 @@ class Engine:
         )
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
-        with self._load_lock:
+        with _LOADING:
             if precision not in self._loaded:
                 networks = load_networks(self.folder.path, precision, self.device)
                 self._loaded[precision] = LoadedModel(
@@ -271,11 +296,14 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     with watch.timing("text"):
         slots = engine.place_adapters(job.adapters, range(1, len(job.adapters) + 1), precision)
         [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], precision)
+        # a GPU has only been asked so far: without waiting, its seconds would count for the stage after
+        engine.synchronize()
     drawings = engine.begin(job, prompt, slots)
     for step in range(job.spec.steps):
         on_progress(Progress("denoise", step, job.spec.steps))
         with watch.timing("denoise"):
             drawings = engine.step(drawings, precision)
+            engine.synchronize()
     on_progress(Progress("decode", job.spec.steps, job.spec.steps))
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)

@@ -1,16 +1,26 @@
 """From latents to pixels: finished pictures through the autoencoder, previews of unfinished ones without it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from schnell.engine.denoise import LATENT_CHANNELS, Drawing, unpack_latents
 from schnell.spec import Size
 
+#: Side of the square of latent pixels that is decoded at once in tiles: 512 pixels of a picture.
+_TILE_LATENTS: Final = 64
+#: The first pictures teach all there is to learn; after them, one in so many keeps up with what people ask for.
+_FIRST_LESSONS, _LESSON_EVERY = 16, 8
+#: Latent pixels of one picture that are learned from.
+_MOST_PIXELS: Final = 4096
 #: What an earlier picture still weighs in the previews' fit when the next one has come.
 _DECAY: Final = 0.9
 #: Small beside the latents' variance of about 1, and enough to solve for the first picture, however plain it is.
@@ -20,16 +30,29 @@ _LONGEST_PREVIEW_SIDE: Final = 256
 
 
 @torch.inference_mode()
-def decode_latents(vae: Any, drawings: Sequence[Drawing]) -> list[Image.Image]:
+def decode_latents(vae: Any, drawings: Sequence[Drawing], *, tiles: bool = False) -> list[Image.Image]:
     """Decode finished drawings of one token grid into RGB pictures of the size that they were drawn at.
 
-    `vae` is diffusers' `AutoencoderKL`.
+    `vae` is diffusers' `AutoencoderKL`. With `tiles`, it decodes squares that overlap, and blends their edges.
     """
     packed = torch.stack([drawing.latents for drawing in drawings])
     # the transformer draws latents shifted and scaled to about mean 0 and variance 1; the decoder wants its own
     latents = unpack_latents(packed, drawings[0].grid) / vae.config.scaling_factor + vae.config.shift_factor
-    pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    with _tiling(vae) if tiles else nullcontext():
+        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
     return [Image.fromarray(array) for array in _to_bytes(pixels).numpy()]
+
+
+@contextmanager
+def _tiling(vae: Any) -> Iterator[None]:
+    # diffusers' own tiles are as large as the model's largest picture, which is what did not fit
+    vae.tile_latent_min_size = _TILE_LATENTS
+    vae.tile_sample_min_size = _TILE_LATENTS * 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:
@@ -52,34 +75,55 @@ def fit_to_size(picture: Image.Image, size: Size, draw_scale: int) -> Image.Imag
     return picture.crop((left, top, left + size.width, top + size.height))
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a finished picture teaches about previews: every `every`th of its latent pixels, copied from the device.
+
+    `latents` is (pixels, channels), `grid` the picture's width and height in tokens.
+    """
+
+    latents: NDArray[np.float32]
+    grid: Size
+    every: int
+
+
 class PreviewFit:
     """Previews by a linear map from a latent pixel's channels to its colour, far cheaper than decoding.
 
     The map is not a constant of the model: it is fitted to the pictures that the decoder made here so far, by ridge
-    regression over running moments, in which older pictures fade. For one thread.
+    regression over running moments, in which older pictures fade. One thread may learn while another one paints.
     """
 
     def __init__(self) -> None:
-        # float64: these are sums over all pixels of a picture, and a system of equations is solved with them
-        self._moments = torch.zeros(LATENT_CHANNELS + 1, LATENT_CHANNELS + 1, dtype=torch.float64)
-        self._targets = torch.zeros(LATENT_CHANNELS + 1, 3, dtype=torch.float64)
-        self._map: Tensor | None = None
+        # float64: these are sums over all pixels of a picture, and a system of equations is solved with them. In numpy,
+        # since a second thread that computes with torch would take the first one's cores
+        self._moments = np.zeros((LATENT_CHANNELS + 1, LATENT_CHANNELS + 1))
+        self._targets = np.zeros((LATENT_CHANNELS + 1, 3))
+        self._map: NDArray[np.floating[Any]] | None = None
+        self._pictures = 0
 
     @property
     def is_ready(self) -> bool:
         """Whether any picture has been learned from."""
         return self._map is not None
 
-    def learn(self, drawing: Drawing, picture: Image.Image) -> None:
+    def lesson(self, drawing: Drawing) -> Lesson | None:
+        """A copy of a finished drawing to learn from, or None where enough is known: copying waits for the device."""
+        self._pictures += 1
+        if self._pictures > _FIRST_LESSONS and self._pictures % _LESSON_EVERY:
+            return None
+        # evenly spread pixels are enough of a large picture
+        every = -(-(2 * drawing.grid.width) * (2 * drawing.grid.height) // _MOST_PIXELS)
+        return Lesson(_channels(drawing.latents, drawing.grid, every), drawing.grid, every)
+
+    def learn(self, lesson: Lesson, picture: Image.Image) -> None:
         """Take a finished drawing and its decoded picture into account."""
-        inputs = _features(drawing.latents, drawing.grid)
-        small = picture.resize((2 * drawing.grid.width, 2 * drawing.grid.height), Image.Resampling.BOX)
-        # a bytearray, since torch warns of a buffer that it may not write to
-        colours = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(-1, 3).double() / 255
+        inputs = _features(lesson.latents)
+        small = picture.resize((2 * lesson.grid.width, 2 * lesson.grid.height), Image.Resampling.BOX)
+        colours = np.asarray(small).reshape(-1, 3)[:: lesson.every].astype(np.float64) / 255
         self._moments = _DECAY * self._moments + inputs.T @ inputs / len(inputs)
         self._targets = _DECAY * self._targets + inputs.T @ colours / len(inputs)
-        ridge = _RIDGE * torch.eye(LATENT_CHANNELS + 1, dtype=torch.float64)
-        self._map = torch.linalg.solve(self._moments + ridge, self._targets)
+        self._map = np.linalg.solve(self._moments + _RIDGE * np.eye(LATENT_CHANNELS + 1), self._targets)
 
     def paint(self, drawing: Drawing, size: Size) -> bytes:
         """A small PNG, in the proportions of `size`, of the finished picture as the last step predicted it.
@@ -88,10 +132,10 @@ class PreviewFit:
         """
         if self._map is None or drawing.estimate is None:
             return b""
-        colours = (_features(drawing.estimate, drawing.grid) @ self._map).clamp(0, 1) * 255
-        pixels = colours.round().to(torch.uint8).view(2 * drawing.grid.height, 2 * drawing.grid.width, 3)
+        colours = np.clip(_features(_channels(drawing.estimate, drawing.grid)) @ self._map, 0, 1) * 255
+        pixels = np.rint(colours).astype(np.uint8).reshape(2 * drawing.grid.height, 2 * drawing.grid.width, 3)
         shrink = _LONGEST_PREVIEW_SIDE / max(size)
-        preview = Image.fromarray(pixels.numpy()).resize(
+        preview = Image.fromarray(pixels).resize(
             (round(size.width * shrink), round(size.height * shrink)), Image.Resampling.BICUBIC
         )
         file = BytesIO()
@@ -99,7 +143,12 @@ class PreviewFit:
         return file.getvalue()
 
 
-def _features(latents: Tensor, grid: Size) -> Tensor:
-    """(latent pixels, channels + 1) in float64 on the CPU; the last column is 1, for the map's offset."""
-    channels = unpack_latents(latents, grid).flatten(1).T.double().cpu()
-    return torch.cat([channels, torch.ones(len(channels), 1, dtype=torch.float64)], dim=1)
+def _channels(latents: Tensor, grid: Size, every: int = 1) -> NDArray[np.float32]:
+    """(pixels, channels) of packed latents, one latent pixel in `every`, in the order of rows and columns."""
+    channels: NDArray[np.float32] = unpack_latents(latents, grid).flatten(1).T[::every].float().cpu().numpy()
+    return channels
+
+
+def _features(channels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(pixels, channels + 1), in float64, which Apple's GPUs lack; the last column is 1, for the map's offset."""
+    return np.concatenate([channels.astype(np.float64), np.ones((len(channels), 1))], axis=1)

@@ -14,6 +14,8 @@ from schnell.errors import (
     GenerationCancelledError,
     GenerationFailedError,
     InterruptedServerError,
+    ModelBusyError,
+    PictureTooLargeError,
     SchnellError,
     UnsafeContentError,
 )
@@ -41,6 +43,8 @@ _FAILURES: Final[dict[str, type[SchnellError]]] = {
         DatabaseUnavailableError,
         GenerationCancelledError,
         InterruptedServerError,
+        ModelBusyError,
+        PictureTooLargeError,
         UnsafeContentError,
     )
 }

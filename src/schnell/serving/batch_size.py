@@ -17,7 +17,9 @@ _PATIENCE: Final = 200
 class BatchSizer(Generic[LaneT]):
     """Doubles a lane's batch while the time per row still falls, and halves it where memory or patience ends.
 
-    `largest` bounds every batch. A step may take `longest_step` seconds: newcomers wait that long to join.
+    `largest` bounds every batch, `first` is the size to begin with: a GPU is filled by one large picture, and a larger
+    batch there only makes everyone wait, unless it draws more pictures a second. A step may take `longest_step`
+    seconds: newcomers wait that long to join.
     """
 
     def __init__(self, largest: int = 16, longest_step: float = 2.0, first: int = 4) -> None:

@@ -39,14 +39,19 @@ class Row(Generic[LaneT]):
 class QueuedJob(Generic[LaneT]):
     """A job in the queue, and all that is known of how far it is.
 
-    Jobs are told apart by identity, never by `job.id`: two jobs with one id are two jobs. `slots` are the leased ones,
-    in the order of `job.adapters`; None before the lease and after it. `adapters` are the content hashes of its LoRAs,
-    `images` the files of finished outputs (None: flagged), `position` the jobs ahead as they were last told.
+    Jobs are told apart by identity, never by `job.id`: two jobs with one id are two jobs. `tokens` is the size of one
+    output, `only_on` the one device that may draw it (None: any), `device` the one that does, from its first step on.
+    `slots` are the leased ones there, in the order of `job.adapters`; None before the lease and after it. `adapters`
+    are the content hashes of its LoRAs, `images` the files of finished outputs (None: flagged), `position` the jobs
+    ahead as they were last told.
     """
 
     job: Job
     lane: LaneT
     listener: ProgressListener
+    tokens: int = 1
+    only_on: int | None = None
+    device: int | None = None
     future: "Future[JobOutcome]" = field(default_factory=Future)
     rows: tuple[Row[LaneT], ...] = ()
     slots: tuple[int, ...] | None = None
@@ -67,6 +72,18 @@ class QueuedJob(Generic[LaneT]):
     def steps_left(self) -> int:
         """Denoising steps that its rows have still to take, in all."""
         return sum(self.job.spec.steps - row.step for row in self.rows)
+
+    @property
+    def work_left(self) -> int:
+        """What these steps cost, in tokens: steps of any size can be added up by it."""
+        return self.steps_left * self.tokens
+
+    def begin_again(self) -> None:
+        """Forget what was drawn so far, and where: every row waits again, in its old turn."""
+        # other objects: what a thread still does with the old rows has no effect on the new ones
+        self.rows = tuple(Row(self, row.index, row.tag, row.order) for row in self.rows)
+        self.images.clear()
+        self.slots = self.device = self.position = None
 
 
 @dataclass(frozen=True, slots=True)

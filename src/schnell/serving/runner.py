@@ -1,51 +1,106 @@
 """Jobs run in this process, beside the event loop."""
 
 import asyncio
+from collections.abc import Mapping
 
-from schnell.serving.worker import Worker
-from schnell.spec import GenerationSpec, Job, JobOutcome, ProgressListener, QueueEstimate, RunnerSnapshot
+from schnell.serving.worker import LaneKey, Worker
+from schnell.spec import (
+    DeviceSnapshot,
+    GenerationSpec,
+    Job,
+    JobOutcome,
+    ProgressListener,
+    QueueEstimate,
+    RunnerSnapshot,
+)
 
 
 class InProcessRunner:
-    """The runner of a single machine: one worker thread over one engine."""
+    """The runner of a single machine: a worker for each of its devices, all of them over one queue."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, first: Worker, *others: Worker) -> None:
+        self._workers = (first, *others)
+        self._queue = first.queue
 
     @property
     def adapter_slots(self) -> int:
         """How many different LoRAs can be in use at once."""
-        return self._worker.adapter_slots
+        return self._queue.adapter_slots
 
     def warm_up(self) -> None:
-        """Draw a picture that nobody sees: it loads the weights and teaches the cost of a step and the previews."""
+        """Draw a picture on each device that nobody sees: it loads the weights, teaches the cost of a step and the
+        previews.
+
+        Raises:
+            SchnellError: a device could not draw it.
+        """
         spec = GenerationSpec("warming up", safety_checker=False)
-        self._worker.submit(Job(id="warm-up", team_id="warm-up", spec=spec, seed=0), lambda _: None).result()
+        job = Job(id="warm-up", team_id="warm-up", spec=spec, seed=0)
+        # one after the other: while diffusers loads a network, it changes torch's defaults for the whole process
+        for worker in self._workers:
+            worker.submit(job, lambda _: None, here=True).result()
 
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
         """Draw a job's pictures. Cancelling this call takes the job out at the next step.
 
         Raises:
+            ModelBusyError: there was no memory for it beside others, or no device is left.
+            PictureTooLargeError: it needs more memory than the device has.
             GenerationFailedError: the engine could not draw it.
         """
-        return await asyncio.wrap_future(self._worker.submit(job, on_progress))
+        return await asyncio.wrap_future(self._workers[0].submit(job, on_progress))
 
     def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:
         """What a job would meet if it came now, by what steps have cost so far."""
-        lane = self._worker.lane_of(Job(id="estimate", team_id=team_id, spec=spec, seed=0))
-        known = self._worker.status.seconds_per_row
+        lane = self._workers[0].lane_of(Job(id="estimate", team_id=team_id, spec=spec, seed=0))
+        known = self._seconds_per_row()
         # a size that was never drawn costs about what its share of another size's tokens costs
-        per_token = {other: seconds / (other.grid.width * other.grid.height) for other, seconds in known.items()}
-        own = known.get(lane, lane.grid.width * lane.grid.height * max(per_token.values(), default=0.0))
+        per_token = max((seconds / other.tokens for other, seconds in known.items()), default=0.0)
+        backlog = sum(count * known.get(each, 0.0) for each, count in self._queue.remaining_steps().items())
+        # one picture is drawn on one device, but those before it are drawn on all
+        own = known.get(lane, lane.tokens * per_token) * spec.steps * spec.num_outputs
         return QueueEstimate(
-            position=self._worker.snapshot().queued,
-            expected_seconds=self._worker.backlog_seconds() + own * spec.steps * spec.num_outputs,
+            position=self._queue.counts().waiting_jobs,
+            expected_seconds=backlog / max(1, len(self._alive())) + own,
         )
 
     def snapshot(self) -> RunnerSnapshot:
-        """What the worker is doing."""
-        return self._worker.snapshot()
+        """What the workers are doing."""
+        devices = tuple(self._describe(index, worker) for index, worker in enumerate(self._workers))
+        counts = self._queue.counts()
+        return RunnerSnapshot(
+            queued=counts.waiting_jobs,
+            active_rows=counts.denoising_rows,
+            steps=sum(each.steps for each in devices),
+            step_rows=sum(each.step_rows for each in devices),
+            step_seconds=sum(each.step_seconds for each in devices),
+            devices=devices,
+        )
 
     async def close(self) -> None:
-        """Cancel what is left, and end the worker's threads."""
-        await asyncio.to_thread(self._worker.stop)
+        """Cancel what is left, and end the workers' threads."""
+        for worker in self._workers:
+            await asyncio.to_thread(worker.stop)
+
+    def _alive(self) -> list[Worker]:
+        return [worker for worker in self._workers if not worker.status.is_lost]
+
+    def _seconds_per_row(self) -> Mapping[LaneKey, float]:
+        """What one row's step costs in each lane, on the slowest device that is left."""
+        slowest: dict[LaneKey, float] = {}
+        for worker in self._alive():
+            for lane, seconds in worker.status.seconds_per_row.items():
+                slowest[lane] = max(seconds, slowest.get(lane, 0.0))
+        return slowest
+
+    def _describe(self, index: int, worker: Worker) -> DeviceSnapshot:
+        status = worker.status
+        return DeviceSnapshot(
+            name=worker.name,
+            is_lost=status.is_lost,
+            active_rows=self._queue.counts(index).denoising_rows,
+            leased_loras=len(self._queue.held_adapters(index)),
+            steps=status.steps,
+            step_rows=status.step_rows,
+            step_seconds=status.step_seconds,
+        )

@@ -1,31 +1,34 @@
-"""The thread that owns the engine. `Worker.step` is the whole system: next batch, encode, denoise, decode, hand over.
+"""The thread that owns one engine. `Worker.step` is the whole system: next batch, encode, denoise, decode, hand over.
 
 The queue decides what runs (`queue.py`); the worker holds the tensors of what runs. Whatever one job brings in (its
-prompt, its LoRAs, its latents, its listener) and whatever fails on it fails that job alone.
+prompt, its LoRAs, its latents, its listener) and whatever fails on it fails that job alone (`faults.py`). A device that
+fails for good leaves its jobs to the workers of the others.
 """
 
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import structlog
-import torch
 from PIL import Image
 
 from schnell.clock import Stopwatch
+from schnell.engine.accelerator import is_out_of_memory
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
 from schnell.engine.engine import Engine, PromptRequest, outcome_of, warnings_for
-from schnell.engine.pictures import PreviewFit
+from schnell.engine.pictures import Lesson, PreviewFit
 from schnell.engine.text import PromptEmbedding
 from schnell.serving.batch_size import BatchSizer
+from schnell.serving.faults import DeviceLostError, Fault, attempt, attempt_twice, memory_error
 from schnell.serving.jobs import Batch, QueuedJob, Row
 from schnell.serving.queue import JobQueue
-from schnell.spec import Job, JobOutcome, Progress, ProgressListener, RunnerSnapshot, Size
+from schnell.spec import Job, JobOutcome, Progress, ProgressListener, Size
 
 log = structlog.get_logger(__name__)
+_TILED: Final = "the picture was decoded in tiles, as the device's memory did not hold it whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +55,40 @@ class Started:
     prompt: PromptEmbedding
     drawings: dict[int, Drawing]
     watch: Stopwatch
+    is_tiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """What steps have cost so far: replaced whole after every step, so that any thread can read it.
 
-    `seconds_per_row` is what one row's step costs in each lane.
+    `seconds_per_row` is what one row's step costs in each lane; `is_lost`, that the device failed for good.
     """
 
     steps: int = 0
     step_rows: int = 0
     step_seconds: float = 0.0
     seconds_per_row: Mapping[LaneKey, float] = field(default_factory=dict)
+    is_lost: bool = False
 
 
 class Worker:
-    """Runs jobs on one engine, in a thread of its own. Cancelling a job's future takes it out at the next step."""
+    """Runs jobs on one engine, in a thread of its own. Cancelling a job's future takes it out at the next step.
 
-    def __init__(self, engine: Engine, queue: JobQueue[LaneKey], sizer: BatchSizer[LaneKey]) -> None:
+    `device` is the number of the engine's device in the queue, which the workers of several devices share.
+    """
+
+    def __init__(self, engine: Engine, queue: JobQueue[LaneKey], sizer: BatchSizer[LaneKey], device: int = 0) -> None:
         self._engine = engine
         self._queue = queue
         self._sizer = sizer
+        self._device = device
         self._previews = PreviewFit()
         self._started: dict[QueuedLaneJob, Started] = {}
-        self._thread = threading.Thread(target=self._run, name="schnell-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"schnell-engine-{device}", daemon=True)
         # resampling, the safety check and encoding run beside the next denoising steps, one picture after the other
-        self._finishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="schnell-finish")
+        self._finishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"schnell-finish-{device}")
+        self._tiled: set[LaneKey] = set()
         self.status = WorkerStatus()
 
     def start(self) -> None:
@@ -91,34 +101,28 @@ class Worker:
         self._thread.join()
         self._finishing.shutdown(wait=True)
 
-    def submit(self, job: Job, listener: ProgressListener) -> Future[JobOutcome]:
-        """Queue a job. The listener is called from the worker's threads."""
+    def submit(self, job: Job, listener: ProgressListener, *, here: bool = False) -> Future[JobOutcome]:
+        """Queue a job, for this worker alone if it must be drawn `here`. The listener is called from any thread."""
         lane = self.lane_of(job)
-        return self._queue.submit(job, lane, lane.tokens, listener).future
+        return self._queue.submit(job, lane, lane.tokens, listener, self._device if here else None).future
 
     @property
-    def adapter_slots(self) -> int:
-        """How many different LoRAs can be in use at once."""
-        return self._queue.adapter_slots
+    def queue(self) -> JobQueue[LaneKey]:
+        """Where its jobs come from."""
+        return self._queue
+
+    @property
+    def name(self) -> str:
+        """The device's name, such as `cuda:1`."""
+        return str(self._engine.device)
 
     def lane_of(self, job: Job) -> LaneKey:
         """The lane that a job's rows share batches in."""
         precision = self._engine.precision_for(go_fast=job.spec.go_fast)
         return LaneKey(self._engine.folder.token_grid(job.spec.size), precision)
 
-    def snapshot(self) -> RunnerSnapshot:
-        """What waits and runs now, and the sums of all steps."""
-        counts, status = self._queue.counts(), self.status
-        return RunnerSnapshot(
-            queued=counts.waiting_jobs,
-            active_rows=counts.denoising_rows,
-            steps=status.steps,
-            step_rows=status.step_rows,
-            step_seconds=status.step_seconds,
-        )
-
     def backlog_seconds(self) -> float:
-        """How long the steps still to be taken would last, one row after the other."""
+        """How long the steps still to be taken would last here, one row after the other."""
         per_row = self.status.seconds_per_row
         return sum(count * per_row.get(lane, 0.0) for lane, count in self._queue.remaining_steps().items())
 
@@ -126,7 +130,7 @@ class Worker:
         """One turn: take the next batch a step further, decode what is done, tell those who listen."""
         for queued in self._queue.moved():
             self._queue.tell(queued, Progress("queued", 0, queued.job.spec.steps, position=queued.position))
-        batch = self._queue.next_batch()
+        batch = self._queue.next_batch(self._device)
         if batch is not None:
             self._begin(batch)
             stepped = self._denoise(batch.lane, [row for row in batch.rows if row.job in self._started])
@@ -136,74 +140,93 @@ class Worker:
         self._forget_ended()
 
     def _run(self) -> None:
-        while self._queue.wait():
+        self._engine.make_current()
+        while self._queue.wait(self._device):
             try:
                 self.step()
+            except DeviceLostError as lost:
+                self._give_up(lost)
             except Exception as error:
                 # every known fault fails its own job; one that comes here is ours and must not end the service: the
                 # jobs at hand fail, the next ones run
                 log.exception("engine step failed")
-                for queued in self._queue.jobs:
-                    if queued.is_started:
-                        self._queue.fail(queued, error)
+                for queued in self._queue.jobs_on(self._device):
+                    self._queue.fail(queued, error)
+
+    def _give_up(self, lost: DeviceLostError) -> None:
+        """Leave the work to the other devices: no call of this process reaches this one any more."""
+        log.error("the device is lost; restart the server to use it again", device=self.name, error=str(lost))
+        self.status = replace(self.status, is_lost=True)
+        self._started.clear()
+        self._queue.lose(self._device, lost.jobs)
 
     def _begin(self, batch: Batch[LaneKey]) -> None:
         """Load the newcomers' LoRAs into their slots, encode their prompts, draw their noise."""
         ready = [(queued, request) for queued in batch.newcomers if (request := self._place_adapters(queued))]
         if not ready:
             return
-        start = perf_counter()
-        try:
-            prompts = self._engine.encode_prompts([request for _, request in ready], batch.lane.precision)
-        except Exception as error:  # noqa: BLE001 - whatever an encoder raises, the other prompts must go on
+        jobs, requests = [queued for queued, _ in ready], [request for _, request in ready]
+
+        def encode() -> tuple[list[PromptEmbedding], float]:
+            timing = self._engine.start_timing()
+            return self._engine.encode_prompts(requests, batch.lane.precision), timing()
+
+        encoded = (attempt_twice if len(ready) == 1 else attempt)(self._engine, "text", jobs, encode)
+        if isinstance(encoded, Fault):
             if len(ready) == 1:
-                self._queue.fail(ready[0][0], error)
+                self._fail(jobs[0], encoded)
                 return
-            # one of the prompts is at fault: alone, each of them shows which
-            log.warning("encoding prompts together failed", prompts=len(ready), error=str(error))
-            for queued, _ in ready:
+            # one of the prompts is at fault, or they are too many at once: alone, each of them shows which
+            for queued in jobs:
                 self._begin(Batch(batch.lane, (), (queued,)))
             return
-        for (queued, request), prompt in zip(ready, prompts, strict=True):
+        prompts, seconds = encoded
+        for queued, request, prompt in zip(jobs, requests, prompts, strict=True):
             watch = Stopwatch()
-            watch.add("text", perf_counter() - start)
+            watch.add("text", seconds)
             self._draw_noise(queued, request, prompt, watch)
 
     def _draw_noise(
         self, queued: QueuedLaneJob, request: PromptRequest, prompt: PromptEmbedding, watch: Stopwatch
     ) -> None:
-        try:
-            drawings = dict(enumerate(self._engine.begin(queued.job, prompt, request.slots)))
-        except Exception as error:  # noqa: BLE001 - noise of one job that does not fit into memory is its own fault
-            self._queue.fail(queued, error)
+        begun = attempt_twice(
+            self._engine, "noise", [queued], lambda: self._engine.begin(queued.job, prompt, request.slots)
+        )
+        if isinstance(begun, Fault):
+            self._fail(queued, begun)
             return
-        self._started[queued] = Started(prompt, drawings, watch)
+        self._started[queued] = Started(prompt, dict(enumerate(begun)), watch)
 
     def _place_adapters(self, queued: QueuedLaneJob) -> PromptRequest | None:
-        job = queued.job
-        try:
-            slots = self._engine.place_adapters(job.adapters, queued.slots or (), queued.lane.precision)
-        except Exception as error:  # noqa: BLE001 - a LoRA that cannot be loaded fails its own job only
-            self._queue.fail(queued, error)
+        job, slots = queued.job, queued.slots or ()
+        placed = attempt_twice(
+            self._engine,
+            "loras",
+            [queued],
+            lambda: self._engine.place_adapters(job.adapters, slots, queued.lane.precision),
+        )
+        if isinstance(placed, Fault):
+            self._fail(queued, placed)
             return None
-        return PromptRequest(job.spec.prompt, job.adapters, slots)
+        return PromptRequest(job.spec.prompt, job.adapters, placed)
 
     def _denoise(self, lane: LaneKey, rows: Sequence[LaneRow]) -> list[LaneRow]:
         """Step the rows; a batch that fails is tried again in halves, so that only the row at fault fails."""
         rows = [row for row in rows if not row.job.is_over]
         if not rows:
             return []
-        start = perf_counter()
-        error: Exception | None = None
-        try:
-            drawings = self._engine.step([self._started[row.job].drawings[row.index] for row in rows], lane.precision)
-        except Exception as cause:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
-            # without its traceback: that would keep the failed step's activations in memory while the halves are tried
-            error = cause.with_traceback(None)
-        if error is not None:
-            log.warning("denoising step failed", rows=len(rows), error=str(error))
-            return self._denoise_halves(lane, rows, error)
-        seconds = perf_counter() - start
+        jobs = [row.job for row in rows]
+        before = [self._started[row.job].drawings[row.index] for row in rows]
+
+        def step() -> tuple[list[Drawing], float]:
+            timing = self._engine.start_timing()
+            # errors of a GPU come when it is waited for, which must be here, where they still have their rows
+            return self._engine.step(before, lane.precision), timing()
+
+        stepped = (attempt_twice if len(rows) == 1 else attempt)(self._engine, "denoise", jobs, step)
+        if isinstance(stepped, Fault):
+            return self._denoise_halves(lane, rows, stepped)
+        drawings, seconds = stepped
         self._sizer.observe(lane, len(rows), seconds)
         self._count_step(len(rows), seconds)
         for row, drawing in zip(rows, drawings, strict=True):
@@ -212,11 +235,11 @@ class Worker:
             started.watch.add("denoise", seconds / len(row.job.rows))
         return list(rows)
 
-    def _denoise_halves(self, lane: LaneKey, rows: Sequence[LaneRow], error: Exception) -> list[LaneRow]:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    def _denoise_halves(self, lane: LaneKey, rows: Sequence[LaneRow], fault: Fault) -> list[LaneRow]:
+        if fault.is_memory:
             self._sizer.ran_out_of_memory(lane, len(rows))
         if len(rows) == 1:
-            self._queue.fail(rows[0].job, error)
+            self._fail(rows[0].job, fault)
             return []
         middle = len(rows) // 2
         return [row for half in (rows[:middle], rows[middle:]) for row in self._denoise(lane, half)]
@@ -227,31 +250,66 @@ class Worker:
             if row.job.is_over:
                 continue
             started = self._started[row.job]
-            drawing = started.drawings[row.index]
-            try:
-                with started.watch.timing("decode"):
-                    [picture] = self._engine.decode([drawing], row.job.lane.precision)
-                self._previews.learn(drawing, picture)
-            except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
-                self._queue.fail(row.job, error)
+            with started.watch.timing("decode"):
+                decoded = self._decode_row(row, started)
+            if isinstance(decoded, Fault):
+                self._fail(row.job, decoded)
                 continue
             self._queue.complete_decoding(row)
-            self._finishing.submit(self._finish, row, started, picture)
+            self._finishing.submit(self._finish, row, started, *decoded)
 
-    def _finish(self, row: LaneRow, started: Started, picture: Image.Image) -> None:
+    def _decode_row(self, row: LaneRow, started: Started) -> tuple[Image.Image, Lesson | None] | Fault:
+        """A row's picture, in tiles where it does not fit into memory whole, and what it teaches about previews."""
+        lane, drawing = row.job.lane, started.drawings[row.index]
+
+        def decode(*, tiles: bool) -> tuple[Image.Image, Lesson | None]:
+            [picture] = self._engine.decode([drawing], lane.precision, tiles=tiles)
+            return picture, self._previews.lesson(drawing)
+
+        decoded: tuple[Image.Image, Lesson | None] | Fault | None = None
+        if lane not in self._tiled:
+            decoded = attempt(self._engine, "decode", [row.job], lambda: decode(tiles=False))
+            if isinstance(decoded, Fault) and decoded.is_memory:
+                # for good: every other picture of this size would run out of memory first, too
+                self._tiled.add(lane)
+                decoded = None
+        if decoded is None:
+            started.is_tiled = True
+            decoded = attempt_twice(self._engine, "decode in tiles", [row.job], lambda: decode(tiles=True))
+        return decoded
+
+    def _finish(self, row: LaneRow, started: Started, picture: Image.Image, lesson: Lesson | None) -> None:
         queued = row.job
+        if lesson is not None:
+            # before the picture is handed over, so that previews come with whatever is asked for after it
+            self._learn(lesson, picture)
         if queued.is_over:
             return
         try:
             image = self._engine.finish(queued.job, row.index, picture, started.watch)
-            if not self._queue.complete_row(row, image):
-                return
-            images = [queued.images[index] for index in range(len(queued.rows))]
-            outcome = outcome_of(images, warnings_for(started.prompt, self._engine.folder), dict(started.watch.seconds))
+            if self._queue.complete_row(row, image):
+                images = [queued.images[index] for index in range(len(queued.rows))]
+                self._queue.settle(queued, outcome_of(images, self._warnings(started), dict(started.watch.seconds)))
         except Exception as error:  # noqa: BLE001 - it would be lost in this thread
-            self._queue.fail(queued, error)
+            self._fail(queued, Fault(error, is_out_of_memory(error)))
+
+    def _learn(self, lesson: Lesson, picture: Image.Image) -> None:
+        try:
+            self._previews.learn(lesson, picture)
+        except Exception:
+            log.exception("previews were not learned from a picture")
+
+    def _warnings(self, started: Started) -> tuple[str, ...]:
+        warnings = warnings_for(started.prompt, self._engine.folder)
+        return (*warnings, _TILED) if started.is_tiled else warnings
+
+    def _fail(self, queued: QueuedLaneJob, fault: Fault) -> None:
+        """End a job with what its fault means: memory that others may give back, or that no device here has."""
+        if not fault.is_memory:
+            self._queue.fail(queued, fault.error)
             return
-        self._queue.settle(queued, outcome)
+        alone = all(each is queued for each in self._queue.jobs_on(self._device))
+        self._queue.fail(queued, memory_error(queued.job, alone=alone, retry_after=max(1.0, self.backlog_seconds())))
 
     def _tell_steps(self, rows: Sequence[LaneRow]) -> None:
         for queued in dict.fromkeys(row.job for row in rows):
@@ -276,8 +334,12 @@ class Worker:
 
     def _count_step(self, rows: int, seconds: float) -> None:
         seen = self.status
-        self.status = WorkerStatus(
-            seen.steps + 1, seen.step_rows + rows, seen.step_seconds + seconds, self._sizer.seconds_per_row()
+        self.status = replace(
+            seen,
+            steps=seen.steps + 1,
+            step_rows=seen.step_rows + rows,
+            step_seconds=seen.step_seconds + seconds,
+            seconds_per_row=self._sizer.seconds_per_row(),
         )
 
     def _forget_ended(self) -> None:

@@ -19,6 +19,7 @@ from schnell.spec.generation import (
 )
 from schnell.spec.job import (
     AdapterUse,
+    DeviceSnapshot,
     FetchListener,
     FetchProgress,
     GeneratedImage,
@@ -49,6 +50,7 @@ __all__ = [
     "MIN_SIDE",
     "SIDE_STEP",
     "AdapterUse",
+    "DeviceSnapshot",
     "FetchListener",
     "FetchProgress",
     "GeneratedImage",

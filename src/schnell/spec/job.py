@@ -114,11 +114,29 @@ class QueueEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceSnapshot:
+    """What one device is doing now, and its totals; the fields as in `RunnerSnapshot`.
+
+    A device that `is_lost` failed for good, and draws nothing until the server is started anew. `leased_loras` are the
+    different LoRAs that it draws with now.
+    """
+
+    name: str
+    is_lost: bool = False
+    active_rows: int = 0
+    leased_loras: int = 0
+    steps: int = 0
+    step_rows: int = 0
+    step_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerSnapshot:
     """What a runner is doing now, and its totals since it started.
 
     Now: `queued` jobs wait, `active_rows` pictures are between their first and last denoising step. Totals: denoising
     `steps` of a batch, the pictures in them (`step_rows`; over `steps` it is the mean batch size), and `step_seconds`.
+    `devices` has the same of each device, where there are any to speak of.
     """
 
     queued: int = 0
@@ -126,3 +144,4 @@ class RunnerSnapshot:
     steps: int = 0
     step_rows: int = 0
     step_seconds: float = 0.0
+    devices: tuple[DeviceSnapshot, ...] = ()

@@ -1,6 +1,6 @@
 """Prometheus metrics: counters of requests and generations, and the runner's figures at the time of a scrape."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from schnell.errors import SchnellError
 from schnell.generations import Closings, Record
-from schnell.spec import RunnerSnapshot
+from schnell.spec import DeviceSnapshot, RunnerSnapshot
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -85,6 +85,25 @@ class _RunnerCollector(Collector):
         rows = SummaryMetricFamily("schnell_batch_rows", "Pictures in a denoising step")
         rows.add_metric([], count_value=now.steps, sum_value=now.step_rows)
         yield rows
+        yield from _of_devices(now.devices)
+
+
+def _of_devices(devices: Sequence[DeviceSnapshot]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("schnell_device_up", "1 while a device draws, 0 once it has failed", labels=["device"])
+    active = GaugeMetricFamily("schnell_device_active_rows", "Pictures being denoised", labels=["device"])
+    leased = GaugeMetricFamily("schnell_device_leased_loras", "Different LoRAs being drawn with", labels=["device"])
+    steps = SummaryMetricFamily("schnell_device_step_seconds", "Denoising steps of a device", labels=["device"])
+    rows = SummaryMetricFamily("schnell_device_batch_rows", "Pictures in a step of a device", labels=["device"])
+    # the same name twice, as two CPU workers have it, would be the same series twice
+    names = [device.name for device in devices]
+    for index, device in enumerate(devices):
+        labels = [device.name if names.count(device.name) == 1 else f"{device.name}#{index}"]
+        up.add_metric(labels, float(not device.is_lost))
+        active.add_metric(labels, device.active_rows)
+        leased.add_metric(labels, device.leased_loras)
+        steps.add_metric(labels, count_value=device.steps, sum_value=device.step_seconds)
+        rows.add_metric(labels, count_value=device.steps, sum_value=device.step_rows)
+    yield from (up, active, leased, steps, rows)
 
 
 class _ClosingsCollector(Collector):

@@ -63,7 +63,7 @@ def test_requests_over_two_hundred_loras_end_once_each_and_keep_nothing(random_f
     worker.stop()
     assert ended == Counter(str(i) for i in range(REQUESTS))
     assert queue.jobs == ()
-    assert not queue._leases.held
+    assert not queue.held_adapters()
     assert worker._started == {}
     assert engine._loaded_model(FLOAT32).slots.memory.nbytes <= MEMORY_BYTES
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - settled < 60_000

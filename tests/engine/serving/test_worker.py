@@ -161,11 +161,11 @@ def test_a_stage_that_fails_for_one_job_fails_that_job_alone(
 ) -> None:
     worker, stage = build_worker(engine), getattr(engine, broken)
 
-    def refuse_bad(first: object, *others: object) -> object:
+    def refuse_bad(first: object, *others: object, **options: object) -> object:
         steps = first[0].steps if isinstance(first, list) else first.spec.steps  # type: ignore[attr-defined]
         if steps == 2:
             raise RuntimeError("as a kernel fails")
-        return stage(first, *others)
+        return stage(first, *others, **options)
 
     monkeypatch.setattr(engine, broken, refuse_bad)
     good = [worker.submit(small_job(f"good-{i}"), ignore) for i in range(2)]

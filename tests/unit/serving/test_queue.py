@@ -364,7 +364,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert queued.future.cancelled() == (queued in self.seen.cancelled)
             if queued not in self.seen.cancelled:
                 assert (queued.future.exception(0) is not None) == (queued in self.seen.failed)
-        assert not self.jobs._leases.held
+        assert not self.jobs.held_adapters()
 
 
 TestRandomTraffic = QueueMachine.TestCase

@@ -26,7 +26,15 @@ async def healthz() -> str:
     return "ok"
 
 
-_READY: Final = object_of({"ready": {"type": "boolean"}, "problem": {"type": ["string", "null"]}})
+_READY: Final = object_of(
+    {
+        "ready": {"type": "boolean"},
+        "problem": {"type": ["string", "null"]},
+        "lostDevices": {"type": "array", "items": {"type": "string"}},
+    },
+    "ready",
+    "problem",
+)
 
 
 @router.get(
@@ -35,7 +43,7 @@ _READY: Final = object_of({"ready": {"type": "boolean"}, "problem": {"type": ["s
     responses={
         200: json_answer("Generations are accepted", example_of(_READY, {"ready": True, "problem": None})),
         503: json_answer(
-            "Stopping, without its database, or with generations whose end is not written yet",
+            "Stopping, without its database or a device, or with generations whose end is not written yet",
             example_of(_READY, {"ready": False, "problem": "the database does not answer"}),
         ),
     },
@@ -43,15 +51,22 @@ _READY: Final = object_of({"ready": {"type": "boolean"}, "problem": {"type": ["s
 async def readyz(request: Request) -> Response:
     """200 when generations are accepted; 503 while the server stops, its database is away, or an end is not written.
 
-    An end that the database does not take is a sign that it takes no other write either.
+    An end that the database does not take is a sign that it takes no other write either. `lostDevices` names GPUs that
+    failed and were taken out: while another one is left, the server is ready; without any, only a restart helps.
     """
-    problem = await _find_problem(services_of(request))
-    return JSONResponse({"ready": problem is None, "problem": problem}, status_code=503 if problem else 200)
+    services = services_of(request)
+    problem = await _find_problem(services)
+    lost = [device.name for device in services.runner.snapshot().devices if device.is_lost]
+    answer = {"ready": problem is None, "problem": problem} | ({"lostDevices": lost} if lost else {})
+    return JSONResponse(answer, status_code=503 if problem else 200)
 
 
 async def _find_problem(services: Services) -> str | None:
     if services.admission.closed:
         return "the server is stopping"
+    devices = services.runner.snapshot().devices
+    if devices and all(device.is_lost for device in devices):
+        return "every device has failed; restart the server"
     overdue = services.closings.overdue()
     if overdue.count:
         return f"the ends of {overdue.count} generations are not written yet, for {overdue.seconds:.0f} s"
