@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
+    from schnell.provenance.proof import Proof
     from schnell.serving.runner import InProcessRunner
     from schnell.settings import Settings
 
 
-def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
+def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof: "Proof | None" = None) -> "Engine":
     """The engine for a model's name or folder, without the safety check if `safety` is off.
+
+    Without `proof`, its pictures are neither marked nor signed.
 
     Raises:
         ModelFolderError: no such model here, or no such device.
@@ -20,10 +23,12 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "E
     from schnell.engine.network_classes import import_network_classes
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
+    from schnell.provenance.proof import NO_PROOF
 
     folder = find_model(model)
     import_network_classes()
-    return Engine(folder, choose_device(device), load_safety_checker() if safety else None)
+    checker = load_safety_checker() if safety else None
+    return Engine(folder, choose_device(device), checker, proof=proof or NO_PROOF)
 
 
 def build_runner(engine: "Engine") -> "InProcessRunner":
@@ -45,16 +50,20 @@ def build_server_runner(settings: "Settings") -> "Runner":
 
     Raises:
         ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
+        CredentialsError: the key that signs pictures cannot be used.
     """
+    from schnell.bootstrap.proof import build_shared_proof
     from schnell.engine.device import choose_device
     from schnell.engine.engine import Engine
     from schnell.engine.network_classes import import_network_classes
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
 
+    # before the model: a key that cannot be used ends the start at once
+    proof = build_shared_proof(settings)
     import_network_classes()
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
-    engine = Engine(find_model(settings.model), choose_device(settings.device), safety)
+    engine = Engine(find_model(settings.model), choose_device(settings.device), safety, proof=proof)
     runner = build_runner(engine)
     runner.warm_up()
     return runner

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from schnell.engine.receipt import Receipt, receipt_text
 from schnell.errors import ImageMetadataError
+from schnell.provenance.receipt import Receipt, receipt_text
 from schnell.spec import OutputFormat
 
 MEDIA_TYPES: Final[dict[OutputFormat, str]] = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
