@@ -15,7 +15,7 @@ from schnell.bootstrap.data import (
     read_settings,
 )
 from schnell.bootstrap.model import build_engine, build_runner, build_server_runner
-from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer
+from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer, read_shared_keys
 from schnell.bootstrap.server import build_app, build_services
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "build_store",
     "hold_data",
     "read_settings",
+    "read_shared_keys",
 ]

@@ -38,7 +38,7 @@ def build_shared_proof(settings: "Settings") -> "Proof":
 
     if not settings.credentials:
         return Proof(settings.watermark)
-    keys = asyncio.run(_share_keys(settings))
+    keys = asyncio.run(read_shared_keys(settings))
     known = find_keys(settings.data_dir)
     # the folder's copy is what `schnell generate` signs with, and what the web application shows as this server's
     if known is None or known.to_pem() != keys.to_pem():
@@ -62,7 +62,12 @@ def build_signer(settings: "Settings", keys: "SigningKeys") -> "CredentialsSigne
     )
 
 
-async def _share_keys(settings: "Settings") -> "SigningKeys":
+async def read_shared_keys(settings: "Settings") -> "SigningKeys":
+    """The keys of the database; without any, those of the data folder are put there, made if need be.
+
+    Raises:
+        CredentialsError: they cannot be read.
+    """
     from schnell.accounts.signing_keys import share_keys
     from schnell.bootstrap.data import build_database, read_secrets
     from schnell.clock import now

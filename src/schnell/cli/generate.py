@@ -96,14 +96,15 @@ def _draw(spec: GenerationSpec, model: str, device: str, *, proof: bool) -> JobO
 
     given = build_proof(read_settings()) if proof else None
     engine = build_engine(model, device=device, safety=spec.safety_checker, proof=given)
-    adapters = tuple(_resolve_lora(lora, engine.folder) for lora in spec.loras)
+    adapters = tuple(resolve_lora(lora, engine.folder) for lora in spec.loras)
     seed = random_seed() if spec.seed is None else spec.seed
     job = Job(id="cli", team_id="cli", spec=spec, seed=seed, adapters=adapters)
     with _step_bar(spec.steps) as listen:
         return generate(engine, job, listen)
 
 
-def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
+def resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
+    """The converted file of a bundled LoRA's name or of a path. Raises InvalidFieldError, AdapterError."""
     from schnell.adapters import convert_adapter, read_model_shape
     from schnell.models.folder import cache_home
 
