@@ -256,6 +256,13 @@ class ConfigurationError(SchnellError):
     code = "INVALID_SETTING"
 
 
+class CredentialsError(SchnellError):
+    """The key or the certificates that sign pictures cannot be used: expired, unreadable, or not a pair."""
+
+    code = "CREDENTIALS_UNUSABLE"
+    status = 503
+
+
 class ModelFolderError(SchnellError):
     """A model folder is missing, incomplete or not a FLUX model."""
 

@@ -89,6 +89,16 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(60, ge=0)
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
 
+    # proof of origin: what pictures carry, and who may check it
+    watermark: bool = True
+    credentials: bool = True
+    credentials_name: str = Field("schnell", min_length=1, max_length=50)
+    credentials_prompt: bool = True
+    credentials_time: bool = False
+    credentials_time_stamps: Url = None
+    verify_rate_limit: str | None = "30/minute"
+    verify_max_bytes: int = Field(20 * 2**20, ge=1024)
+
     @classmethod
     def settings_customise_sources(
         cls,

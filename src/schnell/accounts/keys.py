@@ -152,6 +152,7 @@ def _caller_query(condition: ColumnElement[bool]) -> Select[Any]:
             members.c.status.label("member_status"),
             teams.c.status.label("team_status"),
             teams.c.may_disable_safety,
+            teams.c.may_disable_watermark,
         )
         .join_from(api_keys, members, member)
         .join(teams, teams.c.id == api_keys.c.team_id)
@@ -179,6 +180,7 @@ async def _find_caller(connection: Connection, query: Prepared, wanted: str) -> 
         scopes=_split_scopes(row.scopes),
         rate_limit=row.rate_limit,
         may_disable_safety=row.may_disable_safety,
+        may_disable_watermark=row.may_disable_watermark,
     )
 
 

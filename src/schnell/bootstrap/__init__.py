@@ -15,6 +15,7 @@ from schnell.bootstrap.data import (
     read_settings,
 )
 from schnell.bootstrap.model import build_engine, build_runner, build_server_runner
+from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer, read_shared_keys
 from schnell.bootstrap.server import build_app, build_services
 
 __all__ = [
@@ -23,11 +24,15 @@ __all__ = [
     "build_engine",
     "build_locked_files",
     "build_loras",
+    "build_proof",
     "build_runner",
     "build_server_runner",
     "build_services",
+    "build_shared_proof",
+    "build_signer",
     "build_source_tokens",
     "build_store",
     "hold_data",
     "read_settings",
+    "read_shared_keys",
 ]

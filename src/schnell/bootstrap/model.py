@@ -7,12 +7,15 @@ if TYPE_CHECKING:
 
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
+    from schnell.provenance.proof import Proof
     from schnell.serving.runner import InProcessRunner
     from schnell.settings import Settings
 
 
-def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
+def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof: "Proof | None" = None) -> "Engine":
     """The engine for a model's name or folder, without the safety check if `safety` is off.
+
+    Without `proof`, its pictures are neither marked nor signed.
 
     Raises:
         ModelFolderError: no such model here, or no such device.
@@ -22,11 +25,12 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "E
     from schnell.engine.network_classes import import_network_classes
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
+    from schnell.provenance.proof import NO_PROOF
 
     folder = find_model(model)
     import_network_classes()
-    chosen = choose_device(device, weights=folder.path)
-    return Engine(folder, chosen, load_safety_checker() if safety else None)
+    checker = load_safety_checker() if safety else None
+    return Engine(folder, choose_device(device, weights=folder.path), checker, proof=proof or NO_PROOF)
 
 
 def build_runner(*engines: "Engine") -> "InProcessRunner":
@@ -74,7 +78,9 @@ def build_server_runner(settings: "Settings") -> "Runner":
     Raises:
         ConfigurationError: the devices are named in two settings.
         ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
+        CredentialsError: the key that signs pictures cannot be used.
     """
+    from schnell.bootstrap.proof import build_shared_proof
     from schnell.engine.devices import choose_server_devices
     from schnell.engine.engine import Engine
     from schnell.engine.network_classes import import_network_classes
@@ -84,10 +90,12 @@ def build_server_runner(settings: "Settings") -> "Runner":
 
     if settings.devices and settings.device != "auto":
         raise ConfigurationError("SCHNELL_DEVICE and SCHNELL_DEVICES are both set: set the one that you mean")
+    # before the model: a key that cannot be used ends the start at once
+    proof = build_shared_proof(settings)
     import_network_classes()
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     folder = find_model(settings.model)
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)
-    runner = build_runner(*(Engine(folder, device, safety) for device in devices))
+    runner = build_runner(*(Engine(folder, device, safety, proof=proof) for device in devices))
     runner.warm_up()
     return runner

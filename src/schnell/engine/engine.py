@@ -19,10 +19,8 @@ from schnell.engine.accelerator import Timing, is_alive, make_current, release_m
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.device import Precision, choose_precision
-from schnell.engine.image_file import MEDIA_TYPES, encode_image
 from schnell.engine.loading import Networks, load_networks
 from schnell.engine.pictures import decode_latents, fit_to_size
-from schnell.engine.receipt import AdapterReceipt, Receipt, engine_version
 from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import SlotPlan, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
@@ -30,6 +28,9 @@ from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder
 from schnell.engine.weight_names import layer_rows
 from schnell.errors import GenerationFailedError
 from schnell.models.folder import ModelFolder, weights_sha256
+from schnell.provenance.image_file import MEDIA_TYPES, encode_image
+from schnell.provenance.proof import NO_PROOF, Proof
+from schnell.provenance.receipt import AdapterReceipt, Receipt, engine_version
 from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
 
 #: How many different LoRAs can be loaded into a model's layers at once.
@@ -96,18 +97,21 @@ class Engine:
     beside it.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what the operator decides, each with its default
+    def __init__(  # noqa: PLR0913 - what the operator decides, each with its default
         self,
         folder: ModelFolder,
         device: torch.device,
         safety: SafetyChecker | None = None,
+        *,
         adapter_slots: int = DEFAULT_ADAPTER_SLOTS,
         adapter_bytes: int = DEFAULT_ADAPTER_BYTES,
         adapter_rank: int = DEFAULT_ADAPTER_RANK,
+        proof: Proof = NO_PROOF,
     ) -> None:
         self.folder = folder
         self.device = device
         self._safety = safety
+        self._proof = proof
         self.adapter_slots = adapter_slots
         self._adapter_bytes, self._adapter_rank = adapter_bytes, adapter_rank
         self._loaded: dict[Precision, LoadedModel] = {}
@@ -219,28 +223,32 @@ class Engine:
         return decode_latents(self._loaded_model(precision).networks.vae, drawings, tiles=tiles)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:
-        """Resample one drawn picture to its exact size, check it, and encode its file. None: it was flagged as unsafe.
+        """Resample one drawn picture to its exact size, check it, mark it, encode its file and sign it.
 
-        `index` is the output's place in the job; `watch` is given the seconds of each of the three.
+        None: it was flagged as unsafe. `index` is the output's place in the job; `watch` is given the seconds of each.
         """
         with watch.timing("resample"):
             picture = fit_to_size(drawn, job.spec.size, self.folder.draw_scale)
         with watch.timing("safety"):
             if job.spec.safety_checker and self._safety is not None and self._safety.flags(drawn):
                 return None
-        with watch.timing("encode"):
-            return self._write(job, index, picture)
-
-    def _write(self, job: Job, index: int, picture: Image.Image) -> GeneratedImage:
         receipt = self._receipt(job, index)
+        with watch.timing("mark"):
+            picture, mark = self._proof.mark(picture, receipt)
+        with watch.timing("encode"):
+            data = encode_image(picture, receipt)
+        with watch.timing("sign"):
+            data, manifest = self._proof.sign(data, receipt, with_prompt=job.spec.credentials_prompt)
         return GeneratedImage(
             index=index,
             seed=receipt.seed,
-            data=encode_image(picture, receipt),
+            data=data,
             media_type=MEDIA_TYPES[receipt.output_format],
             width=picture.width,
             height=picture.height,
             receipt=receipt.to_json(),
+            mark=mark,
+            manifest=manifest,
         )
 
     def _receipt(self, job: Job, index: int) -> Receipt:
@@ -259,6 +267,7 @@ class Engine:
             output_format=spec.output_format,
             output_quality=spec.output_quality,
             loras=tuple(AdapterReceipt(used.name, used.sha256, used.scale) for used in job.adapters),
+            mark=self._proof.scheme if spec.watermark else None,
         )
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:

@@ -27,7 +27,8 @@ _File = bytes  # `bytes` is also a field's name below
 class StoredImage:
     """A picture's key in the store. `output` is which of the request's pictures it is.
 
-    `data` is the file itself, where it was read back on the way and the answer shall hold it.
+    `data` is the file itself, where it was read back on the way and the answer shall hold it. `mark` is what its
+    invisible mark carries, `manifest` the label of its credentials; None where it has none.
     """
 
     key: str
@@ -35,6 +36,8 @@ class StoredImage:
     media_type: str
     bytes: int = 0
     data: _File | None = field(default=None, compare=False, repr=False)
+    mark: str | None = None
+    manifest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,9 @@ _FINISH: Final = Prepared(
     update(records).where(_THIS_RECORD, or_(*(records.c.status == each for each in UNFINISHED))),
     sets=(*_ENDING, "receipts"),
 )
-_STORE_IMAGE: Final = Prepared(update(images).where(images.c.key == bindparam("of_key")), sets=("state", "bytes"))
+_STORE_IMAGE: Final = Prepared(
+    update(images).where(images.c.key == bindparam("of_key")), sets=("state", "bytes", "mark", "manifest")
+)
 #: A picture that was announced by a record, which has ended without storing or removing it.
 _ABANDONED: Final = and_(
     images.c.record_id == records.c.id, images.c.state == "ALLOCATED", records.c.status.not_in(UNFINISHED)
@@ -154,6 +159,8 @@ async def insert_record(connection: Connection, record: Record) -> None:
             "media_type": image.media_type,
             "bytes": 0,
             "created_at": record.created_at,
+            "mark": None,
+            "manifest": None,
         }
         await _INSERT_IMAGE.run(connection, row)
 
@@ -185,7 +192,8 @@ async def finish_record(connection: Connection, record: Record, *, drawn_elsewhe
     if (await _FINISH.run(connection, values | {"of_record": record.id})).rowcount != 1:
         return False
     for image in record.images:
-        await _STORE_IMAGE.run(connection, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})
+        values = {"state": "STORED", "bytes": image.bytes, "mark": image.mark, "manifest": image.manifest}
+        await _STORE_IMAGE.run(connection, {"of_key": image.key, **values})
     if len(record.images) < record.settings["num_outputs"] and not drawn_elsewhere:
         unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(unused).values(state="DELETING"))
@@ -348,7 +356,9 @@ async def _load(connection: Connection, query: Select[Any], values: Mapping[str,
     # one query for the pictures of the whole page, not one a record
     pictures: dict[str, list[StoredImage]] = {}
     for image in await connection.execute(_PICTURES, {"of_records": [row.id for row in rows]}):
-        shown = StoredImage(image.key, image.output, image.media_type, image.bytes)
+        shown = StoredImage(
+            image.key, image.output, image.media_type, image.bytes, mark=image.mark, manifest=image.manifest
+        )
         pictures.setdefault(image.record_id, []).append(shown)
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
 

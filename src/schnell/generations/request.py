@@ -61,5 +61,6 @@ def describe_spec(spec: GenerationSpec) -> dict[str, Any]:
         "output_quality": spec.output_quality,
         "go_fast": spec.go_fast,
         "safety_checker": spec.safety_checker,
+        "watermark": spec.watermark,
         "loras": [{"reference": lora.reference, "scale": lora.scale} for lora in spec.loras],
     }

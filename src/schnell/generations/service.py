@@ -298,7 +298,8 @@ class Generations:
             place = keys[image.index]
             await self._store.put(place.key, image.data, image.media_type)
             data = await self._read_back(place.key, image.data) if inline else None
-            stored.append(replace(place, bytes=len(image.data), data=data))
+            found = replace(place, bytes=len(image.data), data=data, mark=image.mark, manifest=image.manifest)
+            stored.append(found)
         return replace(
             record,
             status="SUCCESS",
@@ -327,6 +328,8 @@ class Generations:
         """Refuse what could never be drawn, before anything is fetched or reserved for it."""
         if not spec.safety_checker and not caller.may_disable_safety:
             raise ForbiddenError("this team may not set disable_safety_checker; leave it out")
+        if not spec.watermark and not caller.may_disable_watermark:
+            raise ForbiddenError("this team may not set disable_watermark; leave it out")
         if len(spec.loras) > self._runner.adapter_slots:
             most = self._runner.adapter_slots
             problem = (
@@ -375,6 +378,7 @@ def _describe(job: Job, outcome: JobOutcome) -> Mapping[str, Any]:
         "loras": [{"name": use.name, "sha256": use.sha256, "scale": use.scale} for use in job.adapters],
         "warnings": list(outcome.warnings),
         "flagged": list(outcome.flagged),
+        "proof": [{"mark": image.mark, "credentials": image.manifest} for image in outcome.images],
     }
 
 

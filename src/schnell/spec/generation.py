@@ -35,7 +35,9 @@ class GenerationSpec:
     """Everything that decides the pictures of one request. `seed` None asks for a random one.
 
     `steps` counts denoising steps. `output_quality` is the encoder's, 0 to 100. `go_fast` asks for faster, less exact
-    arithmetic where the hardware has it. Output i of `num_outputs` is drawn with `output_seed(seed, i)`.
+    arithmetic where the hardware has it. Output i of `num_outputs` is drawn with `output_seed(seed, i)`. `watermark`
+    lets the pictures be marked invisibly, if the engine marks at all; `credentials_prompt` lets the prompt into their
+    signed credentials.
 
     Raises:
         InvalidFieldError: naming every field that is out of range, as the API calls it.
@@ -52,6 +54,8 @@ class GenerationSpec:
     go_fast: bool = True
     safety_checker: bool = True
     loras: tuple[LoraRef, ...] = ()
+    watermark: bool = True
+    credentials_prompt: bool = True
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():

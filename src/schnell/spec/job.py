@@ -83,7 +83,8 @@ ProgressListener = Callable[[Progress], None]
 class GeneratedImage:
     """One finished picture of a job, output `index`: an encoded file of exactly the size asked for.
 
-    `receipt` is what is needed to draw it again; the file holds it too.
+    `receipt` is what is needed to draw it again; the file holds it too. `mark` is what its invisible mark carries (ten
+    hexadecimal digits), `manifest` the label of its signed credentials; None where it has none.
     """
 
     index: int
@@ -93,6 +94,8 @@ class GeneratedImage:
     width: int
     height: int
     receipt: Mapping[str, Any]
+    mark: str | None = None
+    manifest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

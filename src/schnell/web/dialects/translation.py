@@ -32,6 +32,8 @@ EXTRA_FIELDS: Final = (
     "extra_lora_scale",
     "go_fast",
     "disable_safety_checker",
+    "disable_watermark",
+    "hide_prompt",
 )
 #: Gives the dialect's name of a native field.
 Rename = Callable[[str], str]

@@ -73,6 +73,7 @@ class TeamChange(_Body):
     credit_limit: Annotated[Credits | None, Field(examples=[5_000_000])] = None
     budget_window: BudgetWindow | None = None
     may_disable_safety: bool | None = None
+    may_disable_watermark: bool | None = None
 
 
 class NewMember(_Body):

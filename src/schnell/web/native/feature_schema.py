@@ -52,6 +52,10 @@ _PROMPT_OBJECT: Final = {
         "seed": _whole("The same seed gives the same picture; random if absent.", 0, MAX_SEED),
         "output_quality": _whole("Compression quality.", 0, 100, default=80),
         "disable_safety_checker": _nullable("boolean", "Switch the safety check off.", default=False),
+        "disable_watermark": _nullable(
+            "boolean", "Leave the invisible mark out; a team must be allowed to.", default=False
+        ),
+        "hide_prompt": _nullable("boolean", "Leave the prompt out of the signed credentials.", default=False),
         "go_fast": _nullable("boolean", "Faster arithmetic where the processor has it.", default=True),
         "lora_weights": _nullable("string", "A LoRA: owner/name, a URL, or a name from your library."),
         "lora_scale": _nullable("number", "How strongly the LoRA acts.", minimum=0, maximum=3, default=0.8),
@@ -145,6 +149,7 @@ _EXAMPLE_RECORD: Final = {
             "loras": [],
             "warnings": [],
             "flagged": [],
+            "proof": [{"mark": "71783b1c61", "credentials": "urn:c2pa:4769380b-654a-4d99-903f-ad32ab037e50"}],
         },
     },
     "additionalData": None,

@@ -115,6 +115,8 @@ def parse_prompt_object(fields: Fields, lowest_scale: float = 0) -> GenerationSp
     file_format = fields.choice("output_format", _FORMATS)
     go_fast = fields.flag("go_fast", default=True)
     unchecked = fields.flag("disable_safety_checker", default=False)
+    unmarked = fields.flag("disable_watermark", default=False)
+    hides_prompt = fields.flag("hide_prompt", default=False)
     loras = _read_loras(fields, lowest_scale)
     _require_both(fields, size)
     fields.check()
@@ -131,6 +133,8 @@ def parse_prompt_object(fields: Fields, lowest_scale: float = 0) -> GenerationSp
         go_fast=go_fast,
         safety_checker=not unchecked,
         loras=loras,
+        watermark=not unmarked,
+        credentials_prompt=not hides_prompt,
     )
 
 

@@ -25,6 +25,8 @@ KNOWN_KEYS: Final = tuple(
             "seed",
             "output_quality",
             "disable_safety_checker",
+            "disable_watermark",
+            "hide_prompt",
             "go_fast",
             "lora_weights",
             "lora_scale",
@@ -123,7 +125,7 @@ def _response_object(record: Record, urls: list[str]) -> dict[str, Any]:
         return dict(record.response_object)
     found = record.response_object
     before = {key: found.get(key) for key in ("seed", "seeds", "width", "height")}
-    after = {key: found.get(key) for key in ("timings", "loras", "warnings", "flagged")}
+    after = {key: found.get(key) for key in ("timings", "loras", "warnings", "flagged", "proof")}
     return before | {"temporaryUrls": urls} | after | {"servedModel": record.served_model}
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from schnell.engine.receipt import Receipt, receipt_text
 from schnell.errors import ImageMetadataError
+from schnell.provenance.receipt import Receipt, receipt_text
 from schnell.spec import OutputFormat
 
 MEDIA_TYPES: Final[dict[OutputFormat, str]] = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
@@ -63,28 +63,32 @@ def read_receipt(path: Path) -> dict[str, Any]:
         with Image.open(path, formats=["PNG", "WEBP", "JPEG"]) as picture:
             if picture.width * picture.height > _MAX_RECEIPT_PIXELS:
                 raise ImageMetadataError(f"{path.name} is too large to be a picture of schnell's")
-            text = _receipt_inside(picture)
+            receipt = receipt_inside(picture)
     # Pillow raises SyntaxError and ValueError too for damaged chunks and EXIF
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ImageMetadataError(f"{path.name} is not a PNG, WebP or JPEG picture: {error}") from error
-    if text is None:
+    if receipt is None:
         raise ImageMetadataError(
             f"{path.name} carries no receipt: it was not made by schnell, or its metadata was removed"
         )
-    return _parse_receipt(text, path.name)
-
-
-def _parse_receipt(text: str, name: str) -> dict[str, Any]:
-    try:
-        receipt = json.loads(text)
-    except ValueError as error:
-        raise ImageMetadataError(f"the receipt in {name} is not JSON") from error
-    if not isinstance(receipt, dict):
-        raise ImageMetadataError(f"the receipt in {name} is not a JSON object")
     return receipt
 
 
-def _receipt_inside(picture: Image.Image) -> str | None:
+def receipt_inside(picture: Image.Image) -> dict[str, Any] | None:
+    """The JSON receipt in an open picture's metadata; None without one. Raises ImageMetadataError for a damaged one."""
+    text = _receipt_text(picture)
+    if text is None:
+        return None
+    try:
+        receipt = json.loads(text)
+    except ValueError as error:
+        raise ImageMetadataError("the receipt in the picture is not JSON") from error
+    if not isinstance(receipt, dict):
+        raise ImageMetadataError("the receipt in the picture is not a JSON object")
+    return receipt
+
+
+def _receipt_text(picture: Image.Image) -> str | None:
     if picture.format == "PNG":
         text = picture.info.get("schnell")
         return str(text) if text is not None else None

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from schnell.engine.image_file import encode_image, read_receipt
-from schnell.engine.receipt import AdapterReceipt, Receipt, spec_from_receipt
 from schnell.errors import ImageMetadataError
+from schnell.provenance.image_file import encode_image, read_receipt
+from schnell.provenance.receipt import AdapterReceipt, Receipt, spec_from_receipt
 from schnell.spec import OutputFormat
 
 RECEIPT = Receipt(

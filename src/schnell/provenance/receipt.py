@@ -1,12 +1,13 @@
 """What a picture was made from: enough to make it again, and nothing that changes from run to run.
 
-A receipt is a JSON object inside the picture's file (`engine.image_file` writes and reads it there).
+A receipt is a JSON object inside the picture's file (`provenance.image_file` writes and reads it there).
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ class Receipt:
     """Everything that decided one picture's bytes, on a given processor.
 
     `engine` is schnell's version, `model_sha256` the hash of the transformer's weights, `width` and `height` are
-    pixels.
+    pixels. `mark` names the invisible mark's scheme (`provenance.mark.SCHEME`); None: the picture carries none.
     """
 
     engine: str
@@ -56,10 +57,11 @@ class Receipt:
     output_format: OutputFormat
     output_quality: int
     loras: tuple[AdapterReceipt, ...] = ()
+    mark: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The receipt as a JSON object."""
-        return {
+        """The receipt as a JSON object. `mark` is absent without one, as in receipts from before there were marks."""
+        fields: dict[str, Any] = {
             "schnell": RECEIPT_VERSION,
             "engine": self.engine,
             "model": {"name": self.model, "sha256": self.model_sha256},
@@ -74,6 +76,7 @@ class Receipt:
             "output_quality": self.output_quality,
             "loras": [{"name": used.name, "sha256": used.sha256, "scale": used.scale} for used in self.loras],
         }
+        return fields if self.mark is None else fields | {"mark": self.mark}
 
     def to_parameters(self) -> str:
         """The same as Automatic1111's `parameters` text, which most galleries read."""
@@ -112,6 +115,7 @@ def spec_from_receipt(receipt: Mapping[str, Any]) -> GenerationSpec:
             output_quality=int(receipt["output_quality"]),
             go_fast=bool(receipt["go_fast"]),
             loras=tuple(LoraRef(str(used["name"]), float(used["scale"])) for used in receipt["loras"]),
+            watermark=receipt.get("mark") is not None,
         )
     # a receipt comes from a file that anybody may have written: `GenerationSpec` checks it as it does a request
     except (KeyError, TypeError, ValueError, SchnellError) as error:
@@ -121,3 +125,11 @@ def spec_from_receipt(receipt: Mapping[str, Any]) -> GenerationSpec:
 def receipt_text(receipt: Mapping[str, Any]) -> str:
     """Compact JSON in ASCII, the form that is written into picture files."""
     return json.dumps(receipt, separators=(",", ":"), ensure_ascii=True)
+
+
+def mark_number(receipt: Mapping[str, Any]) -> int:
+    """The 40 bits that a picture's mark carries: the first of SHA-256 over its receipt, as it stands in the file.
+
+    Two pictures may share them: among a million, that happens about once.
+    """
+    return int.from_bytes(sha256(receipt_text(receipt).encode("ascii")).digest()[:5], "big")
