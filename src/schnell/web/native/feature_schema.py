@@ -46,7 +46,9 @@ def _whole(description: str, low: int, high: int, **more: Any) -> dict[str, Any]
 
 
 _SIDE: Final = {
-    "type": ["integer", "null"], "minimum": MIN_SIDE, "maximum": MAX_SIDE,
+    "type": ["integer", "null"],
+    "minimum": MIN_SIDE,
+    "maximum": MAX_SIDE,
     "multipleOf": SIDE_STEP,
 }
 _SCALE: Final = {"minimum": 0, "maximum": MAX_LORA_SCALE, "default": DEFAULT_LORA_SCALE}
