@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import (
@@ -26,9 +27,22 @@ def _no_slash(text: str | None) -> str | None:
     return text.rstrip("/") if text else None
 
 
+def _without_path(text: str | None) -> str | None:
+    # pages, links, cookies and the OpenAPI document name paths from the root: under a prefix they would lead elsewhere
+    if text and (parts := urlsplit(text)) and (parts.path or parts.query or parts.fragment):
+        raise ValueError(
+            f"{text} has more than scheme, host and port: give the server a host name of its own "
+            f"(such as https://schnell.{parts.hostname or 'example.org'}), a path prefix is not supported"
+        )
+    if text and (urlsplit(text).scheme not in {"http", "https"} or not urlsplit(text).hostname):
+        raise ValueError(f"{text} must be http:// or https:// and a host")
+    return text
+
+
 # without NoDecode, pydantic-settings would read a list in the environment as JSON only
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Url = Annotated[str | None, AfterValidator(_no_slash)]
+PublicUrl = Annotated[Url, AfterValidator(_without_path)]
 
 
 class Settings(BaseSettings):
@@ -45,12 +59,13 @@ class Settings(BaseSettings):
     devices: Names = ()
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    public_url: Url = None
+    public_url: PublicUrl = None
     database_url: str | None = None
     assets_url: str | None = None
     s3_endpoint: Url = None
     s3_public_endpoint: Url = None
     s3_region: str | None = None
+    result_prefix: str = Field("", max_length=500, pattern=r"^[!-~]*$")
     environment: str = Field("development", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     instance: str = Field("main", min_length=1, max_length=100)
     lease_seconds: float = Field(120, ge=2, le=86_400)
@@ -65,6 +80,8 @@ class Settings(BaseSettings):
     price_per_picture: int = Field(200, ge=0)
     price_per_megapixel_step: int = Field(200, ge=0)
     price_per_lora: int = Field(200, ge=0)
+    credit_value: float = Field(1.0, ge=0, allow_inf_nan=False)
+    go_fast_lora_factor: float = Field(1.0, gt=0, le=3)
     safety: Names = ("open-nsfw",)
     safety_threshold: float = Field(0.8, gt=0, le=1)
     offline: bool = False
@@ -123,4 +140,5 @@ class Settings(BaseSettings):
     def base_url(self) -> str:
         """The URL at which clients reach this server, without a slash at its end."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - a name for "everywhere"
-        return self.public_url or f"http://{host}:{self.port}"
+        # an IPv6 address stands in brackets, or its colons would look like a port's
+        return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"

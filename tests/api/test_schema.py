@@ -26,6 +26,7 @@ ODD_VALUES: list[Any] = [
 KEYS = [
     *("prompt", "aspect_ratio", "num_inference_steps", "seed", "output_quality", "disable_safety_checker", "go_fast"),
     *("lora_weights", "lora_scale", "megapixels", "num_outputs", "n", "output_format", "width", "height", "extra_lora"),
+    "loras",
 ]
 
 
@@ -48,6 +49,8 @@ import schemathesis
 def filter_body(context, body):
     prompt = body.get("promptObject") if isinstance(body, dict) else None
     named = (prompt.get("lora_weights"), prompt.get("extra_lora")) if isinstance(prompt, dict) else ()
+    if isinstance(prompt, dict) and prompt.get("loras"):
+        return False
     return not any(isinstance(name, str) and name.strip() for name in named)
 """
 

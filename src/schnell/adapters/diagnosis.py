@@ -9,6 +9,8 @@ from typing import Final
 
 from schnell.adapters.canonical import FORMAT
 from schnell.adapters.keys import SourceKey
+from schnell.adapters.methods import describe_parts
+from schnell.adapters.provenance import read_provenance
 from schnell.adapters.shape import FLUX_1
 from schnell.adapters.source import SourceFile, SourceModule
 from schnell.adapters.tensors import TensorHeader, shorten
@@ -19,6 +21,7 @@ _LAYOUT_NAMES: Final[tuple[tuple[str, str], ...]] = (
     ("lora_transformer_", "OneTrainer"),
     ("lora_unet_", "Kohya"),
     ("lora_te", "Kohya"),
+    ("oft_unet_", "Kohya"),
     ("lycoris_", "LyCORIS"),
     ("diffusion_model.", "ComfyUI"),
     ("model.diffusion_model.", "ComfyUI"),
@@ -44,6 +47,7 @@ _MODELS: Final[tuple[tuple[str, str], ...]] = (
     (r"(^|[._])layers[._]\d+[._](attention|feed_forward|adaLN)", "Z-Image or Lumina"),
     (r"model[._]layers[._]\d+[._](self_attn|mlp)", "a language model"),
 )
+_BLOCKS: Final = re.compile(r"(double|single|transformer|single_transformer)_blocks[._]")
 _WHOLE_MODEL: Final = re.compile(
     r"(double_blocks|transformer_blocks|down_blocks|input_blocks)\.\d+\..*\.(weight|bias|scale)$"
 )
@@ -154,13 +158,25 @@ def describe_unknown(source: SourceFile) -> str:
     matched = total - len(keys)
     guidance = f" ({len(source.guidance)} of the guidance embedder)" if source.guidance else ""
     prefixes = ", ".join(_common_prefixes(keys))
+    parts = describe_parts(key for key in source.unknown if isinstance(key, str))
     message = (
-        f"{matched} of {total} keys match a layer of FLUX.1{guidance}; unknown: {prefixes}. "
+        f"{matched} of {total} keys match a layer of FLUX.1{guidance}; unknown: {prefixes}{_example(source)}. "
+        f"{parts + '. ' if parts else ''}"
         f"It looks like a {describe_layout(source)}, made for {guess_model(source)}"
     )
+    if stated := read_provenance(source.header.metadata).base_model:
+        message += f"; its metadata say {', '.join(stated[:3])}"
     if _is_whole_model(source.header):
         return f"{message}. It seems to be a whole model, not a LoRA"
     return message
+
+
+def _example(source: SourceFile) -> str:
+    """A whole name that is no layer, where its beginning is one of FLUX.1's: the end is what is wrong with it."""
+    for key in source.unknown:
+        if isinstance(key, SourceKey) and _BLOCKS.match(key.module):
+            return f", such as {shorten(key.prefix + key.module)}"
+    return ""
 
 
 def _common_prefixes(keys: list[str], limit: int = 6) -> list[str]:

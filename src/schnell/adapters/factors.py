@@ -89,6 +89,8 @@ def _read(file: BufferedReader, module: SourceModule, scalings: Mapping[str, Pef
     for part, entry in module.tensors.items():
         if part not in {"lokr_rows", "alpha"} and entry.dtype not in FLOATS:
             raise AdapterError(f"{where}: {part} is of type {entry.dtype}, not a floating-point type")
+        if part == "alpha" and module.rank is None:
+            continue  # it scales by alpha / rank: without a rank it means nothing, and may hold anything
         values = read_tensor(file, entry)
         if not np.all(np.isfinite(np.asarray(values, np.float32))):
             raise AdapterError(f"{where}: {part} holds values that are not numbers (NaN or infinity)")

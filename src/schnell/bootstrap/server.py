@@ -58,6 +58,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         keys=KeyMint(settings.environment),
         instance=lease.id,
         on_end=metrics.count_end,
+        go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
     return Services(
@@ -127,6 +128,8 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
         cors_origins=settings.cors_origins,
         metrics_token=settings.metrics_token,
+        result_prefix=settings.result_prefix,
+        credit_value=settings.credit_value,
     )
 
 

@@ -26,6 +26,7 @@ from schnell.generations.records import (
     RecordPage,
     RecordSearch,
     change_record,
+    find_picture,
     find_record,
     hide_record,
     list_records,
@@ -62,6 +63,11 @@ class History:
         """One record. Raises NotFoundError."""
         async with self._database.read() as connection:
             return await find_record(connection, caller.team_id, record_id)
+
+    async def find_picture(self, caller: Caller, key: str) -> None:
+        """Check that the team has a stored picture under this key. Raises NotFoundError."""
+        async with self._database.read() as connection:
+            await find_picture(connection, caller.team_id, key)
 
     async def page(
         self, caller: Caller, limit: int, cursor: str | None, search: RecordSearch | None = None

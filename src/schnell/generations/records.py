@@ -13,6 +13,7 @@ from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
 from schnell.database.tables import images, records
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, SchnellError
+from schnell.spec import MAX_LORAS
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")
@@ -92,7 +93,7 @@ class RecordSearch:
             records.c.settings["prompt"].as_string().icontains(word, autoescape=True) for word in self.prompt.split()
         ]
         if self.lora:
-            found.append(or_(*(_lora_at(place) == self.lora for place in (0, 1))))
+            found.append(or_(*(_lora_at(place) == self.lora for place in range(MAX_LORAS))))
         if self.status:
             found.append(records.c.status == self.status)
         return found
@@ -227,6 +228,18 @@ async def find_record(connection: Connection, team_id: str, record_id: str) -> R
     return found[0]
 
 
+async def find_picture(connection: Connection, team_id: str, key: str) -> None:
+    """Check that a record of the team has a stored picture under this key.
+
+    Raises:
+        NotFoundError: it has none.
+    """
+    shown = and_(images.c.key == key, images.c.state == "STORED", records.c.team_id == team_id, _VISIBLE)
+    query = select(images.c.key).join(records, records.c.id == images.c.record_id).where(shown)
+    if (await connection.execute(query)).first() is None:
+        raise NotFoundError("no picture has this name")
+
+
 async def list_records(
     connection: Connection,
     team_id: str,
@@ -255,7 +268,9 @@ async def list_records(
 async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
     """The names of the LoRAs that a team's pictures were made with."""
     made = (records.c.team_id == team_id, records.c.status == "SUCCESS")
-    names = [select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in (0, 1)]
+    names = [
+        select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in range(MAX_LORAS)
+    ]
     return sorted((await connection.execute(union(*names))).scalars())
 
 
@@ -363,7 +378,7 @@ async def _load(connection: Connection, query: Select[Any], values: Mapping[str,
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
 
 
-# a request names at most two LoRAs, and JSON in SQL is asked by place
+# a request names only so many LoRAs, and JSON in SQL is asked by place
 def _lora_at(place: int) -> ColumnElement[str]:
     reference: ColumnElement[str] = records.c.settings[("loras", place, "reference")].as_string()
     return reference

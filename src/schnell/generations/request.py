@@ -27,7 +27,8 @@ class GenerationRequest:
 
     `prompt_object` is what the record echoes. `detached` keeps the generation running when nobody waits for it.
     `idempotency_key` makes a repeated request the same generation, and implies `detached`. `inline`: the answer holds
-    the pictures themselves, so they must come back from the store before they are charged.
+    the pictures themselves, so they must come back from the store before they are charged. `warnings` say what was
+    asked for and is not done; the answer holds them.
     """
 
     spec: GenerationSpec
@@ -40,6 +41,7 @@ class GenerationRequest:
     detached: bool = False
     wants_previews: bool = False
     inline: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def body_sha256(self) -> str:

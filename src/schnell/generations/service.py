@@ -69,6 +69,7 @@ class Quote:
     cost: int
     spec: GenerationSpec
     estimate: QueueEstimate
+    warnings: tuple[str, ...] = ()
 
 
 class Generations:
@@ -87,6 +88,7 @@ class Generations:
         keys: KeyMint,
         instance: str = "main",
         on_end: EndListener | None = None,
+        go_fast_lora_factor: float = 1.0,
     ) -> None:
         self._database = database
         self._store = store
@@ -98,6 +100,7 @@ class Generations:
         self._keys = keys
         self._instance = instance
         self._on_end = on_end
+        self._go_fast_lora_factor = go_fast_lora_factor
         self._unanswered = Unanswered()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -110,7 +113,7 @@ class Generations:
         self._check(caller, request.spec)
         await self._resolve_loras(request.spec.loras, caller.team_id)
         estimate = self._runner.estimate(request.spec, caller.team_id)
-        return Quote(self._prices.total(request.spec), request.spec, estimate)
+        return Quote(self._prices.total(request.spec), request.spec, estimate, request.warnings)
 
     async def start(
         self, caller: Caller, request: GenerationRequest, on_fetch: FetchListener | None = None
@@ -126,7 +129,9 @@ class Generations:
         self._check(caller, request.spec)
         if request.idempotency_key is None and (left := await self._find_left_unanswered(caller, request)):
             return left
-        adapters = combine_adapters(await self._resolve_loras(request.spec.loras, caller.team_id, on_fetch))
+        found = await self._resolve_loras(request.spec.loras, caller.team_id, on_fetch)
+        # the services that we follow raise a LoRA's strength under `go_fast`; an operator may do so, too
+        adapters = combine_adapters(found, self._go_fast_lora_factor if request.spec.go_fast else 1.0)
         record = self._draft(caller, request)
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)
@@ -135,7 +140,7 @@ class Generations:
             if isinstance(accepted, str):
                 return accepted
             admitted.keep()
-        self._spawn(self._carry_out(running, self._job(record, request, adapters), accepted, inline=request.inline))
+        self._spawn(self._carry_out(running, self._job(record, request, adapters), accepted, request))
         return running
 
     def leave_unanswered(self, caller: Caller, request: GenerationRequest, started: Running | str) -> None:
@@ -223,11 +228,13 @@ class Generations:
             raise
         return reservation
 
-    async def _carry_out(self, running: Running, job: Job, reservation: Reservation, *, inline: bool) -> None:
+    async def _carry_out(
+        self, running: Running, job: Job, reservation: Reservation, request: GenerationRequest
+    ) -> None:
         draft = running.record
         try:
             outcome = await self._draw(running, job)
-            ending = Ending(await self._store_images(running.record, job, outcome, inline=inline))
+            ending = Ending(await self._store_images(running.record, job, outcome, request))
         except Exception as cause:  # noqa: BLE001 - whatever happens, the record ends and the credits are released
             ending = failed(running.record, _as_failure(cause, job))
         running.is_kept = ending.error is None
@@ -291,13 +298,13 @@ class Generations:
             # a courtesy to whoever looks at the record; its end is written with the same time
             _log.info("record %s is not shown as started", record.id)
 
-    async def _store_images(self, record: Record, job: Job, outcome: JobOutcome, *, inline: bool) -> Record:
+    async def _store_images(self, record: Record, job: Job, outcome: JobOutcome, request: GenerationRequest) -> Record:
         keys = {image.output: image for image in record.images}
         stored = []
         for image in outcome.images:
             place = keys[image.index]
             await self._store.put(place.key, image.data, image.media_type)
-            data = await self._read_back(place.key, image.data) if inline else None
+            data = await self._read_back(place.key, image.data) if request.inline else None
             found = replace(place, bytes=len(image.data), data=data, mark=image.mark, manifest=image.manifest)
             stored.append(found)
         return replace(
@@ -306,7 +313,7 @@ class Generations:
             images=tuple(stored),
             receipts=tuple(dict(image.receipt) for image in outcome.images),
             cost=self._prices.picture(job.spec) * len(stored),
-            response_object=_describe(job, outcome),
+            response_object=_describe(job, outcome, request.warnings),
             finished_at=now(),
         )
 
@@ -368,7 +375,7 @@ class Generations:
         return Job(record.id, record.team_id, spec, seed, adapters, request.wants_previews)
 
 
-def _describe(job: Job, outcome: JobOutcome) -> Mapping[str, Any]:
+def _describe(job: Job, outcome: JobOutcome, warnings: tuple[str, ...]) -> Mapping[str, Any]:
     return {
         "seed": job.seed,
         "seeds": [output_seed(job.seed, index) for index in range(job.spec.num_outputs)],
@@ -376,7 +383,7 @@ def _describe(job: Job, outcome: JobOutcome) -> Mapping[str, Any]:
         "height": job.spec.size.height,
         "timings": {stage: round(seconds, 4) for stage, seconds in outcome.timings.items()},
         "loras": [{"name": use.name, "sha256": use.sha256, "scale": use.scale} for use in job.adapters],
-        "warnings": list(outcome.warnings),
+        "warnings": [*warnings, *outcome.warnings],
         "flagged": list(outcome.flagged),
         "proof": [{"mark": image.mark, "credentials": image.manifest} for image in outcome.images],
     }

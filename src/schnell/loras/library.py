@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter, inspect_adapter
 from schnell.database.session import Database
@@ -44,9 +44,6 @@ from schnell.loras.repository import (
 from schnell.loras.sources import FoundSource
 from schnell.outbound.downloads import DownloadListener
 from schnell.spec import AdapterUse, FetchListener, FetchProgress, LoraRef
-
-#: What the fields of a request's first two LoRAs are called, for error messages.
-_FIELDS: Final = ("lora_weights", "extra_lora")
 
 
 class LoraLibrary:
@@ -84,8 +81,7 @@ class LoraLibrary:
             LoraSourceError: it may not be fetched.
             LoraDownloadError: it could not be fetched.
         """
-        fields = [*_FIELDS, *("loras",) * len(refs)]
-        return tuple([await self._resolve(ref, team_id, fields[index], on_fetch) for index, ref in enumerate(refs)])
+        return tuple([await self._resolve(ref, team_id, on_fetch) for ref in refs])
 
     async def add(
         self,
@@ -211,10 +207,8 @@ class LoraLibrary:
         finally:
             await asyncio.to_thread(uploaded.unlink)
 
-    async def _resolve(
-        self, ref: LoraRef, team_id: str, field: str, on_fetch: FetchListener | None = None
-    ) -> AdapterUse:
-        text = ref.reference.strip()
+    async def _resolve(self, ref: LoraRef, team_id: str, on_fetch: FetchListener | None) -> AdapterUse:
+        text, field = ref.reference.strip(), ref.place
 
         def report(received: int, total: int | None) -> None:
             if on_fetch is not None:

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from schnell.errors import FieldProblem, InvalidFieldError
 
-MAX_REFERENCE_LENGTH: Final = 500
+#: Presigned addresses carry their signature, and those of S3 a session token, too.
+MAX_REFERENCE_LENGTH: Final = 4096
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 # begins with a letter or a digit: it becomes a part of a URL, in which `..` would lead elsewhere
 _OWNER: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})"

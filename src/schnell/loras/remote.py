@@ -4,6 +4,7 @@ Their files stay until the room for them is used up, the one unused for longest 
 """
 
 import asyncio
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from schnell.outbound.downloads import Downloader, DownloadListener
 #: How many refused references are remembered, and for how long: in this process's memory, which callers must not fill.
 _MOST_REFUSALS: Final = 1000
 _REFUSAL_SECONDS: Final = 300
+_LONGEST_KEY: Final = 600
 Fetched = tuple[ConvertedAdapter, FoundSource]
 
 
@@ -116,8 +118,7 @@ class RemoteLoras:
         """The sites with this team's tokens, and the key that a download of the reference is stored under."""
         own = await self._tokens.of_team(team_id) if self._tokens and team_id else {}
         whose = f"{team_id} " if own else ""
-        # cut to its column's length, which PostgreSQL enforces
-        return self._sites.with_tokens(own), f"{whose}{reference!r}"[:600]
+        return self._sites.with_tokens(own), _stored_key(f"{whose}{reference!r}")
 
     async def _fetch_together(
         self, reference: Reference, sites: SourceSites, key: str, on_progress: DownloadListener | None
@@ -191,3 +192,11 @@ class RemoteLoras:
                 await forget_downloads(connection, sha256)
             self._files.remove(sha256)
             excess -= sizes[sha256]
+
+
+def _stored_key(key: str) -> str:
+    """The key at no more than its column's length, which PostgreSQL enforces; two that begin alike stay two."""
+    if len(key) <= _LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return f"{key[: _LONGEST_KEY - len(digest) - 1]} {digest}"

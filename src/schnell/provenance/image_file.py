@@ -1,8 +1,9 @@
 """Pictures as files: encoded at the asked quality, with their receipt inside.
 
 PNG carries text chunks (`parameters` as Automatic1111 writes it, `schnell` with the JSON receipt); WebP and JPEG carry
-the same two in EXIF (UserComment and MakerNote). All carry an XMP packet that marks the picture as made by a trained
-model, in the words of IPTC's Digital Source Type vocabulary (https://cv.iptc.org/newscodes/digitalsourcetype/).
+the same two in EXIF (UserComment and MakerNote). A receipt that has no room in a JPEG's EXIF stands in segments beside
+it. All carry an XMP packet that marks the picture as made by a trained model, in the words of IPTC's Digital Source
+Type vocabulary (https://cv.iptc.org/newscodes/digitalsourcetype/).
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any, Final
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from schnell.errors import ImageMetadataError
+from schnell.provenance.jpeg_segments import MAX_EXIF_BYTES, add_segments, join_segments
 from schnell.provenance.receipt import Receipt, receipt_text
 from schnell.spec import OutputFormat
 
@@ -24,6 +26,8 @@ _MAKER_NOTE_PREFIX: Final = b"schnell\0"
 # at 1024x1024, method 2 halves libwebp's time for 4% more bytes, level 1 a third of zlib's for 14% more
 _WEBP_METHOD: Final = 2
 _PNG_COMPRESS_LEVEL: Final = 1
+#: Characters of Automatic1111's text that surely fit into EXIF: each takes four bytes at most.
+_MOST_TEXT: Final = 15_000
 #: Far above the largest picture that is drawn, 1440x1440; what claims more is not read further.
 _MAX_RECEIPT_PIXELS: Final = 64_000_000
 _XMP: Final = (
@@ -49,7 +53,9 @@ def encode_image(picture: Image.Image, receipt: Receipt) -> bytes:
     else:
         # libjpeg counts from 1, and without 4:4:4 sampling small coloured icons bleed at high quality
         sampling = 0 if quality >= 90 else 2
-        picture.save(file, "JPEG", quality=max(1, quality), subsampling=sampling, exif=_exif(receipt), xmp=_XMP)
+        exif, beside = _exif_and_rest(receipt)
+        picture.save(file, "JPEG", quality=max(1, quality), subsampling=sampling, exif=exif, xmp=_XMP)
+        return add_segments(file.getvalue(), beside)
     return file.getvalue()
 
 
@@ -92,6 +98,8 @@ def _receipt_text(picture: Image.Image) -> str | None:
     if picture.format == "PNG":
         text = picture.info.get("schnell")
         return str(text) if text is not None else None
+    if (beside := join_segments(getattr(picture, "applist", ()))) is not None:
+        return beside.decode("ascii", "replace")
     note = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.MakerNote)
     if not isinstance(note, bytes) or not note.startswith(_MAKER_NOTE_PREFIX):
         return None
@@ -107,10 +115,27 @@ def _png_text(receipt: Receipt) -> PngImagePlugin.PngInfo:
     return info
 
 
-def _exif(receipt: Receipt) -> Image.Exif:
+def _exif_and_rest(receipt: Receipt) -> tuple[bytes, bytes]:
+    """A JPEG's EXIF, and what has no room in it: its one segment ends at 64 KiB.
+
+    Then the receipt goes into segments of its own, whole, and Automatic1111's text is cut if it is too long alone.
+    """
+    whole = _exif(receipt).tobytes()
+    if len(whole) <= MAX_EXIF_BYTES:
+        return whole, b""
+    text = receipt.to_parameters()
+    # the settings stand in its last line, which is kept; the prompt before them is cut
+    head, _, settings = text.rpartition("\n")
+    shortened = text if len(text) <= _MOST_TEXT else f"{head[: max(0, _MOST_TEXT - len(settings))]}…\n{settings}"
+    return _exif(receipt, shortened, with_receipt=False).tobytes(), receipt_text(receipt.to_json()).encode("ascii")
+
+
+def _exif(receipt: Receipt, parameters: str | None = None, *, with_receipt: bool = True) -> Image.Exif:
+    text = receipt.to_parameters() if parameters is None else parameters
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = f"schnell {receipt.engine}"
     details = exif.get_ifd(ExifTags.IFD.Exif)
-    details[ExifTags.Base.UserComment] = _EXIF_COMMENT_PREFIX + receipt.to_parameters().encode("utf-16-be", "replace")
-    details[ExifTags.Base.MakerNote] = _MAKER_NOTE_PREFIX + receipt_text(receipt.to_json()).encode("ascii")
+    details[ExifTags.Base.UserComment] = _EXIF_COMMENT_PREFIX + text.encode("utf-16-be", "replace")
+    if with_receipt:
+        details[ExifTags.Base.MakerNote] = _MAKER_NOTE_PREFIX + receipt_text(receipt.to_json()).encode("ascii")
     return exif

@@ -18,17 +18,19 @@ class AdapterUse:
     scale: float
 
 
-def combine_adapters(uses: Iterable[AdapterUse]) -> tuple[AdapterUse, ...]:
-    """LoRAs whose files have the same content, whatever they are called, as one: its scales added, cut to their range.
+def combine_adapters(uses: Iterable[AdapterUse], factor: float = 1.0) -> tuple[AdapterUse, ...]:
+    """LoRAs whose files have the same content, whatever they are called, as one: its scales added.
 
-    An engine holds one content in one slot, so a picture could not use it twice.
+    Each sum is multiplied by `factor`, and cut to the range of scales. An engine holds one content in one slot, so a
+    picture could not use it twice.
     """
     combined: dict[str, AdapterUse] = {}
     for use in uses:
         known = combined.get(use.sha256)
-        scale = use.scale if known is None else min(max(known.scale + use.scale, MIN_LORA_SCALE), MAX_LORA_SCALE)
-        combined[use.sha256] = replace(known or use, scale=scale)
-    return tuple(combined.values())
+        combined[use.sha256] = use if known is None else replace(known, scale=known.scale + use.scale)
+    return tuple(
+        replace(use, scale=min(max(use.scale * factor, MIN_LORA_SCALE), MAX_LORA_SCALE)) for use in combined.values()
+    )
 
 
 @dataclass(frozen=True, slots=True)

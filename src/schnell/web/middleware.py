@@ -75,6 +75,31 @@ class RequestContext:
         )
 
 
+class HeadAsGet:
+    """Answers HEAD wherever GET is answered: with the same status and headers, and no body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        # one set of headers for both: routes leave theirs in the scope. The server's own scope stays as it is, since
+        # it decides by the method whether a body of the announced length must follow
+        scope.setdefault(EXTRA_HEADERS, {})
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._app(asked, receive, answer)
+        finally:
+            scope.update({name: asked[name] for name in ("route", ERROR_CODE) if name in asked})
+
+
 class IncomingLimits:
     """Refuses oversized headers, and bodies larger than their path takes, without holding them in memory.
 

@@ -92,4 +92,6 @@ def allowed_methods(app: FastAPI, path: str) -> set[str]:
     # of templates that match, the one with the fewest placeholders is meant: /api/loras/inspect, not /api/loras/{name}
     fewest = min((template.count("{") for template, _ in matches), default=0)
     found = (operations for template, operations in matches if template.count("{") == fewest)
-    return {method.upper() for operations in found for method in operations if method in _METHODS}
+    methods = {method.upper() for operations in found for method in operations if method in _METHODS}
+    # HEAD is answered wherever GET is
+    return methods | ({"HEAD"} if "GET" in methods else set())

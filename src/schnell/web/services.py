@@ -25,7 +25,10 @@ from schnell.web.session import SessionSigner
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`."""
+    """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`.
+
+    `result_prefix` stands before the keys in `resultObject`. `credit_value` is what a credit is worth in money.
+    """
 
     public_url: str
     link_seconds: int = 604_800
@@ -33,6 +36,8 @@ class WebConfig:
     body_limits: Mapping[str, int] = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
     metrics_token: str | None = None
+    result_prefix: str = ""
+    credit_value: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

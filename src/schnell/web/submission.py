@@ -10,7 +10,7 @@ from schnell.accounts.identity import Caller
 from schnell.errors import ClientGoneError, SchnellError
 from schnell.generations import GenerationRequest, Quote, Record, Running
 from schnell.spec import FetchListener, Progress
-from schnell.web.response_headers import MODEL_HEADER, add_headers, rate_headers
+from schnell.web.response_headers import MODEL_HEADER, add_cost, add_headers, header_text, rate_headers
 from schnell.web.services import services_of
 
 
@@ -47,10 +47,13 @@ async def start(
             names = rate_headers(asked.dialect)
             add_headers(request, names.write(status.limit, status.remaining, status.reset_after))
         add_headers(request, {MODEL_HEADER: services.model.label})
-        return await services.generations.start(caller, asked, on_fetch)
+        started = await services.generations.start(caller, asked, on_fetch)
     except SchnellError as error:
         services.metrics.count_refusal(asked.dialect, error)
         raise
+    if isinstance(started, Running):
+        add_cost(request, started.record.cost, services.config.credit_value)
+    return started
 
 
 @asynccontextmanager
@@ -65,7 +68,9 @@ async def drawn(request: Request, caller: Caller, asked: GenerationRequest) -> A
     """
     started = await start(request, caller, asked)
     async with answering(request, caller, asked, started):
-        yield await _unless_disconnected(request, _wait(request, caller, started))
+        record = await _unless_disconnected(request, _wait(request, caller, started))
+        add_record_headers(request, record)
+        yield record
         if await request.is_disconnected():
             raise ClientGoneError("the client closed the connection")
 
@@ -84,6 +89,13 @@ async def answering(
     except BaseException:
         services_of(request).generations.leave_unanswered(caller, asked, started)
         raise
+
+
+def add_record_headers(request: Request, record: Record) -> None:
+    """Say in the answer's headers which model drew this record, and what it costs."""
+    if record.served_model:
+        add_headers(request, {MODEL_HEADER: header_text(record.served_model)})
+    add_cost(request, record.cost, services_of(request).config.credit_value)
 
 
 async def find_started(request: Request, caller: Caller, started: Running | str) -> Record:

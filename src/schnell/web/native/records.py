@@ -12,45 +12,16 @@ from starlette.requests import Request
 from schnell.accounts.identity import Member
 from schnell.accounts.teams import find_members
 from schnell.generations import Quote, Record
-from schnell.web.response_headers import MODEL_HEADER, add_headers, header_text
 from schnell.web.services import Services, services_of
+from schnell.web.submission import add_record_headers
 
-#: The keys of `promptObject`, which records echo in the order of the document's example: short names first.
-KNOWN_KEYS: Final = tuple(
-    sorted(
-        (
-            "prompt",
-            "aspect_ratio",
-            "num_inference_steps",
-            "seed",
-            "output_quality",
-            "disable_safety_checker",
-            "disable_watermark",
-            "hide_prompt",
-            "go_fast",
-            "lora_weights",
-            "lora_scale",
-            "extra_lora",
-            "extra_lora_scale",
-            "megapixels",
-            "width",
-            "height",
-            "n",
-            "num_outputs",
-            "numImages",
-            "samples",
-            "output_format",
-        ),
-        key=lambda name: (len(name), name),
-    )
-)
 #: Statuses that the document has another name for: it does not tell waiting from being drawn.
 _STATUS: Final = {"QUEUED": "PROCESSING"}
 
 
 async def describe_record(request: Request, record: Record) -> dict[str, Any]:
-    """`{"aiRecord": …}` for one record, with fresh links, and the header that names the model that drew it."""
-    add_model_header(request, record)
+    """`{"aiRecord": …}` for one record, with fresh links, and headers that name its model and its cost."""
+    add_record_headers(request, record)
     return {"aiRecord": (await describe_records(request, [record]))[0]}
 
 
@@ -63,12 +34,6 @@ async def describe_records(request: Request, records: Sequence[Record]) -> list[
             found = await find_members(connection, records[0].team_id, [record.user_id for record in records])
             members = {each.user_id: each for each in found}
     return [_ai_record(services, record, members.get(record.user_id)) for record in records]
-
-
-def add_model_header(request: Request, record: Record) -> None:
-    """Name the model that drew this record in the answer's headers."""
-    if record.served_model:
-        add_headers(request, {MODEL_HEADER: header_text(record.served_model)})
 
 
 def picture_urls(services: Services, record: Record) -> list[str]:
@@ -87,6 +52,7 @@ def describe_quote(quote: Quote) -> dict[str, Any]:
         "numOutputs": quote.spec.num_outputs,
         "queuePosition": quote.estimate.position,
         "expectedSeconds": round(quote.estimate.expected_seconds, 3),
+        "warnings": list(quote.warnings),
     }
 
 
@@ -112,7 +78,7 @@ def _ai_record(services: Services, record: Record, member: Member | None) -> dic
         "createdAt": show_time(record.created_at),
         "aiRecordDetail": {
             "promptObject": record.prompt_object,
-            "resultObject": [image.key for image in record.images] if urls else [],
+            "resultObject": [services.config.result_prefix + image.key for image in record.images] if urls else [],
             "responseObject": _response_object(record, urls),
         },
         "additionalData": None,

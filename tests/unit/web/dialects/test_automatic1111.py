@@ -4,9 +4,12 @@ from hypothesis import strategies as st
 
 from schnell.errors import InvalidFieldError
 from schnell.spec import MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef
-from schnell.web.dialects.automatic1111 import note_ignored_fields, read_lora_tags, read_numbers
+from schnell.web.dialects.automatic1111.drawing import note_ignored_fields
+from schnell.web.dialects.automatic1111.numbers import read_numbers, without_text
+from schnell.web.dialects.automatic1111.tags import read_lora_tags
+from schnell.web.dialects.translation import GENEROUS
 from schnell.web.fields import Fields
-from schnell.web.native.features import parse_prompt_object
+from schnell.web.native.prompt_object import parse_prompt_object
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_without_numbers_the_web_uis_size_and_fluxs_steps_are_drawn() -> None:
         ({"steps": 0}, "num_inference_steps", 1, "steps 0 became 1: FLUX.1 [schnell] takes 1-4"),
         ({"steps": 2}, "num_inference_steps", 2, None),
         ({"width": 5000}, "width", 1440, "width 5000 became 1440: FLUX.1 [schnell] takes 256-1440"),
-        ({"height": 300}, "height", 288, "height 300 became 288: sides are multiples of 32"),
+        ({"height": 300}, "height", 304, "height 300 became 304: sides are multiples of 16"),
         ({"batch_size": 3, "n_iter": 2}, "num_outputs", 4, "6 pictures became 4: ask again for more"),
         ({"batch_size": 2, "n_iter": 2}, "num_outputs", 4, None),
         ({"batch_size": 0, "n_iter": -5}, "num_outputs", 1, None),
@@ -81,6 +84,22 @@ def test_numbers_are_brought_into_range_with_a_note(
     assert notes == ([note] if note else [])
 
 
+def test_a_lyco_tag_is_a_lora_tag_and_says_so() -> None:
+    notes: list[str] = []
+    assert read_lora_tags("a cat <lyco:glow:0.5>", notes) == ("a cat", (LoraRef("glow", 0.5),))
+    assert notes == ["<lyco:glow:0.5> is read as <lora:glow:0.5>: both kinds of files are LoRAs here"]
+
+
+@pytest.mark.parametrize(("text", "number"), [("20", 20), (" 512 ", 512), ("-1", -1), ("1.5", 1.5), ("7.", 7.0)])
+def test_numbers_may_come_as_text(text: str, number: float) -> None:
+    assert without_text({"steps": text, "prompt": text}) == {"steps": number, "prompt": text}
+
+
+@pytest.mark.parametrize("text", ["many", "", "0x10", "1e3", "²", "9" * 40, "٣"])
+def test_text_that_spells_no_number_stays_what_it_is(text: str) -> None:
+    assert without_text({"width": text}) == {"width": text}
+
+
 @given(
     st.dictionaries(
         st.sampled_from(["width", "height", "steps", "batch_size", "n_iter", "seed"]),
@@ -91,7 +110,7 @@ def test_any_numbers_become_a_picture_that_can_be_drawn(sent: dict[str, float]) 
     fields = Fields(sent | {"seed": int(sent.get("seed", 0))})
     native = read_numbers(fields, [])
     fields.check()
-    spec = parse_prompt_object(Fields(native | {"prompt": "x"}))
+    spec = parse_prompt_object(native | {"prompt": "x"}, GENEROUS).spec
     assert (spec.size.width, spec.size.height, spec.steps) == (
         native["width"],
         native["height"],

@@ -14,8 +14,9 @@ from schnell.errors import (
     UnreadableBodyError,
 )
 from schnell.generations import Record
-from schnell.web.dialects.model_list import REPLICATE_RATIOS, as_native, as_sent
-from schnell.web.dialects.replicate import ERRORS, describe_error, read_lifetime, read_wait
+from schnell.web.dialects.model_list import REPLICATE_RATIOS
+from schnell.web.dialects.replicate import ERRORS, describe_error
+from schnell.web.dialects.replicate.reading import as_native, as_sent, read_lifetime, read_wait
 
 
 def record_of(prompt_object: dict[str, Any], dialect: str = "replicate") -> Record:
