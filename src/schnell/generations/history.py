@@ -11,9 +11,12 @@ from schnell.errors import (
     AssetError,
     ClosingError,
     DatabaseUnavailableError,
+    DiskError,
     GenerationCancelledError,
     GenerationFailedError,
     InterruptedServerError,
+    LoraDownloadError,
+    LoraSourceError,
     SchnellError,
     UnsafeContentError,
 )
@@ -39,8 +42,11 @@ _FAILURES: Final[dict[str, type[SchnellError]]] = {
         AdapterError,
         AssetError,
         DatabaseUnavailableError,
+        DiskError,
         GenerationCancelledError,
         InterruptedServerError,
+        LoraDownloadError,
+        LoraSourceError,
         UnsafeContentError,
     )
 }
