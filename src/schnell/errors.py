@@ -283,6 +283,16 @@ class AssetError(SchnellError):
     code = "STORAGE_FAILED"
     status = 503
     retry_helps = True
+    retry_after: ClassVar[float] = 5.0
+
+
+class DiskError(SchnellError):
+    """The disk of the data folder is full, or cannot be read or written."""
+
+    code = "DISK_UNAVAILABLE"
+    status = 503
+    retry_helps = True
+    retry_after: ClassVar[float] = 30.0
 
 
 class DatabaseUnavailableError(SchnellError):

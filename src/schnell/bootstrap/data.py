@@ -114,14 +114,19 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
     from schnell.loras.files import AdapterFiles
     from schnell.loras.library import LoraLibrary
     from schnell.loras.remote import RemoteLoras
+    from schnell.loras.turns import Turns
     from schnell.models.catalogue import find_model
     from schnell.models.folder import embedded_home
 
     model = find_model(settings.model).path
     folder = settings.data_dir / "loras"
-    servers = servers or build_locked_files(settings)
     files = AdapterFiles(
-        folder / "adapters", read_model_shape(model), settings.lora_max_bytes, used_by_others=servers.any_other
+        folder / "adapters",
+        read_model_shape(model),
+        settings.lora_max_bytes,
+        used_by_others=(servers or build_locked_files(settings)).any_other,
+        # a command works for the operator alone, and has nothing else to do meanwhile
+        apart=servers is not None,
     )
     remote = RemoteLoras(
         database,
@@ -130,6 +135,9 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
         sites=_build_sites(settings),
         tokens=build_source_tokens(settings, database),
         cache_bytes=settings.lora_cache_bytes,
+        turns=Turns(
+            "LoRA downloads", at_once=settings.lora_fetches, per_team=settings.lora_fetches_per_team, waiting=512
+        ),
     )
     # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
@@ -170,6 +178,7 @@ def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
     from schnell.errors import ConfigurationError
     from schnell.outbound.addresses import AddressPolicy
     from schnell.outbound.downloads import Downloader, DownloadLimits
+    from schnell.outbound.room import FetchBudget
 
     try:
         authorities = ssl.create_default_context(cafile=settings.lora_ca_file) if settings.lora_ca_file else None
@@ -179,7 +188,8 @@ def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
     except (OSError, ValueError) as cause:
         raise ConfigurationError(f"the settings of LoRA downloads cannot be used: {cause}") from cause
     limits = DownloadLimits(settings.lora_max_bytes, settings.lora_seconds)
-    return Downloader(folder, policy, limits, offline=settings.offline, authorities=authorities)
+    budget = FetchBudget(settings.lora_fetch_bytes, settings.lora_fetch_bytes_per_team)
+    return Downloader(folder, policy, limits, offline=settings.offline, authorities=authorities, budget=budget)
 
 
 def _build_sites(settings: "Settings") -> "SourceSites":

@@ -54,7 +54,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         closings=closings,
         prices=_build_prices(settings),
-        resolve_loras=loras.resolve,
+        loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
         on_end=metrics.count_end,
@@ -125,7 +125,11 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         link_seconds=settings.link_seconds,
         max_body_bytes=settings.max_body_bytes,
         # an upload's form fields and multipart boundaries come on top of the file
-        body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
+        body_limits={
+            "/api/loras": settings.lora_max_bytes + 65_536,
+            # read before it is known who asks: FastAPI parses these bodies before it looks for a key
+            **dict.fromkeys(("/api/session", "/api/admin", "/api/lora-sources"), 65_536),
+        },
         cors_origins=settings.cors_origins,
         metrics_token=settings.metrics_token,
         result_prefix=settings.result_prefix,

@@ -2,12 +2,16 @@
 
 import logging
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from schnell.cli.output import say
+from schnell.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
@@ -29,13 +33,28 @@ def serve_command(
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
     configure_logs(settings.log_level)
     # before the model is loaded: a port that is taken ends the command at once
-    with hold_data(settings):
+    with hold_data(settings), spooling_in(settings.data_dir):
         listener = listen(settings.host, settings.port)
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         say(f"loading {settings.model} …")
         if not settings.safety:
             say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
         run_server(settings, build_server_runner(settings), listener)
+
+
+@contextmanager
+def spooling_in(data_dir: Path) -> Iterator[None]:
+    """Let uploads wait in the data folder, which has room for them, and not in /tmp, which is often memory."""
+    folder, before = data_dir / "incoming", tempfile.tempdir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise ConfigurationError(f"the data folder {data_dir} cannot be used: {cause.strerror}") from cause
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def configure_logs(level: str) -> None:

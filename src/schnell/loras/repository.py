@@ -184,8 +184,8 @@ async def keep_download(connection: Connection, reference: str, sha256: str, siz
 
 
 def is_touch_due(download: Download) -> bool:
-    """Whether the time of last use is so old that a use now shall be noted."""
-    return now() - download.used_at > timedelta(seconds=_TOUCH_SECONDS)
+    """Whether the time of last use is so old that a use now shall be noted. The first use always is."""
+    return download.used_at == download.fetched_at or now() - download.used_at > timedelta(seconds=_TOUCH_SECONDS)
 
 
 async def touch_download(connection: Connection, reference: str) -> None:
@@ -200,9 +200,12 @@ async def list_downloads(connection: Connection) -> list[Download]:
     return [_to_download(row) for row in await connection.execute(query)]
 
 
-async def forget_downloads(connection: Connection, sha256: str) -> None:
-    """Delete every download that led to this file."""
-    await connection.execute(delete(lora_downloads).where(lora_downloads.c.sha256 == sha256))
+async def forget_downloads(connection: Connection, sha256: str, *, used: bool = True) -> None:
+    """Delete every download that led to this file; without `used`, only those that no request has named since."""
+    these = lora_downloads.c.sha256 == sha256
+    if not used:
+        these &= lora_downloads.c.used_at == lora_downloads.c.fetched_at
+    await connection.execute(delete(lora_downloads).where(these))
 
 
 def _to_lora(row: Row[Any]) -> LibraryLora:

@@ -1,7 +1,8 @@
 """A job on its way through a runner: what is drawn, how far it is, and what came out."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,24 +49,17 @@ class Job:
     wants_previews: bool = False
 
 
-#: Where a job is. A worker reports `queued` and `denoise` only; `text` and `decode` come from a job that an engine
-#: draws alone, as `schnell generate` does.
-Stage = Literal["queued", "text", "denoise", "decode"]
-
-
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is. `position` is the number of jobs ahead of it while it is queued.
+class MissingAdapter:
+    """One LoRA of a request that is not on this machine yet: it is fetched once the request is accepted.
 
-    `step` of `total` denoising steps are done. `previews` holds one small PNG an output,
-    made from an estimate of the finished latents, if the job wants them.
+    `field` is the request's field that names it, `reference` what stands there with its secrets, `name` without them.
     """
 
-    stage: Stage
-    step: int = 0
-    total: int = 0
-    position: int | None = None
-    previews: tuple[bytes, ...] = ()
+    field: str
+    reference: str = dataclass_field(repr=False)
+    name: str
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +72,28 @@ class FetchProgress:
 
 
 FetchListener = Callable[[FetchProgress], None]
+
+#: Where a job is. A worker reports `queued` and `denoise` only; `fetch` comes before it does, while a LoRA is
+#: downloaded; `text` and `decode` come from a job that an engine draws alone, as `schnell generate` does.
+Stage = Literal["queued", "fetch", "text", "denoise", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is. `position` is the number of jobs ahead of it while it is queued.
+
+    `step` of `total` denoising steps are done. `previews` holds one small PNG an output,
+    made from an estimate of the finished latents, if the job wants them. `fetched` is how far a download is.
+    """
+
+    stage: Stage
+    step: int = 0
+    total: int = 0
+    position: int | None = None
+    previews: tuple[bytes, ...] = ()
+    fetched: FetchProgress | None = None
+
+
 ProgressListener = Callable[[Progress], None]
 
 
@@ -107,7 +123,7 @@ class JobOutcome:
     images: tuple[GeneratedImage, ...]
     flagged: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

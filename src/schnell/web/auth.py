@@ -17,6 +17,8 @@ from schnell.errors import ForbiddenError, UnauthorizedError
 from schnell.web.services import services_of
 from schnell.web.session import COOKIE
 
+#: Where an ASGI scope says that its caller was found: what is still to come of the request may take its time.
+KNOWN: Final = "schnell.known"
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
 _key_header = APIKeyHeader(name="API-KEY", scheme_name="apiKey", auto_error=False)
 _bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
@@ -61,6 +63,7 @@ async def identify(request: Request, scope: Scope) -> Caller:
         raise UnauthorizedError("API Key is missing. Send it in the API-KEY header")
     if scope not in caller.scopes:
         raise ForbiddenError(f"this key lacks the scope {scope!r}; it has {', '.join(caller.scopes)}")
+    request.scope[KNOWN] = True
     return caller
 
 

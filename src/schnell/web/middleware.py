@@ -23,6 +23,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Where error handlers leave the code of an error in an ASGI scope, for the access log.
 ERROR_CODE: Final = "schnell.error"
 _MAX_HEADER_BYTES: Final = 32_768
+_MAX_HEADERS: Final = 256
 _MAX_DISCARDED_BYTES: Final = 256 * 1024 * 1024
 _DISCARD_SECONDS: Final = 20.0
 #: Called with the method, the route's pattern and the status of every answer.
@@ -116,7 +117,8 @@ class IncomingLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADER_BYTES:
+        headers = scope["headers"]
+        if len(headers) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > _MAX_HEADER_BYTES:
             await _refuse_headers(send)
             return
         limit = self._limit(scope["path"])
@@ -156,7 +158,7 @@ async def _discard(receive: Receive, message: Message) -> None:
 
 
 async def _refuse_headers(send: Send) -> None:
-    body = b'{"errorCode":"HEADERS_TOO_LARGE","message":"the headers must have at most 32768 bytes"}'
+    body = b'{"errorCode":"HEADERS_TOO_LARGE","message":"a request may have 256 headers of 32768 bytes in all"}'
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 431, "headers": headers})
     await send({"type": "http.response.body", "body": body})

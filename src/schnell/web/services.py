@@ -18,6 +18,7 @@ from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
+from schnell.loras.turns import Turns
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
 from schnell.web.session import SessionSigner
@@ -80,6 +81,7 @@ class Services:
     lora_previews: LoraPreviews
     source_tokens: SourceTokens
     webhooks: WebhookSender
+    uploads: Turns = field(default_factory=lambda: Turns("uploads", at_once=16, per_team=4))
 
 
 def services_of(connection: HTTPConnection) -> Services:

@@ -167,15 +167,18 @@ async def test_previews_are_kept_found_and_removed_with_their_lora(
     with pytest.raises(NotFoundError):
         await library.find_preview("style", "team-2")
     await library.remove("style", TEAM)
+    assert files_in(folder.with_name("previews")) == []
+    await library.keep_preview(style, b"too late")
+    assert files_in(folder.with_name("previews")) == []
     assert files_in(folder) == sorted(
         [f"{plain.sha256}.safetensors", f"{(await library.show('line', TEAM)).sha256}.safetensors"]
     )
 
 
 async def test_an_upload_is_inspected_and_kept_nowhere(make: MakeLibrary, folder: Path) -> None:
-    report = await make().inspect(io.BytesIO(lora_bytes(1, rank=4)))
+    report = await make().inspect(io.BytesIO(lora_bytes(1, rank=4)), TEAM)
     assert (report.problem, report.rank) == (None, 4)
-    wrong = await make().inspect(io.BytesIO(b"no LoRA"))
+    wrong = await make().inspect(io.BytesIO(b"no LoRA"), TEAM)
     assert wrong.problem
     assert files_in(folder) == []
 

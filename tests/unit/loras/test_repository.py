@@ -150,7 +150,8 @@ async def test_downloads_are_listed_by_their_last_use(database: Database) -> Non
 
 
 def test_a_use_is_noted_once_a_minute() -> None:
-    download = Download("x", "a" * 64, 1, now(), now())
+    download = Download("x", "a" * 64, 1, now() - timedelta(days=1), now())
+    assert is_touch_due(replace(download, used_at=download.fetched_at))
     assert not is_touch_due(download)
     assert not is_touch_due(replace(download, used_at=now() - timedelta(seconds=50)))
     assert is_touch_due(replace(download, used_at=now() - timedelta(seconds=61)))

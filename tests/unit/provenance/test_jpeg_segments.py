@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
-from schnell.provenance.image_file import encode_image, read_receipt
-from schnell.provenance.receipt import AdapterReceipt, Receipt, spec_from_receipt
 
+from schnell.provenance.image_file import encode_image, read_receipt
 from schnell.provenance.jpeg_segments import add_segments, join_segments
+from schnell.provenance.receipt import AdapterReceipt, Receipt, spec_from_receipt
 
 LONGEST = Receipt(
     engine="1.2.3",

@@ -44,7 +44,7 @@ def picture_urls(services: Services, record: Record) -> list[str]:
 
 
 def describe_quote(quote: Quote) -> dict[str, Any]:
-    """A dry run's cost in credits, size in pixels, place in the queue and expected seconds."""
+    """A dry run's cost in credits, size in pixels, place in the queue and expected seconds; nothing was fetched."""
     return {
         "cost": quote.cost,
         "width": quote.spec.size.width,
@@ -52,7 +52,13 @@ def describe_quote(quote: Quote) -> dict[str, Any]:
         "numOutputs": quote.spec.num_outputs,
         "queuePosition": quote.estimate.position,
         "expectedSeconds": round(quote.estimate.expected_seconds, 3),
-        "warnings": list(quote.warnings),
+        "warnings": [
+            *quote.warnings,
+            *(
+                f"{name[:100]!r} is not here yet, its size is unknown: it is fetched before the picture is drawn"
+                for name in quote.missing
+            ),
+        ],
     }
 
 

@@ -48,7 +48,7 @@ async def _report(services: Services, running: Running, webhook: Webhook, kept: 
     begun, last_logs = False, 0.0
     async with aclosing(running.follow()) as steps:
         async for progress in steps:
-            if progress.stage == "queued":
+            if progress.stage in {"queued", "fetch"}:
                 continue
             if not begun:
                 begun = True
