@@ -87,11 +87,8 @@ class AdapterSlots:
                 self._parts[name].write_kronecker(slot, form)
             else:
                 self._parts[name].write_low_rank(slot, *form)
-        self._routing.describe_slot(
-            slot,
-            has_gain=any(isinstance(form, tuple) and form[2] is not None for form in forms.values()),
-            has_kronecker=any(isinstance(form, KroneckerFactors) for form in forms.values()),
-        )
+        plain = all(isinstance(form, tuple) and form[2] is None for form in forms.values())
+        self._routing.describe_slot(slot, is_low_rank=plain)
 
     def _empty(self, slot: int) -> tuple[str, ...]:
         """Empty a slot; gives the parts that it had something in."""
@@ -99,7 +96,7 @@ class AdapterSlots:
         names = self._written.pop(slot, ())
         for name in names:
             self._parts[name].clear(slot)
-        self._routing.describe_slot(slot, has_gain=False, has_kronecker=False)
+        self._routing.describe_slot(slot, is_low_rank=True)
         return names
 
 
