@@ -55,10 +55,6 @@ class LoadedModel:
 
     def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int, adapter_bytes: int) -> None:
         device = next(networks.transformer.parameters()).device
-        if device.type == "cpu":
-            # torch hands convolutions on a CPU to oneDNN, which takes channels-last tensors as they are: a quarter off
-            # the decoder's time
-            networks.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types leave it out
         self.networks = networks
         self.routing = SlotRouting(device)
         parts = {"transformer": networks.transformer, "text_encoder": networks.clip, "text_encoder_2": networks.t5}

@@ -1,7 +1,7 @@
 """Reading the four networks of a FLUX model from a diffusers folder.
 
-The transformer and the autoencoder are diffusers' classes; the two text encoders are ours (`engine.text_networks`),
-over weights with transformers' names.
+The transformer is diffusers' class; the autoencoder (`engine.autoencoder`) and the two text encoders
+(`engine.text_networks`) are ours, over weights with the names that diffusers and transformers give them.
 """
 
 import json
@@ -15,6 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from schnell.engine.autoencoder import Autoencoder, AutoencoderShape
+from schnell.engine.autoencoder_names import named_as_ours
+from schnell.engine.checkpoint_files import component_tensors
 from schnell.engine.device import Precision
 from schnell.engine.network_classes import network_class
 from schnell.engine.text_networks import ClipText, T5Encoder
@@ -30,7 +33,7 @@ class Networks:
     clip: nn.Module
     t5: nn.Module
     transformer: nn.Module
-    vae: nn.Module
+    vae: Autoencoder
 
 
 def load_networks(folder: Path, precision: Precision, device: torch.device) -> Networks:
@@ -43,7 +46,7 @@ def load_networks(folder: Path, precision: Precision, device: torch.device) -> N
         clip=load_network(folder, "text_encoder", precision, device),
         t5=load_network(folder, "text_encoder_2", precision, device),
         transformer=load_network(folder, "transformer", precision, device),
-        vae=load_network(folder, "vae", precision, device),
+        vae=load_autoencoder(folder / "vae", precision, device),
     )
 
 
@@ -56,6 +59,8 @@ def load_network(folder: Path, part: str, precision: Precision, device: torch.de
         ModelFolderError: a weight file is missing or does not fit its configuration.
     """
     try:
+        if part == "vae":
+            return load_autoencoder(folder / part, precision, device)
         if part in _TEXT_NETWORKS:
             loaded = _load_text_network(folder / part, _TEXT_NETWORKS[part], precision)
         else:
@@ -66,6 +71,29 @@ def load_network(folder: Path, part: str, precision: Precision, device: torch.de
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
     return loaded.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def load_autoencoder(folder: Path, precision: Precision, device: torch.device) -> Autoencoder:
+    """Read the autoencoder in a model's folder `vae`, with diffusers' names or Black Forest Labs'.
+
+    Raises:
+        ModelFolderError: its weights are missing or do not fit its configuration.
+    """
+    try:
+        shape = AutoencoderShape.from_config(json.loads((folder / "config.json").read_text("utf-8")))
+        with torch.device("meta"):
+            vae = Autoencoder(shape)
+        found = named_as_ours(component_tensors(folder), len(shape.widths))
+        vae.load_state_dict({name: tensor.to(device, precision.dtype) for name, tensor in found}, assign=True)
+    # a field that a configuration lacks is a KeyError; torch reports tensors that are missing or of another shape as
+    # RuntimeError
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
+    vae.eval().requires_grad_(requires_grad=False)
+    if device.type in {"cpu", "cuda"}:
+        # oneDNN and cuDNN take channels-last tensors as they are: a quarter off the decoder's time on a CPU
+        vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
+    return vae
 
 
 def _load_text_network(folder: Path, network: Callable[[Any], nn.Module], precision: Precision) -> nn.Module:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from schnell.engine.autoencoder import Autoencoder
 from schnell.engine.denoise import LATENT_CHANNELS, Drawing, unpack_latents
+from schnell.engine.strip_decoding import decode_in_strips
 from schnell.spec import Size
 
 #: What an earlier picture still weighs in the previews' fit when the next one has come.
@@ -20,16 +22,29 @@ _LONGEST_PREVIEW_SIDE: Final = 256
 
 
 @torch.inference_mode()
-def decode_latents(vae: Any, drawings: Sequence[Drawing]) -> list[Image.Image]:
+def decode_latents(vae: Autoencoder, drawings: Sequence[Drawing], *, in_strips: bool = False) -> list[Image.Image]:
     """Decode finished drawings of one token grid into RGB pictures of the size that they were drawn at.
 
-    `vae` is diffusers' `AutoencoderKL`.
+    `in_strips` takes less of the device's memory and more time. Where the memory is too small for a whole decoding it
+    is done in strips anyway.
+
+    Raises:
+        torch.OutOfMemoryError: not even strips fit.
     """
     packed = torch.stack([drawing.latents for drawing in drawings])
-    # the transformer draws latents shifted and scaled to about mean 0 and variance 1; the decoder wants its own
-    latents = unpack_latents(packed, drawings[0].grid) / vae.config.scaling_factor + vae.config.shift_factor
-    pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    latents = unpack_latents(packed, drawings[0].grid)
+    pixels = None if in_strips else _decode_whole(vae, latents)
+    if pixels is None:
+        pixels = decode_in_strips(vae, latents)
     return [Image.fromarray(array) for array in _to_bytes(pixels).numpy()]
+
+
+def _decode_whole(vae: Autoencoder, latents: Tensor) -> Tensor | None:
+    try:
+        return vae.decode(latents)
+    except torch.OutOfMemoryError:
+        # the caller goes on after this block: within it the exception still holds the maps that filled the memory
+        return None
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:

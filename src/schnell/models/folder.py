@@ -170,3 +170,30 @@ def _keep(path: Path, value: str) -> None:
         partial.replace(path)
     except OSError:
         return  # a read-only home costs a repeated hash, nothing else
+
+
+def weight_files(component: Path) -> list[Path]:
+    """The safetensors files of one component's folder: its index's shards, its one whole file, or all that lie there.
+
+    Folders of the hub hold the same weights in several formats at times (`….fp16.safetensors`); only one set is taken.
+
+    Raises:
+        ModelFolderError: the index cannot be read, or names a file that is missing.
+    """
+    for stem in ("diffusion_pytorch_model", "model"):
+        if (index := component / f"{stem}.safetensors.index.json").is_file():
+            return _indexed_shards(index)
+        if (whole := component / f"{stem}.safetensors").is_file():
+            return [whole]
+    return sorted(component.glob("*.safetensors"))
+
+
+def _indexed_shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelFolderError(f"{index} has no weight_map of names to files")
+    # a shard's name, never a path out of the folder
+    shards = sorted({index.parent / Path(name).name for name in names.values()})
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ModelFolderError(f"{index.parent} lacks {', '.join(missing)}, which {index.name} names")
+    return shards
