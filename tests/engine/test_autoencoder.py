@@ -114,26 +114,13 @@ def test_flux_itself_has_diffusers_names_and_sizes() -> None:
     assert len(ours) == 244
 
 
-class FullCard:
-    """An autoencoder on a card whose memory a whole decoding does not fit."""
-
-    def __init__(self, vae: Autoencoder) -> None:
-        self._vae = vae
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._vae, name)
-
-    def decode(self, _: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_a_full_card_decodes_in_strips(mini: ModelFolder) -> None:
+def test_pictures_from_tiles_are_the_whole_pictures(mini: ModelFolder) -> None:
     vae = load_autoencoder(mini.path / "vae", FLOAT32, CPU)
     latents = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(2))
     prompt = PromptEmbedding(torch.zeros(1, 1), torch.zeros(1), was_truncated=False)
     drawing = Drawing(pack_latents(latents), sigmas=(1.0, 0.0), step=1, grid=Size(4, 4), prompt=prompt)
-    full: Any = FullCard(vae)
-    [made], [whole] = pictures.decode_latents(full, [drawing]), pictures.decode_latents(vae, [drawing])
+    [made] = pictures.decode_latents(vae, [drawing], tiles=True)
+    [whole] = pictures.decode_latents(vae, [drawing])
     assert psnr(made, whole) >= 60
 
 

@@ -22,29 +22,15 @@ _LONGEST_PREVIEW_SIDE: Final = 256
 
 
 @torch.inference_mode()
-def decode_latents(vae: Autoencoder, drawings: Sequence[Drawing], *, in_strips: bool = False) -> list[Image.Image]:
+def decode_latents(vae: Autoencoder, drawings: Sequence[Drawing], *, tiles: bool = False) -> list[Image.Image]:
     """Decode finished drawings of one token grid into RGB pictures of the size that they were drawn at.
 
-    `in_strips` takes less of the device's memory and more time. Where the memory is too small for a whole decoding it
-    is done in strips anyway.
-
-    Raises:
-        torch.OutOfMemoryError: not even strips fit.
+    With `tiles`, in strips of the picture one after the other: the same pixels from far less of the device's memory.
     """
     packed = torch.stack([drawing.latents for drawing in drawings])
     latents = unpack_latents(packed, drawings[0].grid)
-    pixels = None if in_strips else _decode_whole(vae, latents)
-    if pixels is None:
-        pixels = decode_in_strips(vae, latents)
+    pixels = decode_in_strips(vae, latents) if tiles else vae.decode(latents)
     return [Image.fromarray(array) for array in _to_bytes(pixels).numpy()]
-
-
-def _decode_whole(vae: Autoencoder, latents: Tensor) -> Tensor | None:
-    try:
-        return vae.decode(latents)
-    except torch.OutOfMemoryError:
-        # the caller goes on after this block: within it the exception still holds the maps that filled the memory
-        return None
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:
