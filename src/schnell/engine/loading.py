@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from schnell.engine.autoencoder import Autoencoder, AutoencoderShape
@@ -105,9 +104,8 @@ def _load_text_network(folder: Path, network: Callable[[Any], nn.Module], precis
     # older files have `text_model.` before CLIP's names; what else they hold (position ids, a second copy of T5's
     # embedding) is no parameter of the network
     found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        for name, tensor in load_file(file).items():
-            if (bare := name.removeprefix("text_model.")) in wanted:
-                found[bare] = tensor.to(precision.dtype)
+    for name, tensor in component_tensors(folder):
+        if (bare := name.removeprefix("text_model.")) in wanted:
+            found[bare] = tensor.to(precision.dtype)
     empty.load_state_dict(found, assign=True)
     return empty
