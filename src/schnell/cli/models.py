@@ -10,6 +10,15 @@ from schnell.cli.output import AsJson, print_json, say
 models_app = typer.Typer(help="Which models there are, where they lie, fetching and adding them.", no_args_is_help=True)
 
 
+@models_app.callback()
+def find_folders() -> None:
+    """Which models there are, where they lie, fetching and adding them."""
+    from schnell.bootstrap import read_settings
+
+    # schnell.toml may name the models folder
+    read_settings()
+
+
 @models_app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """Every model of the catalogue, and whether it is here; and those that were added."""

@@ -31,8 +31,15 @@ _FLUX_SEQUENCE_LENGTH: Final = 256
 
 
 def cache_home() -> Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/schnell`, or `~/.cache/schnell`."""
+    """The folder for what can be made again: `$SCHNELL_CACHE_DIR`, `$XDG_CACHE_HOME/schnell` or `~/.cache/schnell`."""
+    if named := os.environ.get("SCHNELL_CACHE_DIR"):
+        return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "schnell"
+
+
+def compiled_home() -> Path:
+    """The folder that compiled kernels and graphs are kept in from start to start."""
+    return cache_home() / "compiled"
 
 
 def models_home() -> Path:

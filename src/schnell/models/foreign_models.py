@@ -11,7 +11,7 @@ _TOOLS: Final = (
     "one of FLUX.1's tools (Fill, Canny, Depth, Kontext), which take a picture as well; take FLUX.1 [schnell]"
 )
 #: A part of a tensor's name that only this model has, in the order in which they are looked for.
-_BY_TENSOR: Final = (
+BY_TENSOR: Final = (
     ("distilled_guidance_layer.", "Chroma, a rebuilt FLUX without its modulation layers"),
     ("double_stream_modulation_img.", "FLUX.2, another network with another text encoder"),
     ("guidance_in.", _DEV),
@@ -28,7 +28,8 @@ _BY_TENSOR: Final = (
     (".comfy_quant", "quantized in ComfyUI's mixed form, which is not read; take the scaled fp8 or a GGUF form of it"),
     ("transformer_blocks.", "a part of a diffusers folder: give the folder, the one with model_index.json"),
 )
-_BY_PIPELINE: Final[Mapping[str, str]] = {
+#: What a diffusers folder holds whose pipeline has this name.
+BY_PIPELINE: Final[Mapping[str, str]] = {
     "Flux2Pipeline": "FLUX.2, another network with another text encoder",
     "FluxKontextPipeline": _TOOLS,
     "FluxFillPipeline": _TOOLS,
@@ -45,7 +46,7 @@ FLUX_CHANNELS: Final = 64
 def foreign_tensors(names: Iterable[str]) -> str | None:
     """What the model is that has tensors of these names, if it is known not to be FLUX.1 [schnell]."""
     present = tuple(names)
-    for part, meaning in _BY_TENSOR:
+    for part, meaning in BY_TENSOR:
         if any(part in name for name in present):
             return meaning
     return None
@@ -53,7 +54,7 @@ def foreign_tensors(names: Iterable[str]) -> str | None:
 
 def foreign_transformer(pipeline: object, transformer: Mapping[str, object]) -> str | None:
     """What a model is by its pipeline's name and its transformer's configuration, if not FLUX.1 [schnell]."""
-    if meaning := _BY_PIPELINE.get(str(pipeline)):
+    if meaning := BY_PIPELINE.get(str(pipeline)):
         return meaning
     if transformer.get("guidance_embeds"):
         return _DEV
