@@ -22,6 +22,7 @@ from schnell.engine.loading import load_autoencoder
 from schnell.engine.strip_decoding import decode_in_strips
 from schnell.engine.text import PromptEmbedding
 from schnell.errors import ModelFolderError
+from schnell.models.autoencoder_tensors import autoencoder_tensors
 from schnell.models.folder import ModelFolder
 from schnell.spec import Size
 
@@ -112,6 +113,8 @@ def test_flux_itself_has_diffusers_names_and_sizes() -> None:
         stock = AutoencoderKL.from_config(dict(FLUX)).state_dict()
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in stock.items()}
     assert len(ours) == 244
+    # what `schnell models add` asks of a file
+    assert dict(autoencoder_tensors(FLUX, {})) == {name: tuple(tensor.shape) for name, tensor in ours.items()}
 
 
 def test_pictures_from_tiles_are_the_whole_pictures(mini: ModelFolder) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import checkpoint_files as files
-from schnell.engine.autoencoder_names import named_as_ours
+from schnell.engine.autoencoder import named_as_ours
 from schnell.engine.checkpoint_files import component_tensors, source_tensors
 from schnell.engine.device import FLOAT32
 from schnell.engine.loading import load_network

@@ -1,10 +1,10 @@
 """FLUX's autoencoder: pictures to latents and back. Parameters have the names that diffusers gives them.
 
 A convolutional network after Esser et al., arXiv:2012.09841, with the scaling and shift that FLUX's latents have. Tests
-hold it against diffusers' `AutoencoderKL`; files with Black Forest Labs' names are read by `autoencoder_names`.
+hold it against diffusers' `AutoencoderKL`; files with Black Forest Labs' names are read through `named_as_ours`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from schnell.errors import ModelFolderError
+from schnell.models.autoencoder_tensors import autoencoder_name
 
 _EPSILON: Final = 1e-6
 #: The fields of diffusers' configuration that have one value in every FLUX model, and what is read where they are left
@@ -119,6 +120,14 @@ class Autoencoder(nn.Module):
         raw = latents.float() / self.shape.scaling_factor + self.shape.shift_factor
         prepared: Tensor = self.post_quant_conv(raw.to(self.device, self.dtype))
         return prepared
+
+
+def named_as_ours(tensors: Iterable[tuple[str, Tensor]], levels: int) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors under the names of `Autoencoder`. Attention stored as 1x1 convolutions becomes linear layers."""
+    for name, tensor in tensors:
+        ours = autoencoder_name(name, levels)
+        is_linear = ".attentions." in ours and ours.endswith(".weight") and tensor.dim() == 4
+        yield ours, tensor.flatten(1) if is_linear else tensor
 
 
 class _Encoder(nn.Module):

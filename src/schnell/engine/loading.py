@@ -14,8 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from schnell.engine.autoencoder import Autoencoder, AutoencoderShape
-from schnell.engine.autoencoder_names import named_as_ours
+from schnell.engine.autoencoder import Autoencoder, AutoencoderShape, named_as_ours
 from schnell.engine.checkpoint_files import component_tensors
 from schnell.engine.device import Precision
 from schnell.engine.network_classes import network_class

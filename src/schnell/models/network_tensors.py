@@ -1,13 +1,15 @@
 """FLUX's four networks as lists of tensors: a configuration from the shapes in a file, and the shapes that follow.
 
-Names: Black Forest Labs' for transformer and autoencoder (diffusers' too for the latter), transformers' for the text
-encoders, and llama.cpp's for a T5 in GGUF. What shapes do not tell is what every FLUX has: heads of 64 in the text
-encoders, feed-forward layers of four widths, the autoencoder's groups and the range of its latents.
+Names: Black Forest Labs' for the transformer, transformers' for the text encoders, llama.cpp's for a T5 in GGUF; the
+autoencoder's are in `autoencoder_tensors`. What shapes do not tell is what every FLUX has: heads of 64 in the text
+encoders, and feed-forward layers of four widths.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+
+from schnell.models.autoencoder_tensors import autoencoder_tensors, describe_autoencoder
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -182,36 +184,6 @@ def _t5_tensors(config: Config) -> Named:
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     yield bias, (config["relative_attention_num_buckets"], config["num_heads"])
     yield "encoder.final_layer_norm.weight", (width,)
-
-
-def describe_autoencoder(shapes: Shapes) -> Config:
-    """The autoencoder's `config.json`, as diffusers writes it."""
-    is_stock = "decoder.mid_block.resnets.0.conv1.weight" in shapes
-    level = "encoder.down_blocks.{}.resnets" if is_stock else "encoder.down.{}.block"
-    levels = _count(shapes, r"encoder\.down(?:_blocks)?\.(\d+)\.")
-    pattern = level.format(0).replace(".", r"\.") + r"\.(\d+)\."
-    return {
-        "_class_name": "AutoencoderKL",
-        "in_channels": shapes["encoder.conv_in.weight"][1],
-        "out_channels": shapes["decoder.conv_out.weight"][0],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "block_out_channels": [shapes[f"{level.format(index)}.0.conv1.weight"][0] for index in range(levels)],
-        "layers_per_block": _count(shapes, pattern),
-        "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "norm_num_groups": 32,
-        "act_fn": "silu",
-        "mid_block_add_attention": any(".attn_1." in name or ".attentions." in name for name in shapes),
-        "use_quant_conv": "quant_conv.weight" in shapes,
-        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
-        "scaling_factor": 0.3611,
-        "shift_factor": 0.1159,
-    }
-
-
-def autoencoder_tensors(_: Config, found: Shapes) -> Named:
-    """The names and shapes that are there: the autoencoder itself refuses what does not fit when it is built."""
-    yield from found.items()
 
 
 #: By component: the configuration that shapes tell, and the tensors that it asks for (given what was found).

@@ -138,6 +138,14 @@ FOREIGN: dict[str, tuple[files.Tensors, str]] = {
     "another shape": ({**FLUX, "txt_in.bias": torch.zeros(7)}, r"txt_in.bias is \[7\], and must be \[64\]"),
     "a matrix that is none": ({**FLUX, "img_in.weight": torch.zeros(64)}, "sizes in transformer are none"),
     "no heads": ({**FLUX, "double_blocks.0.img_attn.norm.query_norm.scale": torch.zeros(0)}, "sizes in transformer"),
+    "a VAE without its last layer": (
+        {name: t for name, t in files.vae().items() if name != "decoder.conv_out.bias"},
+        "lacks.*decoder.conv_out.bias",
+    ),
+    "a VAE of another depth": (
+        {name: t for name, t in files.vae().items() if "down.3" not in name},
+        "vae lacks|vae has|must be",
+    ),
     "whole numbers": ({**FLUX, "txt_in.bias": torch.zeros(64, dtype=torch.int8)}, "txt_in.bias is stored as I8"),
 }
 
