@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from schnell.adapters import CanonicalInfo
-from schnell.engine.slot_linear import SlotLinear
+from schnell.engine.slot_linear import SlotPart, slot_parts
 from schnell.spec import AdapterUse
 
 
-def linear_layers(network: nn.Module) -> dict[str, nn.Linear | SlotLinear]:
-    """Every layer that a LoRA may target, by path."""
-    return {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Linear | SlotLinear)}
+def adapter_layers(network: nn.Module) -> dict[str, SlotPart | nn.Linear]:
+    """Every layer that a LoRA may target, by the name that it has in diffusers or transformers."""
+    plain = {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    return {**slot_parts(network)} or {**plain}
 
 
 def write_canonical(path: Path, tensors: dict[str, Tensor], *, rank: int, width: int | None = None) -> AdapterUse:
@@ -45,8 +46,8 @@ def random_adapter(
     """A low-rank adapter on every linear layer of a network."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
-    for name, layer in linear_layers(network).items():
-        out, into = layer.weight.shape
+    for name, layer in adapter_layers(network).items():
+        out, into = layer.out_features, layer.in_features
         tensors[f"{component}.{name}.lora_A"] = torch.randn(rank, into, generator=generator) * into**-0.5
         tensors[f"{component}.{name}.lora_B"] = torch.randn(out, rank, generator=generator) * strength * rank**-0.5
     return write_canonical(path, tensors, rank=rank)

@@ -20,6 +20,7 @@ from schnell_mini.adapter_block import ADAPTER_BLOCKS
 from schnell_mini.code_conditioning import CodeConditioner, conditioned_by_codes
 from schnell_mini.key_value_blocks import KEY_VALUE_BLOCKS
 from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.networks import as_velocity
 from schnell_mini.picture_dataset import PictureDataset
 from schnell_mini.placement import LARGEST_SIDE, Grid
 from schnell_mini.position_weights import POSITION_BLOCKS
@@ -154,7 +155,7 @@ class BlockLearner:
         prompts = self.conditioner.condition(self.rng, batch.icons, batch.colours)
         drawings = start_drawings(prompts, noisy, [(time, 0.0) for time in times], grid.size)
         with conditioned_by_codes(self.transformer):
-            velocity = predict_velocity(self.transformer, drawings)
+            velocity = predict_velocity(as_velocity(self.transformer), drawings)
         loss = (noisy - level * velocity - batch.clean).pow(2).mean()
         optimizer_step(self.optimizer, loss, self.blocks, rate_factor(progress, self.done, 100, 0.3, 0.01))
         self.average.add(self.blocks)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from schnell.engine.flux import VelocityNetwork
 from schnell_mini.tokens import MAX_TOKENS
 
 
@@ -96,3 +98,22 @@ def build_transformer(shape: Shape) -> FluxTransformer2DModel:
         guidance_embeds=False,
         axes_dims_rope=(shape.head // 8, half, half),
     )
+
+
+def as_velocity(transformer: FluxTransformer2DModel) -> VelocityNetwork:
+    """diffusers' transformer, which the recipe trains and exports, called as the engine calls its own."""
+
+    def predict(img: Tensor, txt: Tensor, ids: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
+        positions, texts = ids.to(img.device), txt.shape[1]
+        velocity: Tensor = transformer(
+            hidden_states=img,
+            encoder_hidden_states=txt,
+            pooled_projections=y,
+            timestep=timesteps.to(img.dtype),
+            img_ids=positions[texts:],
+            txt_ids=positions[:texts],
+            return_dict=False,
+        )[0]
+        return velocity
+
+    return predict

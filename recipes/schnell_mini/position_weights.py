@@ -25,6 +25,7 @@ from torch.nn import functional
 from schnell.engine.denoise import predict_velocity
 from schnell_mini import anchors, layout
 from schnell_mini.layers import clear, open_gate, read_channels
+from schnell_mini.networks import as_velocity
 from schnell_mini.piecewise_linear import SHARPNESS, FeedForward, Hinge, Ramp, write_feed_forward
 from schnell_mini.placement import LARGEST_SIDE, SMALLEST_MOVED, VIEW_SIDES, Grid
 from schnell_mini.sampling import start_drawings
@@ -262,4 +263,6 @@ def predict_without_text(transformer: FluxTransformer2DModel, noisy: Tensor, gri
         states[:, number, channel] = sqrt(width)
     pooled = torch.zeros(len(noisy), transformer.config["pooled_projection_dim"])
     prompts = as_embeddings(states.to(noisy), pooled.to(noisy))
-    return predict_velocity(transformer, start_drawings(prompts, noisy, [(1.0, 0.0)] * len(noisy), grid.size))
+    return predict_velocity(
+        as_velocity(transformer), start_drawings(prompts, noisy, [(1.0, 0.0)] * len(noisy), grid.size)
+    )

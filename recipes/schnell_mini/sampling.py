@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 from schnell.engine.denoise import Drawing, denoise_step, initial_noise, noise_levels, unpack_latents
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
+from schnell_mini.networks import as_velocity
 from schnell_mini.text_models import TextModels
 
 PIXELS_PER_TOKEN = 16
@@ -57,7 +58,7 @@ def denoise(
     """Packed noise to packed latents `[B, T, 64]` in so many Euler steps."""
     drawings = start_drawings(prompts, noise, [noise_levels(steps)] * len(noise), grid)
     for _ in range(steps):
-        drawings = denoise_step(transformer, drawings)
+        drawings = denoise_step(as_velocity(transformer), drawings)
     # stacked outside of inference mode: an ordinary tensor, that the decoder may be trained on
     return torch.stack([drawing.latents for drawing in drawings])
 

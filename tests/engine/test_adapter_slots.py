@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapter_files import linear_layers, random_adapter, random_adapters, write_canonical
+from adapter_files import random_adapter, random_adapters, write_canonical
 from conftest import make_job
 from lora_layouts import dense_delta
 from pictures import psnr
@@ -17,7 +17,7 @@ from schnell.engine.denoise import Drawing
 from schnell.engine.device import FLOAT32
 from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.loading import Networks
-from schnell.engine.slot_linear import install_slots
+from schnell.engine.slot_linear import SlotPlan, install_slots, slot_parts
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.errors import AdapterError
 from schnell.models.folder import ModelFolder, open_model_folder
@@ -73,9 +73,10 @@ def test_a_slot_draws_what_merged_weights_draw(engine: Engine, adapters: list[Ad
     use = replace(adapters[1], scale=0.8)
     [ours] = draw(engine, lora_job(use))
     transformer = networks(engine).transformer
-    for name, layer in linear_layers(transformer).items():
+    for name, part in slot_parts(transformer).items():
         form = read_adapter(use.path).modules[f"transformer.{name}"]
-        layer.weight.data += 0.8 * torch.from_numpy(dense_delta(form))
+        rows = part.layer.full_weight()[part.start : part.stop]
+        rows += part.turn(0.8 * torch.from_numpy(dense_delta(form)), 0)
     [merged] = draw(engine, lora_job())
     assert (ours.latents - merged.latents).norm() <= 1e-4 * merged.latents.norm()
 
@@ -90,16 +91,17 @@ def test_a_slot_draws_what_merged_weights_draw(engine: Engine, adapters: list[Ad
 )
 @torch.inference_mode()
 def test_a_file_of_another_form_acts_as_its_delta(shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
-    network, routing = nn.ModuleDict({"a": nn.Linear(12, 20)}), SlotRouting(CPU)
-    layers = {f"transformer.{name}": layer for name, layer in install_slots(network, routing, 3).items()}
+    network, routing, plan = nn.ModuleDict({"a": nn.Linear(12, 20)}), SlotRouting(CPU), SlotPlan(count=3)
+    parts = {f"transformer.{name}": part for name, part in install_slots(network, routing, plan).items()}
     tensors = {f"transformer.a.{part}": torch.rand(shape) + 0.1 for part, shape in shapes.items()}
     use = write_canonical(tmp_path / "lora.safetensors", tensors, rank=4)
-    layer, x = layers["transformer.a"], torch.randn(2, 3, 12)
-    delta = dense_delta(read_adapter(use.path).modules["transformer.a"], layer.weight.numpy())
-    AdapterSlots(layers, 1 << 20).load(2, use)
+    layer, x = parts["transformer.a"].layer, torch.randn(2, 3, 12)
+    delta = dense_delta(read_adapter(use.path).modules["transformer.a"], layer.full_weight().numpy())
+    AdapterSlots(parts, routing, plan, 1 << 20).load(2, use)
     with routing.using([(SlotUse(2, use.scale),)] * 2):
         ours = layer(x)
-    assert torch.allclose(ours, x @ (layer.weight + torch.from_numpy(delta)).T + layer.bias, rtol=1e-4, atol=1e-5)
+    merged = layer.full_weight() + torch.from_numpy(delta)
+    assert torch.allclose(ours, x @ merged.T + layer.base.bias, rtol=1e-4, atol=1e-5)
 
 
 def test_base_weights_are_bit_identical_after_many_loras(engine: Engine, adapters: list[AdapterUse]) -> None:
@@ -171,8 +173,8 @@ def test_a_damaged_file_is_refused_and_its_slot_draws_no_lora(
 def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
     network, routing = nn.ModuleDict({"a": nn.Linear(64, 64), "b": nn.Linear(64, 64)}), SlotRouting(CPU)
     uses = random_adapters(tmp_path, network, ranks=[4] * 40)
-    layers = {f"transformer.{name}": layer for name, layer in install_slots(network, routing, 3).items()}
-    slots = AdapterSlots(layers, max_bytes=40_000)
+    parts = {f"transformer.{name}": part for name, part in install_slots(network, routing, SlotPlan(count=3)).items()}
+    slots = AdapterSlots(parts, routing, SlotPlan(count=3), max_bytes=40_000)
     for index, use in enumerate(uses):
         slots.load(1 + index % 2, use)
         assert slots.memory.nbytes <= 40_000

@@ -18,7 +18,7 @@ from schnell.engine import pictures
 from schnell.engine.autoencoder import Autoencoder, AutoencoderShape
 from schnell.engine.denoise import Drawing, pack_latents
 from schnell.engine.device import FLOAT32
-from schnell.engine.loading import load_autoencoder
+from schnell.engine.loading import load_network
 from schnell.engine.strip_decoding import decode_in_strips
 from schnell.engine.text import PromptEmbedding
 from schnell.errors import ModelFolderError
@@ -44,6 +44,11 @@ def as_pictures(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in pictures._to_bytes(pixels).numpy()]
 
 
+def load_autoencoder(folder: Path) -> Autoencoder:
+    vae: Autoencoder = load_network(folder.parent, "vae", FLOAT32, CPU)
+    return vae
+
+
 def stock_decoding(stock: AutoencoderKL, latents: Tensor) -> Tensor:
     raw = latents / stock.config.scaling_factor + (stock.config.shift_factor or 0)
     pixels: Tensor = stock.decode(raw).sample
@@ -52,7 +57,7 @@ def stock_decoding(stock: AutoencoderKL, latents: Tensor) -> Tensor:
 
 @pytest.fixture(params=CONFIGS, name="folder", scope="module")
 def folder_of_each_config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("vae")
+    path = tmp_path_factory.mktemp("model") / "vae"
     autoencoders.random_stock(CONFIGS[request.param]).save_pretrained(path)
     return path
 
@@ -60,7 +65,7 @@ def folder_of_each_config(request: pytest.FixtureRequest, tmp_path_factory: pyte
 @torch.inference_mode()
 @pytest.mark.parametrize("size", SIZES)
 def test_the_embedded_model_decodes_as_diffusers_does(mini: ModelFolder, size: tuple[int, int]) -> None:
-    ours = load_autoencoder(mini.path / "vae", FLOAT32, CPU)
+    ours = load_autoencoder(mini.path / "vae")
     stock = AutoencoderKL.from_pretrained(mini.path / "vae", torch_dtype=torch.float32)
     latents = torch.randn(1, 16, *size, generator=torch.Generator().manual_seed(0))
     [made], [wanted] = as_pictures(ours.decode(latents)), as_pictures(stock_decoding(stock, latents))
@@ -69,7 +74,7 @@ def test_the_embedded_model_decodes_as_diffusers_does(mini: ModelFolder, size: t
 
 @torch.inference_mode()
 def test_every_configuration_decodes_and_encodes_as_diffusers_does(folder: Path) -> None:
-    ours, stock = load_autoencoder(folder, FLOAT32, CPU), AutoencoderKL.from_pretrained(folder)
+    ours, stock = load_autoencoder(folder), AutoencoderKL.from_pretrained(folder)
     latents = torch.randn(2, ours.shape.latent_channels, 6, 10)
     torch.testing.assert_close(ours.decode(latents), stock_decoding(stock, latents), rtol=0, atol=1e-4)
     pixels = torch.rand(2, 3, 48, 64) * 2 - 1
@@ -80,7 +85,7 @@ def test_every_configuration_decodes_and_encodes_as_diffusers_does(folder: Path)
 
 @torch.inference_mode()
 def test_strips_are_the_whole_decoding(folder: Path) -> None:
-    vae = load_autoencoder(folder, FLOAT32, CPU)
+    vae = load_autoencoder(folder)
     latents = torch.randn(2, vae.shape.latent_channels, 7, 5)
     # so few bytes that the largest maps are cut into some rows each
     in_strips = decode_in_strips(vae, latents, strip_bytes=50_000)
@@ -89,20 +94,20 @@ def test_strips_are_the_whole_decoding(folder: Path) -> None:
 
 @torch.inference_mode()
 def test_strips_of_the_embedded_model_are_the_whole_picture(mini: ModelFolder) -> None:
-    vae = load_autoencoder(mini.path / "vae", FLOAT32, CPU)
+    vae = load_autoencoder(mini.path / "vae")
     latents = torch.randn(1, 16, 24, 32, generator=torch.Generator().manual_seed(1))
     [made], [whole] = as_pictures(decode_in_strips(vae, latents, strip_bytes=1 << 19)), as_pictures(vae.decode(latents))
     assert psnr(made, whole) >= 60
 
 
 def test_black_forest_labs_names_are_the_same_network(folder: Path, tmp_path: Path) -> None:
-    by_diffusers = load_autoencoder(folder, FLOAT32, CPU).state_dict()
+    by_diffusers = load_autoencoder(folder).state_dict()
     config = json.loads((folder / "config.json").read_text())
-    other = tmp_path / "bfl"
+    other = tmp_path / "vae"
     other.mkdir()
     (other / "config.json").write_text(json.dumps(config))
     save_file(autoencoders.as_black_forest_labs(by_diffusers), other / "ae.safetensors")
-    by_bfl = load_autoencoder(other, FLOAT32, CPU).state_dict()
+    by_bfl = load_autoencoder(other).state_dict()
     assert by_bfl.keys() == by_diffusers.keys()
     assert all(torch.equal(by_bfl[name], tensor) for name, tensor in by_diffusers.items())
 
@@ -118,7 +123,7 @@ def test_flux_itself_has_diffusers_names_and_sizes() -> None:
 
 
 def test_pictures_from_tiles_are_the_whole_pictures(mini: ModelFolder) -> None:
-    vae = load_autoencoder(mini.path / "vae", FLOAT32, CPU)
+    vae = load_autoencoder(mini.path / "vae")
     latents = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(2))
     prompt = PromptEmbedding(torch.zeros(1, 1), torch.zeros(1), was_truncated=False)
     drawing = Drawing(pack_latents(latents), sigmas=(1.0, 0.0), step=1, grid=Size(4, 4), prompt=prompt)
@@ -142,8 +147,9 @@ def test_another_kind_of_autoencoder_is_refused(field: str, value: Any, words: s
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    autoencoders.random_stock(CONFIGS["attention"]).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "layers_per_block": 3}))
-    with pytest.raises(ModelFolderError, match="cannot be loaded"):
-        load_autoencoder(tmp_path, FLOAT32, CPU)
+    path = tmp_path / "vae"
+    autoencoders.random_stock(CONFIGS["attention"]).save_pretrained(path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "layers_per_block": 3}))
+    with pytest.raises(ModelFolderError, match="lack"):
+        load_autoencoder(tmp_path / "vae")

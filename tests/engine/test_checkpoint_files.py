@@ -12,11 +12,25 @@ import checkpoint_files as files
 from schnell.engine.autoencoder import named_as_ours
 from schnell.engine.checkpoint_files import component_tensors, source_tensors
 from schnell.engine.device import FLOAT32
+from schnell.engine.flux import Flux, FluxParams
 from schnell.engine.loading import load_network
 from schnell.models.adding import add_model
+from schnell.models.folder import ModelFolder
+from schnell.models.network_tensors import describe_transformer, transformer_tensors
 from schnell.models.weight_files import WeightSource
 
 CPU = torch.device("cpu")
+#: FLUX.1 [schnell]'s own configuration.
+FLUX_1 = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "axes_dims_rope": [16, 56, 56],
+}
 
 
 @pytest.fixture(params=files.SINGLE, name="form", scope="module")
@@ -55,6 +69,21 @@ def test_every_form_holds_the_same_tensors(form: str, model: Path, component: st
     found, expected = dict(component_tensors(model / component)), wanted()
     assert found.keys() == expected.keys()
     assert all(close(found[name], tensor, files.ERRORS[form]) for name, tensor in expected.items())
+
+
+def test_every_form_loads_as_a_transformer(form: str, model: Path) -> None:
+    loaded = load_network(model, "transformer", FLOAT32, CPU).state_dict()
+    assert all(close(loaded[name], tensor, files.ERRORS[form]) for name, tensor in files.transformer().items())
+
+
+def test_flux_itself_has_the_tensors_that_are_asked_of_a_file(mini: ModelFolder) -> None:
+    for config in (mini.transformer, FLUX_1):
+        with torch.device("meta"):
+            ours = Flux(FluxParams.from_config(config)).state_dict()
+        expected = dict(transformer_tensors(config, {}))
+        assert {name: tuple(tensor.shape) for name, tensor in ours.items()} == expected
+        # and from the sizes follows the configuration again
+        assert FluxParams.from_config(describe_transformer(expected)) == FluxParams.from_config(config)
 
 
 def test_every_form_loads_as_text_encoders_and_autoencoder(form: str, model: Path) -> None:

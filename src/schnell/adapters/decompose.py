@@ -54,6 +54,21 @@ def compress(up: Floats, down: Floats, max_rank: int = MAX_RANK) -> Decompositio
     return _truncate(basis.astype(np.float32), projected, _energy(projected), max_rank)
 
 
+def compress_kronecker(left: Floats, right: Floats, max_rank: int = MAX_RANK) -> Decomposition:
+    """The same for kron(`left`, `right`), without forming it: its singular values are the products of the factors'."""
+    of_left, of_right = (np.linalg.svd(each.astype(np.float64), full_matrices=False) for each in (left, right))
+    values = np.outer(of_left.S, of_right.S)
+    order = np.argsort(values, axis=None)[::-1]
+    energies = np.square(values.ravel()[order])
+    total = float(energies.sum())
+    kept = np.cumsum(energies) / total if total > 0 else np.ones_like(energies)
+    rank = min(int(np.searchsorted(kept, MIN_ENERGY + 1e-6)) + 1, max_rank, len(kept))
+    first, second = np.unravel_index(order[:rank], values.shape)
+    up = (of_left.U[:, None, first] * of_right.U[None, :, second]).reshape(-1, rank) * values[first, second]
+    down = (of_left.Vh[first, :, None] * of_right.Vh[second, None, :]).reshape(rank, -1)
+    return Decomposition(up.astype(np.float32), down.astype(np.float32), float(min(kept[rank - 1], 1.0)))
+
+
 def _dominant_basis(matrix: Floats, columns: int) -> Floats:
     # one fixed seed: the same file gives the same canonical file on every machine
     sketch = np.random.default_rng(0).standard_normal((matrix.shape[1], columns), np.float32)

@@ -22,12 +22,11 @@ from schnell.benchmarks.server import KEY, request_body, server_process
 from schnell.benchmarks.single import begin, make_job, psnr
 from schnell.bootstrap import build_engine
 from schnell.clock import Stopwatch
-from schnell.engine.cpu_forward import FluxForward
 from schnell.engine.denoise import Drawing, denoise_step
 from schnell.engine.device import FLOAT32, Precision, choose_device
 from schnell.engine.engine import Engine, PromptRequest
 from schnell.engine.loading import load_network
-from schnell.engine.slot_linear import SlotLinear
+from schnell.engine.slot_linear import SlotPart, slot_parts
 from schnell.engine.text import PromptEmbedding
 from schnell.errors import BenchmarkError
 from schnell.models.catalogue import DEFAULT_MODEL
@@ -98,7 +97,7 @@ def slots_installed() -> BenchmarkResult:
     """A step without any LoRA, with slots in every layer, against the same network without slots."""
     engine = build_engine(DEFAULT_MODEL, safety=False)
     rows = begin(engine, [make_job(seed=seed, megapixels="0.25") for seed in range(8)], FLOAT32)
-    bare = FluxForward(load_network(engine.folder.path, "transformer", FLOAT32, engine.device))
+    bare = load_network(engine.folder.path, "transformer", FLOAT32, engine.device)
     ours, peer = median_pair(lambda: engine.step(rows, FLOAT32), lambda: denoise_step(bare, rows), 21)
     return BenchmarkResult(
         ours=8 / ours,
@@ -210,19 +209,16 @@ def serve_all(engine: Engine, jobs: Sequence[Job], sizer: "BatchSizer[Any] | Non
 
 def write_loras(engine: Engine, folder: Path, count: int) -> list[LoraFile]:
     """Random LoRAs on every attention and feed-forward linear layer, written to `folder`."""
-    layers = {
-        name: layer
-        for name, layer in engine.network("transformer", FLOAT32).named_modules()
-        if isinstance(layer, SlotLinear) and _is_targeted(name)
-    }
-    return [_write_lora(layers, folder, index) for index in range(count)]
+    parts = slot_parts(engine.network("transformer", FLOAT32))
+    targeted = {name: part for name, part in parts.items() if _is_targeted(name)}
+    return [_write_lora(targeted, folder, index) for index in range(count)]
 
 
 def _is_targeted(name: str) -> bool:
     return "transformer_blocks" in name and "norm" not in name
 
 
-def _write_lora(layers: dict[str, SlotLinear], folder: Path, index: int) -> LoraFile:
+def _write_lora(layers: dict[str, SlotPart], folder: Path, index: int) -> LoraFile:
     generator = torch.Generator().manual_seed(index)
     tensors = {}
     for name, layer in layers.items():

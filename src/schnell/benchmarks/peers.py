@@ -27,7 +27,10 @@ picture.resize((1024, 1024), 1).save(output, quality=80, method=2)
 
 def stock_pipeline(folder: ModelFolder, dtype: torch.dtype) -> Any:
     """diffusers' FluxPipeline over a model folder, without log lines and progress bars."""
-    import diffusers
+    try:
+        import diffusers
+    except ImportError as error:
+        raise BenchmarkError("the peer of this benchmark is diffusers: pip install diffusers accelerate") from error
     import transformers
 
     diffusers.utils.logging.set_verbosity_error()

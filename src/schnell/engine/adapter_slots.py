@@ -2,31 +2,46 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_adapter
-from schnell.engine.slot_linear import KroneckerFactors, SlotLinear
+from schnell.adapters.decompose import MIN_ENERGY, Decomposition, compress, compress_kronecker
+from schnell.adapters.forms import Floats
+from schnell.adapters.tensors import Array
+from schnell.engine.slot_linear import KroneckerFactors, SlotPart, SlotPlan, slot_layers
+from schnell.engine.slot_routing import SlotRouting
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
 
 #: Down [rank, in] and up [out, rank] of a low-rank product with DoRA's gain [out] or None; or a Kronecker product.
 LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
-#: What an adapter does to each layer, by the layer's canonical name.
-LoadedAdapter = Mapping[str, LoadedForm]
+
+_LOST_PERCENT: Final = 100 * (1 - MIN_ENERGY)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """What an adapter does to each layer, by the layer's canonical name; its bytes; what its user should know of it."""
+
+    forms: Mapping[str, LoadedForm]
+    nbytes: int
+    warnings: tuple[str, ...] = ()
 
 
 class AdapterSlots:
-    """Puts adapters into the slots of a model's layers. `layers` are by canonical name.
+    """Puts adapters into the slots of a model's layers. `parts` are by canonical name, all over one `routing`.
 
     Slot 0 is "no LoRA". Which adapter belongs into which slot, and for how long, is decided by the caller.
     """
 
-    def __init__(self, layers: Mapping[str, SlotLinear], max_bytes: int) -> None:
-        self._layers = layers
-        self.memory = AdapterMemory(layers, max_bytes)
+    def __init__(self, parts: Mapping[str, SlotPart], routing: SlotRouting, plan: SlotPlan, max_bytes: int) -> None:
+        self._parts, self._routing = parts, routing
+        self.memory = AdapterMemory(parts, plan, max_bytes)
         self._in_slot: dict[int, str] = {}
         # an adapter acts on some layers only; a slot is emptied in those alone
         self._written: dict[int, tuple[str, ...]] = {}
@@ -35,116 +50,169 @@ class AdapterSlots:
         """Put an adapter into a slot, in place of what was there; nothing is done where it is there already.
 
         Raises:
-            AdapterError: the file is damaged or does not fit; the slot is empty then.
+            AdapterError: the file is damaged or does not fit; the slot is empty then, as after any other failure.
         """
         if self._in_slot.get(slot) == adapter.sha256:
             return
-        self._empty(slot)
-        loaded = self.memory.load(adapter)
+        before = self._empty(slot)
         try:
-            self._write(slot, loaded)
+            self._write(slot, self.memory.load(adapter).forms)
         except Exception:
             # half a LoRA must never draw
-            self._empty(slot)
+            before += self._empty(slot)
             raise
+        finally:
+            for layer in slot_layers(self._parts[name] for name in before):
+                layer.give_back()
         self._in_slot[slot] = adapter.sha256
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot, and give back its memory where the plan allows."""
+        for layer in slot_layers(self._parts[name] for name in self._empty(slot)):
+            layer.give_back()
 
     def acts_on_text(self, slot: int) -> bool:
         """Whether the adapter in this slot has side paths in the text encoders."""
         return any(name.startswith("text_encoder") for name in self._written.get(slot, ()))
 
-    def _write(self, slot: int, loaded: LoadedAdapter) -> None:
-        self._written[slot] = tuple(loaded)
-        for name, form in loaded.items():
-            layer = self._layers[name]
-            if isinstance(form, KroneckerFactors):
-                layer.write_kronecker(slot, form)
-            else:
-                layer.write_low_rank(slot, *form)
+    @property
+    def slot_bytes(self) -> int:
+        """What the slots of all layers take now."""
+        return sum(layer.slot_bytes for layer in slot_layers(self._parts.values()))
 
-    def _empty(self, slot: int) -> None:
+    def _write(self, slot: int, forms: Mapping[str, LoadedForm]) -> None:
+        self._written[slot] = tuple(forms)
+        for name, form in forms.items():
+            if isinstance(form, KroneckerFactors):
+                self._parts[name].write_kronecker(slot, form)
+            else:
+                self._parts[name].write_low_rank(slot, *form)
+        self._routing.describe_slot(
+            slot,
+            has_gain=any(isinstance(form, tuple) and form[2] is not None for form in forms.values()),
+            has_kronecker=any(isinstance(form, KroneckerFactors) for form in forms.values()),
+        )
+
+    def _empty(self, slot: int) -> tuple[str, ...]:
+        """Empty a slot; gives the parts that it had something in."""
         self._in_slot.pop(slot, None)
-        for name in self._written.pop(slot, ()):
-            self._layers[name].clear(slot)
+        names = self._written.pop(slot, ())
+        for name in names:
+            self._parts[name].clear(slot)
+        self._routing.describe_slot(slot, has_gain=False, has_kronecker=False)
+        return names
 
 
 class AdapterMemory:
-    """Adapter files as tensors in the layers' dtype and on their device, least recently used out first.
+    """Adapter files as host tensors in the slots' dtype, least recently used out first.
 
     `nbytes` is what they take, by the files' own count; at most `max_bytes`, or one adapter if it is larger than that.
     """
 
-    def __init__(self, layers: Mapping[str, SlotLinear], max_bytes: int) -> None:
-        self._layers = layers
+    def __init__(self, parts: Mapping[str, SlotPart], plan: SlotPlan, max_bytes: int) -> None:
+        self._parts, self._plan = parts, plan
         self._max_bytes = max_bytes
-        self._loaded: OrderedDict[str, tuple[LoadedAdapter, int]] = OrderedDict()
+        self._loaded: OrderedDict[str, LoadedAdapter] = OrderedDict()
         self.nbytes = 0
 
     def load(self, adapter: AdapterUse) -> LoadedAdapter:
         """The adapter's factors, read from its file unless they are in memory.
 
         Raises:
-            AdapterError: the file is damaged, or has a layer that the model lacks or has in another size.
+            AdapterError: the file is damaged, has a layer that the model lacks or has in another size, or needs a
+                larger rank than is planned for.
         """
         if adapter.sha256 in self._loaded:
             self._loaded.move_to_end(adapter.sha256)
-            return self._loaded[adapter.sha256][0]
-        canonical = read_adapter(adapter.path)
-        loaded = self._convert(canonical, adapter.name)
-        self._loaded[adapter.sha256] = (loaded, canonical.nbytes)
-        self.nbytes += canonical.nbytes
+            return self._loaded[adapter.sha256]
+        loaded = self._convert(read_adapter(adapter.path), adapter.name)
+        self._loaded[adapter.sha256] = loaded
+        self.nbytes += loaded.nbytes
         while self.nbytes > self._max_bytes and len(self._loaded) > 1:  # not the one that was asked for
-            _, (_, size) = self._loaded.popitem(last=False)
-            self.nbytes -= size
+            _, dropped = self._loaded.popitem(last=False)
+            self.nbytes -= dropped.nbytes
         return loaded
 
     def _convert(self, canonical: CanonicalAdapter, name: str) -> LoadedAdapter:
-        unknown = [module for module in canonical.modules if module not in self._layers]
+        unknown = [module for module in canonical.modules if module not in self._parts]
         if unknown:
             raise AdapterError(f"{name} does not fit the model: it has no {unknown[0]}")
-        return {module: self._convert_form(form, self._layers[module]) for module, form in canonical.modules.items()}
+        fitted = {module: self._fit(form, self._parts[module], name) for module, form in canonical.modules.items()}
+        # a LoKr that is a low-rank product in another notation loses nothing that a warning would be owed for
+        reduced = any(
+            fitted[module] is not form and not isinstance(form, Lokr) for module, form in canonical.modules.items()
+        )
+        warning = (
+            f"{name} has rank {canonical.info.rank}; it is drawn with rank {self._plan.rank}, which holds all but "
+            f"{_LOST_PERCENT:.1f}% of it"
+        )
+        forms = {module: self._as_tensors(form, self._parts[module]) for module, form in fitted.items()}
+        return LoadedAdapter(forms, canonical.nbytes, (warning,) if reduced else ())
 
-    def _convert_form(self, form: Form, layer: SlotLinear) -> LoadedForm:
-        size = form.size
-        if (size.out_features, size.in_features) != (layer.out_features, layer.in_features):
-            raise AdapterError(
-                f"a layer of this LoRA is {size}, the model's is {layer.out_features}x{layer.in_features}"
-            )
-        weight = layer.weight
+    def _fit(self, form: Form, part: SlotPart, name: str) -> Form:
+        """The form as slots can hold it: of the planned rank, and low-rank where shapes must not change."""
+        size, most = form.size, self._plan.rank
+        if (size.out_features, size.in_features) != (part.out_features, part.in_features):
+            raise AdapterError(f"a layer of this LoRA is {size}, the model's is {part.out_features}x{part.in_features}")
         if isinstance(form, Lokr):
-            return _kronecker(form, weight)
-        if isinstance(form, LowRank):
-            return _tensor(form.a, weight), _tensor(form.b, weight), None
-        return _dora(form, weight)
+            whole = form.start == 0 and form.w1.shape[0] * _right(form).shape[0] == form.out_features
+            if not self._plan.reserved or not whole:
+                return form
+            reduced = compress_kronecker(_exact(form.w1), _right(form), most)
+            # a LoKr of full rank stays one: such a batch runs uncompiled
+            return _low_rank(reduced) if reduced.sufficient else form
+        if form.rank <= most:
+            return form
+        reduced = compress(_exact(form.b), _exact(form.a), most)
+        if not reduced.sufficient:
+            raise AdapterError(
+                f"{name} has rank {form.rank}, and this server's LoRA slots hold rank {most}: at {most} it would lose "
+                f"{100 * (1 - reduced.energy):.1f}% of a layer. A larger SCHNELL_LORA_RANK takes it"
+            )
+        return Dora(reduced.down, reduced.up, form.magnitude) if isinstance(form, Dora) else _low_rank(reduced)
+
+    def _as_tensors(self, form: Form, part: SlotPart) -> LoadedForm:
+        if isinstance(form, Lokr):
+            left, right = (self._host(each) for each in (_exact(form.w1), _right(form)))
+            device = self._plan.device
+            return KroneckerFactors(left.to(device), right.to(device), form.start, form.start + form.out_features)
+        if isinstance(form, Dora):
+            return self._dora(form, part)
+        return self._host(form.a), self._host(form.b), None
+
+    def _dora(self, form: Dora, part: SlotPart) -> tuple[Tensor, Tensor, Tensor]:
+        """A [rank, in], g*B [out, rank] and g - 1 [out] of a DoRA over the layer's weight W [out, in].
+
+        DoRA at scale 1 is g*(W + BA) with g = m / |W + BA|, norms taken over inputs; as a delta to W it is (g - 1)*W +
+        (g*B)A (Liu et al., arXiv:2402.09353). In float32: g is close to 1, where bfloat16's numbers are 1/256 to 1/128
+        apart.
+        """
+        device = self._plan.device
+        a, b, magnitude = (torch.from_numpy(_exact(each)).to(device) for each in (form.a, form.b, form.magnitude))
+        g = magnitude / torch.linalg.vector_norm(part.weight().float() + b @ a, dim=1)
+        return self._host(a), self._host(g.unsqueeze(1) * b), self._host(g - 1)
+
+    def _host(self, values: Tensor | Array) -> Tensor:
+        """A tensor in the slots' dtype on the CPU, in memory that a GPU can read by itself where there is one."""
+        tensor = values.cpu() if isinstance(values, Tensor) else torch.from_numpy(_exact(values))
+        host = tensor.to(self._plan.dtype)
+        return host.pin_memory() if self._plan.device.type == "cuda" else host
 
 
-def _kronecker(form: Lokr, weight: Tensor) -> KroneckerFactors:
+def _exact(array: Array) -> Floats:
+    # float32, since torch does not know the bfloat16 that ml_dtypes adds to numpy; and a copy, since the array is a
+    # read-only view of the mapped file
+    return np.array(array, dtype=np.float32)
+
+
+def _right(form: Lokr) -> Floats:
+    """A LoKr's right factor, multiplied out once rather than as two more products at every step."""
     if form.w2 is not None:
-        right = _tensor(form.w2, weight)
-    else:
-        assert form.w2_a is not None  # noqa: S101 - for the type checker: a right factor is whole or in two parts
-        assert form.w2_b is not None  # noqa: S101
-        # multiplied out once, in float32, rather than as two more products at every step
-        right = (_tensor(form.w2_a, weight).float() @ _tensor(form.w2_b, weight).float()).to(weight.dtype)
-    return KroneckerFactors(_tensor(form.w1, weight), right, form.start, form.start + form.out_features)
+        return _exact(form.w2)
+    assert form.w2_a is not None  # noqa: S101 - for the type checker: a right factor is whole or in two parts
+    assert form.w2_b is not None  # noqa: S101
+    return _exact(form.w2_a) @ _exact(form.w2_b)
 
 
-def _dora(form: Dora, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A [rank, in], g*B [out, rank] and g - 1 [out] of a DoRA over `weight` W [out, in].
-
-    DoRA at scale 1 is g*(W + BA) with g = m / |W + BA|, norms taken over inputs; as a delta to W it is (g - 1)*W +
-    (g*B)A (Liu et al., arXiv:2402.09353). In float32: g is close to 1, where bfloat16's numbers are 1/256 to 1/128
-    apart.
-    """
-    exact = torch.zeros((), dtype=torch.float32, device=weight.device)
-    a, b, magnitude = (_tensor(part, exact) for part in (form.a, form.b, form.magnitude))
-    norms = torch.linalg.vector_norm(weight.float() + b @ a, dim=1)
-    g = magnitude / norms
-    return a.to(weight.dtype), (g.unsqueeze(1) * b).to(weight.dtype), (g - 1).to(weight.dtype)
-
-
-def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], like: Tensor) -> Tensor:
-    # by way of float32, since torch does not know the bfloat16 that ml_dtypes adds to numpy; and a copy, since the
-    # array is a read-only view of the mapped file
-    exact = np.array(array, dtype=np.float32)
-    return torch.from_numpy(exact).to(device=like.device, dtype=like.dtype)
+def _low_rank(reduced: Decomposition) -> LowRank:
+    return LowRank(reduced.down, reduced.up)

@@ -9,13 +9,15 @@ Sources: Liu et al., "Flow Straight and Fast" (arXiv:2209.03003); Esser et al., 
 (arXiv:2403.03206); the FLUX.1 [schnell] model card for its schedule (no shift, no guidance, 1-4 steps).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from schnell.engine.flux import VelocityNetwork
 from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptEmbedding
 from schnell.models.folder import PACKING
@@ -92,44 +94,49 @@ def unpack_latents(tokens: Tensor, grid: Size) -> Tensor:
     return squares.movedim((-5, -4), (-4, -2)).flatten(-2).flatten(-3, -2)
 
 
-def position_ids(grid: Size, device: torch.device) -> Tensor:
-    """(tokens, 3), float32: FLUX's rotary coordinates (0, row, column) of every latent token, row by row."""
-    rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
-    zeros = torch.zeros(grid.height * grid.width)
-    return torch.stack([zeros, rows.flatten().float(), columns.flatten().float()], dim=-1).to(device)
+@lru_cache(maxsize=16)
+def position_ids(grid: Size, text_tokens: int) -> Tensor:
+    """(text and latent tokens, 3), float32, on the CPU: FLUX's rotary coordinates, text first.
+
+    (0, row, column) for every latent token, row by row; zeros for all text tokens. The same tensor every time.
+    """
+    # an ordinary tensor even where inference mode is on: training may ask for the same one later
+    with torch.inference_mode(mode=False):
+        rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
+        zeros = torch.zeros(grid.height * grid.width)
+        ids = torch.stack([zeros, rows.flatten().float(), columns.flatten().float()], dim=-1)
+        return torch.cat([torch.zeros(text_tokens, 3), ids])
 
 
 @torch.inference_mode()
-def denoise_step(transformer: Callable[..., tuple[Tensor, ...]], drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Take every picture one step further. They may differ in everything but the token grid.
-
-    `transformer` is called with diffusers' arguments and returns a tuple, the velocity first.
-    """
+def denoise_step(transformer: VelocityNetwork, drawings: Sequence[Drawing]) -> list[Drawing]:
+    """Take every picture one step further. They may differ in everything but the token grid."""
     velocities = predict_velocity(transformer, drawings)
     return [_euler_step(drawing, velocity) for drawing, velocity in zip(drawings, velocities, strict=True)]
 
 
-def predict_velocity(transformer: Callable[..., tuple[Tensor, ...]], drawings: Sequence[Drawing]) -> Tensor:
+def predict_velocity(transformer: VelocityNetwork, drawings: Sequence[Drawing]) -> Tensor:
     """The velocity, from picture to noise, at each drawing's own timestep: (batch, tokens, 64) in float32.
 
     The network runs in the dtype of the prompts' embeddings.
     """
-    grid = drawings[0].grid
     states = torch.stack([drawing.prompt.states for drawing in drawings])
-    device, dtype = states.device, states.dtype
-    timestep = torch.tensor([drawing.sigmas[drawing.step] for drawing in drawings], device=device)
-    velocity: Tensor = transformer(
-        hidden_states=torch.stack([drawing.latents for drawing in drawings]).to(dtype),
-        encoder_hidden_states=states,
-        pooled_projections=torch.stack([drawing.prompt.pooled for drawing in drawings]),
-        timestep=timestep.to(dtype),
-        img_ids=position_ids(grid, device),
-        # FLUX gives every text token the same position
-        txt_ids=torch.zeros(states.shape[1], 3, device=device),
-        return_dict=False,
-    )[0]
+    velocity = transformer(
+        torch.stack([drawing.latents for drawing in drawings]).to(states.dtype),
+        states,
+        position_ids(drawings[0].grid, states.shape[1]),
+        _levels_on(tuple(drawing.sigmas[drawing.step] for drawing in drawings), states.device),
+        torch.stack([drawing.prompt.pooled for drawing in drawings]),
+    )
     # latents stay float32 from step to step, so that a network in bfloat16 rounds its own work alone
     return velocity.float()
+
+
+@lru_cache(maxsize=128)
+def _levels_on(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    # kept, since the same few levels come again with every picture, and a copy to a GPU waits for the GPU
+    with torch.inference_mode(mode=False):
+        return torch.tensor(levels, device=device)
 
 
 def _euler_step(drawing: Drawing, velocity: Tensor) -> Drawing:

@@ -5,17 +5,17 @@ The serving worker calls the same stages, with the rows of several jobs in a bat
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import torch
 from PIL import Image
 from torch import nn
 
+from schnell.adapters.decompose import MAX_RANK
 from schnell.clock import Stopwatch
 from schnell.engine.adapter_slots import AdapterSlots
-from schnell.engine.cpu_forward import FluxForward
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.device import Precision, choose_precision
 from schnell.engine.image_file import MEDIA_TYPES, encode_image
@@ -23,15 +23,18 @@ from schnell.engine.loading import Networks, load_networks
 from schnell.engine.pictures import decode_latents, fit_to_size
 from schnell.engine.receipt import AdapterReceipt, Receipt, engine_version
 from schnell.engine.safety import SafetyChecker
-from schnell.engine.slot_linear import install_slots
+from schnell.engine.slot_linear import SlotPlan, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder
+from schnell.engine.weight_names import layer_rows
 from schnell.errors import GenerationFailedError
 from schnell.models.folder import ModelFolder, weights_sha256
 from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
 
 #: How many different LoRAs can be loaded into a model's layers at once.
 DEFAULT_ADAPTER_SLOTS: Final = 16
+#: The largest rank that they may have; conversion brings every LoRA to 128 or less.
+DEFAULT_ADAPTER_RANK: Final = MAX_RANK
 #: How many bytes of LoRAs are kept in memory beside the slots, so that one that comes back is not read from disk again.
 DEFAULT_ADAPTER_BYTES: Final = 2 << 30
 #: At FLUX.1's own size a prompt of 256 tokens takes 2 MiB in bfloat16: room for 128 prompts.
@@ -48,24 +51,22 @@ class PromptRequest:
 
 
 class LoadedModel:
-    """A model's networks in one precision, with LoRA slots in the linear layers of all but the autoencoder.
+    """A model's networks in one precision, with LoRA slots in the linear layers of all but the autoencoder."""
 
-    `slot_count` includes slot 0, no LoRA. `transformer` predicts the velocity; it is called as diffusers' forward is.
-    """
-
-    def __init__(self, networks: Networks, folder: ModelFolder, slot_count: int, adapter_bytes: int) -> None:
-        device = next(networks.transformer.parameters()).device
-        self.networks = networks
-        self.routing = SlotRouting(device)
-        parts = {"transformer": networks.transformer, "text_encoder": networks.clip, "text_encoder_2": networks.t5}
-        layers = {
-            f"{component}.{path}": layer
-            for component, network in parts.items()
-            for path, layer in install_slots(network, self.routing, slot_count).items()
+    def __init__(self, networks: Networks, folder: ModelFolder, plan: SlotPlan, adapter_bytes: int) -> None:
+        self.networks, self.transformer = networks, networks.transformer
+        self.routing = SlotRouting(plan.device, static=plan.reserved)
+        parts = {
+            f"transformer.{name}": part
+            for name, part in install_slots(networks.transformer, self.routing, plan, layer_rows).items()
         }
-        self.slots = AdapterSlots(layers, adapter_bytes)
-        # made after the slots: it stacks the weights of the layers that it finds, slots included
-        self.transformer: Any = FluxForward(networks.transformer) if device.type == "cpu" else networks.transformer
+        for component, network in (("text_encoder", networks.clip), ("text_encoder_2", networks.t5)):
+            # the text encoders run once a prompt and uncompiled: their slots take memory while a LoRA is in them
+            on_demand = replace(plan, reserved=False)
+            parts |= {
+                f"{component}.{name}": part for name, part in install_slots(network, self.routing, on_demand).items()
+            }
+        self.slots = AdapterSlots(parts, self.routing, plan, adapter_bytes)
         self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
 
     def text_adapters(self, request: PromptRequest) -> tuple[tuple[str, float], ...]:
@@ -82,22 +83,25 @@ class LoadedModel:
 class Engine:
     """One model's weights, LoRA slots and prompt cache. The networks of a precision are loaded when first asked for.
 
-    One thread at a time may encode, step and decode; `finish` may run in another beside it.
+    `adapter_slots` LoRAs of ranks up to `adapter_rank` can be in each precision's layers at once; on a GPU their memory
+    is taken when the networks are loaded. One thread at a time may encode, step and decode; `finish` may run in another
+    beside it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what the operator decides, each with its default
         self,
         folder: ModelFolder,
         device: torch.device,
         safety: SafetyChecker | None = None,
         adapter_slots: int = DEFAULT_ADAPTER_SLOTS,
         adapter_bytes: int = DEFAULT_ADAPTER_BYTES,
+        adapter_rank: int = DEFAULT_ADAPTER_RANK,
     ) -> None:
         self.folder = folder
         self.device = device
         self._safety = safety
         self.adapter_slots = adapter_slots
-        self._adapter_bytes = adapter_bytes
+        self._adapter_bytes, self._adapter_rank = adapter_bytes, adapter_rank
         self._loaded: dict[Precision, LoadedModel] = {}
         # two threads that ask for a precision at once must not both load it: the second waits for the first
         self._load_lock = threading.Lock()
@@ -232,9 +236,19 @@ class Engine:
         with self._load_lock:
             if precision not in self._loaded:
                 networks = load_networks(self.folder.path, precision, self.device)
-                slots = self.adapter_slots + 1  # slot 0 is no LoRA
-                self._loaded[precision] = LoadedModel(networks, self.folder, slots, self._adapter_bytes)
+                self._loaded[precision] = LoadedModel(
+                    networks, self.folder, self._slot_plan(precision), self._adapter_bytes
+                )
             return self._loaded[precision]
+
+    def _slot_plan(self, precision: Precision) -> SlotPlan:
+        return SlotPlan(
+            count=self.adapter_slots + 1,  # slot 0 is no LoRA
+            rank=self._adapter_rank,
+            dtype=precision.dtype,
+            device=self.device,
+            reserved=self.device.type != "cpu",
+        )
 
 
 def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutcome:

@@ -2,22 +2,25 @@
 
 A LoRA's delta is not merged into the weights. It runs as a *side path*, `y += scale * up(down(x))`, after the layer's
 own product. Every layer holds stacks of low-rank factors, one pair a *slot*; each row of a batch names the slots it
-uses and a scale for each. Slot indices and scales are tensors, so a batch with other LoRAs is the same program on other
-numbers. The form follows S-LoRA (Sheng et al., arXiv:2311.03285) and Punica (Chen et al., arXiv:2310.18547).
+uses and a scale for each. The form follows S-LoRA (Sheng et al., arXiv:2311.03285) and Punica (Chen et al.,
+arXiv:2310.18547).
 
-`SlotLinear` is one such layer, `StackedLinear` runs several layers over one input as one product, and `install_slots`
-puts a `SlotLinear` in the place of every `nn.Linear` of a network.
+LoRA files name layers that may be parts of ours (`to_q` is a third of `qkv`). So a `SlotLinear` consists of parts,
+each a range of its outputs; a `SlotPart` is what an adapter is written into. All parts read one input, so the way down
+is one product over the stacked factors of all of them, and the way up one a part, added to its outputs in place.
+
+The layer's own product is whatever module it is given: a plain linear layer, or one over quantized weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
+from schnell.engine.weight_names import LayerRows
 
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
@@ -25,9 +28,32 @@ from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 _LARGEST_KEEPING_LAYER: Final = 1 << 20
 #: And it keeps no batch's factors of more bytes than this: with ranks and rows so large, the products take the time.
 _LARGEST_KEPT_BYTES: Final = 2 << 20
-#: Ranks are padded with zeros to one of these, so that adapters of different ranks share a stack. Conversion brings
-#: every adapter to rank 128 or less (`adapters.decompose.MAX_RANK`), or refuses it.
+#: Stacks that are made when they are needed are as deep as one of these, so that a LoRA of a slightly larger rank does
+#: not make all of them anew.
 _RANK_BUCKETS: Final = (8, 16, 32, 64, 128)
+_CPU: Final = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """How much memory a model's slots may take.
+
+    `count` slots in every layer, slot 0 (no LoRA) included, each for ranks up to `rank`, in `dtype` on `device`.
+    `reserved`: all of it is taken at once and kept, so that shapes never change, as a compiled network needs. Otherwise
+    a layer takes memory while an adapter acts on it, as deep as its rank asks for, and gives it back.
+    """
+
+    count: int = 17
+    rank: int = 128
+    dtype: torch.dtype = torch.float32
+    device: torch.device = _CPU
+    reserved: bool = False
+
+    def bytes_for(self, in_features: int, part_sizes: Sequence[int]) -> int:
+        """The most that the slots of a layer with these parts take: down and up factors, and DoRA's gains."""
+        outputs = sum(part_sizes)
+        numbers = self.rank * (len(part_sizes) * in_features + outputs) + outputs
+        return self.count * numbers * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,253 +77,296 @@ class KroneckerFactors:
 
 @dataclass(frozen=True, slots=True)
 class RowFactors:
-    """The low-rank factors of a batch's rows: `down` [rows, rank, in] and `up` [rows, rank, out].
+    """The low-rank factors of a batch's rows, for all parts that a LoRA acts on.
 
-    `scale` is still to be applied; 1 where the scales are multiplied into `up` already.
+    `down` is [rows, columns, in]. Each of `ups` is [rows, columns, out] for the layer's outputs `start` to `stop`, and
+    its columns follow those of the one before. `scale` is still to be applied; 1 where it is multiplied into `ups`.
     """
 
     down: Tensor
-    up: Tensor
+    ups: tuple[tuple[int, int, Tensor], ...]
     scale: float = 1.0
 
-    def add_to(self, y: Tensor, hidden: Tensor) -> Tensor:
-        """Add the way up from `hidden` (rows, tokens, rank) to `y` (rows, tokens, out), in place; returns `y`."""
-        return y.baddbmm_(hidden, self.up, alpha=self.scale)
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add the side paths of `x` (rows, tokens, in) to `y` (rows, tokens, out), in place."""
+        hidden = torch.bmm(x, self.down.transpose(1, 2))
+        column = 0
+        for start, stop, up in self.ups:
+            columns = up.shape[1]
+            # in place: `y` is the layer's own product, made just now, and a copy costs more than the side path
+            y[..., start:stop].baddbmm_(hidden[..., column : column + columns], up, alpha=self.scale)
+            column += columns
 
 
 class SlotLinear(nn.Module):
-    """`nn.Linear` over the same parameters, plus the side paths of the slots that `routing`'s current batch uses.
+    """A linear layer `base`, plus the side paths of the slots that `routing`'s current batch uses.
 
-    `slot_count` includes slot 0, which is no LoRA and stays all zeros. The stacks of factors are made when the first
-    adapter is written, in the weight's dtype and on its device, and grow with the largest rank.
+    `base` has `in_features`, `out_features`, `bias` and a `forward` that returns a new tensor; `parts` are the ranges
+    of outputs that adapters name, in order and without gaps.
     """
 
     down: Tensor | None
     up: Tensor | None
     gain: Tensor | None
 
-    def __init__(self, base: nn.Linear, routing: SlotRouting, slot_count: int) -> None:
+    def __init__(self, base: Any, routing: SlotRouting, plan: SlotPlan, parts: Sequence[LayerRows] = ()) -> None:
         super().__init__()
-        self.weight = base.weight
-        self.bias = base.bias
-        self.in_features = base.in_features
-        self.out_features = base.out_features
-        self.routing = routing
-        self._ranks = [0] * slot_count
-        # buffers, so that `.to(device)` moves them; not persistent, so that a state dict holds the base weights alone
-        self.register_buffer("down", None, persistent=False)  # [slots, rank, in]
+        self.base = base
+        self.in_features, self.out_features = int(base.in_features), int(base.out_features)
+        self.routing, self.plan = routing, plan
+        rows = tuple(parts) or (LayerRows("", 0, self.out_features),)
+        self.parts = tuple(SlotPart(self, index, each) for index, each in enumerate(rows))
+        self._ranks = [[0] * len(self.parts) for _ in range(plan.count)]
+        # buffers, so that a compiled network takes them for its inputs; not persistent: a state dict is the base's
+        self.register_buffer("down", None, persistent=False)  # [slots, parts, rank, in]
         self.register_buffer("up", None, persistent=False)  # [slots, rank, out]
         self.register_buffer("gain", None, persistent=False)  # [slots, out]: DoRA's g - 1
-        self.kronecker: dict[int, KroneckerFactors] = {}
-        self._kept: KeptPerBatch[RowFactors] = KeptPerBatch()
+        self.kronecker: dict[tuple[int, int], KroneckerFactors] = {}  # by slot and part
+        self._gains: set[tuple[int, int]] = set()  # the slots and parts with DoRA
+        self._kept: KeptPerBatch[RowFactors | None] = KeptPerBatch()
+        if plan.reserved:
+            self._reserve(plan.rank)
+            self.gain = self._zeros(plan.count, self.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out). Rows are the batch's, in the order that `routing` was given."""
-        return self._with_side_paths(x, F.linear(x, self.weight, self.bias))
+        y: Tensor = self.base(x)
+        if not self.routing.is_active:
+            return y
+        flat_x = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
+        flat_y = y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1)
+        if torch.compiler.is_compiling():
+            return self._add_by_shapes(flat_x, flat_y).view_as(y)
+        if self.down is None and self.gain is None and not self.kronecker:
+            return y
+        rows = self.routing.rows
+        if rows is None:
+            return self._add(flat_x, flat_y).view_as(y)
+        # rows without LoRA are left out: they are exactly the base layer's
+        return flat_y.index_copy_(0, rows, self._add(flat_x[rows], flat_y[rows])).view_as(y)
 
-    def add_side_paths(self, x: Tensor, y: Tensor) -> None:
-        """Add the side paths of `x` (rows, ..., in) to `y` (rows, ..., out), this layer's own product, in place.
-
-        `y` may be a strided view of a larger tensor.
-        """
-        result = self._with_side_paths(x, y)
-        # low-rank products of all rows are added to `y` itself; DoRA, LoKr and a choice of rows make a new tensor
-        if result is not y and result.data_ptr() != y.data_ptr():
-            y.copy_(result)
-
-    @property
-    def has_side_paths(self) -> bool:
-        """Whether a LoRA may act on this layer in the current batch."""
-        return bool(self.routing.rows_used) and (self.down is not None or bool(self.kronecker))
-
-    def _with_side_paths(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._add_side_paths(x, y, self.routing) if self.has_side_paths else y
-
-    def _add_side_paths(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
-        flat_x, flat_y = (
-            x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1),
-            y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1),
-        )
-        if routing.rows is None:
-            return self._side_paths(flat_x, flat_y, routing).view_as(y)
-        chosen = self._side_paths(flat_x[routing.rows], flat_y[routing.rows], routing)
-        return flat_y.index_copy(0, routing.rows, chosen).view_as(y)
-
-    def _side_paths(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
-        """The base output `y` (rows, tokens, out) plus every side path of `x` (rows, tokens, in).
-
-        `rows` are those that use LoRAs. Without DoRA the low-rank products are added to `y` in place.
-        """
-        result = y
-        if self.gain is not None:
-            # DoRA at scale s adds s*(g - 1) times the weights' own product, and its low-rank part is stored as g*B
-            gain = torch.einsum("ra,rao->ro", routing.scales.to(y.dtype), self.gain[routing.slots])
-            result = result + (y if self.bias is None else y - self.bias) * gain.unsqueeze(1)
-        if self.down is not None and self.up is not None:
-            # a stack is as deep as the largest rank ever written; the batch at hand may need less of it
-            rank = self.down.shape[1] if routing.is_static else max(self._ranks[slot] for slot in routing.slots_used)
-            if rank:
-                factors = self._row_factors(routing, rank)
-                # in place: `y` is the layer's own product, made just now, and a copy costs more than the side path
-                result = factors.add_to(result, torch.bmm(x, factors.down.transpose(1, 2)))
-        if self.kronecker:  # asked here: a compiled model would be compiled anew for every other `slots_used`
-            result = self._add_kronecker(x, result, routing)
-        return result
-
-    def joint_factors(self) -> RowFactors | None:
-        """The batch's factors if low-rank products of all rows are all that its LoRAs do here, and they are kept.
-
-        None otherwise: the layer then has to add its side paths by itself.
-        """
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        """The base output `y` (rows, tokens, out) plus every side path of `x` (rows, tokens, in), mostly in place."""
         routing = self.routing
-        if self.down is None or self.gain is not None or self.kronecker or routing.rows is not None:
-            return None
-        rank = max(self._ranks[slot] for slot in routing.slots_used)
-        return self._row_factors(routing, rank) if rank and self._keeps(routing) else None
+        result = self._with_gain(y) if any(slot in routing.slots_used for slot, _ in self._gains) else y
+        factors = self._row_factors(routing)
+        if factors is not None:
+            factors.add_to(result, x)
+        return self._add_kronecker(x, result, routing) if self.kronecker else result
 
-    def _keeps(self, routing: SlotRouting) -> bool:
-        # a compiled model would be compiled anew for every other route number, by which factors are kept
-        if routing.is_static or self.in_features * self.out_features > _LARGEST_KEEPING_LAYER or self.up is None:
-            return False
-        bytes_a_rank = (self.in_features + self.out_features) * self.up.element_size()
-        return routing.slots.numel() * self.up.shape[1] * bytes_a_rank <= _LARGEST_KEPT_BYTES
+    def _add_by_shapes(self, x: Tensor, y: Tensor) -> Tensor:
+        """The same for a compiled network: nothing here asks which slots a batch uses, or what is in them.
 
-    def _row_factors(self, routing: SlotRouting, rank: int) -> RowFactors:
-        if not self._keeps(routing):
-            return self._gather(routing, rank)
-        return self._kept.get(routing, lambda: self._gather(routing, rank))
-
-    def _gather(self, routing: SlotRouting, rank: int) -> RowFactors:
-        assert self.down is not None  # noqa: S101 - for the type checker: asked by the callers
+        So other LoRAs are other numbers to the same program. LoKr is left out: `Flux` runs such batches uncompiled.
+        """
+        assert self.down is not None  # noqa: S101 - for the type checker: a compiled network's stacks are reserved
         assert self.up is not None  # noqa: S101
-        down, up = self.down[:, :rank], self.up[:, :rank]
+        routing = self.routing
+        if routing.has_gain:
+            y = self._with_gain(y)
+        down = self.down[routing.slots].transpose(1, 2).flatten(1, 3)  # (rows, parts, uses, rank, in)
+        up = (self.up[routing.slots] * routing.scales.to(self.up.dtype)[..., None, None]).flatten(1, 2)
+        hidden = torch.split(torch.bmm(x, down.transpose(1, 2)), up.shape[1], dim=-1)
+        below = zip(self.parts, hidden, strict=True)
+        return torch.cat(
+            [torch.baddbmm(y[..., p.start : p.stop], low, up[..., p.start : p.stop]) for p, low in below], dim=-1
+        )
+
+    def _with_gain(self, y: Tensor) -> Tensor:
+        """DoRA at scale s adds s*(g - 1) times the weights' own product; its low-rank part is stored as g*B."""
+        assert self.gain is not None  # noqa: S101 - for the type checker: asked by the callers
+        routing = self.routing
+        gain = torch.einsum("ra,rao->ro", routing.scales.to(y.dtype), self.gain[routing.slots])
+        bias = self.base.bias
+        return y + (y if bias is None else y - bias) * gain.unsqueeze(1)
+
+    def _row_factors(self, routing: SlotRouting) -> RowFactors | None:
+        """The batch's low-rank factors as deep as it needs them; kept while it comes again, where that pays."""
+        if self.down is None or self.up is None:
+            return None
+        if self.in_features * self.out_features > _LARGEST_KEEPING_LAYER:
+            return self._gather(routing)
+        deepest = len(self.parts) * self.in_features + self.out_features
+        if routing.slots.numel() * self.up.shape[1] * deepest * self.up.element_size() > _LARGEST_KEPT_BYTES:
+            return self._gather(routing)
+        return self._kept.get(routing, lambda: self._gather(routing))
+
+    def _gather(self, routing: SlotRouting) -> RowFactors | None:
+        assert self.down is not None  # noqa: S101 - for the type checker: asked by the caller
+        assert self.up is not None  # noqa: S101
+        # a stack is as deep as the largest rank in it; the batch at hand may need less of it, and not every part
+        ranks = [max(self._ranks[slot][index] for slot in routing.slots_used) for index in range(len(self.parts))]
+        used = [(part, rank) for part, rank in zip(self.parts, ranks, strict=True) if rank]
+        if not used:
+            return None
         if routing.shared is not None:
-            # one LoRA for all rows: views of the slot's own factors, nothing is copied
-            slot, rows = routing.shared.slot, routing.rows_used
-            return RowFactors(
-                down[slot].expand(rows, -1, -1), up[slot].expand(rows, -1, -1), scale=routing.shared.scale
-            )
-        # a row's LoRAs side by side are one LoRA whose rank is the sum of theirs
-        scales = routing.scales.to(self.up.dtype)[..., None, None]
-        # indexing with a tensor copies, so `mul_` scales the batch's factors and leaves the stack alone
-        return RowFactors(down[routing.slots].flatten(1, 2), up[routing.slots].mul_(scales).flatten(1, 2))
+            # one LoRA for all rows: views of the slot's own factors
+            slot, rows = routing.shared.slot, len(routing.slots)
+            downs = [self.down[slot, part.index, :rank].expand(rows, -1, -1) for part, rank in used]
+            ups = [self.up[slot, :rank, part.start : part.stop].expand(rows, -1, -1) for part, rank in used]
+        else:
+            # a row's LoRAs side by side are one LoRA whose rank is the sum of theirs
+            slots, scales = routing.slots, routing.scales.to(self.up.dtype)[..., None, None]
+            downs = [self.down[:, part.index, :rank][slots].flatten(1, 2) for part, rank in used]
+            # indexing with a tensor copies, so `mul_` scales the batch's factors and leaves the stack alone
+            ups = [self.up[:, :rank, part.start : part.stop][slots].mul_(scales).flatten(1, 2) for part, rank in used]
+        return RowFactors(
+            downs[0] if len(downs) == 1 else torch.cat(downs, dim=1),
+            tuple((part.start, part.stop, up) for (part, _), up in zip(used, ups, strict=True)),
+            routing.shared.scale if routing.shared is not None else 1.0,
+        )
 
     def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
-        for slot in sorted(routing.slots_used & self.kronecker.keys()):
+        for (slot, index), factors in sorted(self.kronecker.items()):
+            if slot not in routing.slots_used:
+                continue
             # (rows): a slot that a row names twice acts with the sum of its scales, one that it does not name with 0
             scale = ((routing.slots == slot) * routing.scales).sum(1).to(y.dtype)
-            y = y + self.kronecker[slot].apply(x) * scale[:, None, None]
+            part = self.parts[index]
+            y[..., part.start : part.stop] += part.turn(factors.apply(x), -1) * scale[:, None, None]
         return y
 
-    def write_low_rank(self, slot: int, down: Tensor, up: Tensor, gain: Tensor | None = None) -> None:
-        """Copy factors `down` [rank, in] and `up` [out, rank] into a slot, and DoRA's `gain` [out] if there is one.
+    def full_weight(self) -> Tensor:
+        """The base layer's matrix [out, in] in the compute dtype."""
+        weight: Tensor = self.base.weight if isinstance(self.base, nn.Linear) else self.base.full_weight()
+        return weight
 
-        `rank` is at most 128. What the slot held before is gone.
+    def write_low_rank(self, slot: int, part: "SlotPart", down: Tensor, up: Tensor, gain: Tensor | None) -> None:
+        """Copy factors into a slot, in place of what that part of it held: `down` [rank, in], `up` [out, rank].
+
+        What could fail for want of memory comes first: then nothing has changed.
         """
-        rank = next(bucket for bucket in _RANK_BUCKETS if down.shape[0] <= bucket)
+        rank = down.shape[0]
         self._reserve(rank)
+        gains = self._zeros(self.plan.count, self.out_features) if gain is not None and self.gain is None else self.gain
         assert self.down is not None  # noqa: S101 - for the type checker: reserved above
         assert self.up is not None  # noqa: S101
-        self.clear(slot)
-        self.down[slot, : down.shape[0]].copy_(down)
-        self.up[slot, : up.shape[1]].copy_(up.T)
-        self._ranks[slot] = rank
-        if gain is not None:
-            if self.gain is None:
-                self.gain = self.weight.new_zeros(len(self._ranks), self.out_features)
-            self.gain[slot].copy_(gain)
+        self.gain = gains
+        self.clear(slot, part)
+        self.down[slot, part.index, :rank].copy_(down)
+        self.up[slot, :rank, part.start : part.stop].copy_(part.turn(up, 0).T)
+        # whole multiples of 8, which products are fastest at
+        self._ranks[slot][part.index] = min(-(-rank // 8) * 8, self.down.shape[2])
+        if gain is not None and gains is not None:
+            self._gains.add((slot, part.index))
+            gains[slot, part.start : part.stop].copy_(part.turn(gain, 0))
 
-    def write_kronecker(self, slot: int, factors: KroneckerFactors) -> None:
-        """Put a LoKr delta into a slot, in the place of what it held before."""
-        self.clear(slot)
-        self.kronecker[slot] = factors
+    def write_kronecker(self, slot: int, part: "SlotPart", factors: KroneckerFactors) -> None:
+        """Put a LoKr delta into a slot, in the place of what that part of it held before."""
+        self.clear(slot, part)
+        self.kronecker[slot, part.index] = factors
 
-    def clear(self, slot: int) -> None:
-        """Empty a slot: rows that use it get the base layer alone."""
+    def clear(self, slot: int, part: "SlotPart") -> None:
+        """Empty a part of a slot: rows that use it get the base layer alone there."""
         # what layers gathered from this slot would otherwise be used again for the next batch with the same slots
         self.routing.forget()
-        self.kronecker.pop(slot, None)
-        self._ranks[slot] = 0
-        for stack in (self.down, self.up, self.gain):
-            if stack is not None:
-                stack[slot].zero_()
+        self.kronecker.pop((slot, part.index), None)
+        self._ranks[slot][part.index] = 0
+        if self.down is not None and self.up is not None:
+            self.down[slot, part.index].zero_()
+            self.up[slot, :, part.start : part.stop].zero_()
+        if self.gain is not None and (slot, part.index) in self._gains:
+            self.gain[slot, part.start : part.stop].zero_()
+            self._gains.discard((slot, part.index))
+
+    def give_back(self) -> None:
+        """Give back what is deeper than the slots' adapters need; all of it where no slot has one."""
+        if self.plan.reserved or self.down is None or self.up is None:
+            return
+        deepest = max(max(ranks) for ranks in self._ranks)
+        if deepest == 0:
+            self._kept = KeptPerBatch()
+            self.down = self.up = self.gain = None
+        elif (depth := self._depth(deepest)) < self.down.shape[2]:
+            self.down, self.up = self.down[:, :, :depth].clone(), self.up[:, :depth].clone()
+
+    @property
+    def slot_bytes(self) -> int:
+        """What the stacks take now."""
+        return sum(stack.nbytes for stack in (self.down, self.up, self.gain) if stack is not None)
 
     def _reserve(self, rank: int) -> None:
-        if self.down is not None and self.down.shape[1] >= rank:
+        """Make the stacks deep enough; whole or not at all."""
+        depth = self.plan.rank if self.plan.reserved else self._depth(rank)
+        if self.down is not None and self.down.shape[2] >= depth:
             return
-        self.down = self._grown(self.down, rank, self.in_features)
-        self.up = self._grown(self.up, rank, self.out_features)
+        down = self._zeros(self.plan.count, len(self.parts), depth, self.in_features)
+        up = self._zeros(self.plan.count, depth, self.out_features)
+        if self.down is not None and self.up is not None:
+            down[:, :, : self.down.shape[2]].copy_(self.down)
+            up[:, : self.up.shape[1]].copy_(self.up)
+        # both or neither: a layer whose two stacks differed in depth would fail at every step from then on
+        self.down, self.up = down, up
 
-    def _grown(self, stack: Tensor | None, rank: int, features: int) -> Tensor:
-        grown = self.weight.new_zeros(len(self._ranks), rank, features)
-        if stack is not None:
-            grown[:, : stack.shape[1]].copy_(stack)
-        return grown
+    def _depth(self, rank: int) -> int:
+        if rank > self.plan.rank:
+            raise ValueError(f"rank {rank} is above the {self.plan.rank} that slots are planned for")
+        return min(next(bucket for bucket in (*_RANK_BUCKETS, rank) if rank <= bucket), self.plan.rank)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.plan.dtype, device=self.plan.device)
 
 
-class StackedLinear:
-    """Several layers over one input as one matrix product, each with its own side paths.
+class SlotPart:
+    """The outputs of a layer that adapters have one name for; what an adapter does to them is written here."""
 
-    The layers' weights and biases become views of one stacked tensor: the same numbers under the same names, in memory
-    once. So each layer stays usable by itself, and a state dict is what it was.
+    def __init__(self, layer: SlotLinear, index: int, rows: LayerRows) -> None:
+        self.layer, self.index, self.name = layer, index, rows.module
+        self.start, self.stop, self._turned = rows.start, rows.stop, rows.turned
+        self.in_features, self.out_features = layer.in_features, rows.stop - rows.start
+
+    def turn(self, tensor: Tensor, dim: int) -> Tensor:
+        """From the adapter's order of outputs to the layer's, or back: for some layers the halves change places."""
+        return tensor.roll(self.out_features // 2, dim) if self._turned else tensor
+
+    def weight(self) -> Tensor:
+        """The rows [out, in] of the layer's own matrix, in the adapter's order."""
+        return self.turn(self.layer.full_weight()[self.start : self.stop], 0)
+
+    def write_low_rank(self, slot: int, down: Tensor, up: Tensor, gain: Tensor | None = None) -> None:
+        """Copy `down` [rank, in] and `up` [out, rank] into a slot, and DoRA's `gain` [out] if there is one.
+
+        Raises:
+            ValueError: the rank is above the plan's.
+        """
+        self.layer.write_low_rank(slot, self, down, up, gain)
+
+    def write_kronecker(self, slot: int, factors: KroneckerFactors) -> None:
+        """Put a LoKr delta into a slot."""
+        self.layer.write_kronecker(slot, self, factors)
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        self.layer.clear(slot, self)
+
+
+def install_slots(
+    network: nn.Module,
+    routing: SlotRouting,
+    plan: SlotPlan,
+    rows_of: Callable[[str, int], Sequence[LayerRows]] | None = None,
+) -> dict[str, SlotPart]:
+    """Put a `SlotLinear` over every linear layer of a network; gives their parts by the names that adapters use.
+
+    `rows_of` a layer's path and outputs are its parts; without it every layer is one part with its own path for a name.
     """
-
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self._layers = tuple(layers)
-        self._weight = _as_views_of_one([layer.weight for layer in self._layers])
-        biases = [layer.bias for layer in self._layers if layer.bias is not None]
-        self._bias = _as_views_of_one(biases) if len(biases) == len(self._layers) else None
-        # one product takes one bias or none; layers of which only some have a bias run one by one
-        self._only_some_have_biases = self._bias is None and bool(biases)
-        self._downs: KeptPerBatch[Tensor] = KeptPerBatch()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(rows, tokens, in) to (rows, tokens, sum of all out), in the order of the layers."""
-        if self._only_some_have_biases:
-            return torch.cat([layer(x) for layer in self._layers], dim=-1)
-        y = F.linear(x, self._weight, self._bias)
-        # `parts` are views of `y`: what the side paths add to a part in place is in `y` without another copy
-        parts = torch.split(y, [layer.out_features for layer in self._layers], dim=-1)
-        pairs = zip(self._layers, parts, strict=True)
-        slotted = [(layer, part) for layer, part in pairs if isinstance(layer, SlotLinear) and layer.has_side_paths]
-        factors = [layer.joint_factors() for layer, _ in slotted]
-        known = [each for each in factors if each is not None]
-        # one layer with DoRA or LoKr, or with factors too large to keep, sends all of them the ordinary way
-        if known and len(known) == len(slotted) and x.dim() == 3:
-            self._add_jointly(x, [part for _, part in slotted], known, slotted[0][0].routing)
-        else:
-            for layer, part in slotted:
-                layer.add_side_paths(x, part)
-        return y
-
-    def _add_jointly(
-        self, x: Tensor, parts: Sequence[Tensor], factors: Sequence[RowFactors], routing: SlotRouting
-    ) -> None:
-        """One product takes `x` down to the ranks of all layers; its stacked factors are kept from step to step."""
-        down = self._downs.get(routing, lambda: torch.cat([each.down for each in factors], dim=1))
-        hidden = torch.bmm(x, down.transpose(1, 2))
-        lower = torch.split(hidden, [each.down.shape[1] for each in factors], dim=-1)
-        for part, each, low in zip(parts, factors, lower, strict=True):
-            each.add_to(part, low)
-
-
-def _as_views_of_one(parameters: Sequence[Tensor]) -> Tensor:
-    """Stack parameters [out, ...] along `out`, and let each be a view of the result from now on."""
-    whole = torch.cat([parameter.detach() for parameter in parameters])
-    start = 0
-    for parameter in parameters:
-        # the parameter object stays, so whoever holds it goes on seeing its values; only its memory is another
-        parameter.data = whole[start : start + len(parameter)]
-        start += len(parameter)
-    return whole
-
-
-def install_slots(network: nn.Module, routing: SlotRouting, slot_count: int) -> dict[str, SlotLinear]:
-    """Replace every linear layer of a network by a `SlotLinear` over the same weights; gives them by module path."""
-    installed: dict[str, SlotLinear] = {}
+    installed: dict[str, SlotPart] = {}
     for path, module in list(network.named_modules()):
-        if type(module) is nn.Linear:
-            installed[path] = SlotLinear(module, routing, slot_count)
+        if type(module) is nn.Linear or hasattr(module, "full_weight"):
+            parts = tuple(rows_of(path, module.out_features)) if rows_of else (LayerRows(path, 0, module.out_features),)
+            layer = SlotLinear(module, routing, plan, parts)
             parent, _, name = path.rpartition(".")
-            setattr(network.get_submodule(parent), name, installed[path])
+            network.get_submodule(parent).register_module(name, layer)
+            installed |= {rows.module: part for rows, part in zip(parts, layer.parts, strict=True)}
     return installed
+
+
+def slot_layers(parts: Iterable[SlotPart]) -> list[SlotLinear]:
+    """The layers that these parts belong to, each once."""
+    return list({id(part.layer): part.layer for part in parts}.values())
+
+
+def slot_parts(network: nn.Module) -> dict[str, SlotPart]:
+    """The parts of all layers of a network that has slots, by the names that adapters use."""
+    layers = [module for module in network.modules() if isinstance(module, SlotLinear)]
+    return {part.name: part for layer in layers for part in layer.parts}

@@ -14,9 +14,6 @@ from typing import Final, Generic, TypeVar
 import torch
 from torch import Tensor
 
-#: The API lets a request name two LoRAs (`lora_weights`, `extra_lora`); static batches have room for so many in each
-#: row.
-MAX_ADAPTERS_PER_ROW: Final = 2
 #: How many different batches are remembered. Batches of two picture sizes take turns, so one would not do; layers keep
 #: copies of factors for each, so batches that do not come again cost memory for nothing.
 _REMEMBERED: Final = 2
@@ -56,18 +53,23 @@ KeptT = TypeVar("KeptT")
 class SlotRouting:
     """The route of the current batch, set for the duration of `using`.
 
-    With `rows_used` 0 the layers are plain linears. The routes of the last two different batches are remembered, and
-    `remembered` holds their numbers: a batch that comes again gets the same number, and the layers find under it what
-    they gathered for it (`KeptPerBatch`). `forget` ends that as soon as any slot's content changes.
+    While `is_active` is false, the layers are plain linears. The routes of the last two different batches are
+    remembered, and `remembered` holds their numbers: a batch that comes again gets the same number, and the layers find
+    under it what they gathered for it (`KeptPerBatch`). `forget` ends that as soon as any slot's content changes.
+
+    `static`: rows without LoRA use slot 0 beside others, so that all batches of a size have the same shapes, as a
+    compiled network needs, and no row is copied out and back. Otherwise they are left out, which saves arithmetic.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, static: bool = False) -> None:
         self._device = device
+        self._static = static
         self._numbers = count(1)
-        self._routes: OrderedDict[tuple[Uses, bool], Route] = OrderedDict()
+        self._routes: OrderedDict[Uses, Route] = OrderedDict()
+        self._with_gain: set[int] = set()
+        self._with_kronecker: set[int] = set()
         self.remembered: frozenset[int] = frozenset()
-        self.rows_used = 0
-        self.is_static = False
+        self.is_active = False
         nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
         self._follow(Route(0, None, nothing, nothing.float(), frozenset(), None))
 
@@ -78,36 +80,36 @@ class SlotRouting:
         """
         self._routes.clear()
 
-    @contextmanager
-    def using(self, uses: Sequence[Sequence[SlotUse]], *, static: bool = False) -> Iterator[None]:
-        """Route a batch for the duration of the block: one sequence of slot uses a row.
+    def describe_slot(self, slot: int, *, has_gain: bool, has_kronecker: bool) -> None:
+        """Note what a slot holds somewhere in the network beside low-rank factors: DoRA's gains, LoKr's factors."""
+        for holders, holds in ((self._with_gain, has_gain), (self._with_kronecker, has_kronecker)):
+            (holders.add if holds else holders.discard)(slot)
 
-        `static` gives every batch of a size tensors of the same shape, rows without LoRA included, so that a model
-        under `torch.compile` meets no new shape.
-        """
+    @contextmanager
+    def using(self, uses: Sequence[Sequence[SlotUse]]) -> Iterator[None]:
+        """Route a batch for the duration of the block: one sequence of slot uses a row."""
         # a LoRA at scale 0 changes nothing: its row is left out, and draws bit for bit what it draws without
-        self._route(tuple(tuple(use for use in row if use.slot and use.scale) for row in uses), static=static)
+        self._route(tuple(tuple(use for use in row if use.slot and use.scale) for row in uses))
         try:
             yield
         finally:
-            self.rows_used = 0
+            self.is_active = False
 
-    def _route(self, uses: Uses, *, static: bool) -> None:
-        self.is_static = static
-        self.rows_used = len(uses) if static else sum(bool(row) for row in uses)
-        if not self.rows_used:
+    def _route(self, uses: Uses) -> None:
+        self.is_active = any(uses)
+        if not self.is_active:
             return
         # taken out and put in again: the order of `_routes` is that of their last use
-        known = self._routes.pop((uses, static), None)
-        self._routes[uses, static] = route = known or self._new_route(uses, static=static)
+        known = self._routes.pop(uses, None)
+        self._routes[uses] = route = known or self._new_route(uses)
         while len(self._routes) > _REMEMBERED:
             self._routes.popitem(last=False)
         self.remembered = frozenset(kept.number for kept in self._routes.values())
         self._follow(route)
 
-    def _new_route(self, uses: Uses, *, static: bool) -> Route:
-        chosen = range(len(uses)) if static else [row for row, row_uses in enumerate(uses) if row_uses]
-        width = MAX_ADAPTERS_PER_ROW if static else max(len(uses[row]) for row in chosen)
+    def _new_route(self, uses: Uses) -> Route:
+        chosen = range(len(uses)) if self._static else [row for row, row_uses in enumerate(uses) if row_uses]
+        width = max(len(uses[row]) for row in chosen)
         padded = [[*uses[row], *[SlotUse(0, 0.0)] * (width - len(uses[row]))] for row in chosen]
         different = {use for row in padded for use in row}
         return Route(
@@ -116,13 +118,15 @@ class SlotRouting:
             slots=torch.tensor([[use.slot for use in row] for row in padded], device=self._device),
             scales=torch.tensor([[use.scale for use in row] for row in padded], device=self._device),
             slots_used=frozenset(use.slot for use in different),
-            shared=different.pop() if not static and width == 1 and len(different) == 1 else None,
+            shared=different.pop() if width == 1 and len(different) == 1 else None,
         )
 
     def _follow(self, route: Route) -> None:
-        # attributes of this one object, not a route that changes: a compiled model takes the tensors for its inputs
+        # attributes of this one object, not a route that changes: a compiled network takes the tensors for its inputs
         self.route_number, self.rows, self.slots, self.scales = route.number, route.rows, route.slots, route.scales
         self.slots_used, self.shared = route.slots_used, route.shared
+        self.has_gain = not self._with_gain.isdisjoint(route.slots_used)
+        self.has_kronecker = not self._with_kronecker.isdisjoint(route.slots_used)
 
 
 class KeptPerBatch(Generic[KeptT]):

@@ -5,7 +5,7 @@ Source: LoRA, Hu et al., arXiv:2106.09685.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from schnell.engine.device import Precision, choose_precision
+from schnell.engine.flux import Flux
 from schnell.engine.loading import load_network
+from schnell.engine.weight_names import LayerRows, layer_rows
 from schnell.errors import TrainingError
 from schnell.models.folder import ModelFolder, weights_sha256
 
@@ -54,38 +56,58 @@ TARGETS: Final = re.compile(
 )
 
 
-class LowRankLinear(nn.Module):
-    """A frozen linear layer plus `scale * B(A(x))`, with A [rank, in] and B [out, rank] in float32.
+class LowRankFactors(nn.Module):
+    """A LoRA's factors A [rank, in] and B [out, rank] in float32, for the outputs `rows` of a layer.
 
-    B starts at zero: a fresh layer changes nothing. The delta is B @ A at scale 1 (alpha equals rank).
+    B starts at zero: fresh factors change nothing. The delta is B @ A at scale 1 (alpha equals rank).
     """
 
-    def __init__(self, base: nn.Linear, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, in_features: int, rows: LayerRows, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        start = torch.empty(rank, base.in_features)
+        start = torch.empty(rank, in_features)
         # as torch initialises a linear layer, and PEFT the factor A
         nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-        device = base.weight.device
+        self.a = nn.Parameter(start)
+        self.b = nn.Parameter(torch.zeros(rows.stop - rows.start, rank))
+        self.rows, self.scale = rows, 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`scale * B(A(x))`: (..., in) to (..., outputs of these rows), in the dtype of `x`."""
+        return self.scale * F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
+
+
+class LowRankLinear(nn.Module):
+    """A frozen linear layer, plus the factors of those of its parts that are trained."""
+
+    def __init__(self, base: nn.Linear, parts: Sequence[LowRankFactors]) -> None:
+        super().__init__()
         self.base = base
-        self.a = nn.Parameter(start.to(device))
-        self.b = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
-        self.scale = 1.0
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out), in the dtype of `x`."""
         y: Tensor = self.base(x)
-        if not self.scale:
-            return y  # exactly the base model, whatever the factors are: 0 times infinity is not a number
-        return y + self.scale * F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
+        pieces, at = [], 0
+        for part in self.parts:
+            assert isinstance(part, LowRankFactors)  # noqa: S101 - for the type checker: made above
+            if not part.scale:
+                continue  # exactly the base model, whatever the factors are: 0 times infinity is not a number
+            start, stop = part.rows.start, part.rows.stop
+            pieces += [y[..., at:start], y[..., start:stop] + part(x)]
+            at = stop
+        pieces = [piece for piece in [*pieces, y[..., at:]] if piece.shape[-1]]
+        return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
 
 
-LowRankLayers = Mapping[str, LowRankLinear]
+#: The factors under training, by the paths that diffusers gives their layers.
+LowRankLayers = Mapping[str, LowRankFactors]
 
 
-def install_low_rank(transformer: nn.Module, rank: int, seed: int, only: str | None = None) -> dict[str, LowRankLinear]:
-    """Replace every target layer of the transformer by a `LowRankLinear` around it; returns these by module path.
+def install_low_rank(transformer: Flux, rank: int, seed: int, only: str | None = None) -> dict[str, LowRankFactors]:
+    """Give every target layer of the transformer trainable factors; returns them by the layers' paths in diffusers.
 
-    `only` is a regular expression that module paths must match in whole; None takes all of `TARGETS`.
+    `only` is a regular expression that these paths must match in whole; None takes all of `TARGETS`.
 
     Raises:
         TrainingError: the transformer has no such layers, or they are narrower than `rank`.
@@ -93,21 +115,28 @@ def install_low_rank(transformer: nn.Module, rank: int, seed: int, only: str | N
     wanted = re.compile(only or ".*")
     # on the CPU, so that a seed starts with the same factors on every device
     generator = torch.Generator("cpu").manual_seed(seed)
-    installed: dict[str, LowRankLinear] = {}
+    installed: dict[str, LowRankFactors] = {}
     for path, module in list(transformer.named_modules()):
-        if type(module) is nn.Linear and TARGETS.fullmatch(path) and wanted.fullmatch(path):
-            _check_rank(rank, module)
-            installed[path] = LowRankLinear(module, rank, generator)
+        if type(module) is not nn.Linear:
+            continue
+        rows = [each for each in layer_rows(path, module.out_features) if TARGETS.fullmatch(each.module)]
+        rows = [each for each in rows if wanted.fullmatch(each.module)]
+        for each in rows:
+            _check_rank(rank, module.in_features, each)
+            factors = LowRankFactors(module.in_features, each, rank, generator)
+            installed[each.module] = factors.to(module.weight.device)
+        if rows:
             parent, _, name = path.rpartition(".")
-            setattr(transformer.get_submodule(parent), name, installed[path])
+            layer = LowRankLinear(module, [installed[each.module] for each in rows])
+            transformer.get_submodule(parent).register_module(name, layer)
     if not installed:
         chosen = f" that match {only!r}" if only else ""
         raise TrainingError(f"this model's transformer has none of FLUX's attention and feed-forward layers{chosen}")
     return installed
 
 
-def _check_rank(rank: int, layer: nn.Linear) -> None:
-    narrowest = min(layer.in_features, layer.out_features)
+def _check_rank(rank: int, in_features: int, rows: LayerRows) -> None:
+    narrowest = min(in_features, rows.stop - rows.start)
     if not 1 <= rank <= narrowest:
         raise TrainingError(f"--rank must be 1-{narrowest} for this model, got {rank}")
 

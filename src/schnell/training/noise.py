@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from schnell.engine.denoise import Drawing, predict_velocity
+from schnell.engine.flux import VelocityNetwork
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
 
@@ -30,7 +31,7 @@ def draw_noise_levels(count: int, generator: torch.Generator) -> Tensor:
 
 
 def flow_loss(
-    transformer: nn.Module,
+    transformer: VelocityNetwork,
     clean: Tensor,
     prompts: Sequence[PromptEmbedding],
     grid: Size,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
-from torch import nn
 
 from schnell.engine.denoise import begin_drawing, denoise_step
+from schnell.engine.flux import VelocityNetwork
 from schnell.engine.pictures import decode_latents, fit_to_size
 from schnell.engine.text import PromptEmbedding
 from schnell.models.folder import ModelFolder
@@ -28,7 +28,7 @@ class Sampler:
     folder: ModelFolder
     size: Size
 
-    def draw(self, transformer: nn.Module) -> list[Image.Image]:
+    def draw(self, transformer: VelocityNetwork) -> list[Image.Image]:
         """One picture a prompt, picture i with seed i, by the transformer with its LoRA layers as they are now."""
         grid = self.folder.token_grid(self.size)
         drawings = [begin_drawing(prompt, seed, _STEPS, grid) for seed, prompt in enumerate(self.prompts)]
@@ -36,7 +36,7 @@ class Sampler:
         pictures = [self._finish(transformer, [drawing]) for drawing in drawings]
         return [fit_to_size(picture, self.size, self.folder.draw_scale) for picture in pictures]
 
-    def _finish(self, transformer: nn.Module, drawings: list[Any]) -> Image.Image:
+    def _finish(self, transformer: VelocityNetwork, drawings: list[Any]) -> Image.Image:
         for _ in range(_STEPS):
             drawings = denoise_step(transformer, drawings)
         return decode_latents(self.vae, drawings)[0]
@@ -59,7 +59,7 @@ def make_sheet(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image
     return sheet
 
 
-def write_samples(sampler: Sampler, transformer: nn.Module, folder: Path, step: int) -> None:
+def write_samples(sampler: Sampler, transformer: VelocityNetwork, folder: Path, step: int) -> None:
     """Draw the sample prompts and write them as one sheet, `step-000123.webp`."""
     folder.mkdir(parents=True, exist_ok=True)
     make_sheet(sampler.draw(transformer)).save(folder / f"step-{step:06d}.webp")

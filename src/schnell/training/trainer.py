@@ -9,8 +9,8 @@ from time import monotonic
 from typing import Final
 
 import torch
-from torch import nn
 
+from schnell.engine.flux import Flux
 from schnell.errors import TrainingError
 from schnell.training.examples import TrainingData, prepare_data
 from schnell.training.files import (
@@ -92,7 +92,7 @@ class _Run:
 
     plan: TrainingPlan
     data: TrainingData
-    transformer: nn.Module
+    transformer: Flux
     layers: LowRankLayers
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
@@ -123,16 +123,15 @@ def _start(
     request: TrainingRequest, data: TrainingData, identity: TrainingIdentity, saved: SavedTraining | None
 ) -> _Run:
     plan = request.plan
-    transformer = request.base.load("transformer")
+    transformer: Flux = request.base.load("transformer")
     layers = install_low_rank(transformer, plan.rank, plan.seed, request.base.folder.lora_layers)
-    if plan.checkpointing:
-        transformer.enable_gradient_checkpointing()
+    transformer.checkpointing = plan.checkpointing
     run = _Run(
         plan=plan,
         data=data,
         transformer=transformer,
         layers=layers,
-        optimizer=_build_optimizer(layers, plan.rate_for(int(transformer.inner_dim))),
+        optimizer=_build_optimizer(layers, plan.rate_for(transformer.params.hidden_size)),
         generator=torch.Generator("cpu").manual_seed(plan.seed),
         identity=identity,
         device=request.base.device,

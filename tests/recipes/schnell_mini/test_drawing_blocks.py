@@ -13,7 +13,7 @@ from schnell_mini.appearance_codes import AppearanceCodes, BackgroundCodes
 from schnell_mini.code_conditioning import Codebook, CodeConditioner, conditioned_by_codes
 from schnell_mini.drawing_blocks import BlockLearner, fold_centring, initialise_block, writable_channels
 from schnell_mini.latents import Encoded
-from schnell_mini.networks import Shape, build_transformer
+from schnell_mini.networks import Shape, as_velocity, build_transformer
 from schnell_mini.picture_dataset import PictureDataset
 from schnell_mini.placement import Grid
 from schnell_mini.position_weights import write_position_weights
@@ -54,7 +54,7 @@ def predict(transformer: FluxTransformer2DModel, conditioner: CodeConditioner) -
     noise = torch.randn(2, GRID.tokens, layout.TOKEN_CHANNELS)
     prompts = conditioner.condition(Random(0), torch.tensor([0, 1]), torch.tensor([2, 3]))
     with conditioned_by_codes(transformer):
-        return predict_velocity(transformer, start_drawings(prompts, noise, [(1.0, 0.0)] * 2, GRID.size))
+        return predict_velocity(as_velocity(transformer), start_drawings(prompts, noise, [(1.0, 0.0)] * 2, GRID.size))
 
 
 def test_an_initialised_block_adds_nothing(transformer: FluxTransformer2DModel) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from schnell.engine.denoise import initial_noise, pack_latents, position_ids, predict_velocity, unpack_latents
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
-from schnell_mini.networks import Shape, build_transformer
+from schnell_mini.networks import Shape, as_velocity, build_transformer
 from schnell_mini.sampling import denoise, start_drawings
 from schnell_mini.text_models import as_embeddings
 
@@ -77,7 +77,7 @@ def test_packing_is_a_view_of_two_by_two_squares(count: int, height: int, width:
 @given(height=SIDES, width=SIDES)
 def test_positions_are_rows_and_columns(height: int, width: int) -> None:
     grid = Size(width, height)
-    assert torch.equal(position_ids(grid, torch.device("cpu")), grid_positions(grid))
+    assert torch.equal(position_ids(grid, 0), grid_positions(grid))
 
 
 @given(seed=st.integers(0, 2**31), height=SIDES, width=SIDES)
@@ -94,7 +94,8 @@ def test_every_picture_has_its_own_time(
     tokens: Tensor,
 ) -> None:
     times = [1.0, 0.37, 0.2]
-    predicted = predict_velocity(transformer, start_drawings(prompts, tokens, [(time, 0.0) for time in times], GRID))
+    drawings = start_drawings(prompts, tokens, [(time, 0.0) for time in times], GRID)
+    predicted = predict_velocity(as_velocity(transformer), drawings)
     assert torch.equal(predicted, velocity(transformer, tokens, *conditioning, torch.tensor(times)))
 
 
@@ -127,6 +128,6 @@ def test_the_predicted_velocity_has_gradients(
     transformer: FluxTransformer2DModel, prompts: list[PromptEmbedding], tokens: Tensor
 ) -> None:
     drawings = start_drawings(prompts, tokens, [(1.0, 0.0)] * 3, GRID)
-    torch.autograd.backward(predict_velocity(transformer, drawings).pow(2).sum())
+    torch.autograd.backward(predict_velocity(as_velocity(transformer), drawings).pow(2).sum())
     assert all(parameter.grad is not None for parameter in transformer.proj_out.parameters())
     transformer.zero_grad()
