@@ -34,8 +34,8 @@ def describe_transformer(shapes: Shapes) -> Config:
     """A transformer's `config.json`, as diffusers writes it."""
     width, channels = shapes["img_in.weight"]
     [head] = shapes["double_blocks.0.img_attn.norm.query_norm.scale"]
-    # FLUX turns an eighth of a head's channels by the picture's number, and the rest by row and column in equal parts, all
-    # of them pairs
+    # FLUX turns an eighth of a head's channels by the picture's number, the rest by row and column in equal parts,
+    # which are pairs
     if head % 32:
         raise ValueError(f"its heads have {head} channels")
     first = head // 8
