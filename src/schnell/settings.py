@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SCHNELL_", frozen=True, extra="forbid")
 
     data_dir: Path = Field(default_factory=_data_home)
+    # None: where `schnell.models.folder` says. Commands that read no settings need these folders too, so they are taken
+    # from the environment there; read_settings puts there what the file says
+    models_dir: Path | None = None
+    cache_dir: Path | None = None
     model: str = "schnell-mini"
     device: str = "auto"
     devices: Names = ()

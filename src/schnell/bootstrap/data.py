@@ -1,5 +1,6 @@
 """The settings, and what lies on disk or beyond: database, pictures, LoRAs."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,12 +30,17 @@ def read_settings(**overrides: Any) -> "Settings":
     from schnell.settings import Settings
 
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as cause:
         wrong = (f"SCHNELL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in cause.errors())
         raise ConfigurationError("; ".join(wrong)) from cause
     except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too
         raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
+    # both folders are found through the environment, by this process and by those that it starts
+    for name in ("models_dir", "cache_dir"):
+        if folder := getattr(settings, name):
+            os.environ.setdefault(f"SCHNELL_{name.upper()}", str(folder))
+    return settings
 
 
 def build_database(settings: "Settings") -> "Database":

@@ -22,13 +22,11 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof
     """
     from schnell.engine.devices import choose_device
     from schnell.engine.engine import Engine
-    from schnell.engine.network_classes import import_network_classes
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
     from schnell.provenance.proof import NO_PROOF
 
     folder = find_model(model)
-    import_network_classes()
     checker = load_safety_checker() if safety else None
     return Engine(folder, choose_device(device, weights=folder.path), checker, proof=proof or NO_PROOF)
 
@@ -83,7 +81,6 @@ def build_server_runner(settings: "Settings") -> "Runner":
     from schnell.bootstrap.proof import build_shared_proof
     from schnell.engine.devices import choose_server_devices
     from schnell.engine.engine import Engine
-    from schnell.engine.network_classes import import_network_classes
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
     from schnell.models.catalogue import find_model
@@ -92,7 +89,6 @@ def build_server_runner(settings: "Settings") -> "Runner":
         raise ConfigurationError("SCHNELL_DEVICE and SCHNELL_DEVICES are both set: set the one that you mean")
     # before the model: a key that cannot be used ends the start at once
     proof = build_shared_proof(settings)
-    import_network_classes()
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     folder = find_model(settings.model)
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)

@@ -59,10 +59,6 @@ class LoadedModel:
     """A model's networks in one precision, with LoRA slots in the linear layers of all but the autoencoder."""
 
     def __init__(self, networks: Networks, folder: ModelFolder, plan: SlotPlan, adapter_bytes: int) -> None:
-        if plan.device.type == "cpu":
-            # torch hands convolutions on a CPU to oneDNN, which takes channels-last tensors as they are: a quarter off
-            # the decoder's time
-            networks.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types leave it out
         self.networks, self.transformer = networks, networks.transformer
         self.routing = SlotRouting(plan.device, static=plan.reserved)
         parts = {

@@ -4,6 +4,7 @@ import pytest
 
 from schnell.bootstrap import build_store, read_settings
 from schnell.errors import ConfigurationError
+from schnell.models.folder import compiled_home, models_home
 
 
 def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,12 +41,30 @@ def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read_settings()
 
 
+def test_the_file_may_say_where_models_and_what_can_be_made_again_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schnell.toml").write_text('models_dir = "/big/models"\ncache_dir = "/big/cache"\n')
+    # set and taken away again, so that what read_settings puts there ends with the test
+    for name in ("SCHNELL_MODELS_DIR", "SCHNELL_CACHE_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    read_settings()
+    assert (models_home(), compiled_home()) == (Path("/big/models"), Path("/big/cache/compiled"))
+    monkeypatch.setenv("SCHNELL_MODELS_DIR", "/other")
+    read_settings()
+    assert models_home() == Path("/other")
+
+
 def test_an_unknown_store_is_refused_with_the_known_forms(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="file:PATH or s3://"):
         build_store(read_settings(data_dir=tmp_path, assets_url="ftp://x"))
 
 
 def test_the_example_of_a_settings_file_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SCHNELL_MODELS_DIR", "SCHNELL_CACHE_DIR"):
+        monkeypatch.setenv(name, "/set")
     monkeypatch.setenv("SCHNELL_CONFIG", str(Path(__file__).parents[3] / "deploy" / "schnell.toml"))
     settings = read_settings()
     assert (settings.public_url, settings.rate_limit) == ("https://pictures.example", "60/minute")
