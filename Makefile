@@ -2,6 +2,7 @@
 # `TORCH_INDEX=URL` adds a package index (for a CPU build of torch).
 
 PYTHON ?= python3
+OUT ?= docs/measurements
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
@@ -10,7 +11,7 @@ INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--ext
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: help setup serve test check quick lint unit soak screenshots mini mini-evaluate lock hooks clean
+.PHONY: help setup serve test check quick lint unit soak gpu-check screenshots mini mini-evaluate lock hooks clean
 
 help: ## show these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +43,10 @@ unit: $(DEVELOPMENT) ## the unit tests
 
 soak: $(DEVELOPMENT) ## the full counts: takes hours
 	SCHNELL_SOAK=1 $(BIN)/pytest --timeout 7200
+
+# the system's Python, not the virtual environment's: a machine that is lent with a GPU has torch, and no network
+gpu-check: ## FLUX.1 [schnell] at its true size on this machine's NVIDIA GPU, in nine minutes, as in `make gpu-check OUT=/tmp`
+	PYTHONPATH=src $(PYTHON) -m schnell.benchmarks.gpu --json $(OUT)/gpu.json --budget 540
 
 screenshots: $(DEVELOPMENT) ## the pictures of the README and the documentation
 	$(BIN)/python scripts/screenshots.py

@@ -270,6 +270,13 @@ class ModelFolderError(SchnellError):
     status = 503
 
 
+class ModelTooLargeError(SchnellError):
+    """A model does not fit into the memory of the device that it was to run on."""
+
+    code = "MODEL_TOO_LARGE"
+    status = 503
+
+
 class SafetyUnavailableError(SchnellError):
     """The safety checker could not be loaded."""
 

@@ -186,7 +186,7 @@ class AdapterMemory:
         """
         device = self._plan.device
         a, b, magnitude = (torch.from_numpy(_exact(each)).to(device) for each in (form.a, form.b, form.magnitude))
-        g = magnitude / torch.linalg.vector_norm(part.weight().float() + b @ a, dim=1)
+        g = magnitude / torch.linalg.vector_norm(part.weight().to(device).float() + b @ a, dim=1)
         return self._host(a), self._host(g.unsqueeze(1) * b), self._host(g - 1)
 
     def _host(self, values: Tensor | Array) -> Tensor:

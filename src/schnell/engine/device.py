@@ -1,25 +1,39 @@
-"""Where networks run, and in which number format."""
+"""Where networks run, and in which arithmetic."""
 
+import os
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
 import torch
 
 from schnell.engine.devices import supports_bfloat16
 
-_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: Arithmetics by the names that settings, answers and receipts have for them.
+PRECISIONS: Final = ("float32", "bfloat16", "float8", "int8", "int4")
+#: From this compute capability on, a card multiplies float8: Ada, Hopper and later.
+_FLOAT8_CAPABILITY: Final = (8, 9)
+_INT8_CAPABILITY: Final = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The number format of weights and activations, `float32` or `bfloat16`. Latents between steps are float32."""
+    """The arithmetic of the transformer's layers, one of `PRECISIONS`. Latents between steps are float32 in all.
+
+    `float8`, `int8` and `int4` are quantized weights (`engine.quantized`) beside bfloat16 for all else.
+    """
 
     name: str
 
     @property
     def dtype(self) -> torch.dtype:
-        """The torch type of weights and activations."""
-        return _DTYPES[self.name]
+        """The torch type of activations, and of weights that are not quantized."""
+        return torch.float32 if self.name == "float32" else torch.bfloat16
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights of the transformer are rounded further than to its dtype."""
+        return self.name not in {"float32", "bfloat16"}
 
 
 FLOAT32: Final = Precision("float32")
@@ -42,3 +56,44 @@ def has_native_bfloat16() -> bool:
     """Whether this processor has bfloat16 matrix products in hardware."""
     # torch has no public question for either
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def quantized_arithmetic(device: torch.device) -> Literal["float8", "int8"] | None:
+    """The eight bits that a device multiplies by rows faster than bfloat16, None where it does not."""
+    # AMD's cards have other float8 formats, and their capability counts something else
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= _FLOAT8_CAPABILITY:
+        return "float8"
+    return "int8" if capability >= _INT8_CAPABILITY else None
+
+
+def free_memory(device: torch.device) -> int:
+    """The bytes of a device's memory that nobody uses now; on a CPU, and on a GPU that can't say, the host's."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    return free_host_memory()
+
+
+def free_host_memory() -> int:
+    """The bytes of this machine's memory that a process may take, or of the container's if it has a limit."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = page * os.sysconf("SC_PHYS_PAGES")
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        # what is free, and what the kernel would give up of its caches
+        free = 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        pass  # no Linux: all of the memory, which the plan leaves a tenth of
+    limit = _container_limit()
+    return free if limit is None else min(free, limit)
+
+
+def _container_limit() -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None

@@ -5,6 +5,7 @@ The serving worker calls the same stages, with the rows of several jobs in a bat
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -20,11 +21,15 @@ from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.device import Precision, choose_precision
 from schnell.engine.loading import Networks, load_networks
+from schnell.engine.memory_sums import ADAPTER_BYTES, Form
 from schnell.engine.pictures import decode_latents, fit_to_size
+from schnell.engine.planned_networks import PlannedLoading
+from schnell.engine.quantized import PathChoice
+from schnell.engine.quantized_files import QuantizedFiles
 from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import SlotPlan, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
-from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder
+from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder, computing_device
 from schnell.engine.weight_names import layer_rows
 from schnell.errors import GenerationFailedError
 from schnell.models.folder import ModelFolder, weights_sha256
@@ -38,7 +43,7 @@ DEFAULT_ADAPTER_SLOTS: Final = 16
 #: The largest rank that they may have; conversion brings every LoRA to 128 or less.
 DEFAULT_ADAPTER_RANK: Final = MAX_RANK
 #: How many bytes of LoRAs are kept in memory beside the slots, so that one that comes back is not read from disk again.
-DEFAULT_ADAPTER_BYTES: Final = 2 << 30
+DEFAULT_ADAPTER_BYTES: Final = ADAPTER_BYTES
 #: Two threads that ask for a precision at once must not both load it; and diffusers, while it loads, changes torch's
 #: defaults for the whole process, so engines of several devices load one after the other.
 _LOADING: Final = threading.Lock()
@@ -56,21 +61,31 @@ class PromptRequest:
 
 
 class LoadedModel:
-    """A model's networks in one precision, with LoRA slots in the linear layers of all but the autoencoder."""
+    """A model's networks in one dtype, with LoRA slots in the linear layers of all but the autoencoder.
 
-    def __init__(self, networks: Networks, folder: ModelFolder, plan: SlotPlan, adapter_bytes: int) -> None:
-        self.networks, self.transformer = networks, networks.transformer
+    `choice` says in which of two arithmetics the transformer's layers run, where they have two.
+    """
+
+    def __init__(
+        self, networks: Networks, folder: ModelFolder, plan: SlotPlan, adapter_bytes: int, choice: PathChoice
+    ) -> None:
+        self.networks, self.transformer, self.choice = networks, networks.transformer, choice
         self.routing = SlotRouting(plan.device, static=plan.reserved)
         parts = {
             f"transformer.{name}": part
             for name, part in install_slots(networks.transformer, self.routing, plan, layer_rows).items()
         }
-        for component, network in (("text_encoder", networks.clip), ("text_encoder_2", networks.t5)):
-            # the text encoders run once a prompt and uncompiled: their slots take memory while a LoRA is in them
-            on_demand = replace(plan, reserved=False)
-            parts |= {
-                f"{component}.{name}": part for name, part in install_slots(network, self.routing, on_demand).items()
-            }
+        # T5 may compute on the CPU, and then a batch's slots are named there, too
+        t5_device = computing_device(networks.t5)
+        self._text_routings = [self.routing] if t5_device == plan.device else [self.routing, SlotRouting(t5_device)]
+        # the text encoders run once a prompt and uncompiled: their slots take memory while a LoRA is in them
+        on_demand = replace(plan, reserved=False)
+        for component, network, device, routing in (
+            ("text_encoder", networks.clip, plan.device, self.routing),
+            ("text_encoder_2", networks.t5, t5_device, self._text_routings[-1]),
+        ):
+            installed = install_slots(network, routing, replace(on_demand, device=device))
+            parts |= {f"{component}.{name}": part for name, part in installed.items()}
         self.slots = AdapterSlots(parts, self.routing, plan, adapter_bytes)
         self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
 
@@ -81,16 +96,22 @@ class LoadedModel:
 
     def encode(self, requests: Sequence[PromptRequest]) -> list[PromptEmbedding]:
         """Both text encoders over a batch of prompts, each with its LoRAs."""
-        with self.routing.using([request.slots for request in requests]):
-            return self._text.encode([request.prompt for request in requests])
+        with ExitStack() as routed:
+            for routing in self._text_routings:
+                routed.enter_context(routing.using([request.slots for request in requests]))
+            embeddings = self._text.encode([request.prompt for request in requests])
+        if self.networks.streamed_text is not None:
+            self.networks.streamed_text.release()
+        return embeddings
 
 
 class Engine:
     """One model's weights, LoRA slots and prompt cache. The networks of a precision are loaded when first asked for.
 
     `adapter_slots` LoRAs of ranks up to `adapter_rank` can be in each precision's layers at once; on a GPU their memory
-    is taken when the networks are loaded. One thread at a time may encode, step and decode; `finish` may run in another
-    beside it.
+    is taken when the networks are loaded. `form` is that of the server's memory plan, and has slots and rank of its
+    own; without one, networks run as their weights are. `files` keeps what was quantized. One thread at a time may
+    encode, step and decode; `finish` may run in another beside it.
     """
 
     def __init__(  # noqa: PLR0913 - what the operator decides, each with its default
@@ -102,15 +123,19 @@ class Engine:
         adapter_slots: int = DEFAULT_ADAPTER_SLOTS,
         adapter_bytes: int = DEFAULT_ADAPTER_BYTES,
         adapter_rank: int = DEFAULT_ADAPTER_RANK,
+        form: Form | None = None,
+        files: QuantizedFiles | None = None,
         proof: Proof = NO_PROOF,
     ) -> None:
         self.folder = folder
         self.device = device
         self._safety = safety
         self._proof = proof
-        self.adapter_slots = adapter_slots
-        self._adapter_bytes, self._adapter_rank = adapter_bytes, adapter_rank
-        self._loaded: dict[Precision, LoadedModel] = {}
+        self.form, self._files = form, files
+        self.adapter_slots = form.adapter_slots if form else adapter_slots
+        self._adapter_bytes, self._adapter_rank = adapter_bytes, form.adapter_rank if form else adapter_rank
+        # by dtype: arithmetics that share one share the networks, and with them the LoRA slots
+        self._loaded: dict[torch.dtype, LoadedModel] = {}
         self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
 
     @cached_property
@@ -120,7 +145,9 @@ class Engine:
 
     def precision_for(self, *, go_fast: bool) -> Precision:
         """The precision that a request with this value of `go_fast` runs in."""
-        return choose_precision(self.device, go_fast=go_fast)
+        if self.form is None:
+            return choose_precision(self.device, go_fast=go_fast)
+        return self.form.precision_for(go_fast=go_fast)
 
     def load(self, precision: Precision) -> None:
         """Load the networks of a precision, so that the first picture does not wait for them.
@@ -199,6 +226,7 @@ class Engine:
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
         """Take drawings of one token grid a step further, whatever their prompts, seeds, timesteps and LoRAs."""
         model = self._loaded_model(precision)
+        model.choice.quantized = precision.is_quantized
         with model.routing.using([drawing.slots for drawing in drawings]):
             return denoise_step(model.transformer, drawings)
 
@@ -247,6 +275,19 @@ class Engine:
             manifest=manifest,
         )
 
+    def warnings_for(self, job: Job, prompt: PromptEmbedding) -> tuple[str, ...]:
+        """What the caller should know about how the prompt was read and in which arithmetic the picture was drawn."""
+        warnings = []
+        if prompt.was_truncated:
+            read = f"the {self.folder.sequence_length} tokens that {self.folder.name} reads"
+            warnings.append(f"the prompt is longer than {read}: its end was ignored")
+        used = self.precision_for(go_fast=job.spec.go_fast)
+        if used.is_quantized and not job.spec.go_fast:
+            warnings.append(
+                f"go_fast was off, but this server has room for {used.name} only: that is what was drawn in"
+            )
+        return tuple(warnings)
+
     def _receipt(self, job: Job, index: int) -> Receipt:
         spec = job.spec
         return Receipt(
@@ -268,12 +309,17 @@ class Engine:
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
         with _LOADING:
-            if precision not in self._loaded:
-                networks = load_networks(self.folder.path, precision, self.device)
-                self._loaded[precision] = LoadedModel(
-                    networks, self.folder, self._slot_plan(precision), self._adapter_bytes
-                )
-            return self._loaded[precision]
+            if precision.dtype not in self._loaded:
+                choice = PathChoice()
+                networks = self._load_networks(precision, choice)
+                plan = self._slot_plan(precision)
+                self._loaded[precision.dtype] = LoadedModel(networks, self.folder, plan, self._adapter_bytes, choice)
+            return self._loaded[precision.dtype]
+
+    def _load_networks(self, precision: Precision, choice: PathChoice) -> Networks:
+        if self.form is None:
+            return load_networks(self.folder.path, precision, self.device)
+        return PlannedLoading(self.folder, self.form, self.device, self._files).load(precision, choice)
 
     def _slot_plan(self, precision: Precision) -> SlotPlan:
         return SlotPlan(
@@ -313,7 +359,7 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)
     finished = [engine.finish(job, index, picture, watch) for index, picture in enumerate(pictures)]
-    return outcome_of(finished, warnings_for(prompt, engine.folder), watch.seconds)
+    return outcome_of(finished, engine.warnings_for(job, prompt), watch.seconds)
 
 
 def outcome_of(
@@ -325,13 +371,4 @@ def outcome_of(
         flagged=tuple(index for index, image in enumerate(finished) if image is None),
         warnings=warnings,
         timings=timings,
-    )
-
-
-def warnings_for(prompt: PromptEmbedding, folder: ModelFolder) -> tuple[str, ...]:
-    """What the caller should know about how the prompt was encoded."""
-    if not prompt.was_truncated:
-        return ()
-    return (
-        f"the prompt is longer than the {folder.sequence_length} tokens that {folder.name} reads: its end was ignored",
     )

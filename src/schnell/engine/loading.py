@@ -21,6 +21,7 @@ from schnell.engine.autoencoder import Autoencoder, AutoencoderShape, named_as_o
 from schnell.engine.checkpoint_files import component_tensors
 from schnell.engine.device import Precision
 from schnell.engine.flux import Flux, FluxParams
+from schnell.engine.offload import StreamedBlocks
 from schnell.engine.text_networks import ClipText, T5Encoder
 from schnell.engine.weight_names import read_diffusers_folder
 from schnell.errors import ModelFolderError
@@ -29,6 +30,8 @@ from schnell.models.weight_files import REFERENCE
 #: What a loaded linear layer is exchanged for, by its path; None leaves it as it is. It must have `in_features`,
 #: `out_features`, `bias`, `forward(x)` and `full_weight()`, the matrix in the compute dtype.
 LayerForm = Callable[[str, nn.Linear], nn.Module | None]
+#: Where a parameter goes, by its name.
+DeviceOf = Callable[[str], torch.device]
 
 _NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {
     "transformer": lambda config: Flux(FluxParams.from_config(config)),
@@ -40,12 +43,16 @@ _NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """A FLUX model's networks in one precision, in inference mode, on one device."""
+    """A FLUX model's networks in one precision, in inference mode.
+
+    `streamed_text` are T5's blocks where they wait in host memory for their turn.
+    """
 
     clip: nn.Module
     t5: nn.Module
     transformer: Flux
     vae: Autoencoder
+    streamed_text: StreamedBlocks | None = None
 
 
 def load_networks(folder: Path, precision: Precision, device: torch.device) -> Networks:
@@ -63,11 +70,15 @@ def load_networks(folder: Path, precision: Precision, device: torch.device) -> N
 
 
 def load_network(
-    folder: Path, part: str, precision: Precision, device: torch.device, form: LayerForm | None = None
+    folder: Path,
+    part: str,
+    precision: Precision,
+    device: torch.device | DeviceOf,
+    form: LayerForm | None = None,
 ) -> Any:
     """Read one network of a diffusers folder: `transformer`, `vae`, `text_encoder` (CLIP) or `text_encoder_2` (T5).
 
-    Nothing is downloaded. Parameters need no gradient.
+    Nothing is downloaded. Parameters need no gradient. `device` may be a function of a parameter's name.
 
     Raises:
         ModelFolderError: a weight file is missing or does not fit its configuration.
@@ -77,17 +88,26 @@ def load_network(
     # a field that a configuration lacks is a KeyError
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
-    if part == "vae" and device.type in {"cpu", "cuda"}:
+    if isinstance(loaded, Autoencoder) and loaded.device.type in {"cpu", "cuda"}:
         # oneDNN and cuDNN take channels-last tensors as they are: a quarter off the decoder's time on a CPU
         loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     return loaded.eval().requires_grad_(requires_grad=False)
 
 
-def _load_network(folder: Path, precision: Precision, device: torch.device, form: LayerForm | None) -> nn.Module:
+def empty_network(folder: Path) -> nn.Module:
+    """The network that a component's folder (`transformer`, `vae`, `text_encoder` or `text_encoder_2`) describes.
+
+    It has no memory: its parameters are on the meta device, and tensors are put in their place later.
+    """
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    # without memory of its own: the file's tensors are put in the parameters' place
     with torch.device("meta"):
-        network = _NETWORKS[folder.name](config)
+        return _NETWORKS[folder.name](config)
+
+
+def _load_network(
+    folder: Path, precision: Precision, device: torch.device | DeviceOf, form: LayerForm | None
+) -> nn.Module:
+    network = empty_network(folder)
     fill_network(network, _named_as(network, folder), precision.dtype, device, form)
     return network
 
@@ -107,10 +127,12 @@ def fill_network(
     network: nn.Module,
     tensors: Iterable[tuple[str, Tensor]],
     dtype: torch.dtype,
-    device: torch.device,
+    device: torch.device | DeviceOf,
     form: LayerForm | None = None,
 ) -> None:
     """Give an empty network (on the meta device) its parameters, in any order, each as soon as it is read.
+
+    `device` is where all of them go, or where each goes by its name.
 
     Raises:
         ModelFolderError: a parameter is missing, unknown, or of another shape.
@@ -121,7 +143,8 @@ def fill_network(
             raise ModelFolderError(f"there is no place for the tensor {name} in the network")
         path, _, kind = name.rpartition(".")
         layer = network.get_submodule(path)
-        _set_parameter(layer, kind, name, tensor.to(device=device, dtype=dtype))
+        place = device if isinstance(device, torch.device) else device(name)
+        _set_parameter(layer, kind, name, tensor.to(device=place, dtype=dtype))
         if form is not None and isinstance(layer, nn.Linear) and not any(each.is_meta for each in layer.parameters()):
             _exchange(network, path, form(path, layer))
     if missing:

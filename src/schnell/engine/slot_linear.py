@@ -262,7 +262,8 @@ class SlotLinear(nn.Module):
     def write_kronecker(self, slot: int, part: "SlotPart", factors: KroneckerFactors) -> None:
         """Put a LoKr delta into a slot, in the place of what that part of it held before."""
         self.clear(slot, part)
-        self.kronecker[slot, part.index] = factors
+        left, right = factors.left.to(self.plan.device), factors.right.to(self.plan.device)
+        self.kronecker[slot, part.index] = KroneckerFactors(left, right, factors.start, factors.stop)
 
     def clear(self, slot: int, part: "SlotPart") -> None:
         """Empty a part of a slot: rows that use it get the base layer alone there."""
@@ -359,8 +360,11 @@ def install_slots(
     `rows_of` a layer's path and outputs are its parts; without it every layer is one part with its own path for a name.
     """
     installed: dict[str, SlotPart] = {}
+    inside = "no layer yet."
     for path, module in list(network.named_modules()):
-        if type(module) is nn.Linear or hasattr(module, "full_weight"):
+        # a layer in two arithmetics has layers within: the slots belong over all of it
+        if (type(module) is nn.Linear or hasattr(module, "full_weight")) and not path.startswith(inside):
+            inside = f"{path}."
             parts = tuple(rows_of(path, module.out_features)) if rows_of else (LayerRows(path, 0, module.out_features),)
             layer = SlotLinear(module, routing, plan, parts)
             parent, _, name = path.rpartition(".")

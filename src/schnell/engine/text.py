@@ -79,6 +79,7 @@ class TextEncoder:
         self._t5_tokenizer = PromptTokenizer(folder / "tokenizer_2", sequence_length)
         self._clip = clip
         self._t5 = t5
+        self._t5_device = computing_device(t5)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
@@ -87,11 +88,17 @@ class TextEncoder:
         clip_tokens = self._clip_tokenizer.tokenize(prompts)
         t5_tokens = self._t5_tokenizer.tokenize(prompts)
         pooled = self._clip(clip_tokens.ids.to(device))
-        states = self._t5(t5_tokens.ids.to(device))
+        states = self._t5(t5_tokens.ids.to(self._t5_device)).to(device)
         # clones: a row of the batch's tensors would keep the whole batch in memory for as long as it is cached
         return [
             PromptEmbedding(states[i].clone(), pooled[i].clone(), t5_tokens.truncated[i]) for i in range(len(prompts))
         ]
+
+
+def computing_device(t5: nn.Module) -> torch.device:
+    """Where T5 computes: its last norm is there, while its blocks' weights may wait elsewhere."""
+    *_, last = t5.parameters()
+    return last.device
 
 
 class PromptCache:

@@ -96,12 +96,12 @@ class T5Encoder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """The state (rows, tokens, width) of every token."""
         blocks: Any = self.encoder["block"]
-        states = self.shared(ids)
+        states = _looked_up(self.shared, ids)
         buckets = distance_buckets(ids.shape[1], self._buckets, self._farthest).to(ids.device)
         table = blocks[0].layer[0].SelfAttention["relative_attention_bias"]
         # the first block's table of position biases serves all blocks: (1, heads, tokens, tokens)
         # contiguous: fused attention refuses a mask whose last dimension has a stride, and falls back to a slow form
-        bias = table(buckets).permute(2, 0, 1).unsqueeze(0).contiguous()
+        bias = _looked_up(table, buckets).permute(2, 0, 1).unsqueeze(0).contiguous()
         for block in blocks:
             states = block(states, bias)
         final: Tensor = self.encoder["final_layer_norm"](states)
@@ -193,6 +193,11 @@ def distance_buckets(length: int, buckets: int, farthest: int) -> Tensor:
     growth = torch.log(distance.clamp(min=1).float() / exact) / math.log(farthest / exact)
     far = (exact + (growth * (half - exact)).long()).clamp(max=half - 1)
     return (way > 0).long() * half + torch.where(distance < exact, distance, far)
+
+
+def _looked_up(table: nn.Embedding, ids: Tensor) -> Tensor:
+    # a table that waits in host memory is read there: its few rows travel, not the table
+    return table(ids.to(table.weight.device)).to(ids.device)  # type: ignore[no-any-return]
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:

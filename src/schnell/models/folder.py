@@ -59,7 +59,8 @@ class ModelFolder:
     `draw_scale` is the whole number by which the asked width and height exceed the drawn ones; `sequence_length` counts
     the T5 tokens of a prompt; `pixels_per_token` is the side of the square of drawn pixels behind one latent token;
     `transformer` is its `config.json`. `lora_layers` is a regular expression of the layers that LoRAs are trained on;
-    without it, all of FLUX's.
+    without it, all of FLUX's. `exact_layers` is one of those that are never quantized, by Black Forest Labs'
+    names.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ModelFolder:
     pixels_per_token: int
     transformer: Mapping[str, Any]
     lora_layers: str | None = None
+    exact_layers: str | None = None
 
     def token_grid(self, size: Size) -> Size:
         """The latent tokens (columns, rows) that cover a picture of `size` pixels, rounded up to whole tokens."""
@@ -79,8 +81,8 @@ class ModelFolder:
 def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
     """Describe the diffusers folder at `path`.
 
-    `schnell.json` in the folder may set `draw_scale`, `sequence_length` and `lora_layers`; without it they are 1, 256
-    and all layers.
+    `schnell.json` in the folder may set `draw_scale`, `sequence_length`, `lora_layers` and `exact_layers`; without it
+    they are 1, 256, all layers and none.
 
     Raises:
         ModelFolderError: a component or a weight file is missing, the transformer is not FLUX.1 [schnell]'s, or
@@ -110,6 +112,7 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
         pixels_per_token=PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
         transformer=transformer,
         lora_layers=drawing.lora_layers,
+        exact_layers=drawing.exact_layers,
     )
 
 
@@ -120,6 +123,7 @@ class _DrawingOptions:
     draw_scale: int = 1
     sequence_length: int = _FLUX_SEQUENCE_LENGTH
     lora_layers: str | None = None
+    exact_layers: str | None = None
 
 
 def _read_drawing_options(path: Path) -> _DrawingOptions:
@@ -133,19 +137,20 @@ def _read_drawing_options(path: Path) -> _DrawingOptions:
         # `type`, since Python counts true and false among the integers
         if type(options.get(name, 1)) is not int or options.get(name, 1) < 1:
             raise ModelFolderError(f"{path} must set {name} to a whole number from 1, not {options[name]!r}")
-    try:
-        re.compile(options.get("lora_layers") or "")
-    except (re.error, TypeError) as error:
-        raise ModelFolderError(f"{path} must set lora_layers to a regular expression: {error}") from error
+    for name in ("lora_layers", "exact_layers"):
+        try:
+            re.compile(options.get(name) or "")
+        except (re.error, TypeError) as error:
+            raise ModelFolderError(f"{path} must set {name} to a regular expression: {error}") from error
     return _DrawingOptions(**options)
 
 
-def weights_sha256(model: Path) -> str:
-    """The SHA-256, in hexadecimal, over the files of a model folder's transformer, shard after shard by their names.
+def weights_sha256(model: Path, part: str = "transformer") -> str:
+    """The SHA-256, in hexadecimal, over the weights of a model folder's component, shard after shard by their names.
 
     Hashing 24 GB takes half a minute, so the answer is kept in the cache by path, size and modification time.
     """
-    shards = [source.path for source in weight_sources(model / "transformer")]
+    shards = [source.path for source in weight_sources(model / part)]
     key = json.dumps([[str(shard.resolve()), shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards])
     kept = cache_home() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
     if kept.exists():

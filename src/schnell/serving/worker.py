@@ -18,7 +18,7 @@ from schnell.clock import Stopwatch
 from schnell.engine.accelerator import is_out_of_memory
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest, outcome_of, warnings_for
+from schnell.engine.engine import Engine, PromptRequest, outcome_of
 from schnell.engine.pictures import Lesson, PreviewFit
 from schnell.engine.text import PromptEmbedding
 from schnell.serving.batch_size import BatchSizer
@@ -289,7 +289,9 @@ class Worker:
             image = self._engine.finish(queued.job, row.index, picture, started.watch)
             if self._queue.complete_row(row, image):
                 images = [queued.images[index] for index in range(len(queued.rows))]
-                self._queue.settle(queued, outcome_of(images, self._warnings(started), dict(started.watch.seconds)))
+                self._queue.settle(
+                    queued, outcome_of(images, self._warnings(queued.job, started), dict(started.watch.seconds))
+                )
         except Exception as error:  # noqa: BLE001 - it would be lost in this thread
             self._fail(queued, Fault(error, is_out_of_memory(error)))
 
@@ -299,8 +301,8 @@ class Worker:
         except Exception:
             log.exception("previews were not learned from a picture")
 
-    def _warnings(self, started: Started) -> tuple[str, ...]:
-        warnings = warnings_for(started.prompt, self._engine.folder)
+    def _warnings(self, job: Job, started: Started) -> tuple[str, ...]:
+        warnings = self._engine.warnings_for(job, started.prompt)
         return (*warnings, _TILED) if started.is_tiled else warnings
 
     def _fail(self, queued: QueuedLaneJob, fault: Fault) -> None:

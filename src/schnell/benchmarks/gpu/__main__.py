@@ -1,0 +1,68 @@
+"""`python3 -m schnell.benchmarks.gpu`: the sections one after the other, the file, the table."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+#: Seconds that the table and the last write are kept.
+_RESERVE: Final = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sections that were asked for within the budget; 0 if each of them came to its end."""
+    from schnell.benchmarks.gpu.report import Report, about_this_run
+    from schnell.benchmarks.gpu.sections import SECTIONS, run_section
+
+    options = _parse(arguments, tuple(SECTIONS))
+    begin = perf_counter()
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    report = Report(options.json, about_this_run(is_dry=options.dry))
+    device = "cpu" if options.dry else options.device
+    _import_peers()
+    for name in options.only or SECTIONS:
+        left = options.budget - (perf_counter() - begin) - _RESERVE
+        section = SECTIONS[name]
+        report.begin(name, min(section.seconds, left))
+        if left < 1:
+            report.end(name, 0.0, "no time was left")
+            continue
+        sys.stderr.write(f"{name}: at most {min(section.seconds, left):.0f} s\n")
+        ending = run_section(
+            section,
+            min(section.seconds, left),
+            lambda figure, name=name: report.add(name, figure),  # type: ignore[misc]  # mypy loses the default's type
+            is_dry=options.dry,
+            device=device,
+        )
+        report.end(name, ending.seconds, ending.error)
+    sys.stdout.write(report.table() + "\n")
+    return int(any(section["error"] for section in report.sections.values()))
+
+
+def _import_peers() -> None:
+    """Once, before the sections are forked: each of them would take seconds to do it again."""
+    import diffusers.pipelines.flux.pipeline_flux
+    import peft  # noqa: F401 - in memory is all that is wanted
+    import torch._dynamo  # noqa: F401 - same
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _parse(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m schnell.benchmarks.gpu", description=__doc__)
+    parser.add_argument("--json", type=Path, help="where the figures go; written anew after each of them")
+    parser.add_argument("--budget", type=float, default=540.0, help="seconds for everything [540]")
+    parser.add_argument("--only", action="append", choices=names, help="this section alone; may be given again")
+    parser.add_argument("--dry", action="store_true", help="on the CPU with a tiny network: shows that it runs")
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N [cuda]")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

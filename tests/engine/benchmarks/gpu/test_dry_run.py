@@ -1,0 +1,89 @@
+"""The whole of `make gpu-check` on the CPU, with no other libraries than a machine that is lent has."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from schnell.benchmarks.gpu.sections import SECTIONS
+
+#: Runs the check while every installed library is invisible but torch, diffusers, structlog, those that the machine's
+#: image has, and what these need in turn.
+BARE = """
+import re, sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+there, wanted = set(), ['torch', 'diffusers', 'structlog', 'transformers', 'accelerate', 'peft', 'pillow', 'ml-dtypes']
+while wanted:
+    name = re.sub('[-_.]+', '-', wanted.pop()).lower()
+    if name in there: continue
+    try: needed = requires(name) or []
+    except PackageNotFoundError: continue
+    there.add(name)
+    wanted += [re.split('[^A-Za-z0-9_.-]', each)[0] for each in needed if 'extra ==' not in each]
+there -= {'typer', 'rich', 'pydantic', 'pydantic-core', 'pydantic-settings'}  # which ours must not be met to need
+visible = lambda owners: any(re.sub('[-_.]+', '-', owner).lower() in there for owner in owners)
+hidden = {name for name, owners in packages_distributions().items() if not visible(owners)} - {'schnell'}
+class Bare:
+    def __init__(self, finder): self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition('.')[0] in hidden else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name): return getattr(self.finder, name)
+sys.meta_path = [Bare(finder) if hasattr(finder, 'find_spec') else finder for finder in sys.meta_path]
+for name in ('pydantic', 'pydantic_settings', 'typer', 'fastapi', 'sqlalchemy'):
+    try: __import__(name)
+    except ModuleNotFoundError: continue
+    raise SystemExit(name + ' can be seen')
+from schnell.benchmarks.gpu.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    path = tmp_path_factory.mktemp("gpu") / "gpu.json"
+    command = [sys.executable, "-c", BARE, "--dry", "--json", str(path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"SCHNELL_COMMIT": "abc"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-2000:]
+    return json.loads(path.read_text("utf-8")), done.stdout
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_comes_to_its_end_and_has_figures(dry_run: tuple[dict[str, Any], str], name: str) -> None:
+    section = dry_run[0][name]
+    assert section["error"] is None
+    figures = section["figures"]
+    failed = {
+        key: value
+        for key, value in figures.items()
+        # kernels that a CPU lacks are the only figures that may be missing
+        if isinstance(value, dict) and "error" in value and not key.startswith("attention_")
+    }
+    assert figures
+    assert not failed
+
+
+def test_a_dry_run_promises_nothing_and_says_what_it_was(dry_run: tuple[dict[str, Any], str]) -> None:
+    written, table = dry_run
+    assert {bar["met"] for bar in written["bars"]} == {None}
+    assert (written["about"]["dry"], written["about"]["commit"]) == (True, "abc")
+    assert "NOT MET" not in table
+
+
+def test_small_networks_agree_with_themselves(dry_run: tuple[dict[str, Any], str]) -> None:
+    exact = dry_run[0]["parity"]["figures"]["exact"]
+    assert exact["same_bytes"]
+    assert exact["batch_db"] >= 45
+    assert dry_run[0]["compiled"]["figures"]["fifty_loras"]["recompilations"] == 0
+
+
+def test_the_sections_fit_the_nine_minutes_that_a_lent_machine_gives() -> None:
+    assert sum(section.seconds for section in SECTIONS.values()) <= 540
+
+
+def test_the_sections_that_are_part_of_the_contract_are_there() -> None:
+    assert {"parity", "memory", "steps", "lora", "serve", "small_cards", "failures"} <= set(SECTIONS)
