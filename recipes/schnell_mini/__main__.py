@@ -92,6 +92,29 @@ def evaluate_model(model: Path | None, work: Path, device: str, limit: int | Non
         typer.echo(f"{name:42} {value:>9}  {goal}")
 
 
+@app.command("forms")
+def forms_command(
+    work: Annotated[Path, typer.Option(help="Where the icons lie.")] = Path("work/mini"),
+    limit: Annotated[int, typer.Option(min=1, help="Ask for this many random icons.")] = 400,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print how many icons the embedded model still names when its weights are quantized."""
+    from dataclasses import asdict
+
+    from schnell.models.catalogue import find_model
+    from schnell_mini.data import fetch_icons
+    from schnell_mini.form_evaluation import evaluate_forms
+
+    with progress_bars() as show:
+        icons = fetch_icons(work / "packages")
+        figures = evaluate_forms(find_model("schnell-mini"), icons, limit, lambda title, done: show(title, done, ""))
+    if as_json:
+        print_json([asdict(each) for each in figures])
+        return
+    for each in figures:
+        typer.echo(f"{each.form:38} named {each.named:6.1%}  {each.median_db:5.1f} dB, lowest {each.lowest_db:4.1f}")
+
+
 @app.command("loras")
 def loras_command(
     minutes: Annotated[float, typer.Option(min=0.001, help="Training time of each LoRA.")] = 2.0,

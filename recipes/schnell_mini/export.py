@@ -8,6 +8,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 from schnell_mini.adapter_block import ADAPTER_BLOCKS
+from schnell_mini.key_value_blocks import KEY_VALUE_BLOCKS
+from schnell_mini.position_weights import POSITION_BLOCKS
 from schnell_mini.sampling import MiniPipeline
 from schnell_mini.tokens import MAX_TOKENS
 
@@ -15,6 +17,9 @@ DRAW_SCALE = 4
 #: The output layer of the last single block alone. A LoRA that also changes position weights or key-value blocks breaks
 #: the picture, and one on the block before the last reads the noise and draws a mosaic.
 LORA_LAYERS = r"single_transformer_blocks\.{}\.proj_out"
+#: The blocks with computed weights, up to this single block: their large constants cancel each other, which rounding
+#: breaks. The trained blocks behind them are quantized as FLUX's are.
+EXACT_LAYERS = r"double_blocks\.|single_blocks\.[0-{}]\."
 
 
 def export_model(pipeline: MiniPipeline, folder: Path) -> None:
@@ -36,6 +41,7 @@ def export_model(pipeline: MiniPipeline, folder: Path) -> None:
         "draw_scale": DRAW_SCALE,
         "sequence_length": MAX_TOKENS,
         "lora_layers": LORA_LAYERS.format(last),
+        "exact_layers": EXACT_LAYERS.format(POSITION_BLOCKS + KEY_VALUE_BLOCKS - 1),
     }
     (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -23,6 +23,10 @@ def _split(text: Any) -> Any:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else text
 
 
+def _auto(text: Any) -> Any:
+    return None if text == "auto" else text
+
+
 def _no_slash(text: str | None) -> str | None:
     return text.rstrip("/") if text else None
 
@@ -41,6 +45,12 @@ def _without_path(text: str | None) -> str | None:
 
 # without NoDecode, pydantic-settings would read a list in the environment as JSON only
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+#: Left to the memory plan where it is `auto`, which is None here.
+Arithmetic = Annotated[Literal["float32", "bfloat16", "float8", "int8", "int4"] | None, BeforeValidator(_auto)]
+Offload = Annotated[Literal["none", "text", "blocks"] | None, BeforeValidator(_auto)]
+TextEncoders = Annotated[Literal["bfloat16", "int8", "int4", "cpu"] | None, BeforeValidator(_auto)]
+Decode = Annotated[Literal["whole", "tiles"] | None, BeforeValidator(_auto)]
+Count = Annotated[int | None, BeforeValidator(_auto)]
 Url = Annotated[str | None, AfterValidator(_no_slash)]
 PublicUrl = Annotated[Url, AfterValidator(_without_path)]
 
@@ -61,6 +71,14 @@ class Settings(BaseSettings):
     model: str = "schnell-mini"
     device: str = "auto"
     devices: Names = ()
+    precision: Arithmetic = None
+    lora_slots: Count = Field(None, ge=1, le=64)
+    lora_rank: Count = Field(None, ge=1, le=128)
+    offload: Offload = None
+    text_encoders: TextEncoders = None
+    batch_rows: Count = Field(None, ge=1, le=16)
+    decode: Decode = None
+    keep_quantized: bool = True
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     public_url: PublicUrl = None

@@ -196,13 +196,6 @@ def test_every_setting_reaches_the_plan() -> None:
     assert flux(card(24), precision="bfloat16").form.streamed > 0
 
 
-def test_rows_shrink_as_pictures_grow_but_one_is_always_possible() -> None:
-    plan = flux(card(24))
-    assert plan.form.rows == plan.rows_for(4096) == 2
-    assert plan.rows_for(8100) == 1
-    assert plan.rows_for(1024) > 2
-
-
 def test_blocks_that_wait_are_spread_evenly() -> None:
     form = flux(card(12)).form
     waiting = streamed_blocks(replace(form, streamed=14), 57)

@@ -18,7 +18,7 @@ from schnell.engine.memory_sums import LARGEST_PIXELS, Form
 from schnell.engine.quantized import Int4Linear, QuantizedLinear, TwoPathLinear
 from schnell.engine.quantized_files import QuantizedFiles
 from schnell.models.folder import ModelFolder, embedded_home
-from schnell.spec import AdapterUse, Job
+from schnell.spec import AdapterUse, Job, Size
 
 CPU = torch.device("cpu")
 PLAIN = Form("bfloat16", None, None, None, "device", 4, 16, rows=4, whole_pixels=LARGEST_PIXELS)
@@ -99,7 +99,7 @@ def test_t5_draws_the_same_from_host_memory(place: str, mini: ModelFolder, refer
     assert all(psnr(*pair) > 90 for pair in zip(draw(engine, jobs()), reference, strict=True))
 
 
-@pytest.mark.parametrize("streamed", [1, 9, 14])
+@pytest.mark.parametrize("streamed", [9, 14])
 def test_blocks_that_wait_in_host_memory_draw_the_same(streamed: int, mini: ModelFolder) -> None:
     form = FORMS["float8"]
     plain, waiting = (Engine(mini, CPU, form=each) for each in (form, replace(form, streamed=streamed)))
@@ -171,3 +171,18 @@ def test_a_disk_that_takes_nothing_costs_nothing_but_the_second_start(mini: Mode
     blocked.write_text("not a folder")
     engine = Engine(mini, CPU, form=FORMS["int4"], files=QuantizedFiles(blocked))
     assert draw(engine, jobs()[:1])
+
+
+def test_rows_shrink_as_pictures_grow_but_one_is_always_possible(mini: ModelFolder) -> None:
+    engine = Engine(mini, CPU, form=PLAIN)
+    tokens = [side * side for side in (8, 16, 22)]
+    assert engine.most_rows(tokens[1]) == PLAIN.rows == 4
+    assert engine.most_rows(tokens[0]) > 4 > engine.most_rows(tokens[2])
+    assert engine.most_rows(10**9) == 1
+
+
+def test_pictures_larger_than_the_plan_decodes_whole_are_decoded_in_tiles(mini: ModelFolder) -> None:
+    engine = Engine(mini, CPU, form=replace(PLAIN, whole_pixels=256 * 256))
+    assert not engine.decodes_in_tiles(Size(16, 16))
+    assert engine.decodes_in_tiles(Size(17, 16))
+    assert not Engine(mini, CPU).decodes_in_tiles(Size(90, 90))

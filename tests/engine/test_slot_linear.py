@@ -4,8 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from schnell.engine.slot_linear import KroneckerFactors, SlotLinear, SlotPlan
+from schnell.engine.lora_factors import KroneckerFactors
+from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
+from schnell.engine.weight_names import LayerRows
 
 SLOTS, IN, OUT = 5, 12, 20
 CPU = torch.device("cpu")
@@ -147,3 +149,48 @@ def test_a_cleared_slot_acts_as_none_and_a_reused_one_forgets_its_larger_rank() 
     layer.parts[0].clear(1)
     with routing.using([[SlotUse(1, 1.0)]]):
         assert torch.equal(layer(x), base(x))
+
+
+@pytest.mark.parametrize("uses", [[SlotUse(1, 0.8)], [SlotUse(2, 0.5), SlotUse(1, -1.0)]])
+@torch.inference_mode()
+def test_loras_as_further_columns_of_the_weights_are_the_same_sum(uses: list[SlotUse]) -> None:
+    torch.manual_seed(0)
+    base, routing = nn.Linear(IN, OUT), SlotRouting(CPU, static=True)
+    weight = base.weight.clone()
+    rows = (LayerRows("a", 0, 8), LayerRows("b", 8, OUT))
+    layer = SlotLinear(base, routing, SlotPlan(count=SLOTS, rank=6, reserved=True, widened=True), rows)
+    assert torch.equal(layer.full_weight(), weight)
+    for slot, rank in ((1, 4), (2, 6)):
+        for part in layer.parts:
+            part.write_low_rank(slot, torch.randn(rank, IN), torch.randn(part.out_features, rank))
+    x = torch.randn(1, 3, IN)
+    for used in (uses, uses[:1]):
+        with routing.using([used]):
+            assert_close(layer.widened(x), layer(x))
+    assert torch.equal(layer(x), nn.functional.linear(x, weight, base.bias))
+
+
+def test_any_module_with_the_form_of_a_linear_layer_can_be_the_base() -> None:
+    """Quantized weights are no `weight` of the compute dtype: nothing may ask for one."""
+
+    class Halved(nn.Module):
+        def __init__(self, exact: nn.Linear) -> None:
+            super().__init__()
+            self.in_features, self.out_features, self.bias = exact.in_features, exact.out_features, exact.bias
+            self.codes = (exact.weight * 2).detach()
+
+        def full_weight(self) -> Tensor:
+            return self.codes / 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.full_weight(), self.bias)
+
+    exact, routing = nn.Linear(IN, OUT), SlotRouting(CPU)
+    network = nn.ModuleDict({"layer": Halved(exact)})
+    part = install_slots(network, routing, SlotPlan(count=3))["layer"]
+    assert torch.allclose(part.weight(), exact.weight)
+    down, up = torch.randn(4, IN), torch.randn(OUT, 4)
+    part.write_low_rank(1, down, up)
+    x = torch.randn(1, 3, IN)
+    with torch.inference_mode(), routing.using([[SlotUse(1, 1.0)]]):
+        assert_close(network["layer"](x)[0], merged(exact, x, up @ down)[0])

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from schnell.engine.device import BFLOAT16, FLOAT32, Precision
@@ -49,3 +50,19 @@ def test_a_distance_beyond_the_trained_ones_shares_their_last_bucket() -> None:
 
     way = torch.arange(300)[None] - torch.arange(300)[:, None]
     assert torch.equal(distance_buckets(300, 32, 128), T5Attention._relative_position_bucket(way))
+
+
+@torch.inference_mode()
+def test_the_position_bias_is_one_that_fused_attention_takes(
+    mini: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, seen = load_network(mini.path, "text_encoder_2", FLOAT32, CPU), []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor, scale: float) -> Tensor:
+        seen.append(attn_mask.stride(-1))
+        return attend(query, key, value, attn_mask=attn_mask, scale=scale)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    network(PROMPTS)
+    assert set(seen) == {1}

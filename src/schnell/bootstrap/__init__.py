@@ -14,6 +14,7 @@ from schnell.bootstrap.data import (
     hold_data,
     read_settings,
 )
+from schnell.bootstrap.memory import build_plan
 from schnell.bootstrap.model import build_engine, build_runner, build_server_runner
 from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer, read_shared_keys
 from schnell.bootstrap.server import build_app, build_services
@@ -24,6 +25,7 @@ __all__ = [
     "build_engine",
     "build_locked_files",
     "build_loras",
+    "build_plan",
     "build_proof",
     "build_runner",
     "build_server_runner",

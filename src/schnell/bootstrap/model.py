@@ -2,33 +2,43 @@
 
 from typing import TYPE_CHECKING
 
+from schnell.bootstrap.memory import build_quantized_files, target_on, wishes_of
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
     from schnell.provenance.proof import Proof
+    from schnell.serving.batch_size import BatchSizer
     from schnell.serving.runner import InProcessRunner
+    from schnell.serving.worker import LaneKey
     from schnell.settings import Settings
 
 
 def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof: "Proof | None" = None) -> "Engine":
     """The engine for a model's name or folder, without the safety check if `safety` is off.
 
-    Without `proof`, its pictures are neither marked nor signed.
+    It runs in the form that the memory plan chooses by itself. Without `proof`, its pictures are neither marked nor
+    signed.
 
     Raises:
         ModelFolderError: no such model here, or no such device.
+        ModelTooLargeError: the model does not fit into the device's memory.
     """
     from schnell.engine.devices import choose_device
     from schnell.engine.engine import Engine
+    from schnell.engine.memory_plan import make_plan
+    from schnell.engine.network_sizes import read_network_sizes
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
     from schnell.provenance.proof import NO_PROOF
 
     folder = find_model(model)
+    chosen = choose_device(device, weights=folder.path)
+    form = make_plan(read_network_sizes(folder), target_on(chosen)).form
     checker = load_safety_checker() if safety else None
-    return Engine(folder, choose_device(device, weights=folder.path), checker, proof=proof or NO_PROOF)
+    return Engine(folder, chosen, checker, form=form, files=build_quantized_files(), proof=proof or NO_PROOF)
 
 
 def build_runner(*engines: "Engine") -> "InProcessRunner":
@@ -47,12 +57,20 @@ def build_runner(*engines: "Engine") -> "InProcessRunner":
     # one for both: the worker reports how long steps took, the queue asks how large a batch may be. A GPU begins with
     # one row, which fills it if it is large
     sizers: list[BatchSizer[LaneKey]] = [BatchSizer(first=4 if each.device.type == "cpu" else 1) for each in engines]
-    limits = [DeviceLimits(sizer.limit, engine.adapter_slots) for sizer, engine in zip(sizers, engines, strict=True)]
+    limits = [
+        DeviceLimits(_batch_limit(sizer, engine), engine.adapter_slots)
+        for sizer, engine in zip(sizers, engines, strict=True)
+    ]
     queue = JobQueue(limits[0].batch_limit, limits[0].adapter_slots, others=limits[1:])
     workers = [Worker(engine, queue, sizers[index], index) for index, engine in enumerate(engines)]
     for worker in workers:
         worker.start()
     return InProcessRunner(*workers)
+
+
+def _batch_limit(sizer: "BatchSizer[LaneKey]", engine: "Engine") -> "Callable[[LaneKey], int]":
+    # what was learned from step times, within the rows that the plan has memory for
+    return lambda lane: min(sizer.limit(lane), engine.most_rows(lane.tokens))
 
 
 def _refuse_mixed_precisions(engines: "Sequence[Engine]") -> None:
@@ -70,17 +88,22 @@ def _refuse_mixed_precisions(engines: "Sequence[Engine]") -> None:
         )
 
 
-def build_server_runner(settings: "Settings") -> "Runner":
+def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -> "Runner":
     """The server's runner: an engine a device, with the operator's model and safety classifiers, loaded and started.
+
+    `tell` is given the lines of the memory plan before anything is loaded.
 
     Raises:
         ConfigurationError: the devices are named in two settings.
         ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
         CredentialsError: the key that signs pictures cannot be used.
+        ModelTooLargeError: the model does not fit into a device's memory in the form that the settings ask for.
     """
     from schnell.bootstrap.proof import build_shared_proof
     from schnell.engine.devices import choose_server_devices
     from schnell.engine.engine import Engine
+    from schnell.engine.memory_plan import describe, make_plan
+    from schnell.engine.network_sizes import read_network_sizes
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
     from schnell.models.catalogue import find_model
@@ -89,9 +112,19 @@ def build_server_runner(settings: "Settings") -> "Runner":
         raise ConfigurationError("SCHNELL_DEVICE and SCHNELL_DEVICES are both set: set the one that you mean")
     # before the model: a key that cannot be used ends the start at once
     proof = build_shared_proof(settings)
-    safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     folder = find_model(settings.model)
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)
-    runner = build_runner(*(Engine(folder, device, safety, proof=proof) for device in devices))
+    sizes, wishes = read_network_sizes(folder), wishes_of(settings)
+    plans = [make_plan(sizes, target_on(device), wishes) for device in devices]
+    for line in (line for plan in plans for line in describe(plan)):
+        tell(line)
+    safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
+    files = build_quantized_files() if settings.keep_quantized else None
+    runner = build_runner(
+        *(
+            Engine(folder, device, safety, form=plan.form, files=files, proof=proof)
+            for device, plan in zip(devices, plans, strict=True)
+        )
+    )
     runner.warm_up()
     return runner

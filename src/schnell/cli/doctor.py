@@ -5,13 +5,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from schnell.cli.database import DataDir
 from schnell.cli.output import AsJson, print_rows
-from schnell.errors import SchnellError
+from schnell.errors import ModelTooLargeError, SchnellError
 
 if TYPE_CHECKING:
     from schnell.accounts.credits import Imbalance
@@ -37,11 +37,23 @@ class Finding:
     advice: str = ""
 
 
-def doctor_command(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """What is here, what is missing, and what to do about it. Exits 1 when the server could not work."""
+def doctor_command(
+    data_dir: DataDir = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model's name or folder [default: the one that is served].")
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=1, help="Plan for a card with so many GB instead of this machine's device.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is here, what is missing, and what to do about it. Exits 1 when the server could not work.
+
+    It says what the model would take of the device's memory, without loading it.
+    """
     from schnell.bootstrap import read_settings
 
-    findings = list(examine(read_settings(data_dir=data_dir)))
+    findings = list(examine(read_settings(data_dir=data_dir, model=model), memory))
     if as_json:
         print_rows(findings, (), as_json=True)
     else:
@@ -52,11 +64,15 @@ def doctor_command(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     sys.exit(any(each.state == "problem" for each in findings))
 
 
-def examine(settings: "Settings") -> Iterator[Finding]:
-    """Findings about everything that a server with these settings needs, one at a time as they are made."""
+def examine(settings: "Settings", memory: float | None = None) -> Iterator[Finding]:
+    """Findings about everything that a server with these settings needs, one at a time as they are made.
+
+    `memory` is that of another card, in GB, to plan for.
+    """
     yield _python()
     yield _torch()
     yield _model(settings)
+    yield _memory(settings, memory)
     yield _safety(settings)
     yield _space(settings)
     yield from asyncio.run(_database_and_store(settings))
@@ -88,6 +104,19 @@ def _model(settings: "Settings") -> Finding:
         return Finding("model", "ok", f"{settings.model} at {find_model(settings.model).path}")
     except SchnellError as error:
         return Finding("model", "problem", error.message, f"schnell models pull {settings.model}")
+
+
+def _memory(settings: "Settings", memory: float | None) -> Finding:
+    from schnell.bootstrap import build_plan
+    from schnell.engine.memory_plan import describe
+
+    try:
+        plan = build_plan(settings, memory)
+    except ModelTooLargeError as error:
+        return Finding("memory", "problem", error.message, "docs/memory.md has a plan for each class of cards")
+    except SchnellError as error:
+        return Finding("memory", "problem", f"no plan without the model: {error.message}")
+    return Finding("memory", "ok", "\n           ".join(describe(plan)))
 
 
 def _safety(settings: "Settings") -> Finding:

@@ -39,7 +39,7 @@ def serve_command(
         say(f"loading {settings.model} …")
         if not settings.safety:
             say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
-        run_server(settings, build_server_runner(settings), listener)
+        run_server(settings, build_server_runner(settings, say), listener)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_a
 from schnell.adapters.decompose import MIN_ENERGY, Decomposition, compress, compress_kronecker
 from schnell.adapters.forms import Floats
 from schnell.adapters.tensors import Array
-from schnell.engine.slot_linear import KroneckerFactors, SlotPart, SlotPlan, slot_layers
+from schnell.engine.lora_factors import KroneckerFactors
+from schnell.engine.slot_linear import SlotPart, SlotPlan, slot_layers
 from schnell.engine.slot_routing import SlotRouting
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
@@ -43,6 +44,7 @@ class AdapterSlots:
         self._parts, self._routing = parts, routing
         self.memory = AdapterMemory(parts, plan, max_bytes)
         self._in_slot: dict[int, str] = {}
+        self._warnings: dict[str, tuple[str, ...]] = {}  # of those adapters that have any, by hash
         # an adapter acts on some layers only; a slot is emptied in those alone
         self._written: dict[int, tuple[str, ...]] = {}
 
@@ -56,7 +58,10 @@ class AdapterSlots:
             return
         before = self._empty(slot)
         try:
-            self._write(slot, self.memory.load(adapter).forms)
+            loaded = self.memory.load(adapter)
+            if loaded.warnings:
+                self._warnings[adapter.sha256] = loaded.warnings
+            self._write(slot, loaded.forms)
         except Exception:
             # half a LoRA must never draw
             before += self._empty(slot)
@@ -70,6 +75,10 @@ class AdapterSlots:
         """Empty a slot, and give back its memory where the plan allows."""
         for layer in slot_layers(self._parts[name] for name in self._empty(slot)):
             layer.give_back()
+
+    def warnings_for(self, sha256: str) -> tuple[str, ...]:
+        """What the user of this adapter should know about how it is drawn."""
+        return self._warnings.get(sha256, ())
 
     def acts_on_text(self, slot: int) -> bool:
         """Whether the adapter in this slot has side paths in the text encoders."""

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from schnell.engine.denoise import position_ids
 from schnell.engine.flux import Flux
+from schnell.engine.slot_linear import MAX_ADAPTERS_PER_ROW
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.spec import Size
 
 #: Rows of a batch for which there is a program.
 ROWS: Final = (1, 2, 4)
-#: The API lets a request name two LoRAs (`lora_weights`, `extra_lora`).
-MAX_ADAPTERS_PER_ROW: Final = 2
 _MOST_PROGRAMS: Final = 64
 #: Two sizes, so that the compiler sees that the number of tokens varies.
 _WARM_GRIDS: Final = (Size(16, 16), Size(16, 24))

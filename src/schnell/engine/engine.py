@@ -3,6 +3,7 @@
 The serving worker calls the same stages, with the rows of several jobs in a batch.
 """
 
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ from schnell.models.folder import ModelFolder, weights_sha256
 from schnell.provenance.image_file import MEDIA_TYPES, encode_image
 from schnell.provenance.proof import NO_PROOF, Proof
 from schnell.provenance.receipt import AdapterReceipt, Receipt, engine_version
-from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, output_seed
+from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, Size, output_seed
 
 #: How many different LoRAs can be loaded into a model's layers at once.
 DEFAULT_ADAPTER_SLOTS: Final = 16
@@ -149,6 +150,19 @@ class Engine:
             return choose_precision(self.device, go_fast=go_fast)
         return self.form.precision_for(go_fast=go_fast)
 
+    def most_rows(self, tokens: int) -> int:
+        """The most rows of so many latent tokens that the plan has memory for in one step; one is always possible."""
+        if self.form is None:
+            return sys.maxsize
+        columns, rows = self.folder.token_grid(Size(1024, 1024))
+        of_text = self.folder.sequence_length
+        return max(1, self.form.rows * (columns * rows + of_text) // (tokens + of_text))
+
+    def decodes_in_tiles(self, grid: Size) -> bool:
+        """Whether the plan has memory for decoding pictures of this token grid in tiles only."""
+        pixels = grid.width * grid.height * self.folder.pixels_per_token**2
+        return self.form is not None and self.form.decodes_in_tiles(pixels)
+
     def load(self, precision: Precision) -> None:
         """Load the networks of a precision, so that the first picture does not wait for them.
 
@@ -176,6 +190,11 @@ class Engine:
         for adapter, slot in zip(adapters, slots, strict=True):
             model.slots.load(slot, adapter)
         return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
+
+    def adapter_warnings(self, adapters: Sequence[AdapterUse], precision: Precision) -> tuple[str, ...]:
+        """What the caller should know about how these LoRAs, which have been placed, are drawn."""
+        slots = self._loaded_model(precision).slots
+        return tuple(warning for adapter in adapters for warning in slots.warnings_for(adapter.sha256))
 
     def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
         """Embeddings of these prompts, in their order; those not in the cache are encoded in one batch.
@@ -233,7 +252,8 @@ class Engine:
     def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.
 
-        In `tiles`, a large picture takes a fraction of the memory; its pixels differ a little.
+        In `tiles`, and where the memory plan says so, a large picture takes a fraction of the memory; its pixels are the
+        same but for rounding.
 
         Raises:
             GenerationFailedError: latents hold NaN or infinity.
@@ -244,7 +264,8 @@ class Engine:
                 raise GenerationFailedError(
                     "the model's output is not a number; try without go_fast or another LoRA scale"
                 )
-        return decode_latents(self._loaded_model(precision).networks.vae, drawings, tiles=tiles)
+        planned = self.decodes_in_tiles(drawings[0].grid)
+        return decode_latents(self._loaded_model(precision).networks.vae, drawings, tiles=tiles or planned)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:
         """Resample one drawn picture to its exact size, check it, mark it, encode its file and sign it.
@@ -286,7 +307,7 @@ class Engine:
             warnings.append(
                 f"go_fast was off, but this server has room for {used.name} only: that is what was drawn in"
             )
-        return tuple(warnings)
+        return (*warnings, *self.adapter_warnings(job.adapters, used))
 
     def _receipt(self, job: Job, index: int) -> Receipt:
         spec = job.spec

@@ -16,7 +16,6 @@ from schnell.engine.memory_sums import (
     Place,
     Share,
     resident_shares,
-    row_tokens,
     work_shares,
 )
 from schnell.engine.network_sizes import NetworkSizes
@@ -117,10 +116,6 @@ class MemoryPlan:
         target = self.target
         return max(self.peak / (_USABLE * target.memory), self.host_peak / (_USABLE * target.host_memory))
 
-    def rows_for(self, tokens: int) -> int:
-        """The most rows of so many latent tokens that may step together; one is always possible."""
-        return max(1, self.form.rows * row_tokens(self.sizes, MEGAPIXEL) // (tokens + self.sizes.text_tokens))
-
 
 def make_plan(sizes: NetworkSizes, target: Target, wishes: Wishes | None = None) -> MemoryPlan:
     """The best plan whose peak fits the target.
@@ -166,9 +161,9 @@ def _plans(sizes: NetworkSizes, target: Target, wishes: Wishes) -> Iterator[Memo
 
 def _cpu_forms(target: Target) -> list[Form]:
     """Forms for a CPU: slots shrink before the second precision goes."""
-    whole = Form(target.fast, target.exact, None, None, "device", 16, 128, rows=4, whole_pixels=LARGEST_PIXELS)
-    slots = ((16, 128), (16, 64), (8, 32), (4, 16))
-    forms = [replace(whole, adapter_slots=count, adapter_rank=rank) for count, rank in slots]
+    whole = Form(target.fast, target.exact, None, None, "device", 16, 128, rows=16, whole_pixels=LARGEST_PIXELS)
+    sizes = ((16, 128, 16), (16, 64, 16), (8, 32, 4), (4, 16, 1))
+    forms = [replace(whole, adapter_slots=slots, adapter_rank=rank, rows=rows) for slots, rank, rows in sizes]
     if target.exact != target.fast:
         forms += [replace(each, exact=None) for each in forms]
     # where products of bfloat16 are not in hardware it is slower than float32, at half the memory

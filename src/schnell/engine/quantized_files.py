@@ -2,13 +2,13 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import structlog
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from schnell.engine.quantized import FORMAT_VERSION
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 #: A file of a kept network: what is written is copied to host memory a file at a time.
 _FILE_BYTES: Final = 1 << 30
@@ -52,14 +52,14 @@ class QuantizedFiles:
         try:
             partial.mkdir(parents=True)
             if shutil.disk_usage(partial).free < _bytes_of(network) + _SPARE_BYTES:
-                log.warning("quantized weights are not kept: the disk is too full", folder=str(self._folder))
+                log.warning("quantized weights are not kept: too little room in %s", self._folder)
             else:
                 for number, tensors in enumerate(_files_of(network)):
                     save_file(tensors, partial / f"{number:04}.safetensors")
                 # written aside and renamed: a start that is cut off leaves no half of a network under its name
                 partial.rename(self._folder / key)
         except (OSError, SafetensorError) as error:
-            log.warning("quantized weights are not kept", error=str(error))
+            log.warning("quantized weights are not kept: %s", error)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -19,9 +19,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from schnell.engine.lora_factors import KroneckerFactors, RowFactors
 from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 from schnell.engine.weight_names import LayerRows
+from schnell.engine.widened_linear import WidenedLinear
 
+#: The API lets a request name two LoRAs (`lora_weights`, `extra_lora`).
+MAX_ADAPTERS_PER_ROW: Final = 2
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
 #: a batch of 4 rows with LoRAs of rank 16 would be 0.7 GB.
@@ -40,7 +44,9 @@ class SlotPlan:
 
     `count` slots in every layer, slot 0 (no LoRA) included, each for ranks up to `rank`, in `dtype` on `device`.
     `reserved`: all of it is taken at once and kept, so that shapes never change, as a compiled network needs. Otherwise
-    a layer takes memory while an adapter acts on it, as deep as its rank asks for, and gives it back.
+    a layer takes memory while an adapter acts on it, as deep as its rank asks for, and gives it back. `widened`:
+    compiled batches of one row take their LoRAs as further columns of the weights (`engine.widened_linear`), where the
+    layer's own product is a plain one.
     """
 
     count: int = 17
@@ -48,54 +54,13 @@ class SlotPlan:
     dtype: torch.dtype = torch.float32
     device: torch.device = _CPU
     reserved: bool = False
+    widened: bool = False
 
     def bytes_for(self, in_features: int, part_sizes: Sequence[int]) -> int:
         """The most that the slots of a layer with these parts take: down and up factors, and DoRA's gains."""
         outputs = sum(part_sizes)
         numbers = self.rank * (len(part_sizes) * in_features + outputs) + outputs
         return self.count * numbers * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class KroneckerFactors:
-    """A LoKr delta [stop - start, b*d]: rows `start` to `stop` of kron(left, right), left [a, b] and right [c, d].
-
-    Source: LyCORIS (Yeh et al., arXiv:2309.14859).
-    """
-
-    left: Tensor
-    right: Tensor
-    start: int
-    stop: int
-
-    def apply(self, x: Tensor) -> Tensor:
-        """The delta times every vector of `x` (..., b*d), as (..., stop - start), without forming the delta."""
-        squares = x.reshape(*x.shape[:-1], self.left.shape[1], self.right.shape[1])
-        product = torch.einsum("ab,...bd,cd->...ac", self.left, squares, self.right)
-        return product.flatten(-2)[..., self.start : self.stop]
-
-
-@dataclass(frozen=True, slots=True)
-class RowFactors:
-    """The low-rank factors of a batch's rows, for all parts that a LoRA acts on.
-
-    `down` is [rows, columns, in]. Each of `ups` is [rows, columns, out] for the layer's outputs `start` to `stop`, and
-    its columns follow those of the one before. `scale` is still to be applied; 1 where it is multiplied into `ups`.
-    """
-
-    down: Tensor
-    ups: tuple[tuple[int, int, Tensor], ...]
-    scale: float = 1.0
-
-    def add_to(self, y: Tensor, x: Tensor) -> None:
-        """Add the side paths of `x` (rows, tokens, in) to `y` (rows, tokens, out), in place."""
-        hidden = torch.bmm(x, self.down.transpose(1, 2))
-        column = 0
-        for start, stop, up in self.ups:
-            columns = up.shape[1]
-            # in place: `y` is the layer's own product, made just now, and a copy costs more than the side path
-            y[..., start:stop].baddbmm_(hidden[..., column : column + columns], up, alpha=self.scale)
-            column += columns
 
 
 class SlotLinear(nn.Module):
@@ -111,10 +76,12 @@ class SlotLinear(nn.Module):
 
     def __init__(self, base: Any, routing: SlotRouting, plan: SlotPlan, parts: Sequence[LayerRows] = ()) -> None:
         super().__init__()
+        rows = tuple(parts) or (LayerRows("", 0, int(base.out_features)),)
+        if plan.widened and isinstance(base, nn.Linear):
+            base = WidenedLinear(base, len(rows) * MAX_ADAPTERS_PER_ROW * plan.rank)
         self.base = base
         self.in_features, self.out_features = int(base.in_features), int(base.out_features)
         self.routing, self.plan = routing, plan
-        rows = tuple(parts) or (LayerRows("", 0, self.out_features),)
         self.parts = tuple(SlotPart(self, index, each) for index, each in enumerate(rows))
         self._ranks = [[0] * len(self.parts) for _ in range(plan.count)]
         # buffers, so that a compiled network takes them for its inputs; not persistent: a state dict is the base's
@@ -130,12 +97,15 @@ class SlotLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out). Rows are the batch's, in the order that `routing` was given."""
+        compiling = torch.compiler.is_compiling()
+        if compiling and self.routing.is_active and len(x) == 1 and isinstance(self.base, WidenedLinear):
+            return self.widened(x)
         y: Tensor = self.base(x)
         if not self.routing.is_active:
             return y
         flat_x = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
         flat_y = y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1)
-        if torch.compiler.is_compiling():
+        if compiling:
             return self._add_by_shapes(flat_x, flat_y).view_as(y)
         if self.down is None and self.gain is None and not self.kronecker:
             return y
@@ -169,6 +139,20 @@ class SlotLinear(nn.Module):
         for part, low in zip(self.parts, hidden, strict=True):
             y[..., part.start : part.stop].baddbmm_(low, up[..., part.start : part.stop])
         return y
+
+    def widened(self, x: Tensor) -> Tensor:
+        """One row (1, ..., in) to (1, ..., out), its LoRAs as further columns of the product."""
+        assert isinstance(self.base, WidenedLinear)  # noqa: S101 - for the type checker: asked by the callers
+        assert self.down is not None  # noqa: S101
+        assert self.up is not None  # noqa: S101
+        slots, scales = self.routing.slots[0], self.routing.scales[0].to(self.up.dtype)
+        down = self.down[slots].transpose(0, 1).flatten(0, 2)  # (parts * uses * rank, in)
+        up = (self.up[slots] * scales[:, None, None]).flatten(0, 1).T  # (out, uses * rank)
+        # each part's outputs see the columns of that part alone
+        outputs = torch.arange(self.out_features, device=x.device)
+        own = [(outputs >= part.start) & (outputs < part.stop) for part in self.parts]
+        columns = torch.cat([up * mask[:, None] for mask in own], dim=1)
+        return self.base.forward_with(x, nn.functional.linear(x, down), columns)
 
     def _with_gain(self, y: Tensor) -> Tensor:
         """DoRA at scale s adds s*(g - 1) times the weights' own product; its low-rank part is stored as g*B."""

@@ -8,6 +8,7 @@ from schnell.errors import ModelFolderError
 from schnell.models.folder import ModelFolder, embedded_home, models_home, open_model_folder
 
 DEFAULT_MODEL: Final = "schnell-mini"
+FLUX_NAME: Final = "flux-schnell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ CATALOGUE: Final[tuple[CatalogueEntry, ...]] = (
         size="40 MB",
     ),
     CatalogueEntry(
-        name="flux-schnell",
+        name=FLUX_NAME,
         summary="FLUX.1 [schnell] by Black Forest Labs, 12 B parameters",
         repository="black-forest-labs/FLUX.1-schnell",
         licence="Apache-2.0 (the repository asks you to accept its terms)",

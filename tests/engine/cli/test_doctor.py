@@ -26,7 +26,8 @@ def data(tmp_path: Path) -> Path:
 def test_a_server_that_has_run_is_well(data: Path) -> None:
     found = _examine(data)
     assert {each.state for each in found.values()} == {"ok"}
-    assert {"Python", "torch", "model", "safety", "disk", "database", "pictures", "credits", "orphans"} == found.keys()
+    subjects = ("Python", "torch", "model", "memory", "safety", "disk", "database", "pictures", "credits", "orphans")
+    assert set(subjects) == found.keys()
 
 
 def test_a_fresh_folder_has_no_database_yet(tmp_path: Path) -> None:
@@ -70,3 +71,19 @@ def test_a_problem_is_exit_code_1_and_every_finding_is_in_the_json(tmp_path: Pat
     assert ill.exit_code == 1
     assert "PROBLEM  model: no model is called 'nowhere'" in ill.stdout
     assert "→ schnell models pull nowhere" in ill.stdout
+
+
+def test_it_plans_for_flux_on_a_card_that_is_not_here_before_a_download(tmp_path: Path) -> None:
+    settings = read_settings(data_dir=tmp_path, model="flux-schnell", lora_rank=16)
+    found = {each.subject: each for each in examine(settings, memory=24)}
+    assert found["memory"].state == "ok"
+    assert found["memory"].found.startswith("a card of 24 GB: float8")
+    assert "up to rank 16" in found["memory"].found
+
+
+def test_a_card_that_is_too_small_is_a_problem_with_both_numbers(tmp_path: Path) -> None:
+    settings = read_settings(data_dir=tmp_path, model="flux-schnell", offload="none")
+    found = {each.subject: each for each in examine(settings, memory=8)}
+    assert found["memory"].state == "problem"
+    assert "where 8.00 GB are free" in found["memory"].found
+    assert "without SCHNELL_OFFLOAD=none it fits" in found["memory"].found

@@ -7,11 +7,14 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
+from schnell.benchmarks.quantized_quality import FORMS
 from schnell.errors import TrainingError
-from schnell.models.folder import open_model_folder
+from schnell.models.catalogue import find_model
+from schnell.models.folder import ModelFolder, open_model_folder
 from schnell_mini.captions import COLOURS, IconLabel
 from schnell_mini.data import Data, prepare_data, read_data, write_data
 from schnell_mini.evaluation import evaluate, psnr
+from schnell_mini.form_evaluation import evaluate_forms
 from schnell_mini.loop import Show
 from schnell_mini.networks import Shape
 from schnell_mini.pictures import Icons
@@ -58,6 +61,7 @@ def test_the_export_is_a_model_folder_of_ours(trained: Path) -> None:
     folder = open_model_folder(trained / "schnell-mini")
     assert (folder.draw_scale, folder.sequence_length, folder.pixels_per_token) == (4, 32, 16)
     assert folder.lora_layers == rf"single_transformer_blocks\.{TINY.single_blocks - 1}\.proj_out"
+    assert folder.exact_layers == find_model("schnell-mini").exact_layers
 
 
 def test_the_export_is_in_half_precision(trained: Path) -> None:
@@ -114,6 +118,14 @@ def test_the_evaluation_reports_every_figure(trained: Path) -> None:
     shares = [value for name, value in figures.to_json().items() if not name.endswith(("db", "pictures"))]
     assert all(0 <= value <= 1 for value in shares)
     assert len(figures.rows()) == 11
+
+
+def test_icons_are_counted_in_every_form(mini: ModelFolder) -> None:
+    figures = evaluate_forms(mini, eight_icons(), 2, silent)
+    assert [each.form for each in figures] == ["bfloat16", *FORMS]
+    assert all(0 <= each.named <= 1 for each in figures)
+    assert figures[0].median_db == 100
+    assert all(0 < each.lowest_db <= each.median_db < 100 for each in figures[1:])
 
 
 def test_data_kept_in_the_work_folder_is_read_again(tmp_path: Path) -> None:

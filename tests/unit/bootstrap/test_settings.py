@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from schnell.bootstrap import build_store, read_settings
+from schnell.bootstrap.memory import wishes_of
+from schnell.engine.memory_plan import Wishes
 from schnell.errors import ConfigurationError
 from schnell.models.folder import compiled_home, models_home
 
@@ -19,12 +21,32 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PORT", "x"), ("LINK_SECONDS", "604801"), ("ENVIRONMENT", "a/b"), ("LOG_LEVEL", "loud")]
+    ("name", "value"),
+    [
+        ("PORT", "x"),
+        ("LINK_SECONDS", "604801"),
+        ("ENVIRONMENT", "a/b"),
+        ("LOG_LEVEL", "loud"),
+        ("PRECISION", "fp8"),
+        ("LORA_RANK", "256"),
+        ("OFFLOAD", "all"),
+    ],
 )
 def test_an_unusable_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"SCHNELL_{name}", value)
     with pytest.raises(ConfigurationError, match=f"SCHNELL_{name}"):
         read_settings()
+
+
+def test_what_a_memory_plan_decides_is_its_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wishes_of(read_settings()) == Wishes()
+    for name in ("PRECISION", "LORA_SLOTS", "LORA_RANK", "OFFLOAD", "TEXT_ENCODERS", "BATCH_ROWS", "DECODE"):
+        monkeypatch.setenv(f"SCHNELL_{name}", "auto")
+    assert wishes_of(read_settings()) == Wishes()
+    set_here = {"precision": "int8", "lora_slots": 4, "lora_rank": 32, "offload": "text", "text_encoders": "cpu"}
+    for name, value in (set_here | {"batch_rows": 2, "decode": "tiles"}).items():
+        monkeypatch.setenv(f"SCHNELL_{name.upper()}", str(value))
+    assert wishes_of(read_settings()) == Wishes("int8", 4, 32, "text", "cpu", 2, "tiles")
 
 
 def test_a_misspelt_key_of_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_libraries_say_nothing_below_a_warning(capsys: pytest.CaptureFixture[str
 def test_a_port_that_is_taken_ends_the_command_before_the_model_is_loaded(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bootstrap, "build_server_runner", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(bootstrap, "build_server_runner", lambda *_: pytest.fail("the model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}: .*choose another --port"):
@@ -84,7 +84,7 @@ def test_a_port_that_is_taken_ends_the_command_before_the_model_is_loaded(
 
 
 def test_a_server_without_a_safety_check_says_so(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(_: object) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bootstrap, "build_server_runner", stop)

@@ -25,7 +25,7 @@ CONTENTS: Final = (
     ("Start", ("index", "quickstart", "tips", "use-cases")),
     ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "command-line")),
     ("LoRAs", ("loras", "lora-files", "train-a-lora")),
-    ("Engine", ("speed", "engine", "embedded-model", "models", "benchmarks")),
+    ("Engine", ("speed", "memory", "engine", "embedded-model", "benchmarks")),
     ("Operation", ("self-hosting", "models", "settings", "scaling", "safety", "licences")),
     ("Inside", ("architecture", "decisions")),
 )

@@ -1,0 +1,48 @@
+"""The factors of LoRAs as a step multiplies with them: a LoKr's, and those that a batch's rows have in one layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KroneckerFactors:
+    """A LoKr delta [stop - start, b*d]: rows `start` to `stop` of kron(left, right), left [a, b] and right [c, d].
+
+    Source: LyCORIS (Yeh et al., arXiv:2309.14859).
+    """
+
+    left: Tensor
+    right: Tensor
+    start: int
+    stop: int
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The delta times every vector of `x` (..., b*d), as (..., stop - start), without forming the delta."""
+        squares = x.reshape(*x.shape[:-1], self.left.shape[1], self.right.shape[1])
+        product = torch.einsum("ab,...bd,cd->...ac", self.left, squares, self.right)
+        return product.flatten(-2)[..., self.start : self.stop]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFactors:
+    """The low-rank factors of a batch's rows, for all parts that a LoRA acts on.
+
+    `down` is [rows, columns, in]. Each of `ups` is [rows, columns, out] for the layer's outputs `start` to `stop`, and
+    its columns follow those of the one before. `scale` is still to be applied; 1 where it is multiplied into `ups`.
+    """
+
+    down: Tensor
+    ups: tuple[tuple[int, int, Tensor], ...]
+    scale: float = 1.0
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add the side paths of `x` (rows, tokens, in) to `y` (rows, tokens, out), in place."""
+        hidden = torch.bmm(x, self.down.transpose(1, 2))
+        column = 0
+        for start, stop, up in self.ups:
+            columns = up.shape[1]
+            # in place: `y` is the layer's own product, made just now, and a copy costs more than the side path
+            y[..., start:stop].baddbmm_(hidden[..., column : column + columns], up, alpha=self.scale)
+            column += columns
