@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageDraw
 
 from schnell.spec import (
+    DeviceSnapshot,
     GeneratedImage,
     GenerationSpec,
     Job,
@@ -39,6 +40,7 @@ class FakeRunner:
     finished: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     closed: bool = False
+    devices: tuple[DeviceSnapshot, ...] = ()
     adapter_slots: int = 16
 
     async def run(self, job: Job, on_progress: ProgressListener) -> JobOutcome:
@@ -54,7 +56,7 @@ class FakeRunner:
         return QueueEstimate(waiting, self.step_seconds * spec.steps * (waiting + 1))
 
     def snapshot(self) -> RunnerSnapshot:
-        return RunnerSnapshot(steps=len(self.finished), step_rows=len(self.finished))
+        return RunnerSnapshot(steps=len(self.finished), step_rows=len(self.finished), devices=self.devices)
 
     async def close(self) -> None:
         self.closed = True

@@ -9,7 +9,13 @@ import pytest
 from fakes import FakeRunner
 from schnell.accounts.credits import audit
 from schnell.accounts.teams import change_member, change_team
-from schnell.errors import AssetError, GenerationFailedError
+from schnell.errors import (
+    AssetError,
+    GenerationFailedError,
+    ModelBusyError,
+    PictureTooLargeError,
+    SchnellError,
+)
 from servers import BODY, Server, body_with, run_server
 
 
@@ -55,6 +61,26 @@ async def test_a_failed_picture_costs_nothing_and_its_record_says_why(server: Se
     assert (answer.status_code, answer.json()["errorCode"]) == (500, "GENERATION_FAILED")
     assert answer.headers["x-should-retry"] == "true"
     assert await only_failure(server) == {"errorCode": "GENERATION_FAILED", "message": "out of memory"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "retry_after"),
+    [(ModelBusyError("no memory", 7.2), 503, "8"), (PictureTooLargeError("too large"), 400, None)],
+)
+async def test_a_picture_without_memory_costs_nothing_and_says_whether_to_ask_again(
+    server: Server, failure: SchnellError, status: int, retry_after: str | None
+) -> None:
+    server.runner.failure = failure
+    answer = await server.draw()
+    assert (answer.status_code, answer.json()["errorCode"]) == (status, failure.code)
+    assert answer.headers.get("Retry-After") == retry_after
+    assert (await only_failure(server))["errorCode"] == failure.code
+    [record] = (await server.client.get("/api/features")).json()["aiRecords"]
+    # the record tells it again, to whoever asks for the answer later
+    again = await server.client.get(f"/api/results/{record['uuid']}")
+    assert (again.json().get("errorCode") or failure.code) == failure.code
+    server.runner.failure = None
+    assert (await server.draw()).status_code == 200
 
 
 async def test_an_unexpected_error_shows_no_insides(server: Server) -> None:

@@ -46,7 +46,7 @@ def generate_command(
         bool, typer.Option("--no-proof", help="Neither mark the picture invisibly nor sign it.")
     ] = False,
     model: Annotated[str, typer.Option(help="A model's name or folder.")] = "schnell-mini",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")] = "auto",
     from_file: Annotated[Path | None, typer.Option("--from", help="Repeat the picture in this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt, files and timings as JSON.")] = False,
 ) -> None:

@@ -18,7 +18,7 @@ Minutes = Annotated[float, typer.Option(min=0.001, help="Training time; preparin
 Steps = Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps, whatever --minutes says.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")]
 Model = Annotated[str, typer.Option(help="A model's name or folder.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")]
 
 
 @train_app.callback()

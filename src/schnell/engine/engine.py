@@ -17,7 +17,15 @@ from torch import nn
 
 from schnell.adapters.decompose import MAX_RANK
 from schnell.clock import Stopwatch
-from schnell.engine.accelerator import Timing, is_alive, make_current, release_memory, start_timing, synchronize
+from schnell.engine.accelerator import (
+    Timing,
+    is_alive,
+    is_out_of_memory,
+    make_current,
+    release_memory,
+    start_timing,
+    synchronize,
+)
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
 from schnell.engine.device import Precision, choose_precision
@@ -32,7 +40,7 @@ from schnell.engine.slot_linear import SlotPlan, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder, computing_device
 from schnell.engine.weight_names import layer_rows
-from schnell.errors import GenerationFailedError
+from schnell.errors import GenerationFailedError, ModelFolderError
 from schnell.models.folder import ModelFolder, weights_sha256
 from schnell.provenance.image_file import MEDIA_TYPES, encode_image
 from schnell.provenance.proof import NO_PROOF, Proof
@@ -252,8 +260,8 @@ class Engine:
     def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.
 
-        In `tiles`, and where the memory plan says so, a large picture takes a fraction of the memory; its pixels are the
-        same but for rounding.
+        In `tiles`, and where the memory plan says so, a large picture takes a fraction of the memory; its pixels are
+        the same but for rounding.
 
         Raises:
             GenerationFailedError: latents hold NaN or infinity.
@@ -331,11 +339,19 @@ class Engine:
     def _loaded_model(self, precision: Precision) -> LoadedModel:
         with _LOADING:
             if precision.dtype not in self._loaded:
-                choice = PathChoice()
-                networks = self._load_networks(precision, choice)
-                plan = self._slot_plan(precision)
-                self._loaded[precision.dtype] = LoadedModel(networks, self.folder, plan, self._adapter_bytes, choice)
+                self._loaded[precision.dtype] = self._load(precision)
             return self._loaded[precision.dtype]
+
+    def _load(self, precision: Precision) -> LoadedModel:
+        choice = PathChoice()
+        try:
+            networks = self._load_networks(precision, choice)
+            return LoadedModel(networks, self.folder, self._slot_plan(precision), self._adapter_bytes, choice)
+        except (RuntimeError, MemoryError) as error:
+            # a picture that is told to be too large would be the wrong advice
+            if is_out_of_memory(error):
+                raise ModelFolderError(f"{self.folder.name} does not fit into the memory of {self.device}") from error
+            raise
 
     def _load_networks(self, precision: Precision, choice: PathChoice) -> Networks:
         if self.form is None:

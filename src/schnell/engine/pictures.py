@@ -106,8 +106,8 @@ class PreviewFit:
         inputs = _features(lesson.latents)
         small = picture.resize((2 * lesson.grid.width, 2 * lesson.grid.height), Image.Resampling.BOX)
         colours = np.asarray(small).reshape(-1, 3)[:: lesson.every].astype(np.float64) / 255
-        self._moments = _DECAY * self._moments + inputs.T @ inputs / len(inputs)
-        self._targets = _DECAY * self._targets + inputs.T @ colours / len(inputs)
+        self._moments = _DECAY * self._moments + _product(inputs.T, inputs) / len(inputs)
+        self._targets = _DECAY * self._targets + _product(inputs.T, colours) / len(inputs)
         self._map = np.linalg.solve(self._moments + _RIDGE * np.eye(LATENT_CHANNELS + 1), self._targets)
 
     def paint(self, drawing: Drawing, size: Size) -> bytes:
@@ -117,7 +117,8 @@ class PreviewFit:
         """
         if self._map is None or drawing.estimate is None:
             return b""
-        colours = np.clip(_features(_channels(drawing.estimate, drawing.grid)) @ self._map, 0, 1) * 255
+        predicted = _product(_features(_channels(drawing.estimate, drawing.grid)), self._map)
+        colours = np.clip(predicted, 0, 1) * 255
         pixels = np.rint(colours).astype(np.uint8).reshape(2 * drawing.grid.height, 2 * drawing.grid.width, 3)
         shrink = _LONGEST_PREVIEW_SIDE / max(size)
         preview = Image.fromarray(pixels).resize(
@@ -132,6 +133,12 @@ def _channels(latents: Tensor, grid: Size, every: int = 1) -> NDArray[np.float32
     """(pixels, channels) of packed latents, one latent pixel in `every`, in the order of rows and columns."""
     channels: NDArray[np.float32] = unpack_latents(latents, grid).flatten(1).T[::every].float().cpu().numpy()
     return channels
+
+
+def _product(a: NDArray[np.float64], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The matrix product, in the calling thread: that of `@` wakes BLAS's threads, which take cores from the steps."""
+    product: NDArray[np.float64] = np.einsum("ik,kj->ij", a, b, optimize=False)
+    return product
 
 
 def _features(channels: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ class DeviceShare(Generic[LaneT]):
         adapters = {*row.job.adapters, *joining}
         if not self.leases.fits(adapters):
             return False
-        first = self._reserved_for
+        first = self.reserved_for
         if first is None or not row.job.adapters or row.turn <= first.rows[0].turn:
             return True
         staying = {*self.leases.held, *adapters} - self._draining

@@ -41,7 +41,7 @@ _ERROR: Final = example_of(
 
 _ERRORS: Final = {
     400: "A field is missing or wrong (MISSING_REQUIRED_FIELDS, INVALID_FIELD, INVALID_BODY, UNSUPPORTED_MODEL), or "
-    "every picture was flagged (NSFW_CONTENT)",
+    "every picture was flagged (NSFW_CONTENT), or it needs more memory than there is (PICTURE_TOO_LARGE)",
     401: "No API key, or none that is good (HTTP_EXCEPTION)",
     402: "Too few credits left (INSUFFICIENT_CREDITS)",
     403: "The key may not do this (FORBIDDEN)",
@@ -50,7 +50,8 @@ _ERRORS: Final = {
     413: "The body is too large (BODY_TOO_LARGE)",
     429: "Too many requests (RATE_LIMITED), or too many of the team's are waiting (TEAM_QUEUE_FULL)",
     500: "The picture could not be drawn (GENERATION_FAILED)",
-    503: "The queue is full (QUEUE_FULL), the server stops, or its store is away (STORAGE_FAILED)",
+    503: "The queue is full (QUEUE_FULL), there is no memory for the picture just now (MODEL_BUSY), the server stops, "
+    "or its store is away (STORAGE_FAILED)",
 }
 
 

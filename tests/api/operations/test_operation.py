@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from schnell.spec import DeviceSnapshot
 from servers import KEY, Server, run_server
 
 
@@ -12,6 +13,17 @@ async def test_health_and_readiness(server: Server) -> None:
     server.services.admission.close()
     assert (await server.client.get("/readyz")).status_code == 503
     server.services.admission.closed = False
+
+
+async def test_a_lost_device_is_named_and_the_last_one_makes_the_server_unready(server: Server) -> None:
+    server.runner.devices = (DeviceSnapshot("cuda:0"), DeviceSnapshot("cuda:1", is_lost=True))
+    answer = await server.client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "problem": None, "lostDevices": ["cuda:1"]})
+    server.runner.devices = (DeviceSnapshot("cuda:0", is_lost=True), DeviceSnapshot("cuda:1", is_lost=True))
+    answer = await server.client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["problem"] == "every device has failed; restart the server"
+    assert 'schnell_device_up{device="cuda:1"} 0.0' in (await server.client.get("/metrics")).text
 
 
 async def test_metrics_count_what_happened(server: Server) -> None:

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from conftest import make_job
 from engines import SLOTS, EngineWithoutArithmetic, NothingLearned
+from schnell.engine import engine as engine_module
 from schnell.engine.accelerator import is_out_of_memory
+from schnell.engine.device import FLOAT32
 from schnell.engine.engine import Engine
 from schnell.engine.slot_linear import SlotLinear, SlotPlan
 from schnell.engine.slot_routing import SlotRouting, SlotUse
-from schnell.errors import GenerationFailedError, ModelBusyError, PictureTooLargeError, SchnellError
+from schnell.errors import GenerationFailedError, ModelBusyError, ModelFolderError, PictureTooLargeError, SchnellError
+from schnell.models.folder import ModelFolder
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.queue import JobQueue
 from schnell.serving.worker import LaneKey, Worker
@@ -204,6 +207,17 @@ def test_a_file_that_there_is_no_memory_for_is_the_machines_fault_and_says_so() 
         future = worker.submit(job("file"), ignore)
         worker.start()
         assert isinstance(future.exception(10), PictureTooLargeError)
+
+
+def test_weights_that_do_not_fit_are_no_picture_that_is_too_large(
+    mini: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine_module, "load_networks", no_memory)
+    with pytest.raises(ModelFolderError, match="schnell-mini does not fit into the memory of cpu"):
+        Engine(mini, torch.device("cpu")).load(FLOAT32)
 
 
 def test_slots_that_could_not_grow_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

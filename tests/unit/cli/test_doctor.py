@@ -11,9 +11,12 @@ from schnell.accounts.credits import reserve
 from schnell.accounts.identity import Caller
 from schnell.accounts.teams import change_team, create_team, find_member
 from schnell.cli.application import build_app
+from schnell.cli.doctor import _torch
 from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.database.tables import teams
+from schnell.engine import devices
+from schnell.engine.devices import Hardware, NvidiaDriver
 
 
 async def spend(folder: Path, *, tamper: bool) -> None:
@@ -49,3 +52,16 @@ def test_a_changed_window_is_no_fault_and_a_tampered_counter_is_named_with_what_
     assert found["state"] == "problem"
     assert ": 7, not 30" in found["found"]
     assert "--budget-window" in found["advice"]
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_warning_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Hardware(
+        {"cuda": 0, "xpu": 0, "mps": 0, "cpu": 1},
+        torch_cuda="13.0",
+        nvidia=NvidiaDriver("535.183.01", ("NVIDIA GeForce RTX 4090",)),
+    )
+    monkeypatch.setattr(devices, "look_at_hardware", lambda: found)
+    finding = _torch()
+    assert finding.state == "warning"
+    assert "on cpu" in finding.found
+    assert "580 or newer" in finding.advice

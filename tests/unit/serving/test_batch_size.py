@@ -49,3 +49,14 @@ def test_lanes_learn_apart() -> None:
     sizer: BatchSizer[str] = BatchSizer()
     sizer.ran_out_of_memory("wide", 4)
     assert sizer.limit("square") == 4
+
+
+def test_a_gpu_begins_with_one_row_and_keeps_it_where_two_draw_no_more_a_second() -> None:
+    sizer: BatchSizer[str] = BatchSizer(first=1)
+    assert sizer.limit("lane") == 1
+    assert settle(sizer, {1: 0.076, 2: 0.152}) == 1
+
+
+def test_a_gpu_grows_its_batches_where_rows_share_what_a_step_costs() -> None:
+    sizer: BatchSizer[str] = BatchSizer(first=1, largest=8)
+    assert settle(sizer, {1: 0.018, 2: 0.024, 4: 0.036, 8: 0.072}, steps=12) == 4

@@ -7,7 +7,7 @@ from schnell.assets.local import LocalAssets
 from schnell.database.session import Database
 from schnell.errors import ServerBusyError
 from schnell.generations.closing import Closings
-from schnell.spec import RunnerSnapshot
+from schnell.spec import DeviceSnapshot, RunnerSnapshot
 from schnell.web.metrics import Metrics
 
 
@@ -39,5 +39,25 @@ def test_the_runner_is_asked_at_every_scrape(closings: Closings) -> None:
         "schnell_step_seconds_sum 0.5",
         "schnell_batch_rows_count 5.0",
         "schnell_batch_rows_sum 10.0",
+    ):
+        assert line in lines, line
+
+
+def test_each_device_has_series_of_its_own(closings: Closings) -> None:
+    devices = (
+        DeviceSnapshot("cuda:0", active_rows=2, leased_loras=3, steps=5, step_rows=10, step_seconds=0.5),
+        DeviceSnapshot("cuda:1", is_lost=True),
+        DeviceSnapshot("cpu"),
+        DeviceSnapshot("cpu"),
+    )
+    lines = Metrics(lambda: RunnerSnapshot(devices=devices), closings).render().decode().splitlines()
+    for line in (
+        'schnell_device_up{device="cuda:0"} 1.0',
+        'schnell_device_up{device="cuda:1"} 0.0',
+        'schnell_device_up{device="cpu#2"} 1.0',
+        'schnell_device_active_rows{device="cuda:0"} 2.0',
+        'schnell_device_leased_loras{device="cuda:0"} 3.0',
+        'schnell_device_step_seconds_sum{device="cuda:0"} 0.5',
+        'schnell_device_batch_rows_sum{device="cuda:0"} 10.0',
     ):
         assert line in lines, line

@@ -20,13 +20,15 @@ const TITLES = {
   RATE_LIMITED: "Too fast",
   QUEUE_FULL: "The queue is full",
   TEAM_QUEUE_FULL: "Your team's queue is full",
+  MODEL_BUSY: "No room for this picture just now",
+  PICTURE_TOO_LARGE: "Too large for this server",
   NSFW_CONTENT: "Held back by the safety checker",
   HTTP_EXCEPTION: "Not signed in",
   CANCELLED: "Cancelled",
   FORBIDDEN: "Not allowed",
   INVALID_LORA: "This LoRA cannot be used",
 };
-const RETRY = new Set(["RATE_LIMITED", "QUEUE_FULL", "TEAM_QUEUE_FULL", "GENERATION_FAILED", "NETWORK", "STORAGE_FAILED", "SERVER_STOPPED", "CANCELLED"]);
+const RETRY = new Set(["RATE_LIMITED", "QUEUE_FULL", "TEAM_QUEUE_FULL", "MODEL_BUSY", "GENERATION_FAILED", "NETWORK", "STORAGE_FAILED", "SERVER_STOPPED", "CANCELLED"]);
 
 function startForm() {
   const link = readLink(location.search);
