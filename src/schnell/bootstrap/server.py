@@ -10,6 +10,7 @@ from schnell.bootstrap.data import (
     build_store,
     read_secrets,
 )
+from schnell.bootstrap.proof import build_proof
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,6 +34,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
+    from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
     from schnell.web.services import ServedModel, Services
@@ -80,6 +82,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         lora_previews=LoraPreviews(runner, loras),
         source_tokens=build_source_tokens(settings, database),
+        checks=IsolatedChecks(),
+        signer=build_proof(settings).signer,
     )
 
 
@@ -124,9 +128,10 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         link_seconds=settings.link_seconds,
         max_body_bytes=settings.max_body_bytes,
         # an upload's form fields and multipart boundaries come on top of the file
-        body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
+        body_limits={"/api/loras": settings.lora_max_bytes + 65_536, "/api/verify": settings.verify_max_bytes},
         cors_origins=settings.cors_origins,
         metrics_token=settings.metrics_token,
+        visitor_rate_limit=settings.verify_rate_limit,
     )
 
 

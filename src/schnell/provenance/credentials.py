@@ -90,8 +90,8 @@ class CredentialsSigner:
         return signed.getvalue(), label
 
     def manifest_for(self, data: bytes, media_type: str, receipt: Mapping[str, Any], label: str) -> bytes:
-        """Credentials for a file of ours, to be kept beside it: without the prompt, as strangers may see them."""
-        definition = _manifest(label, media_type, _without_prompt(receipt), receipt, None)
+        """Credentials for a file of ours, kept beside it: without prompt, seed and LoRAs, for strangers."""
+        definition = _manifest(label, media_type, _for_strangers(receipt), receipt, None)
         with _make_builder(definition) as builder:
             builder.set_no_embed()
             return bytes(builder.sign(self._signer, media_type, BytesIO(data), BytesIO()))
@@ -165,6 +165,12 @@ def _disclosure(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
         "humanOversightLevel": "prompt_guided",
     }
     return [{"label": "c2pa.ai-disclosure", "data": data}]
+
+
+def _for_strangers(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: receipt[name] for name in ("schnell", "engine", "model", "width", "height", "mark") if name in receipt
+    }
 
 
 def _without_prompt(receipt: Mapping[str, Any]) -> dict[str, Any]:

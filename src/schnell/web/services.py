@@ -18,6 +18,8 @@ from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
+from schnell.provenance.credentials import CredentialsSigner
+from schnell.provenance.isolation import IsolatedChecks
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
 from schnell.web.session import SessionSigner
@@ -25,7 +27,10 @@ from schnell.web.session import SessionSigner
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`."""
+    """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`.
+
+    `visitor_rate_limit` is for those who check pictures without a key, by address.
+    """
 
     public_url: str
     link_seconds: int = 604_800
@@ -33,6 +38,7 @@ class WebConfig:
     body_limits: Mapping[str, int] = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
     metrics_token: str | None = None
+    visitor_rate_limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that routes work with, built by `schnell.bootstrap`."""
+    """Everything that routes work with, built by `schnell.bootstrap`. Without `signer`, nothing is signed."""
 
     config: WebConfig
     database: Database
@@ -75,6 +81,8 @@ class Services:
     lora_previews: LoraPreviews
     source_tokens: SourceTokens
     webhooks: WebhookSender
+    checks: IsolatedChecks
+    signer: CredentialsSigner | None
 
 
 def services_of(connection: HTTPConnection) -> Services:
