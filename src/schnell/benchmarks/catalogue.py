@@ -7,6 +7,7 @@ from functools import partial
 from schnell.benchmarks.joining import joining
 from schnell.benchmarks.large_database import large_database
 from schnell.benchmarks.many_loras import lora_switch, mixed_loras, slots_installed
+from schnell.benchmarks.proof import proof
 from schnell.benchmarks.result import BenchmarkResult
 from schnell.benchmarks.server import server_overhead
 from schnell.benchmarks.single import arithmetic_share, cold_start, go_fast, safety_cost, single_picture
@@ -37,5 +38,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "server_overhead": Benchmark("the server around the engine, one client", server_overhead),
     "large_database": Benchmark("a history page at 1,000 keys and 100,000 records, against none", large_database),
     "safety_cost": Benchmark("a default request with the safety check, against without", safety_cost),
+    "proof": Benchmark("marked and signed against neither, and what the mark survives", proof),
     "joining": Benchmark("p95 latency at 70% load, joining at steps against whole batches", joining),
 }

@@ -89,6 +89,13 @@ def find_mark(pixels: Picture, *, thorough: bool = False) -> MarkReading:
     return _read(best)
 
 
+def phasors_of(pixels: Picture) -> NDArray[np.complex64]:
+    """The directions, all of length 1, in which an upright picture at its own size has the pattern's waves."""
+    measured = _measure(_level(pixels.astype(np.float32) @ _LUMA, _RADII[3]), 1.0)
+    upright: NDArray[np.complex64] = _phasors(measured)[0]
+    return upright
+
+
 def _scales(width: int, *, thorough: bool) -> Iterator[float]:
     """Scales to try, the likeliest first: as drawn, resized from each width that is drawn, then anything between."""
     yield 1.0
@@ -154,11 +161,7 @@ def _placements() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool
 def _correlate(measured: NDArray[np.complex64], scale: float) -> _Candidate:
     """The best shift of the tile over all orientations."""
     plan = waves()
-    down, across, below = _placements()
-    values = measured[down, across]
-    values = np.where(below, values.conj(), values)
-    # phases alone: a strong edge in the picture must not outvote the rest
-    phasors = values / (np.abs(values) + np.float32(1e-12))
+    phasors = _phasors(measured)
     fixed = slice(plan.fixed)
     spectrum = np.zeros((len(ORIENTATIONS), TILE, FASTEST + 1), np.complex64)
     spectrum[:, plan.x[fixed] % TILE, plan.y[fixed]] = phasors[:, fixed] * np.exp(-1j * plan.phase[fixed])
@@ -170,6 +173,16 @@ def _correlate(measured: NDArray[np.complex64], scale: float) -> _Candidate:
     shift_x, shift_y = divmod(place, TILE)
     certainty = float(flat[orientation, place]) / math.sqrt(plan.fixed / 2)
     return _Candidate(certainty, scale, orientation, (shift_x, shift_y), phasors[orientation])
+
+
+def _phasors(measured: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The coefficients of each wave in each orientation, (8, waves), all of length 1."""
+    down, across, below = _placements()
+    values = measured[down, across]
+    values = np.where(below, values.conj(), values)
+    # phases alone: a strong edge in the picture must not outvote the rest
+    phasors: NDArray[np.complex64] = values / (np.abs(values) + np.float32(1e-12))
+    return phasors
 
 
 def _read(candidate: _Candidate) -> MarkReading:

@@ -24,7 +24,7 @@ NOTHING_FOUND: Final = "nothing found, which proves nothing"
 #: What claims more pixels is not decoded.
 MAX_PIXELS: Final = 64_000_000
 #: The mark is searched for in no more than this; a larger picture is made smaller first. 1440 is the largest drawn.
-_LONGEST_SIDE: Final = 2048
+_LONGEST_SIDE: Final = 1536
 _SOURCE_TYPE: Final = re.compile(rb"digitalsourcetype/([A-Za-z]{1,60})")
 #: First bytes of a file, where they stand, and the media type that they tell.
 _SIGNATURES: Final = (

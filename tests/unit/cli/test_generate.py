@@ -16,7 +16,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GenerationSpec]:
     """The requests that the command would have drawn; each gives as many pictures as it asks for."""
     specs: list[GenerationSpec] = []
 
-    def draw(spec: GenerationSpec, model: str, device: str, *, proof: bool) -> JobOutcome:  # noqa: ARG001 - the same form
+    def draw(spec: GenerationSpec, model: str, device: str, *, proof: bool) -> JobOutcome:
         specs.append(spec)
         images = tuple(
             GeneratedImage(index, 7 + index, b"picture", "image/webp", *spec.size, receipt={"seed": 7 + index})
