@@ -49,7 +49,7 @@ def test_a_picture_of_ours_says_the_same_in_four_ways() -> None:
 
 
 def test_a_saved_copy_keeps_the_mark_alone() -> None:
-    copy = resaved(Image.open(io.BytesIO(proven(picture=icon(1024)))), "JPEG", quality=80)
+    copy = resaved(Image.open(io.BytesIO(proven(picture=landscape()))), "JPEG", quality=80)
     found = verify(file_of(copy, quality=90)).to_json()
     assert (found["credentials"]["state"], found["receipt"]) == ("absent", None)
     assert (found["mark"]["found"], found["mark"]["id"]) == (True, ID)
