@@ -1,4 +1,8 @@
-"""What each picture carries as proof of its origin, who may leave the mark out, and the key that signs."""
+"""What each picture carries as proof of its origin, who may leave the mark out, and the key that signs.
+
+Pictures are found again by both, so both have an index. The key is one row; which of the servers writes it, they settle
+among themselves (`accounts/signing_keys`).
+"""
 
 import sqlalchemy as sa
 from alembic import op
