@@ -121,8 +121,14 @@ def _build_lease(settings: "Settings", database: "Database", servers: "LockedFil
 
 
 def _build_web_config(settings: "Settings") -> "WebConfig":
+    from schnell.accounts.rates import check_rate_limit
+    from schnell.errors import ConfigurationError, InvalidFieldError
     from schnell.web.services import WebConfig
 
+    try:
+        check_rate_limit(settings.verify_rate_limit)
+    except InvalidFieldError as cause:
+        raise ConfigurationError("SCHNELL_VERIFY_RATE_LIMIT must look like 30/minute or 1000/day") from cause
     return WebConfig(
         public_url=settings.base_url,
         link_seconds=settings.link_seconds,
