@@ -79,9 +79,8 @@ def proof_throughput() -> BenchmarkResult:
     off = {"watermark": "false", "credentials": "false"}
     prompts = [_prompt(index) for index in range(REQUESTS)]
     with TemporaryDirectory() as scratch:
-        engine = drawn_size_engine()
-        files = [file.peer for file in in_own_thread(lambda: write_loras(engine, Path(scratch), LORAS))]
-        del engine
+        made = in_own_thread(lambda: write_loras(drawn_size_engine(), Path(scratch), LORAS))
+        files = [file.peer for file in made]
         pairs = [
             tuple(seconds_over_http(files, prompts, SCALE, "1", CLIENTS, **settings) for settings in ({}, off))
             for _ in range(2)

@@ -18,8 +18,8 @@ from schnell.provenance.convolutional import CODE_LENGTH, decode
 from schnell.provenance.mark import FASTEST, TILE, Picture, waves
 
 #: A correlation of so many standard deviations is a mark; the second, if the checksum of what was read is right, which
-#: it is by chance once in 65,536 times. Over 39 scales, 8 orientations and 16,384 shifts, a clean picture reaches one of
-#: them about 8 times in a million; 170 of them came to 6.0.
+#: it is by chance once in 65,536 times. Over 39 scales, 8 orientations and 16,384 shifts, a clean picture reaches
+#: one of them about 8 times in a million; 170 of them came to 6.0.
 _SURE: Final = (7.0, 5.5)
 #: With fifteen times as many scales, as seldom.
 _SURE_IF_THOROUGH: Final = (7.5, 6.0)

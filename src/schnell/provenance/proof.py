@@ -37,7 +37,7 @@ class Proof:
         if receipt.mark is None:
             return picture, None
         number = mark_number(receipt.to_json())
-        return Image.fromarray(embed(np.asarray(picture.convert("RGB")), number)), f"{number:010x}"
+        return Image.fromarray(embed(np.asarray(picture), number)), f"{number:010x}"
 
     def sign(self, data: bytes, receipt: Receipt, *, with_prompt: bool) -> tuple[bytes, str | None]:
         """The file with credentials inside, and their label. Raises CredentialsError."""
