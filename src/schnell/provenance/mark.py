@@ -107,7 +107,7 @@ def _tile(number: int) -> NDArray[np.int16]:
 
 
 def _mask(pixels: Picture, rows: int, columns: int) -> NDArray[np.int16]:
-    """How much stronger the pattern is in each block of 4 x 4 pixels, in 32nds, by every other pixel of every other row.
+    """How much stronger the pattern is in each block of 4 x 4 pixels, in 32nds, by every other pixel of other rows.
 
     A quarter of the pixels tells how busy a picture is as well as all of them do.
     """

@@ -17,7 +17,7 @@ from schnell.bootstrap import build_proof, build_shared_proof, read_settings
 from schnell.database.session import Database
 from schnell.database.tables import signing_keys
 from schnell.errors import CredentialsError
-from schnell.provenance.key_files import find_keys, keys_path
+from schnell.provenance.key_files import find_keys, keep_keys, keys_path
 from schnell.provenance.keys import SigningKeys, make_keys
 
 START = "from schnell.bootstrap import *; build_shared_proof(read_settings()); print('ready')"
@@ -49,6 +49,13 @@ async def test_a_server_with_another_secret_is_told_what_to_set(database: Databa
     with pytest.raises(CredentialsError, match="SCHNELL_LINK_SECRETS"):
         async with database.write() as connection:
             await share_keys(connection, ["another"], keys)
+
+
+async def test_a_secret_that_was_replaced_can_be_dropped_after_the_next_start(database: Database) -> None:
+    for secrets in (["old"], ["new", "old"], ["new"]):
+        async with database.write() as connection:
+            found = await share_keys(connection, secrets, keys)
+        assert found.to_pem() == keys().to_pem()
 
 
 async def test_replaced_keys_are_the_ones_that_are_found(database: Database) -> None:
@@ -83,6 +90,19 @@ def test_a_folder_of_another_key_takes_the_databases(tmp_path: Path) -> None:
     kept = find_keys(tmp_path / "two")
     assert kept is not None
     assert kept.leaf == first.keys.leaf
+
+
+def test_a_key_that_has_expired_stops_the_start_and_is_named(tmp_path: Path) -> None:
+    keep_keys(tmp_path, make_keys("Old Studio", NOW.replace(year=2010)))
+    with pytest.raises(CredentialsError, match=r"CN=Old Studio signer,O=Old Studio expired on 2020"):
+        build_shared_proof(read_settings(data_dir=tmp_path))
+
+
+def test_a_damaged_key_file_stops_the_start_and_is_named(tmp_path: Path) -> None:
+    build_shared_proof(read_settings(data_dir=tmp_path))
+    keys_path(tmp_path).write_text("broken")
+    with pytest.raises(CredentialsError, match=str(keys_path(tmp_path))):
+        build_shared_proof(read_settings(data_dir=tmp_path))
 
 
 def start_process(folder: Path) -> "subprocess.Popen[str]":
