@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 from functools import cache
 
 import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -43,6 +46,26 @@ def keys() -> SigningKeys:
 @cache
 def signer() -> CredentialsSigner:
     return CredentialsSigner.checked(keys())
+
+
+def leaf_for(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    """A certificate of another kind of key, under the same root."""
+    own = keys()
+    name = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Maker"), x509.NameAttribute(NameOID.COMMON_NAME, "A camera")]
+    begun = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(name))
+        .issuer_name(own.chain[1].subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(own.leaf.not_valid_before_utc)
+        .not_valid_after(own.leaf.not_valid_after_utc)
+    )
+    for extension in own.leaf.extensions:
+        if not isinstance(extension.value, x509.SubjectKeyIdentifier):
+            begun = begun.add_extension(extension.value, extension.critical)
+    assert isinstance(own.root_key, ed25519.Ed25519PrivateKey)
+    return begun.sign(own.root_key, None)
 
 
 def icon(side: int = 512, ground: tuple[int, int, int] = (90, 140, 220)) -> Image.Image:

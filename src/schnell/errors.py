@@ -332,6 +332,12 @@ class ImageMetadataError(SchnellError):
     status = 400
 
 
+class UnreadablePictureError(ImageMetadataError):
+    """The file that is to be checked is no picture of a known kind, is damaged, or takes too much memory or time."""
+
+    code = "UNREADABLE_PICTURE"
+
+
 class TrainingError(SchnellError):
     """A training cannot start or go on: its pictures, options or saved state are not usable."""
 

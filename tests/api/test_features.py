@@ -83,6 +83,7 @@ async def test_the_documents_own_body_without_its_lora_draws_a_webp(server: Serv
         "loras",
         "warnings",
         "flagged",
+        "proof",
         "servedModel",
     ]
     picture = Image.open(io.BytesIO((await server.client.get(record["temporaryUrl"])).content))

@@ -30,7 +30,10 @@ async def share_keys(connection: Connection, secrets: Sequence[str], offer: Call
     await take_turn(connection)
     sealed = (await connection.execute(select(signing_keys.c.sealed))).scalar()
     if sealed is not None:
-        return _open(sealed, secrets)
+        keys = _open(sealed, secrets)
+        # sealed anew with the first secret: the others may be dropped later, as with links
+        await connection.execute(update(signing_keys).values(sealed=_seal(keys, secrets)))
+        return keys
     keys = offer()
     await connection.execute(signing_keys.insert().values(name=_CURRENT, sealed=_seal(keys, secrets), created_at=now()))
     return keys

@@ -10,6 +10,7 @@ from schnell.bootstrap.data import (
     build_store,
     read_secrets,
 )
+from schnell.bootstrap.proof import build_proof
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,6 +34,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
+    from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
     from schnell.web.services import ServedModel, Services
@@ -81,6 +83,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         lora_previews=LoraPreviews(runner, loras),
         source_tokens=build_source_tokens(settings, database),
+        checks=IsolatedChecks(),
+        signer=build_proof(settings).signer,
     )
 
 
@@ -118,8 +122,14 @@ def _build_lease(settings: "Settings", database: "Database", servers: "LockedFil
 
 
 def _build_web_config(settings: "Settings") -> "WebConfig":
+    from schnell.accounts.rates import check_rate_limit
+    from schnell.errors import ConfigurationError, InvalidFieldError
     from schnell.web.services import WebConfig
 
+    try:
+        check_rate_limit(settings.verify_rate_limit)
+    except InvalidFieldError as cause:
+        raise ConfigurationError("SCHNELL_VERIFY_RATE_LIMIT must look like 30/minute or 1000/day") from cause
     return WebConfig(
         public_url=settings.base_url,
         link_seconds=settings.link_seconds,
@@ -127,6 +137,7 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         # an upload's form fields and multipart boundaries come on top of the file
         body_limits={
             "/api/loras": settings.lora_max_bytes + 65_536,
+            "/api/verify": settings.verify_max_bytes,
             # read before it is known who asks: FastAPI parses these bodies before it looks for a key
             **dict.fromkeys(("/api/session", "/api/admin", "/api/lora-sources"), 65_536),
         },
@@ -134,6 +145,7 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         metrics_token=settings.metrics_token,
         result_prefix=settings.result_prefix,
         credit_value=settings.credit_value,
+        visitor_rate_limit=settings.verify_rate_limit,
     )
 
 

@@ -5,8 +5,9 @@ c2pa-python, the official library, writes and signs it. The rest of the file sta
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from io import BytesIO
@@ -41,13 +42,15 @@ class CredentialsSigner:
     """Signs pictures with `keys`.
 
     `with_prompt` lets the prompt into the manifest, `with_time` the time (two runs then differ by it), `time_stamp_url`
-    is an RFC 3161 service that vouches for the time.
+    is an RFC 3161 service that vouches for the time. Safe to call from several threads.
     """
 
     keys: SigningKeys
     with_prompt: bool = True
     with_time: bool = False
     time_stamp_url: str | None = None
+    # one signer of the library signs one picture at a time, and refuses a second one meanwhile
+    _turn: threading.Lock = field(default_factory=threading.Lock, init=False, compare=False, repr=False)
 
     @classmethod
     def checked(cls, keys: SigningKeys, **options: Any) -> Self:
@@ -86,13 +89,14 @@ class CredentialsSigner:
         shown = receipt if self.with_prompt and with_prompt else _without_prompt(receipt)
         definition = _manifest(label, media_type, shown, receipt, moment if self.with_time else None)
         signed = BytesIO()
-        self._build(definition, media_type, data, signed)
+        with self._turn:
+            self._build(definition, media_type, data, signed)
         return signed.getvalue(), label
 
     def manifest_for(self, data: bytes, media_type: str, receipt: Mapping[str, Any], label: str) -> bytes:
-        """Credentials for a file of ours, to be kept beside it: without the prompt, as strangers may see them."""
-        definition = _manifest(label, media_type, _without_prompt(receipt), receipt, None)
-        with _make_builder(definition) as builder:
+        """Credentials for a file of ours, kept beside it: without prompt, seed and LoRAs, for strangers."""
+        definition = _manifest(label, media_type, _for_strangers(receipt), receipt, None)
+        with self._turn, _make_builder(definition) as builder:
             builder.set_no_embed()
             return bytes(builder.sign(self._signer, media_type, BytesIO(data), BytesIO()))
 
@@ -165,6 +169,12 @@ def _disclosure(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
         "humanOversightLevel": "prompt_guided",
     }
     return [{"label": "c2pa.ai-disclosure", "data": data}]
+
+
+def _for_strangers(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: receipt[name] for name in ("schnell", "engine", "model", "width", "height", "mark") if name in receipt
+    }
 
 
 def _without_prompt(receipt: Mapping[str, Any]) -> dict[str, Any]:

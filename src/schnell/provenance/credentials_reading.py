@@ -38,7 +38,7 @@ class CredentialsReading:
     @property
     def says_model_made(self) -> bool:
         """Whether they say that a trained model has made the picture, or part of it."""
-        return self.source_type is not None and "trainedAlgorithmicMedia" in self.source_type
+        return self.source_type is not None and "trainedalgorithmicmedia" in self.source_type.lower()
 
 
 def read_credentials(data: bytes, media_type: str, roots_pem: str = "") -> CredentialsReading:

@@ -6,7 +6,7 @@ WebP holds them in a RIFF chunk `C2PA`, PNG in a chunk `caBX`, JPEG in APP11 seg
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from schnell.errors import ImageMetadataError
+from schnell.errors import UnreadablePictureError
 
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _APP11: Final = b"\xff\xeb"
@@ -34,15 +34,15 @@ def without_credentials(data: bytes) -> bytes:
     """The file as it was before it was signed, byte for byte; one without credentials comes back as it is.
 
     Raises:
-        ImageMetadataError: not a PNG, WebP or JPEG file, or a damaged one.
+        UnreadablePictureError: not a PNG, WebP or JPEG file, or a damaged one.
     """
     kind = media_type_in(data)
     if kind is None:
-        raise ImageMetadataError("the file is not a PNG, WebP or JPEG picture")
+        raise UnreadablePictureError("the file is not a PNG, WebP or JPEG picture")
     try:
         kept = b"".join(data[part.start : part.end] for part in _READERS[kind](data) if not part.is_credentials)
     except (IndexError, ValueError) as cause:
-        raise ImageMetadataError("the picture's file is damaged") from cause
+        raise UnreadablePictureError("the picture's file is damaged") from cause
     if kind != "image/webp":
         return kept
     # RIFF states its length in the header

@@ -1,4 +1,8 @@
-"""What a finished picture is given to prove where it came from: an invisible mark, and signed credentials."""
+"""What a finished picture is given to prove where it came from: an invisible mark, and signed credentials.
+
+The order is: resample, check for safety, `mark`, encode with the receipt inside, `sign`. A mark must be in the pixels
+before they are encoded, and a signature is over the whole file.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +19,10 @@ from schnell.provenance.receipt import Receipt, mark_number
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Which of the two an engine gives. `signer` None: pictures are not signed."""
+    """Which of the two an engine gives. `signer` None: pictures are not signed.
+
+    Safe to call from one thread beside others: it holds nothing that changes.
+    """
 
     marks: bool = False
     signer: CredentialsSigner | None = None
@@ -30,7 +37,7 @@ class Proof:
         if receipt.mark is None:
             return picture, None
         number = mark_number(receipt.to_json())
-        return Image.fromarray(embed(np.asarray(picture.convert("RGB")), number)), f"{number:010x}"
+        return Image.fromarray(embed(np.asarray(picture), number)), f"{number:010x}"
 
     def sign(self, data: bytes, receipt: Receipt, *, with_prompt: bool) -> tuple[bytes, str | None]:
         """The file with credentials inside, and their label. Raises CredentialsError."""

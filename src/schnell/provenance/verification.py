@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from schnell.errors import ImageMetadataError
+from schnell.errors import ImageMetadataError, UnreadablePictureError
 from schnell.provenance.credentials_reading import CredentialsReading, read_credentials
 from schnell.provenance.detection import MarkReading, find_mark
 from schnell.provenance.image_file import receipt_inside
@@ -24,7 +24,7 @@ NOTHING_FOUND: Final = "nothing found, which proves nothing"
 #: What claims more pixels is not decoded.
 MAX_PIXELS: Final = 64_000_000
 #: The mark is searched for in no more than this; a larger picture is made smaller first. 1440 is the largest drawn.
-_LONGEST_SIDE: Final = 2048
+_LONGEST_SIDE: Final = 1536
 _SOURCE_TYPE: Final = re.compile(rb"digitalsourcetype/([A-Za-z]{1,60})")
 #: First bytes of a file, where they stand, and the media type that they tell.
 _SIGNATURES: Final = (
@@ -84,7 +84,9 @@ class Verification:
             *(["the metadata"] if self.source_type and "rainedAlgorithmicMedia" in self.source_type else []),
         ]
         if said:
-            return f"made by a model, say {' and '.join(said)}"
+            *others, last = said
+            named = f"{', '.join(others)} and {last}" if others else last
+            return f"made by a model, according to {named}"
         return "it tells something of its origin, but not that a model has made it"
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def verify(data: bytes, *, roots_pem: str = "", thorough: bool = False) -> Verif
     """Check a picture's file. `thorough` searches for the mark at any scale, at ten times the cost.
 
     Raises:
-        ImageMetadataError: the bytes are not a picture's file of a kind that is known here.
+        UnreadablePictureError: the bytes are not a picture's file of a kind that is known here.
     """
     media_type = _media_type_of(data)
     credentials = read_credentials(data, media_type, roots_pem)
@@ -131,7 +133,7 @@ def _media_type_of(data: bytes) -> str:
     for start, signature, media_type in _SIGNATURES:
         if data[start : start + len(signature)] == signature:
             return media_type
-    raise ImageMetadataError("this is not a PNG, JPEG, WebP, GIF, TIFF, AVIF or HEIF picture")
+    raise UnreadablePictureError("this is not a PNG, JPEG, WebP, GIF, TIFF, AVIF or HEIF picture")
 
 
 def _open(data: bytes, notes: list[str]) -> Image.Image | None:

@@ -14,8 +14,8 @@ from schnell.web import pages
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import HeadAsGet, IncomingLimits, RequestContext
-from schnell.web.native import account, admin, features, loras, models, results
-from schnell.web.operations import files, health
+from schnell.web.native import account, admin, features, loras, models, results, verification
+from schnell.web.operations import files, health, proof
 from schnell.web.response_headers import EXPOSED
 from schnell.web.services import Services
 
@@ -29,6 +29,8 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     loras.sites_router,
     account.router,
     admin.router,
+    verification.router,
+    proof.router,
     openai.router,
     replicate.router,
     model_list.router,

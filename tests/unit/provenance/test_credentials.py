@@ -1,14 +1,18 @@
 """Signed credentials, with c2pa-python as the judge."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 
+import c2pa
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from proof import NOW, RECEIPT, icon, keys, media_type, proven, resaved, signer
+from proof import NOW, RECEIPT, icon, keys, leaf_for, media_type, proven, resaved, signer
 from schnell.errors import CredentialsError, ImageMetadataError
 from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.credentials_reading import read_credentials
@@ -118,6 +122,43 @@ def test_credentials_beside_a_file_hold_for_it_and_name_no_prompt() -> None:
         plain, "image/webp", RECEIPT.to_json(), "urn:c2pa:4769380b-654a-4d99-903f-ad32ab037e50"
     )
     assert RECEIPT.prompt.encode() not in beside
+
+
+def test_threads_may_sign_at_once() -> None:
+    plain = encode_image(icon(256), RECEIPT)
+
+    def sign(_: int) -> str:
+        signed, _label = signer().sign(plain, "image/webp", RECEIPT.to_json(), None)
+        return read_credentials(signed, "image/webp", ROOT).state
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(sign, range(64))) == {"trusted"}
+
+
+@pytest.mark.parametrize(
+    ("source", "made_by_model"), [("digitalCapture", False), ("compositeWithTrainedAlgorithmicMedia", True)]
+)
+def test_credentials_of_other_makers_are_read(source: str, made_by_model: bool) -> None:
+    """An action without a version and a tool's name as text, as files of 2024 have them; signed with P-256."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    other = replace(keys(), key=key, chain=(leaf_for(key), keys().chain[1]))
+    place = f"http://cv.iptc.org/newscodes/digitalsourcetype/{source}"
+    actions = {"actions": [{"action": "c2pa.created", "softwareAgent": "Camera", "digitalSourceType": place}]}
+    definition = {
+        "claim_generator_info": [{"name": "Camera 3000"}],
+        "assertions": [{"label": "c2pa.actions", "data": actions}],
+    }
+    parts = (other.algorithm, other.signing_chain_pem(), other.key_pem())
+    signed = BytesIO()
+    with c2pa.Builder.from_json(json.dumps(definition)) as builder:
+        maker = c2pa.Signer.from_info(c2pa.C2paSignerInfo(*(part.encode() for part in parts), None))
+        builder.sign(
+            maker, "image/png", BytesIO(encode_image(icon(256), replace(RECEIPT, output_format="png"))), signed
+        )
+    found = read_credentials(signed.getvalue(), "image/png")
+    assert (found.state, found.signer) == ("valid", "A camera")
+    assert (found.tool or "").startswith("Camera 3000")
+    assert (found.source_type, found.says_model_made, found.receipt) == (place, made_by_model, None)
 
 
 def test_each_picture_has_a_label_of_its_own() -> None:

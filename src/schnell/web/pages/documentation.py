@@ -1,4 +1,4 @@
-"""The documentation as pages, as Markdown, and as an index for machines."""
+"""The documentation as pages, as Markdown, and as an index for machines; and the page that checks pictures."""
 
 from pathlib import PurePosixPath
 from typing import Final
@@ -27,6 +27,15 @@ async def index(request: Request) -> Response:
 async def openapi_viewer(request: Request) -> Response:
     """Swagger UI over `/openapi.json`."""
     return page(request, "openapi.html", await find_caller(request), contents=_contents(request), document=None)
+
+
+@router.get("/verify")
+async def verify(request: Request) -> Response:
+    """A place to drop a picture on, and what was found in it. As the documentation, it needs no sign-in."""
+    services = services_of(request)
+    most = services.config.body_limits.get("/api/verify", 0)
+    signs = services.signer is not None
+    return page(request, "verify.html", await find_caller(request), most_bytes=most, signs=signs)
 
 
 @router.get("/docs/pictures/{name}")
