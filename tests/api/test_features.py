@@ -200,6 +200,7 @@ async def test_a_dry_run_tells_cost_and_wait_and_does_nothing(server: Server) ->
             "numOutputs": 1,
             "queuePosition": 0,
             "expectedSeconds": 0.0,
+            "warnings": [],
         }
     }
     assert server.runner.jobs == []

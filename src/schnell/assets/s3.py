@@ -1,7 +1,9 @@
 """Pictures as objects in a bucket of Amazon S3 or a server that speaks its protocol, opened by presigned links."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import boto3
@@ -11,7 +13,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from schnell.assets.store import CACHE_CONTROL, file_name, is_key
 from schnell.errors import AssetError, NotFoundError
 
+_log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
+_THREADS: Final = 20
 _CONFIG: Final = {
     "signature_version": "s3v4",
     # the bucket in the path: as part of the host's name it needs a DNS name and a certificate for each bucket
@@ -22,7 +26,7 @@ _CONFIG: Final = {
     "retries": {"max_attempts": 3, "mode": "standard"},
     "connect_timeout": 5,
     "read_timeout": 30,
-    "max_pool_connections": 20,
+    "max_pool_connections": _THREADS,
 }
 
 
@@ -46,6 +50,7 @@ class S3Assets:
         self._client = _build_client(endpoint, region)
         # a client of its own for links: a presigned link is signed for one host, and cannot be sent to another
         self._links = _build_client(public_endpoint, region) if public_endpoint else self._client
+        self._threads = ThreadPoolExecutor(_THREADS, "s3")
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
         """Upload a picture, with the headers that the bucket shall answer with. Raises AssetError."""
@@ -81,6 +86,7 @@ class S3Assets:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
         self._links.close()
 
@@ -107,15 +113,19 @@ class S3Assets:
 
     async def _call(self, action: Callable[..., _Answer], *arguments: str) -> _Answer:
         try:
-            # boto3 waits for its answers: in a thread, or the event loop would
-            return await asyncio.to_thread(action, *arguments)
+            # boto3 waits for its answers: in a thread, or the event loop would; in threads of its own, or a bucket that
+            # hangs would take those that everything else works in
+            return await asyncio.get_running_loop().run_in_executor(self._threads, action, *arguments)
         except ClientError as cause:
             code = cause.response.get("Error", {}).get("Code", "")
             if code in {"NoSuchKey", "404"}:
                 raise NotFoundError("this picture is no longer stored") from cause
-            raise AssetError(f"the bucket {self._bucket!r} refused: {code or cause}") from cause
+            # for the log alone: callers need not know where pictures are stored
+            _log.warning("the bucket %r refused: %s", self._bucket, code or cause)
+            raise AssetError("the store of pictures refuses; try again in a moment") from cause
         except BotoCoreError as cause:
-            raise AssetError(f"the bucket {self._bucket!r} cannot be reached: {cause}") from cause
+            _log.warning("the bucket %r cannot be reached: %s", self._bucket, cause)
+            raise AssetError("the store of pictures cannot be reached; try again in a moment") from cause
 
 
 def _build_client(endpoint: str | None, region: str | None) -> Any:

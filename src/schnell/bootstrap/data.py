@@ -28,13 +28,26 @@ def read_settings(**overrides: Any) -> "Settings":
     from schnell.errors import ConfigurationError
     from schnell.settings import Settings
 
+    def unknown(name: str) -> str:
+        nearest = Settings.nearest_name(name)
+        return f"SCHNELL_{name} is no setting" + (f"; did you mean {nearest}?" if nearest else "")
+
+    def problem(name: str, kind: str, message: str) -> str:
+        return (
+            unknown(name) if kind == "extra_forbidden" else f"SCHNELL_{name}: {message.removeprefix('Value error, ')}"
+        )
+
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        found = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as cause:
-        wrong = (f"SCHNELL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in cause.errors())
+        wrong = [problem("_".join(map(str, each["loc"])).upper(), each["type"], each["msg"]) for each in cause.errors()]
+        wrong += map(unknown, Settings.unknown_names())
         raise ConfigurationError("; ".join(wrong)) from cause
     except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too
         raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
+    if misspelt := Settings.unknown_names():
+        raise ConfigurationError("; ".join(map(unknown, misspelt)))
+    return found
 
 
 def build_database(settings: "Settings") -> "Database":
