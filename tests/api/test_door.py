@@ -54,7 +54,7 @@ ENDLESS = {
     "a path": (b"GET /", b"y" * 65_536),
     "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: y\r\n" * 4096),
     "a form": (
-        b"POST /api/loras HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 99999999\r\n\r\n",
+        b"POST /api/loras HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 9999999\r\n\r\n",
         b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\ny\r\n' * 1000,
     ),
     "a body": (HEAD + b"Content-Type: application/json\r\nContent-Length: 100000000\r\n\r\n", b" " * 65_536),

@@ -4,13 +4,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from schnell.assets.store import CACHE_CONTROL, file_name, is_key
+from schnell.assets.store import CACHE_CONTROL, file_name, is_key, shared_name
 from schnell.errors import AssetError, NotFoundError
 
 _log = logging.getLogger(__name__)
@@ -84,6 +87,34 @@ class S3Assets:
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
         return str(self._links.generate_presigned_url("get_object", Params=target, ExpiresIn=seconds))
 
+    async def put_file(self, name: str, path: Path) -> None:
+        """Upload the file, in parts where it is large. Raises AssetError."""
+        key = self._prefix + shared_name(name)
+        await self._call(lambda: self._client.upload_file(str(path), self._bucket, key))
+
+    async def fetch_file(self, name: str, path: Path) -> bool:
+        """Download the file; False where it is not there. Raises AssetError."""
+        key, draft = self._prefix + shared_name(name), path.with_name(f".{path.name}.{uuid4().hex}")
+
+        def fetch() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._client.download_file(self._bucket, key, str(draft))
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+
+        try:
+            await self._call(fetch)
+        except NotFoundError:
+            return False
+        return True
+
+    async def remove_file(self, name: str) -> None:
+        """Delete the file. Raises AssetError."""
+        key = self._prefix + shared_name(name)
+        await self._call(lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+
     async def close(self) -> None:
         """Close the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -123,7 +154,7 @@ class S3Assets:
             # for the log alone: callers need not know where pictures are stored
             _log.warning("the bucket %r refused: %s", self._bucket, code or cause)
             raise AssetError("the store of pictures refuses; try again in a moment") from cause
-        except BotoCoreError as cause:
+        except (BotoCoreError, Boto3Error) as cause:
             _log.warning("the bucket %r cannot be reached: %s", self._bucket, cause)
             raise AssetError("the store of pictures cannot be reached; try again in a moment") from cause
 

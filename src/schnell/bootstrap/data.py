@@ -113,10 +113,16 @@ def build_store(settings: "Settings", server_id: str | None = None) -> "AssetSto
     )
 
 
-def build_loras(settings: "Settings", database: "Database", servers: "LockedFiles | None" = None) -> "LoraLibrary":
+def build_loras(
+    settings: "Settings",
+    database: "Database",
+    servers: "LockedFiles | None" = None,
+    store: "AssetStore | None" = None,
+) -> "LoraLibrary":
     """The LoRA library of the served model; its files lie in the folder `loras` of the data folder.
 
     `servers` are the servers that live on the data folder, as a server sees them; a command sees all of them as others.
+    `store` is where servers that share a database find each other's files.
 
     Raises:
         ConfigurationError: a network or a certificate file of the settings cannot be read.
@@ -152,9 +158,11 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
             "LoRA downloads", at_once=settings.lora_fetches, per_team=settings.lora_fetches_per_team, waiting=512
         ),
     )
+    # SQLite has one server, which finds its files where it has put them
+    shared = None if database.dialect == "sqlite" else store or build_store(settings)
     # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
-    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team)
+    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team, store=shared)
 
 
 def build_locked_files(settings: "Settings") -> "LockedFiles":

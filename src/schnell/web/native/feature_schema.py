@@ -184,6 +184,7 @@ _EXAMPLE_QUOTE: Final = {
     "numOutputs": 1,
     "queuePosition": 0,
     "expectedSeconds": 0.412,
+    "warnings": [],
 }
 _FEATURE_ANSWER: Final[dict[str, Any]] = {
     "description": "The record; with isStreaming the events download, queued, step, done and error",
