@@ -18,10 +18,12 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "E
     from schnell.engine.device import choose_device
     from schnell.engine.engine import Engine
     from schnell.engine.network_classes import import_network_classes
+    from schnell.engine.processors import fit_threads_to_quota
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
 
     folder = find_model(model)
+    fit_threads_to_quota()
     import_network_classes()
     return Engine(folder, choose_device(device), load_safety_checker() if safety else None)
 
@@ -49,9 +51,11 @@ def build_server_runner(settings: "Settings") -> "Runner":
     from schnell.engine.device import choose_device
     from schnell.engine.engine import Engine
     from schnell.engine.network_classes import import_network_classes
+    from schnell.engine.processors import fit_threads_to_quota
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
 
+    fit_threads_to_quota()
     import_network_classes()
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     engine = Engine(find_model(settings.model), choose_device(settings.device), safety)
