@@ -16,7 +16,7 @@ from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Sc
 from schnell.accounts.rates import check_rate_limit
 from schnell.accounts.teams import create_team, find_member, list_teams
 from schnell.clock import now
-from schnell.database.connection import Connection, Prepared
+from schnell.database.connection import Connection, Prepared, upsert
 from schnell.database.tables import api_keys, ended_sessions, members, new_id, teams, users
 from schnell.errors import ConfigurationError, FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
 
@@ -103,8 +103,7 @@ async def revoke_key(connection: Connection, id_or_prefix: str) -> ApiKey:
 async def end_session(connection: Connection, session_id: str, expires_at: datetime) -> None:
     """Refuse a browser session from now on. It is kept in mind until it would have ended by itself."""
     await connection.execute(delete(ended_sessions).where(ended_sessions.c.expires_at < now()))
-    if not await has_ended(connection, session_id):
-        await connection.execute(ended_sessions.insert().values(id=session_id, expires_at=expires_at))
+    await upsert(connection, ended_sessions, {"id": session_id, "expires_at": expires_at})
 
 
 async def has_ended(connection: Connection, session_id: str) -> bool:
