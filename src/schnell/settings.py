@@ -1,8 +1,10 @@
 """What an operator can set, as `SCHNELL_*` in the environment or in `schnell.toml`. docs/settings.md describes each."""
 
+import difflib
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -13,6 +15,12 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+_PREFIX: Final = "SCHNELL_"
+#: Names in the environment that are read elsewhere: where the settings file and models are, what tests and clients use.
+OTHER_NAMES: Final = frozenset({"CONFIG", "SOAK", "API_KEY", "COMMIT", "BENCH_PICTURES"})
+_UNITS: Final = ("second", "minute", "hour", "day", "month", "year")
+_RATE: Final = re.compile(r"\s*([0-9]+)\s*(?:/|per)?\s*(?:1\s*)?([A-Za-z]+)\s*")
 
 
 def _data_home() -> Path:
@@ -43,8 +51,32 @@ def _without_path(text: str | None) -> str | None:
     return text
 
 
+def _check_rate(text: str | None) -> str | None:
+    """Refuse a rate that could not be counted: the first request would be the one to find out."""
+    from limits import parse  # here: commands that read no rate start without it
+
+    if not text:
+        return None
+    try:
+        parse(text)
+    except ValueError:
+        found = _RATE.fullmatch(text)
+        unit = next((each for each in _UNITS if found and each.startswith(found[2].lower().rstrip("s"))), None)
+        nearest = f"; did you mean {found[1]}/{unit}?" if found and unit else ""
+        raise ValueError(f"must look like 60/minute or 1000/day, got {text!r}{nearest}") from None
+    return text
+
+
+def _check_folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, and must be a folder")
+    return path
+
+
 # without NoDecode, pydantic-settings would read a list in the environment as JSON only
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Rate = Annotated[str | None, AfterValidator(_check_rate)]
+Folder = Annotated[Path, AfterValidator(_check_folder)]
 #: Left to the memory plan where it is `auto`, which is None here.
 Arithmetic = Annotated[Literal["float32", "bfloat16", "float8", "int8", "int4"] | None, BeforeValidator(_auto)]
 Offload = Annotated[Literal["none", "text", "blocks"] | None, BeforeValidator(_auto)]
@@ -58,16 +90,16 @@ PublicUrl = Annotated[Url, AfterValidator(_without_path)]
 class Settings(BaseSettings):
     """The settings of one process, read once by the command line.
 
-    Arguments go before the environment, the environment before the file. An unknown key of the file is an error.
+    Arguments go before the environment, the environment before the file. An unknown name in either is an error.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SCHNELL_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    data_dir: Path = Field(default_factory=_data_home)
+    data_dir: Folder = Field(default_factory=_data_home)
     # None: where `schnell.models.folder` says. Commands that read no settings need these folders too, so they are taken
     # from the environment there; read_settings puts there what the file says
-    models_dir: Path | None = None
-    cache_dir: Path | None = None
+    models_dir: Folder | None = None
+    cache_dir: Folder | None = None
     model: str = "schnell-mini"
     device: str = "auto"
     devices: Names = ()
@@ -96,7 +128,7 @@ class Settings(BaseSettings):
     # a week: S3 refuses links that are signed for longer
     link_seconds: int = Field(604_800, ge=1, le=604_800)
     retention_days: float | None = Field(None, gt=0)
-    rate_limit: str | None = None
+    rate_limit: Rate = None
     queue_limit: int = Field(512, ge=1)
     team_queue_limit: int = Field(256, ge=1)
     price_per_picture: int = Field(200, ge=0)
@@ -161,6 +193,19 @@ class Settings(BaseSettings):
             raise ValueError(f"SCHNELL_CONFIG names a file that is not there: {named}")
         file = Path(named or "schnell.toml")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    @classmethod
+    def unknown_names(cls) -> list[str]:
+        """The `SCHNELL_*` names in the environment that nothing reads: most often misspelt ones."""
+        known = {name.upper() for name in cls.model_fields} | OTHER_NAMES
+        given = (name.upper().removeprefix(_PREFIX) for name in os.environ if name.upper().startswith(_PREFIX))
+        return sorted(name for name in given if name not in known)
+
+    @classmethod
+    def nearest_name(cls, name: str) -> str | None:
+        """The setting that a misspelt name most probably means, as it is written in the environment."""
+        known = {each.upper() for each in cls.model_fields}
+        return next((_PREFIX + each for each in difflib.get_close_matches(name.upper(), known, 1, 0.6)), None)
 
     @property
     def base_url(self) -> str:

@@ -29,13 +29,25 @@ def read_settings(**overrides: Any) -> "Settings":
     from schnell.errors import ConfigurationError
     from schnell.settings import Settings
 
+    def unknown(name: str) -> str:
+        nearest = Settings.nearest_name(name)
+        return f"SCHNELL_{name} is no setting" + (f"; did you mean {nearest}?" if nearest else "")
+
+    def problem(name: str, kind: str, message: str) -> str:
+        return (
+            unknown(name) if kind == "extra_forbidden" else f"SCHNELL_{name}: {message.removeprefix('Value error, ')}"
+        )
+
     try:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as cause:
-        wrong = (f"SCHNELL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in cause.errors())
+        wrong = [problem("_".join(map(str, each["loc"])).upper(), each["type"], each["msg"]) for each in cause.errors()]
+        wrong += map(unknown, Settings.unknown_names())
         raise ConfigurationError("; ".join(wrong)) from cause
     except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too
         raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
+    if misspelt := Settings.unknown_names():
+        raise ConfigurationError("; ".join(map(unknown, misspelt)))
     # both folders are found through the environment, by this process and by those that it starts
     for name in ("models_dir", "cache_dir"):
         if folder := getattr(settings, name):
@@ -106,10 +118,16 @@ def build_store(settings: "Settings", server_id: str | None = None) -> "AssetSto
     )
 
 
-def build_loras(settings: "Settings", database: "Database", servers: "LockedFiles | None" = None) -> "LoraLibrary":
+def build_loras(
+    settings: "Settings",
+    database: "Database",
+    servers: "LockedFiles | None" = None,
+    store: "AssetStore | None" = None,
+) -> "LoraLibrary":
     """The LoRA library of the served model; its files lie in the folder `loras` of the data folder.
 
     `servers` are the servers that live on the data folder, as a server sees them; a command sees all of them as others.
+    `store` is where servers that share a database find each other's files.
 
     Raises:
         ConfigurationError: a network or a certificate file of the settings cannot be read.
@@ -145,9 +163,11 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
             "LoRA downloads", at_once=settings.lora_fetches, per_team=settings.lora_fetches_per_team, waiting=512
         ),
     )
+    # SQLite has one server, which finds its files where it has put them
+    shared = None if database.dialect == "sqlite" else store or build_store(settings)
     # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
-    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team)
+    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team, store=shared)
 
 
 def build_locked_files(settings: "Settings") -> "LockedFiles":

@@ -30,11 +30,13 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof
     from schnell.engine.engine import Engine
     from schnell.engine.memory_plan import make_plan
     from schnell.engine.network_sizes import read_network_sizes
+    from schnell.engine.processors import fit_threads_to_quota
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
     from schnell.provenance.proof import NO_PROOF
 
     folder = find_model(model)
+    fit_threads_to_quota()
     chosen = choose_device(device, weights=folder.path)
     form = make_plan(read_network_sizes(folder), target_on(chosen)).form
     checker = load_safety_checker() if safety else None
@@ -104,6 +106,7 @@ def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -
     from schnell.engine.engine import Engine
     from schnell.engine.memory_plan import describe, make_plan
     from schnell.engine.network_sizes import read_network_sizes
+    from schnell.engine.processors import fit_threads_to_quota
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
     from schnell.models.catalogue import find_model
@@ -112,6 +115,7 @@ def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -
         raise ConfigurationError("SCHNELL_DEVICE and SCHNELL_DEVICES are both set: set the one that you mean")
     # before the model: a key that cannot be used ends the start at once
     proof = build_shared_proof(settings)
+    fit_threads_to_quota()
     folder = find_model(settings.model)
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)
     sizes, wishes = read_network_sizes(folder), wishes_of(settings)

@@ -44,7 +44,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     servers = build_locked_files(settings)
     lease = _build_lease(settings, database, servers)
     store = build_store(settings, lease.id)
-    loras = build_loras(settings, database, servers)
+    loras = build_loras(settings, database, servers, store)
     runner = FileHoldingRunner(runner, loras)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)

@@ -14,10 +14,10 @@ from schnell.cli.output import say
 from schnell.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
-#: Libraries whose `info` lines say nothing that an operator acts on.
-_CHATTY_LOGGERS: Final = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic", "uvicorn.error")
+#: How the lines of an exception begin that hold a statement's values: PostgreSQL's, and SQLAlchemy's.
+_VALUES: Final = ("DETAIL:", "CONTEXT:", "[parameters:")
 
 
 def serve_command(
@@ -58,7 +58,11 @@ def spooling_in(data_dir: Path) -> Iterator[None]:
 
 
 def configure_logs(level: str) -> None:
-    """Write one JSON object a line to stderr for every logger of the process, each with its request's id."""
+    """Write one JSON object a line to stderr for every logger of the process, each with its request's id.
+
+    `level` is that of our own lines. Libraries say what they warn of: their lower lines hold whatever they were given,
+    prompts and addresses among it.
+    """
     import structlog
 
     shared: list[Processor] = [
@@ -73,6 +77,7 @@ def configure_logs(level: str) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            _leave_out_values,
             structlog.processors.JSONRenderer(),
         ],
     )
@@ -88,6 +93,16 @@ def configure_logs(level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.basicConfig(
+        level=max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]), force=True, handlers=[handler]
+    )
+    logging.captureWarnings(capture=True)
+    logging.getLogger("schnell").setLevel(level.upper())
+
+
+def _leave_out_values(_logger: object, _name: str, event: "EventDict") -> "EventDict":
+    """Tracebacks without the values that a database repeats in its complaints: prompts, names and addresses."""
+    if "exception" in event:
+        lines = str(event["exception"]).splitlines()
+        event["exception"] = "\n".join(line for line in lines if not line.lstrip().startswith(_VALUES))
+    return event

@@ -140,6 +140,8 @@ ledger = Table(
     Column("day", String(10), nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Index("ix_ledger_team_user", "team_id", "user_id"),
+    # a team's usage by day
+    Index("ix_ledger_team_day", "team_id", "day"),
     Index("ix_ledger_record", "record_id"),
     Index("ix_ledger_day", "day"),
 )
@@ -285,4 +287,12 @@ signing_keys = Table(
     Column("name", String(20), primary_key=True),
     Column("sealed", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+)
+#: Browser sessions that were ended by signing out, until they would have ended by themselves.
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("expires_at", Timestamp, nullable=False),
+    Index("ix_ended_sessions_expires", "expires_at"),
 )

@@ -79,12 +79,14 @@ class History:
         self, caller: Caller, limit: int, cursor: str | None, search: RecordSearch | None = None
     ) -> RecordPage:
         """Records, newest first. Raises InvalidFieldError for a cursor that is none."""
-        async with self._database.read() as connection:
+        # a page without a search is found by its index; a search may look at every record of the team
+        reading = self._database.scan() if search else self._database.read()
+        async with reading as connection:
             return await list_records(connection, caller.team_id, limit, cursor, search)
 
     async def used_loras(self, caller: Caller) -> list[str]:
         """The names of the LoRAs that the team's pictures were made with."""
-        async with self._database.read() as connection:
+        async with self._database.scan() as connection:
             return await list_used_loras(connection, caller.team_id)
 
     async def wait(self, caller: Caller, record_id: str) -> Record:

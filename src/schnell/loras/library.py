@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter
+from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.errors import (
     AdapterError,
+    AssetError,
     ConflictError,
     FieldProblem,
     InvalidFieldError,
@@ -41,15 +43,19 @@ from schnell.loras.repository import (
     look_up_lora,
     name_taken,
 )
+from schnell.loras.shelf import LoraShelf
 from schnell.loras.sources import FoundSource
 from schnell.outbound.downloads import DownloadListener
 from schnell.spec import AdapterUse, FetchListener, FetchProgress, LoraRef, MissingAdapter
 
 
 class LoraLibrary:
-    """The LoRAs of every team for the served model. A team may add `per_team` of its own."""
+    """The LoRAs of every team for the served model. A team may add `per_team` of its own.
 
-    def __init__(
+    With a `store`, other servers that share the database find there what one of them has added.
+    """
+
+    def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
         self,
         database: Database,
         files: AdapterFiles,
@@ -57,12 +63,14 @@ class LoraLibrary:
         *,
         bundled: Sequence[BundledLora] = (),
         per_team: int = 200,
+        store: AssetStore | None = None,
     ) -> None:
         self._database = database
         self._files = files
         self._remote = remote
         self._bundled = BundledLoras(files, bundled)
         self._per_team = per_team
+        self._shelf = LoraShelf(files, store)
         # entries come and go one at a time: none appears between the last look for one and the removal of its file
         self._changing = asyncio.Lock()
 
@@ -210,8 +218,11 @@ class LoraLibrary:
             # what was fetched for the library alone goes; another team may name it by its reference, and keeps it
             if not await is_in_library(connection, removed.sha256):
                 await forget_downloads(connection, removed.sha256, used=False)
+            shared = await is_in_library(connection, removed.sha256)
         await asyncio.to_thread(self._files.remove_preview, removed.id)
         await self._remove_unused(removed.sha256)
+        if not shared:
+            await self._shelf.remove(removed.sha256)
         return removed
 
     async def remove_unwanted(self) -> int:
@@ -259,6 +270,8 @@ class LoraLibrary:
                 found = await look_up_lora(connection, team_id, text)
             if found is not None:
                 path = await self._files.find(found.sha256)
+                if path is None and await self._shelf.fetch(found.sha256):
+                    path = await self._files.find(found.sha256)
                 if path is None:
                     raise AdapterError("its file is gone from this server; add it again")
                 return found.sha256, path
@@ -310,9 +323,10 @@ class LoraLibrary:
             created_by=created_by,
         )
         try:
+            await self._shelf.put(lora.sha256)
             async with self._changing, self._database.write() as connection:
                 await insert_lora(connection, lora)
-        except ConflictError:
+        except (AssetError, ConflictError):
             # the file was converted in vain, unless another LoRA or reference leads to it
             await self._remove_unused(lora.sha256)
             raise

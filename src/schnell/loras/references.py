@@ -132,7 +132,7 @@ def key_of(reference: Reference) -> str:
     """What a reference's download is stored under: its parts, an address without its secrets but with their hash."""
     if isinstance(reference, DirectUrl) and (shown := show_reference(reference.url)) != reference.url:
         # who names the same file with another token has not shown that they may have it
-        return f"{DirectUrl(shown)!r} {sha256(reference.url.encode()).hexdigest()}"
+        return f"{DirectUrl(shown[:400])!r} {sha256(reference.url.encode()).hexdigest()}"
     return repr(reference)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from schnell.adapters import CanonicalInfo
 from schnell.clock import now
-from schnell.database.connection import Connection
+from schnell.database.connection import Connection, upsert
 from schnell.database.tables import lora_downloads, loras, new_id
 from schnell.errors import ConflictError, NotFoundError
 from schnell.loras.references import is_library_name
@@ -178,9 +178,8 @@ async def find_download(connection: Connection, reference: str) -> Download | No
 async def keep_download(connection: Connection, reference: str, sha256: str, size: int) -> None:
     """Store what a reference led to, in place of what it led to before."""
     moment = now()
-    await connection.execute(delete(lora_downloads).where(lora_downloads.c.reference == reference))
     values = {"reference": reference, "sha256": sha256, "bytes": size, "fetched_at": moment, "used_at": moment}
-    await connection.execute(lora_downloads.insert().values(values))
+    await upsert(connection, lora_downloads, values)
 
 
 def is_touch_due(download: Download) -> bool:

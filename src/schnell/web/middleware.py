@@ -19,6 +19,8 @@ from schnell.errors import BodyTooLargeError
 from schnell.web.response_headers import EXTRA_HEADERS
 
 _log = logging.getLogger("schnell.access")
+#: Where an ASGI scope holds the id of its request.
+REQUEST_ID: Final = "schnell.request_id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Where error handlers leave the code of an error in an ASGI scope, for the access log.
 ERROR_CODE: Final = "schnell.error"
@@ -44,6 +46,7 @@ class RequestContext:
             return
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        scope[REQUEST_ID] = request_id
         started = time.perf_counter()
         # an unexpected error is answered by Starlette outside this middleware: its status is never seen here
         status = 500
@@ -58,11 +61,13 @@ class RequestContext:
                 headers.update(scope.get(EXTRA_HEADERS, {}))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, answer)
-            finally:
-                self._report(scope, status, time.perf_counter() - started)
+        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            self._report(scope, status, time.perf_counter() - started)
+        # not after an exception: whoever logs it, further out, shall still name the request
+        structlog.contextvars.reset_contextvars(**bound)
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

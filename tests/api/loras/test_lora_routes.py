@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ async def test_an_uploaded_lora_is_listed_shown_used_and_removed(server: Server)
 
 async def preview_of(server: Server, name: str, **options: Any) -> httpx.Response:
     async with asyncio.timeout(20):
-        while (found := await server.client.get(f"/api/loras/{name}/preview", **options)).status_code != 200:
-            await asyncio.sleep(0.02)
+        for pause in repeat(0.02):
+            found = await server.client.get(f"/api/loras/{name}/preview", **options)
+            if found.status_code == 200:
+                break
+            await asyncio.sleep(pause)
     return found
 
 

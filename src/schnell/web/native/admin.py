@@ -238,6 +238,6 @@ async def usage(
     form: Annotated[str, Query(alias="format", pattern="^(json|csv)$", description="json or csv.")] = "json",
 ) -> Response:
     """Requests, pictures and credits by day, team, user and key."""
-    async with services_of(request).database.read() as connection:
+    async with services_of(request).database.scan() as connection:
         rows = await collect_usage(connection, team_id=str(team) if team else None, since=since, until=until)
     return usage_response(rows, form)

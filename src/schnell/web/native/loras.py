@@ -39,7 +39,7 @@ router = APIRouter(
     prefix="/api/loras",
     tags=["LoRAs"],
     dependencies=SECURITY,
-    responses=error_answers(400, 401, 403, 404, 409, 413, 503),
+    responses=error_answers(400, 401, 402, 403, 404, 409, 413, 429, 503),
 )
 _MAX_JSON_BYTES: Final = 65_536
 _MAX_FIELD_BYTES: Final = 16_384
