@@ -43,6 +43,7 @@ class AdapterSlots:
         self._parts, self._routing = parts, routing
         self.memory = AdapterMemory(parts, plan, max_bytes)
         self._in_slot: dict[int, str] = {}
+        self._warnings: dict[str, tuple[str, ...]] = {}  # of those adapters that have any, by hash
         # an adapter acts on some layers only; a slot is emptied in those alone
         self._written: dict[int, tuple[str, ...]] = {}
 
@@ -56,7 +57,10 @@ class AdapterSlots:
             return
         before = self._empty(slot)
         try:
-            self._write(slot, self.memory.load(adapter).forms)
+            loaded = self.memory.load(adapter)
+            if loaded.warnings:
+                self._warnings[adapter.sha256] = loaded.warnings
+            self._write(slot, loaded.forms)
         except Exception:
             # half a LoRA must never draw
             before += self._empty(slot)
@@ -70,6 +74,10 @@ class AdapterSlots:
         """Empty a slot, and give back its memory where the plan allows."""
         for layer in slot_layers(self._parts[name] for name in self._empty(slot)):
             layer.give_back()
+
+    def warnings_for(self, sha256: str) -> tuple[str, ...]:
+        """What the user of this adapter should know about how it is drawn."""
+        return self._warnings.get(sha256, ())
 
     def acts_on_text(self, slot: int) -> bool:
         """Whether the adapter in this slot has side paths in the text encoders."""
@@ -87,11 +95,8 @@ class AdapterSlots:
                 self._parts[name].write_kronecker(slot, form)
             else:
                 self._parts[name].write_low_rank(slot, *form)
-        self._routing.describe_slot(
-            slot,
-            has_gain=any(isinstance(form, tuple) and form[2] is not None for form in forms.values()),
-            has_kronecker=any(isinstance(form, KroneckerFactors) for form in forms.values()),
-        )
+        plain = all(isinstance(form, tuple) and form[2] is None for form in forms.values())
+        self._routing.describe_slot(slot, is_low_rank=plain)
 
     def _empty(self, slot: int) -> tuple[str, ...]:
         """Empty a slot; gives the parts that it had something in."""
@@ -99,7 +104,7 @@ class AdapterSlots:
         names = self._written.pop(slot, ())
         for name in names:
             self._parts[name].clear(slot)
-        self._routing.describe_slot(slot, has_gain=False, has_kronecker=False)
+        self._routing.describe_slot(slot, is_low_rank=True)
         return names
 
 

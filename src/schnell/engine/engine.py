@@ -144,6 +144,11 @@ class Engine:
             model.slots.load(slot, adapter)
         return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
 
+    def adapter_warnings(self, adapters: Sequence[AdapterUse], precision: Precision) -> tuple[str, ...]:
+        """What the caller should know about how these LoRAs, which have been placed, are drawn."""
+        slots = self._loaded_model(precision).slots
+        return tuple(warning for adapter in adapters for warning in slots.warnings_for(adapter.sha256))
+
     def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
         """Embeddings of these prompts, in their order; those not in the cache are encoded in one batch.
 
@@ -276,7 +281,8 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)
     finished = [engine.finish(job, index, picture, watch) for index, picture in enumerate(pictures)]
-    return outcome_of(finished, warnings_for(prompt, engine.folder), watch.seconds)
+    warnings = (*warnings_for(prompt, engine.folder), *engine.adapter_warnings(job.adapters, precision))
+    return outcome_of(finished, warnings, watch.seconds)
 
 
 def outcome_of(

@@ -103,6 +103,8 @@ class Flux(nn.Module):
         self.single_blocks = nn.ModuleList([SingleBlock(params) for _ in range(params.depth_single_blocks)])
         self.final_layer = FinalLayer(params)
         self._rotary = RotaryTables(params.axes_dim)
+        #: Runs a block: plainly, unless somebody compiles blocks (`engine.compiled_blocks`).
+        self.run_block: Callable[..., Any] = _run_plainly
 
     def forward(self, img: Tensor, txt: Tensor, ids: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
         """The velocity (rows, image tokens, out channels), in the dtype of the weights.
@@ -131,7 +133,7 @@ class Flux(nn.Module):
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        return self.run_block(block, *inputs)
 
     def _check_shapes(self, img: Tensor, txt: Tensor, ids: Tensor, y: Tensor) -> None:
         params = self.params
@@ -192,10 +194,21 @@ class QKNorm(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query_norm, self.key_norm = RmsScale(width), RmsScale(width)
+        self._kept: tuple[tuple[Tensor, int], tuple[Tensor, int], Tensor] | None = None
 
     def scales(self) -> Tensor:
-        """Both weights as `normalised_and_turned` wants them."""
-        return norm_scales(self.query_norm.scale, self.key_norm.scale)
+        """Both weights as `normalised_and_turned` wants them; kept in place runs, four launches a block on a GPU."""
+        query, key = self.query_norm.scale, self.key_norm.scale
+        # a tensor made in inference mode does not count its changes
+        if is_functional() or query.is_inference() or key.is_inference():
+            return norm_scales(query, key)
+        kept, now = self._kept, ((query, query._version), (key, key._version))
+        same = kept is not None and all(
+            old[0] is new[0] and old[1] == new[1] for old, new in zip(kept[:2], now, strict=True)
+        )
+        if kept is None or not same:
+            kept = self._kept = (*now, norm_scales(query, key))
+        return kept[2]
 
 
 class SelfAttention(nn.Module):
@@ -298,6 +311,10 @@ def timestep_embedding(timesteps: Tensor, dtype: torch.dtype) -> Tensor:
     periods = torch.exp(exponents.mul(-math.log(_LONGEST_PERIOD)) / half)
     angles = (timesteps.to(dtype) * _TIME_FACTOR).float()[:, None] * periods
     return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
+
+
+def _run_plainly(block: nn.Module, *inputs: Tensor) -> Any:
+    return block(*inputs)
 
 
 def _fed_forward(mlp: Any, x: Tensor, modulation: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -57,7 +57,7 @@ class PreviewFit:
     """Previews by a linear map from a latent pixel's channels to its colour, far cheaper than decoding.
 
     The map is not a constant of the model: it is fitted to the pictures that the decoder made here so far, by ridge
-    regression over running moments, in which older pictures fade. For one thread.
+    regression over running moments, in which older pictures fade. One thread may learn while another paints.
     """
 
     def __init__(self) -> None:
@@ -102,5 +102,5 @@ class PreviewFit:
 
 def _features(latents: Tensor, grid: Size) -> Tensor:
     """(latent pixels, channels + 1) in float64 on the CPU; the last column is 1, for the map's offset."""
-    channels = unpack_latents(latents, grid).flatten(1).T.double().cpu()
+    channels = unpack_latents(latents.cpu(), grid).flatten(1).T.double()
     return torch.cat([channels, torch.ones(len(channels), 1, dtype=torch.float64)], dim=1)

@@ -157,20 +157,18 @@ class SlotLinear(nn.Module):
     def _add_by_shapes(self, x: Tensor, y: Tensor) -> Tensor:
         """The same for a compiled network: nothing here asks which slots a batch uses, or what is in them.
 
-        So other LoRAs are other numbers to the same program. LoKr is left out: `Flux` runs such batches uncompiled.
+        So other LoRAs are other numbers to the same program. DoRA and LoKr are left out: batches with them run
+        uncompiled (`engine.compiled_blocks`).
         """
         assert self.down is not None  # noqa: S101 - for the type checker: a compiled network's stacks are reserved
         assert self.up is not None  # noqa: S101
         routing = self.routing
-        if routing.has_gain:
-            y = self._with_gain(y)
         down = self.down[routing.slots].transpose(1, 2).flatten(1, 3)  # (rows, parts, uses, rank, in)
         up = (self.up[routing.slots] * routing.scales.to(self.up.dtype)[..., None, None]).flatten(1, 2)
         hidden = torch.split(torch.bmm(x, down.transpose(1, 2)), up.shape[1], dim=-1)
-        below = zip(self.parts, hidden, strict=True)
-        return torch.cat(
-            [torch.baddbmm(y[..., p.start : p.stop], low, up[..., p.start : p.stop]) for p, low in below], dim=-1
-        )
+        for part, low in zip(self.parts, hidden, strict=True):
+            y[..., part.start : part.stop].baddbmm_(low, up[..., part.start : part.stop])
+        return y
 
     def _with_gain(self, y: Tensor) -> Tensor:
         """DoRA at scale s adds s*(g - 1) times the weights' own product; its low-rank part is stored as g*B."""
@@ -207,6 +205,8 @@ class SlotLinear(nn.Module):
         else:
             # a row's LoRAs side by side are one LoRA whose rank is the sum of theirs
             slots, scales = routing.slots, routing.scales.to(self.up.dtype)[..., None, None]
+            if len(set(ranks)) == 1:
+                return self._gather_all(slots, scales, ranks[0])
             downs = [self.down[:, part.index, :rank][slots].flatten(1, 2) for part, rank in used]
             # indexing with a tensor copies, so `mul_` scales the batch's factors and leaves the stack alone
             ups = [self.up[:, :rank, part.start : part.stop][slots].mul_(scales).flatten(1, 2) for part, rank in used]
@@ -215,6 +215,14 @@ class SlotLinear(nn.Module):
             tuple((part.start, part.stop, up) for (part, _), up in zip(used, ups, strict=True)),
             routing.shared.scale if routing.shared is not None else 1.0,
         )
+
+    def _gather_all(self, slots: Tensor, scales: Tensor, rank: int) -> RowFactors:
+        """The same where all parts are equally deep: a few launches a layer instead of a few a part."""
+        assert self.down is not None  # noqa: S101 - for the type checker: asked by the callers
+        assert self.up is not None  # noqa: S101
+        down = self.down[:, :, :rank][slots].transpose(1, 2).flatten(1, 3)  # (rows, parts, uses, rank, in)
+        ups = self.up[:, :rank][slots].mul_(scales).flatten(1, 2)
+        return RowFactors(down, tuple((part.start, part.stop, ups[..., part.start : part.stop]) for part in self.parts))
 
     def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
         for (slot, index), factors in sorted(self.kronecker.items()):

@@ -66,8 +66,7 @@ class SlotRouting:
         self._static = static
         self._numbers = count(1)
         self._routes: OrderedDict[Uses, Route] = OrderedDict()
-        self._with_gain: set[int] = set()
-        self._with_kronecker: set[int] = set()
+        self._not_low_rank: set[int] = set()
         self.remembered: frozenset[int] = frozenset()
         self.is_active = False
         nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
@@ -80,10 +79,9 @@ class SlotRouting:
         """
         self._routes.clear()
 
-    def describe_slot(self, slot: int, *, has_gain: bool, has_kronecker: bool) -> None:
-        """Note what a slot holds somewhere in the network beside low-rank factors: DoRA's gains, LoKr's factors."""
-        for holders, holds in ((self._with_gain, has_gain), (self._with_kronecker, has_kronecker)):
-            (holders.add if holds else holders.discard)(slot)
+    def describe_slot(self, slot: int, *, is_low_rank: bool) -> None:
+        """Note whether low-rank factors are all that a slot holds in the network: no DoRA's gains, no LoKr."""
+        (self._not_low_rank.discard if is_low_rank else self._not_low_rank.add)(slot)
 
     @contextmanager
     def using(self, uses: Sequence[Sequence[SlotUse]]) -> Iterator[None]:
@@ -125,8 +123,7 @@ class SlotRouting:
         # attributes of this one object, not a route that changes: a compiled network takes the tensors for its inputs
         self.route_number, self.rows, self.slots, self.scales = route.number, route.rows, route.slots, route.scales
         self.slots_used, self.shared = route.slots_used, route.shared
-        self.has_gain = not self._with_gain.isdisjoint(route.slots_used)
-        self.has_kronecker = not self._with_kronecker.isdisjoint(route.slots_used)
+        self.is_low_rank = self._not_low_rank.isdisjoint(route.slots_used)
 
 
 class KeptPerBatch(Generic[KeptT]):

@@ -100,7 +100,8 @@ class T5Encoder(nn.Module):
         buckets = distance_buckets(ids.shape[1], self._buckets, self._farthest).to(ids.device)
         table = blocks[0].layer[0].SelfAttention["relative_attention_bias"]
         # the first block's table of position biases serves all blocks: (1, heads, tokens, tokens)
-        bias = table(buckets).permute(2, 0, 1).unsqueeze(0)
+        # contiguous: fused attention refuses a mask whose last dimension has a stride, and falls back to a slow form
+        bias = table(buckets).permute(2, 0, 1).unsqueeze(0).contiguous()
         for block in blocks:
             states = block(states, bias)
         final: Tensor = self.encoder["final_layer_norm"](states)

@@ -231,7 +231,6 @@ class Worker:
             try:
                 with started.watch.timing("decode"):
                     [picture] = self._engine.decode([drawing], row.job.lane.precision)
-                self._previews.learn(drawing, picture)
             except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the other rows must go on
                 self._queue.fail(row.job, error)
                 continue
@@ -243,11 +242,15 @@ class Worker:
         if queued.is_over:
             return
         try:
+            # here, beside the next steps: the engine's thread would wait for a GPU to hand the latents over
+            self._previews.learn(started.drawings[row.index], picture)
             image = self._engine.finish(queued.job, row.index, picture, started.watch)
             if not self._queue.complete_row(row, image):
                 return
             images = [queued.images[index] for index in range(len(queued.rows))]
-            outcome = outcome_of(images, warnings_for(started.prompt, self._engine.folder), dict(started.watch.seconds))
+            of_loras = self._engine.adapter_warnings(queued.job.adapters, queued.lane.precision)
+            warnings = (*warnings_for(started.prompt, self._engine.folder), *of_loras)
+            outcome = outcome_of(images, warnings, dict(started.watch.seconds))
         except Exception as error:  # noqa: BLE001 - it would be lost in this thread
             self._queue.fail(queued, error)
             return

@@ -60,6 +60,9 @@ class EngineWithoutArithmetic:
             self.in_slot[slot] = adapter.sha256
         return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
 
+    def adapter_warnings(self, adapters: Sequence[AdapterUse], precision: Precision) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
     def encode_prompts(self, requests: Sequence[PromptRequest], precision: Precision) -> list[PromptEmbedding]:
         assert precision == FLOAT32
         fail_if(any(request.prompt == "encode" for request in requests))
