@@ -140,12 +140,12 @@ def _read_drawing_options(path: Path) -> _DrawingOptions:
     return _DrawingOptions(**options)
 
 
-def weights_sha256(model: Path) -> str:
-    """The SHA-256, in hexadecimal, over the files of a model folder's transformer, shard after shard by their names.
+def weights_sha256(model: Path, part: str = "transformer") -> str:
+    """The SHA-256, in hexadecimal, over the weights of a model folder's component, shard after shard by their names.
 
     Hashing 24 GB takes half a minute, so the answer is kept in the cache by path, size and modification time.
     """
-    shards = [source.path for source in weight_sources(model / "transformer")]
+    shards = [source.path for source in weight_sources(model / part)]
     key = json.dumps([[str(shard.resolve()), shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards])
     kept = cache_home() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
     if kept.exists():
