@@ -35,7 +35,7 @@ _SIGNS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 #: Beside an fp8 weight: the factor to multiply it with, and one for activations, which is not used.
 SCALES: Final = (".scale_weight", ".weight_scale")
 _NO_WEIGHTS: Final = re.compile(
-    r"(^|\.)(scaled_fp8|logit_scale|text_projection\.weight|position_ids)$|\.(scale_input|input_scale)$"
+    r"(^|\.)(scaled_fp8|logit_scale|text_projection\.weight|position_ids|spiece_model)$|\.(scale_input|input_scale)$"
 )
 
 
