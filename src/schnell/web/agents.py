@@ -3,6 +3,7 @@
 A call of a tool is a request of the native API in this process, with the key that came with it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -50,8 +51,21 @@ class AgentTools:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answer requests while the block runs."""
-        async with self._sessions.run():
+        # a task of its own: what the SDK opens must be closed by the task that opened it, and a lifespan may be entered
+        # and left by two
+        started, ending = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(self._hold(started, ending))
+        await started.wait()
+        try:
             yield
+        finally:
+            ending.set()
+            await task
+
+    async def _hold(self, started: asyncio.Event, ending: asyncio.Event) -> None:
+        async with self._sessions.run():
+            started.set()
+            await ending.wait()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
