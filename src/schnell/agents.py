@@ -1,4 +1,6 @@
-"""The tools `generate_image`, `list_loras` and `get_result`, each a call or two of the native HTTP API.
+"""What agents use: the tools `generate_image`, `list_loras` and `get_result` of the Model Context Protocol.
+
+Each is a call or two of the native HTTP API; the protocol (https://modelcontextprotocol.io) is the official SDK's.
 
 Over HTTP alone, so that an agent's request is checked, counted and charged as anybody's, whether its server runs in
 this process (`/mcp`) or elsewhere (`schnell mcp`).
