@@ -1,4 +1,4 @@
-"""npm's `openai` and `replicate`, installed once into a cache folder."""
+"""npm's `openai` and `replicate`, and `esbuild`, which bundles them, installed once into a cache folder."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parent / "clients" / "node"
-PACKAGES = ("openai@6", "replicate@1")
+PACKAGES = ("openai@6", "replicate@1", "esbuild@0.25")
 
 
 @pytest.fixture(scope="session")

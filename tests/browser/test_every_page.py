@@ -17,6 +17,7 @@ _PAGES = (
     "/docs",
     "/docs/nothing-here",
     "/docs/openapi",
+    "/docs/search?q=LoRA",
 )
 _DOCUMENTS = tuple(f"/docs/{slug}" for slug in load_documents(find_documents()) if not slug.startswith("decisions/"))
 _LOOKS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 360)]

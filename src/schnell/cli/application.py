@@ -11,6 +11,7 @@ from schnell.cli.credentials import credentials_app
 from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
 from schnell.cli.loras import loras_app
+from schnell.cli.mcp import mcp_command
 from schnell.cli.models import models_app
 from schnell.cli.people import keys_app, teams_app, usage_command, users_app
 from schnell.cli.serve import serve_command
@@ -35,6 +36,7 @@ def build_app() -> typer.Typer:
     )
     app.command("serve")(serve_command)
     app.command("bench")(bench_command)
+    app.command("mcp")(mcp_command)
     app.command("generate")(generate_command)
     app.command("doctor")(doctor_command)
     app.command("usage")(usage_command)

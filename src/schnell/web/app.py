@@ -1,7 +1,7 @@
 """The FastAPI application: its routes, its middleware, and the shape of errors on each path."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from schnell.errors import SchnellError
 from schnell.web import pages
+from schnell.web.agents import AgentTools
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import HeadAsGet, IncomingLimits, RequestContext
@@ -66,7 +67,7 @@ def create_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
         title="schnell",
         version="0.1.0",
         summary="A self-hosted FLUX.1 [schnell] + LoRA image service.",
-        lifespan=lifespan,
+        lifespan=_with_agents(lifespan),
         middleware=_middleware(services),
         # the pages have documentation of their own at /docs
         docs_url=None,
@@ -74,6 +75,8 @@ def create_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.checkpoints = automatic1111.ChosenCheckpoints()
+    app.state.agents = AgentTools(app)
+    app.state.agents.install()
     for router in _ROUTERS:
         app.include_router(router)
     pages.install(app, {route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)})
@@ -81,6 +84,17 @@ def create_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
     # last: it wraps the handlers above, and answers browsers that look for a page with a page
     pages.install_error_pages(app)
     return app
+
+
+def _with_agents(lifespan: Lifespan | None) -> Lifespan:
+    """The app's own lifespan, in which agents are answered, too."""
+
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app) if lifespan else nullcontext(), app.state.agents.running():
+            yield
+
+    return run
 
 
 def _middleware(services: Services) -> list[Middleware]:

@@ -184,7 +184,7 @@ async def test_unknown_fields_are_named_before_they_cost_anything(library: Serve
 
 
 async def test_sides_off_the_grid_are_drawn_as_each_original_draws_them(library: Server) -> None:
-    custom = {"aspect_ratio": "custom", "width": 1000, "height": 520}
+    custom: dict[str, Any] = {"aspect_ratio": "custom", "width": 1000, "height": 520}
     for asked, size in (
         (replicate(**custom), (1008, 528)),
         (huggingface(width=1000, height=520), (992, 512)),

@@ -38,13 +38,13 @@ def jpeg() -> bytes:
 @given(st.binary(min_size=1, max_size=100) | st.integers(65_000, 200_000).map(lambda size: b"a" * size))
 def test_data_of_any_length_are_read_back(data: bytes) -> None:
     with Image.open(BytesIO(add_segments(jpeg(), data))) as found:
-        assert join_segments(found.applist) == data
+        assert join_segments(getattr(found, "applist", ())) == data
         assert found.getpixel((3, 3)) == Image.open(BytesIO(jpeg())).getpixel((3, 3))
 
 
 def test_a_piece_that_is_missing_makes_it_nothing() -> None:
     with Image.open(BytesIO(add_segments(jpeg(), b"a" * 150_000))) as found:
-        ours = [each for each in found.applist if each[0] == "APP12"]
+        ours = [each for each in getattr(found, "applist", ()) if each[0] == "APP12"]
     assert len(ours) == 3
     assert join_segments(ours[1:]) is None
     assert join_segments([("APP12", b"Ducky\0\1\1")]) is None

@@ -35,7 +35,7 @@ def test_custom_takes_exactly_multiples_of_32_from_256_to_1440(width: int, heigh
     ("sides", "size"), [({}, (1024, 1024)), ({"width": 512}, (512, 1024)), ({"height": 256}, (1024, 256))]
 )
 def test_a_custom_side_that_is_not_given_is_1024(sides: dict[str, int], size: tuple[int, int]) -> None:
-    assert resolve_size("custom", **sides) == size
+    assert resolve_size("custom", width=sides.get("width"), height=sides.get("height")) == size
 
 
 def test_other_apis_have_a_finer_grid() -> None:

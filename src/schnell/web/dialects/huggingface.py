@@ -12,7 +12,7 @@ from starlette.responses import Response
 from schnell.errors import InvalidFieldError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record
 from schnell.web import submission
-from schnell.web.auth import Generator
+from schnell.web.auth import SECURITY, Generator
 from schnell.web.dialects.translation import (
     EXTRA_FIELDS,
     GENEROUS,
@@ -25,10 +25,26 @@ from schnell.web.dialects.translation import (
 from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.prompt_object import name_unknown_fields
+from schnell.web.openapi import described_route
 from schnell.web.response_headers import header_text
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["Hugging Face"], include_in_schema=False)
+router = APIRouter(tags=["Hugging Face"], dependencies=SECURITY)
+_ERROR: Final = {"error": "parameters.seed: must be 0-4294967295, got -1"}
+_DESCRIBED: Final = described_route(
+    {},
+    {
+        "inputs": "a red apple on a blue background",
+        "parameters": {"seed": 7, "width": 1024, "height": 1024, "loras": [{"path": "black-light", "scale": 0.8}]},
+    },
+    dict.fromkeys((400, 401, 402, 403, 404, 406, 409, 413, 422, 429, 500, 503), _ERROR),
+)
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+# the one API that answers with the picture itself
+_DESCRIBED["responses"][200] = {
+    "description": "The picture's file",
+    "content": dict.fromkeys(("image/png", "image/jpeg", "image/webp"), _BINARY),
+}
 _FORMATS: Final = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg", "image/jpg": "jpeg"}
 
 
@@ -52,8 +68,10 @@ ERRORS: Final = DialectErrors(
 )
 
 
-@router.post("/models/{model:path}")
-@router.post("/hf-inference/models/{model:path}")
+@router.post(
+    "/models/{model:path}", summary="Draw, as Hugging Face's clients ask", response_class=Response, **_DESCRIBED
+)
+@router.post("/hf-inference/models/{model:path}", summary="The same", response_class=Response, **_DESCRIBED)
 async def create(request: Request, caller: Generator, model: str) -> Response:
     """Draw one picture; the answer is the picture's file."""
     fields = Fields(await read_json_object(request))

@@ -27,13 +27,14 @@ from schnell.spec import (
     TOKEN_SIDE,
     Size,
 )
-from schnell.web.auth import Reader
+from schnell.web.auth import SECURITY, Reader
+from schnell.web.dialects.openai_schema import LIST_MODELS, MODEL, VERSION, VERSIONS
 from schnell.web.dialects.translation import find_model, list_model_ids
 from schnell.web.native.model_ids import OWNER
 from schnell.web.native.records import show_time
 from schnell.web.services import Services, services_of
 
-router = APIRouter(tags=["OpenAI"], include_in_schema=False)
+router = APIRouter(tags=["OpenAI"], dependencies=SECURITY)
 #: Aspect ratios of Replicate's model that the native API has no name for, at one megapixel or as near as sides may go.
 REPLICATE_RATIOS: Final = {
     "21:9": Size(1344, 576),
@@ -45,7 +46,7 @@ REPLICATE_RATIOS: Final = {
 _PUBLISHED: Final = datetime(2024, 8, 1, tzinfo=UTC)
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", summary="Every model id", **LIST_MODELS)
 async def list_models(request: Request, caller: Reader) -> dict[str, Any]:
     """Every model id that requests may name; each LoRA that the key may use is one, too."""
     services = services_of(request)
@@ -53,14 +54,14 @@ async def list_models(request: Request, caller: Reader) -> dict[str, Any]:
     return {"object": "list", "data": models, "results": models, "next": None, "previous": None}
 
 
-@router.get("/v1/models/{owner}/{name}/versions")
+@router.get("/v1/models/{owner}/{name}/versions", summary="A model's versions", **VERSIONS)
 async def list_versions(request: Request, caller: Reader, owner: str, name: str) -> dict[str, Any]:  # noqa: ARG001
     """The one version of a model."""
     find_model(request, f"{owner}/{name}")
     return {"results": [_describe_version(services_of(request))], "next": None, "previous": None}
 
 
-@router.get("/v1/models/{owner}/{name}/versions/{version}")
+@router.get("/v1/models/{owner}/{name}/versions/{version}", summary="A version", **VERSION)
 async def show_version(request: Request, caller: Reader, owner: str, name: str, version: str) -> dict[str, Any]:  # noqa: ARG001
     """A version, with the schema of its input."""
     find_model(request, f"{owner}/{name}")
@@ -69,7 +70,7 @@ async def show_version(request: Request, caller: Reader, owner: str, name: str, 
     return _describe_version(services_of(request))
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", summary="One model", **MODEL)
 async def show_model(request: Request, caller: Reader, model: str) -> dict[str, Any]:
     """One model by its id, which may hold slashes. A LoRA that the id names must be in the library, or remote."""
     services = services_of(request)

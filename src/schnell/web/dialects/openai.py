@@ -20,7 +20,8 @@ from schnell.accounts.identity import Caller
 from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.web import submission
-from schnell.web.auth import Generator
+from schnell.web.auth import SECURITY, Generator
+from schnell.web.dialects.openai_schema import GENERATE
 from schnell.web.dialects.translation import (
     EXTRA_FIELDS,
     GENEROUS,
@@ -36,7 +37,7 @@ from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.prompt_object import name_unknown_fields
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["OpenAI"], include_in_schema=False)
+router = APIRouter(tags=["OpenAI"], dependencies=SECURITY)
 
 # Errors
 
@@ -81,7 +82,7 @@ ERRORS: Final = DialectErrors(
 # The route
 
 
-@router.post("/v1/images/generations")
+@router.post("/v1/images/generations", summary="Draw, as OpenAI's clients ask", **GENERATE)
 async def create(request: Request, caller: Generator) -> Response:
     """Draw pictures as OpenAI's clients ask for them."""
     values = await read_json_object(request)

@@ -58,7 +58,8 @@ def _read_entry(fields: Fields, place: str, entry: Any, lowest_scale: float, war
     reference = values.text(name, required=True)
     scale = values.number("scale", lowest_scale, MAX_LORA_SCALE)
     if reference is not None and not reference.strip():
-        values.require(name)
+        # an empty row of a form, as an empty lora_weights is
+        warnings.append(f"{place}.{name} is empty: it names no LoRA")
     if unknown := [str(each)[:60] for each in entry if each not in _ENTRY_KEYS]:
         warnings.append(f"{place} has {', '.join(unknown[:4])}: only path, name and scale are read")
     if not reference or not reference.strip():

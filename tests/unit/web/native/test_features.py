@@ -149,7 +149,6 @@ def test_loras_may_come_as_a_list_besides_the_two_fields() -> None:
         ([7], "loras.0"),
         ([["a"]], "loras.0"),
         ([{}], "loras.0.path"),
-        ([{"path": ""}], "loras.0.path"),
         (["a", {"path": 7}], "loras.1.path"),
         ([{"name": "a", "scale": 4}], "loras.0.scale"),
         ([{"name": "a", "scale": "1"}], "loras.0.scale"),
@@ -161,6 +160,12 @@ def test_a_wrong_list_of_loras_is_refused_by_its_place(loras: Any, field: str) -
     with pytest.raises(FieldError) as raised:
         parse_prompt_object({"prompt": "a cat", "loras": loras})
     assert [each.field for each in raised.value.problems] == [field]
+
+
+def test_an_empty_row_of_loras_names_none() -> None:
+    parsed = parse_prompt_object({"prompt": "a cat", "loras": [{"path": " "}, "", {"name": "a"}]})
+    assert parsed.spec.loras == (LoraRef("a", 0.8),)
+    assert parsed.warnings == tuple(f"loras.{index}.path is empty: it names no LoRA" for index in (0, 1))
 
 
 def test_a_request_names_eight_loras_at_most_wherever_they_stand() -> None:

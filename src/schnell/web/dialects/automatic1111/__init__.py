@@ -8,8 +8,8 @@ refused; `notes` in the answer's `info` says what was changed or ignored.
 from fastapi import APIRouter
 
 from schnell.web.dialects.automatic1111 import drawing, lists
-from schnell.web.dialects.automatic1111.errors import ERRORS, describe_error
 from schnell.web.dialects.automatic1111.lists import ChosenCheckpoints
+from schnell.web.dialects.automatic1111.schema import ERRORS, describe_error
 
 router = APIRouter()
 router.include_router(drawing.router)

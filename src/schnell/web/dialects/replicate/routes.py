@@ -14,8 +14,9 @@ from schnell.accounts.identity import Caller
 from schnell.errors import ClosingError, NotFoundError, SchnellError
 from schnell.generations import Record, Running
 from schnell.web import submission
-from schnell.web.auth import Generator, Reader
+from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects.model_list import version_id
+from schnell.web.dialects.replicate import schema
 from schnell.web.dialects.replicate.reading import (
     Webhook,
     as_native,
@@ -31,25 +32,25 @@ from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.model_ids import LORA_BASE, ModelChoice, choose_model
 from schnell.web.services import Services, services_of
 
-router = APIRouter(tags=["Replicate"], include_in_schema=False)
+router = APIRouter(tags=["Replicate"], dependencies=SECURITY)
 _DIGITS: Final = re.compile(r"[0-9a-f]{64}")
 
 
-@router.get("/v1/webhooks/default/secret")
+@router.get("/v1/webhooks/default/secret", summary="The secret of webhooks", **schema.SECRET)
 async def show_secret(request: Request, caller: Generator) -> dict[str, Any]:
     """The secret that this team's webhooks are signed with."""
     return {"key": services_of(request).webhooks.secret_of(caller.team_id)}
 
 
 # the name may hold a LoRA after a colon, and with it slashes
-@router.post("/v1/models/{owner}/{name:path}/predictions")
+@router.post("/v1/models/{owner}/{name:path}/predictions", summary="Draw, by a model's name", **schema.CREATE_OF_MODEL)
 async def create_of_model(request: Request, caller: Generator, owner: str, name: str) -> Response:
     """Start a prediction of a model by its name."""
     fields = Fields(await read_json_object(request))
     return await _create(request, caller, find_model(request, f"{owner}/{name}"), fields)
 
 
-@router.post("/v1/predictions")
+@router.post("/v1/predictions", summary="Draw, as Replicate's clients ask", **schema.CREATE)
 async def create(request: Request, caller: Generator) -> Response:
     """Start a prediction of a version.
 
@@ -81,7 +82,7 @@ async def _find_version(request: Request, caller: Caller, version: str) -> Model
     return find_model(request, version)
 
 
-@router.get("/v1/predictions")
+@router.get("/v1/predictions", summary="Earlier predictions", **schema.PREDICTIONS)
 async def list_predictions(
     request: Request, caller: Reader, cursor: Annotated[str | None, Query(max_length=64)] = None
 ) -> dict[str, Any]:
@@ -93,7 +94,7 @@ async def list_predictions(
     return {"next": following, "previous": None, "results": results}
 
 
-@router.get("/v1/predictions/{prediction_id}")
+@router.get("/v1/predictions/{prediction_id}", summary="One prediction", **schema.PREDICTION)
 async def show(request: Request, caller: Reader, prediction_id: str) -> dict[str, Any]:
     """One prediction as it is now."""
     services = services_of(request)
@@ -103,7 +104,7 @@ async def show(request: Request, caller: Reader, prediction_id: str) -> dict[str
     return await describe_prediction(services, running.record if running else record, running)
 
 
-@router.post("/v1/predictions/{prediction_id}/cancel")
+@router.post("/v1/predictions/{prediction_id}/cancel", summary="Cancel a prediction", **schema.PREDICTION)
 async def cancel(request: Request, caller: Generator, prediction_id: str) -> dict[str, Any]:
     """Stop a prediction at its next step; nothing is charged."""
     services = services_of(request)
