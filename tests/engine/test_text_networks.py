@@ -53,9 +53,7 @@ def test_a_distance_beyond_the_trained_ones_shares_their_last_bucket() -> None:
 
 
 @torch.inference_mode()
-def test_the_position_bias_is_one_that_fused_attention_takes(
-    mini: ModelFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_attention_takes_the_position_bias(mini: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     network, seen = load_network(mini.path, "text_encoder_2", FLOAT32, CPU), []
     attend = torch.nn.functional.scaled_dot_product_attention
 

@@ -2,9 +2,9 @@
 
 All blocks of a kind are one program over other weights. There is one for each number of rows (`ROWS`) and for none, one
 or two LoRAs a row; the number of tokens is open, so picture sizes share it. Which LoRAs a batch uses are numbers to it
-(`engine.slot_linear`). A batch with DoRA, or with a LoKr whose delta is no low-rank product, runs the same blocks
-uncompiled: the gains would cost every other batch a pass over every output, and a LoKr's factors have shapes of their
-own.
+(`engine.slot_linear`). A batch with DoRA, with a LoKr whose delta is no low-rank product, or with another number of
+rows or LoRAs runs the same blocks uncompiled: the gains would cost every other batch a pass over every output, and a
+LoKr's factors have shapes of their own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,9 +40,12 @@ class CompiledBlocks:
         network.run_block = self._run
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
-        if self._routing.is_active and not self._routing.is_low_rank:
+        if len(inputs[0]) not in ROWS or (self._routing.is_active and not self._has_program()):
             return block(*inputs)
         return self._compiled[block](*inputs)
+
+    def _has_program(self) -> bool:
+        return self._routing.is_low_rank and self._routing.slots.shape[1] <= MAX_ADAPTERS_PER_ROW
 
     def warm_up(self, text_tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[float]:
         """Make all programs, with empty slots; yields the share that is done, from 0 to 1."""

@@ -19,12 +19,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from schnell.engine.lora_factors import KroneckerFactors, RowFactors
+from schnell.engine.lora_factors import KroneckerFactors, RowFactors, WidenedLinear
 from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 from schnell.engine.weight_names import LayerRows
-from schnell.engine.widened_linear import WidenedLinear
 
-#: The API lets a request name two LoRAs (`lora_weights`, `extra_lora`).
+#: LoRAs a row that compiled programs have room for; a request may name more, and runs uncompiled then.
 MAX_ADAPTERS_PER_ROW: Final = 2
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
@@ -45,7 +44,7 @@ class SlotPlan:
     `count` slots in every layer, slot 0 (no LoRA) included, each for ranks up to `rank`, in `dtype` on `device`.
     `reserved`: all of it is taken at once and kept, so that shapes never change, as a compiled network needs. Otherwise
     a layer takes memory while an adapter acts on it, as deep as its rank asks for, and gives it back. `widened`:
-    compiled batches of one row take their LoRAs as further columns of the weights (`engine.widened_linear`), where the
+    compiled batches of one row take their LoRAs as further columns of the weights (`engine.lora_factors`), where the
     layer's own product is a plain one.
     """
 
