@@ -28,6 +28,8 @@ TextEncoders = Literal["bfloat16", "int8", "int4", "cpu"]
 
 #: Of the memory that a plan may fill; the rest is for what the allocator cannot use for its pieces.
 _USABLE: Final = 0.9
+#: Bytes from which a part has a line in what people read.
+_TOLD: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def plan_for(sizes: NetworkSizes, target: Target, form: Form) -> MemoryPlan:
         return MemoryPlan(sizes, target, form, resident_shares(sizes, form), work_shares(sizes, form))
     # bfloat16 and float32 share no number: on a CPU each of two precisions has networks and slots of its own
     forms = [replace(form, precision=name, exact=None) for name in dict.fromkeys((form.precision, form.exact)) if name]
-    shares = [share for each in forms for share in resident_shares(sizes, each)]
+    shares = list(dict.fromkeys(share for each in forms for share in resident_shares(sizes, each)))
     work = [share for each in forms for share in work_shares(sizes, each)]
     # it has one memory: what would wait in the host's lies in the device's
     in_one = [[Share(each.name, each.device + each.host) for each in some] for some in (shares, work)]
@@ -222,21 +224,23 @@ def describe(plan: MemoryPlan) -> list[str]:
     off = f" with go_fast, {form.exact} without" if form.has_two_paths else ""
     lines = [
         f"{target.name}: {form.precision}{off}",
-        f"up to {form.rows} pictures of 1 MP step together, {_tiles_from(form)}",
+        f"steps of up to {form.rows} MP, pictures decoded {_tiles_from(form)}",
         f"{form.adapter_slots} LoRAs at once, up to rank {form.adapter_rank}",
     ]
-    lines += [_line(each.name, each) for each in plan.shares]
-    lines += [_line(f"{each.name} (the largest of these counts)", each) for each in plan.work]
+    # of a small model, most parts are next to nothing
+    lines += [_line(each.name, each) for each in plan.shares if each.device + each.host >= _TOLD]
+    largest = max(plan.work, key=lambda each: each.device)
+    lines.append(_line(f"{largest.name}: the stage that takes the most besides", largest))
     host = f", and {_in_gb(plan.host_peak)} of {_in_gb(target.host_memory)} in host memory" if plan.host_peak else ""
     return [*lines, f"at most {_in_gb(plan.peak)} of {_in_gb(target.memory)}{host}"]
 
 
 def _tiles_from(form: Form) -> str:
     if form.whole_pixels >= LARGEST_PIXELS:
-        return "and are decoded whole"
+        return "whole"
     if not form.whole_pixels:
-        return "and are decoded in tiles"
-    return f"and are decoded in tiles from {form.whole_pixels / MEGAPIXEL:g} MP"
+        return "in tiles"
+    return f"in tiles above {form.whole_pixels / MEGAPIXEL:g} MP"
 
 
 def _line(name: str, share: Share) -> str:
