@@ -1,6 +1,6 @@
 """An engine that keeps what `Engine` promises, without arithmetic: for tests of what is built around it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from schnell.clock import Stopwatch
 from schnell.engine.accelerator import Timing
 from schnell.engine.denoise import Drawing, noise_levels
 from schnell.engine.device import FLOAT32, Precision
-from schnell.engine.engine import PromptRequest
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptEmbedding
 from schnell.errors import AdapterError
@@ -39,6 +39,20 @@ class EngineWithoutArithmetic:
 
     def precision_for(self, *, go_fast: bool) -> Precision:  # noqa: ARG002 - one precision is enough here
         return FLOAT32
+
+    is_compiled = False
+
+    def prepare(self) -> Iterator[float]:
+        yield from ()
+
+    def read_ahead(self, adapter: AdapterUse, precision: Precision) -> bool:  # noqa: ARG002 - nothing to overlap with
+        return False
+
+    def warnings_for(self, *_: object) -> tuple[str, ...]:
+        return ()
+
+    def adapter_warnings(self, *_: object) -> tuple[str, ...]:
+        return ()
 
     def place_adapters(
         self, adapters: Sequence[AdapterUse], slots: Sequence[int], precision: Precision

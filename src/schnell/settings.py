@@ -87,6 +87,10 @@ Url = Annotated[str | None, AfterValidator(_no_slash)]
 PublicUrl = Annotated[Url, AfterValidator(_without_path)]
 
 
+#: Whether the transformer's blocks are compiled: where a GPU has all that it takes, for certain, or never.
+Compile = Literal["auto", "on", "off"]
+
+
 class Settings(BaseSettings):
     """The settings of one process, read once by the command line.
 
@@ -111,6 +115,7 @@ class Settings(BaseSettings):
     batch_rows: Count = Field(None, ge=1, le=16)
     decode: Decode = None
     keep_quantized: bool = True
+    compile: Compile = "auto"
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     public_url: PublicUrl = None

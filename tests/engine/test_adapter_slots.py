@@ -15,7 +15,8 @@ from schnell.adapters import read_adapter
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import FLOAT32
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.loading import Networks
 from schnell.engine.slot_linear import SlotPlan, install_slots, slot_parts
 from schnell.engine.slot_routing import SlotRouting, SlotUse

@@ -8,7 +8,8 @@ from conftest import make_job
 from schnell.benchmarks.single import psnr
 from schnell.engine.denoise import Drawing, begin_drawing
 from schnell.engine.device import FLOAT32
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.pictures import PreviewFit
 from schnell.engine.text import PromptEmbedding
 from schnell.models.folder import ModelFolder

@@ -13,7 +13,8 @@ from conftest import make_job
 from pictures import psnr
 from schnell.adapters import convert_adapter, read_model_shape
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest, generate
+from schnell.engine.engine import Engine, generate
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.memory_sums import LARGEST_PIXELS, Form
 from schnell.engine.quantized import Int4Linear, QuantizedLinear, TwoPathLinear
 from schnell.engine.quantized_files import QuantizedFiles

@@ -25,7 +25,8 @@ from schnell.clock import Stopwatch
 from schnell.engine.denoise import Drawing, denoise_step
 from schnell.engine.device import Precision
 from schnell.engine.devices import choose_device
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.loading import load_network
 from schnell.engine.slot_linear import SlotPart, slot_parts
 from schnell.engine.text import PromptEmbedding

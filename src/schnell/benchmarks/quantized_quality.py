@@ -10,7 +10,8 @@ from PIL import Image
 
 from schnell.benchmarks.result import BenchmarkResult
 from schnell.benchmarks.single import PROMPT, make_job, psnr
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.memory_sums import LARGEST_PIXELS, Form
 from schnell.models.catalogue import DEFAULT_MODEL, find_model
 from schnell.models.folder import ModelFolder

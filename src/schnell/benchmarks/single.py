@@ -14,7 +14,8 @@ from schnell.benchmarks.result import BenchmarkResult, compare_seconds, median_p
 from schnell.bootstrap import build_engine
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import BFLOAT16, Precision
-from schnell.engine.engine import Engine, PromptRequest, generate
+from schnell.engine.engine import Engine, generate
+from schnell.engine.loaded_model import PromptRequest
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.spec import GenerationSpec, Job, resolve_size
 

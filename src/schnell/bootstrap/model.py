@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from schnell.generations import Runner
     from schnell.provenance.proof import Proof
     from schnell.serving.batch_size import BatchSizer
+    from schnell.serving.device_share import BatchLimit
     from schnell.serving.runner import InProcessRunner
     from schnell.serving.worker import LaneKey
     from schnell.settings import Settings
@@ -59,10 +60,7 @@ def build_runner(*engines: "Engine") -> "InProcessRunner":
     # one for both: the worker reports how long steps took, the queue asks how large a batch may be. A GPU begins with
     # one row, which fills it if it is large
     sizers: list[BatchSizer[LaneKey]] = [BatchSizer(first=4 if each.device.type == "cpu" else 1) for each in engines]
-    limits = [
-        DeviceLimits(_batch_limit(sizer, engine), engine.adapter_slots)
-        for sizer, engine in zip(sizers, engines, strict=True)
-    ]
+    limits = [DeviceLimits(_limit(*each), each[1].adapter_slots) for each in zip(sizers, engines, strict=True)]
     queue = JobQueue(limits[0].batch_limit, limits[0].adapter_slots, others=limits[1:])
     workers = [Worker(engine, queue, sizers[index], index) for index, engine in enumerate(engines)]
     for worker in workers:
@@ -70,8 +68,8 @@ def build_runner(*engines: "Engine") -> "InProcessRunner":
     return InProcessRunner(*workers)
 
 
-def _batch_limit(sizer: "BatchSizer[LaneKey]", engine: "Engine") -> "Callable[[LaneKey], int]":
-    # what was learned from step times, within the rows that the plan has memory for
+def _limit(sizer: "BatchSizer[LaneKey]", engine: "Engine") -> "BatchLimit[LaneKey]":
+    """As many rows as pay, and as many as the memory plan has room for."""
     return lambda lane: min(sizer.limit(lane), engine.most_rows(lane.tokens))
 
 
@@ -96,12 +94,13 @@ def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -
     `tell` is given the lines of the memory plan before anything is loaded.
 
     Raises:
-        ConfigurationError: the devices are named in two settings.
+        ConfigurationError: the devices are named in two settings, or what `SCHNELL_COMPILE=on` takes is not here.
         ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
         CredentialsError: the key that signs pictures cannot be used.
         ModelTooLargeError: the model does not fit into a device's memory in the form that the settings ask for.
     """
     from schnell.bootstrap.proof import build_shared_proof
+    from schnell.engine.compiler import choose_compiler
     from schnell.engine.devices import choose_server_devices
     from schnell.engine.engine import Engine
     from schnell.engine.memory_plan import describe, make_plan
@@ -110,6 +109,7 @@ def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
     from schnell.models.catalogue import find_model
+    from schnell.models.folder import compiled_home
 
     if settings.devices and settings.device != "auto":
         raise ConfigurationError("SCHNELL_DEVICE and SCHNELL_DEVICES are both set: set the one that you mean")
@@ -120,15 +120,22 @@ def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)
     sizes, wishes = read_network_sizes(folder), wishes_of(settings)
     plans = [make_plan(sizes, target_on(device), wishes) for device in devices]
-    for line in (line for plan in plans for line in describe(plan)):
+    for line in dict.fromkeys(line for plan in plans for line in describe(plan)):
         tell(line)
     safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     files = build_quantized_files() if settings.keep_quantized else None
-    runner = build_runner(
-        *(
-            Engine(folder, device, safety, form=plan.form, files=files, proof=proof)
-            for device, plan in zip(devices, plans, strict=True)
+    engines = [
+        Engine(
+            folder,
+            device,
+            safety,
+            form=plan.form,
+            files=files,
+            compiler=choose_compiler(settings.compile, device, compiled_home()),
+            proof=proof,
         )
-    )
+        for device, plan in zip(devices, plans, strict=True)
+    ]
+    runner = build_runner(*engines)
     runner.warm_up()
     return runner

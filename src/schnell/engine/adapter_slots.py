@@ -1,11 +1,15 @@
 """LoRA files as factors in the slots of a model's layers; the files last used are kept in memory, within a bound."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Final
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -13,11 +17,15 @@ from schnell.adapters import CanonicalAdapter, Dora, Form, Lokr, LowRank, read_a
 from schnell.adapters.decompose import MIN_ENERGY, Decomposition, compress, compress_kronecker
 from schnell.adapters.forms import Floats
 from schnell.adapters.tensors import Array
+from schnell.engine.accelerator import make_current
 from schnell.engine.lora_factors import KroneckerFactors
 from schnell.engine.slot_linear import SlotPart, SlotPlan, slot_layers
 from schnell.engine.slot_routing import SlotRouting
+from schnell.engine.uploads import Uploads
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
+
+log = structlog.get_logger(__name__)
 
 #: Down [rank, in] and up [out, rank] of a low-rank product with DoRA's gain [out] or None; or a Kronecker product.
 LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
@@ -43,6 +51,9 @@ class AdapterSlots:
     def __init__(self, parts: Mapping[str, SlotPart], routing: SlotRouting, plan: SlotPlan, max_bytes: int) -> None:
         self._parts, self._routing = parts, routing
         self.memory = AdapterMemory(parts, plan, max_bytes)
+        # for the transformer's slots alone. Those of the text encoders come and go with their adapters: they are made
+        # on the stream that reads them, or torch could give their memory to another copy while they are still read
+        self.uploads = Uploads.of(plan.device) if plan.reserved else Uploads()
         self._in_slot: dict[int, str] = {}
         self._warnings: dict[str, tuple[str, ...]] = {}  # of those adapters that have any, by hash
         # an adapter acts on some layers only; a slot is emptied in those alone
@@ -82,7 +93,7 @@ class AdapterSlots:
 
     def acts_on_text(self, slot: int) -> bool:
         """Whether the adapter in this slot has side paths in the text encoders."""
-        return any(name.startswith("text_encoder") for name in self._written.get(slot, ()))
+        return not all(map(_is_of_transformer, self._written.get(slot, ())))
 
     @property
     def slot_bytes(self) -> int:
@@ -91,35 +102,75 @@ class AdapterSlots:
 
     def _write(self, slot: int, forms: Mapping[str, LoadedForm]) -> None:
         self._written[slot] = tuple(forms)
-        for name, form in forms.items():
-            if isinstance(form, KroneckerFactors):
-                self._parts[name].write_kronecker(slot, form)
-            else:
-                self._parts[name].write_low_rank(slot, *form)
+        with self.uploads.copying():
+            for name in filter(_is_of_transformer, forms):
+                self._write_part(slot, name, forms[name])
+        for name in filterfalse(_is_of_transformer, forms):
+            self._write_part(slot, name, forms[name])
         plain = all(isinstance(form, tuple) and form[2] is None for form in forms.values())
         self._routing.describe_slot(slot, is_low_rank=plain)
+
+    def _write_part(self, slot: int, name: str, form: LoadedForm) -> None:
+        if isinstance(form, KroneckerFactors):
+            self._parts[name].write_kronecker(slot, form)
+        else:
+            self._parts[name].write_low_rank(slot, *form)
 
     def _empty(self, slot: int) -> tuple[str, ...]:
         """Empty a slot; gives the parts that it had something in."""
         self._in_slot.pop(slot, None)
         names = self._written.pop(slot, ())
-        for name in names:
+        with self.uploads.copying():
+            for name in filter(_is_of_transformer, names):
+                self._parts[name].clear(slot)
+        for name in filterfalse(_is_of_transformer, names):
             self._parts[name].clear(slot)
         self._routing.describe_slot(slot, is_low_rank=True)
         return names
 
 
 class AdapterMemory:
-    """Adapter files as host tensors in the slots' dtype, least recently used out first.
+    """Adapter files as host tensors in the slots' dtype, least recently used out first; for several threads.
 
-    `nbytes` is what they take, by the files' own count; at most `max_bytes`, or one adapter if it is larger than that.
+    `nbytes` is what they take; at most `max_bytes`, or one adapter if it is larger than that.
     """
 
     def __init__(self, parts: Mapping[str, SlotPart], plan: SlotPlan, max_bytes: int) -> None:
         self._parts, self._plan = parts, plan
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, LoadedAdapter] = OrderedDict()
+        # one that is read ahead in another thread is waited for, not read twice
+        self._under_way: dict[str, Future[LoadedAdapter]] = {}
+        self._asked: set[str] = set()
+        self._lock = threading.Lock()
+        device = plan.device
+        self._reader = ThreadPoolExecutor(1, "schnell-lora", initializer=lambda: make_current(device))
         self.nbytes = 0
+
+    def read_ahead(self, adapter: AdapterUse) -> None:
+        """Read a file in another thread, unless it is in memory or on its way there.
+
+        What fails there fails again, with its message, where the adapter is used.
+        """
+        with self._lock:
+            if adapter.sha256 in self._loaded or adapter.sha256 in self._under_way or adapter.sha256 in self._asked:
+                return
+            self._asked.add(adapter.sha256)
+        self._reader.submit(self._read_quietly, adapter)
+
+    def _read_quietly(self, adapter: AdapterUse) -> None:
+        try:
+            self.load(adapter)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it here
+            log.info("a LoRA could not be read ahead", lora=adapter.name, error=str(error))
+        finally:
+            with self._lock:
+                self._asked.discard(adapter.sha256)
+
+    def has(self, sha256: str) -> bool:
+        """Whether an adapter needs not be read from its file."""
+        with self._lock:
+            return sha256 in self._loaded
 
     def load(self, adapter: AdapterUse) -> LoadedAdapter:
         """The adapter's factors, read from its file unless they are in memory.
@@ -128,16 +179,37 @@ class AdapterMemory:
             AdapterError: the file is damaged, has a layer that the model lacks or has in another size, or needs a
                 larger rank than is planned for.
         """
-        if adapter.sha256 in self._loaded:
-            self._loaded.move_to_end(adapter.sha256)
-            return self._loaded[adapter.sha256]
-        loaded = self._convert(read_adapter(adapter.path), adapter.name)
-        self._loaded[adapter.sha256] = loaded
+        with self._lock:
+            if adapter.sha256 in self._loaded:
+                self._loaded.move_to_end(adapter.sha256)
+                return self._loaded[adapter.sha256]
+            under_way = self._under_way.get(adapter.sha256)
+            mine: Future[LoadedAdapter] = Future()
+            if under_way is None:
+                self._under_way[adapter.sha256] = mine
+        return self._read(adapter, mine) if under_way is None else under_way.result()
+
+    def _read(self, adapter: AdapterUse, to: "Future[LoadedAdapter]") -> LoadedAdapter:
+        """Read a file without holding up those who want another adapter; `to` tells those who want this one."""
+        try:
+            loaded = self._convert(read_adapter(adapter.path), adapter.name)
+        except BaseException as error:
+            with self._lock:
+                del self._under_way[adapter.sha256]
+            to.set_exception(error)
+            raise
+        with self._lock:
+            del self._under_way[adapter.sha256]
+            self._keep(adapter.sha256, loaded)
+        to.set_result(loaded)
+        return loaded
+
+    def _keep(self, sha256: str, loaded: LoadedAdapter) -> None:
+        self._loaded[sha256] = loaded
         self.nbytes += loaded.nbytes
         while self.nbytes > self._max_bytes and len(self._loaded) > 1:  # not the one that was asked for
             _, dropped = self._loaded.popitem(last=False)
             self.nbytes -= dropped.nbytes
-        return loaded
 
     def _convert(self, canonical: CanonicalAdapter, name: str) -> LoadedAdapter:
         unknown = [module for module in canonical.modules if module not in self._parts]
@@ -153,7 +225,8 @@ class AdapterMemory:
             f"{_LOST_PERCENT:.1f}% of it"
         )
         forms = {module: self._as_tensors(form, self._parts[module]) for module, form in fitted.items()}
-        return LoadedAdapter(forms, canonical.nbytes, (warning,) if reduced else ())
+        nbytes = sum(_host_bytes(each) for form in forms.values() for each in _tensors_of(form))
+        return LoadedAdapter(forms, nbytes, (warning,) if reduced else ())
 
     def _fit(self, form: Form, part: SlotPart, name: str) -> Form:
         """The form as slots can hold it: of the planned rank, and low-rank where shapes must not change."""
@@ -184,7 +257,7 @@ class AdapterMemory:
             return KroneckerFactors(left.to(device), right.to(device), form.start, form.start + form.out_features)
         if isinstance(form, Dora):
             return self._dora(form, part)
-        return self._host(form.a), self._host(form.b), None
+        return self._host(form.a), self._host(_exact(form.b).T).T, None
 
     def _dora(self, form: Dora, part: SlotPart) -> tuple[Tensor, Tensor, Tensor]:
         """A [rank, in], g*B [out, rank] and g - 1 [out] of a DoRA over the layer's weight W [out, in].
@@ -196,13 +269,31 @@ class AdapterMemory:
         device = self._plan.device
         a, b, magnitude = (torch.from_numpy(_exact(each)).to(device) for each in (form.a, form.b, form.magnitude))
         g = magnitude / torch.linalg.vector_norm(part.weight().to(device).float() + b @ a, dim=1)
-        return self._host(a), self._host(g.unsqueeze(1) * b), self._host(g - 1)
+        return self._host(a), self._host((g.unsqueeze(1) * b).T).T, self._host(g - 1)
 
     def _host(self, values: Tensor | Array) -> Tensor:
-        """A tensor in the slots' dtype on the CPU, in memory that a GPU can read by itself where there is one."""
+        """A contiguous tensor in the slots' dtype on the CPU, in memory that a GPU can read by itself if there is one.
+
+        Factors of the way up are handed over turned: slots hold them so, and what is turned on its way is copied twice.
+        """
         tensor = values.cpu() if isinstance(values, Tensor) else torch.from_numpy(_exact(values))
-        host = tensor.to(self._plan.dtype)
+        host = tensor.to(self._plan.dtype).contiguous()
         return host.pin_memory() if self._plan.device.type == "cuda" else host
+
+
+def _is_of_transformer(name: str) -> bool:
+    return not name.startswith("text_encoder")
+
+
+def _tensors_of(form: LoadedForm) -> tuple[Tensor, ...]:
+    if isinstance(form, KroneckerFactors):
+        return form.left, form.right
+    return tuple(each for each in form if each is not None)
+
+
+def _host_bytes(tensor: Tensor) -> int:
+    """What a tensor takes of host memory: torch pins whole powers of two."""
+    return 1 << (tensor.nbytes - 1).bit_length() if tensor.is_pinned() else tensor.nbytes
 
 
 def _exact(array: Array) -> Floats:

@@ -5,9 +5,7 @@ The serving worker calls the same stages, with the rows of several jobs in a bat
 
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -26,9 +24,11 @@ from schnell.engine.accelerator import (
     start_timing,
     synchronize,
 )
-from schnell.engine.adapter_slots import AdapterSlots
-from schnell.engine.denoise import Drawing, begin_drawing, denoise_step
+from schnell.engine.compiler import Compiler
+from schnell.engine.denoise import Drawing, begin_drawing
 from schnell.engine.device import Precision, choose_precision
+from schnell.engine.flux import FluxParams
+from schnell.engine.loaded_model import LoadedModel, PromptRequest
 from schnell.engine.loading import Networks, load_networks
 from schnell.engine.memory_sums import ADAPTER_BYTES, Form
 from schnell.engine.pictures import decode_latents, fit_to_size
@@ -36,10 +36,9 @@ from schnell.engine.planned_networks import PlannedLoading
 from schnell.engine.quantized import PathChoice
 from schnell.engine.quantized_files import QuantizedFiles
 from schnell.engine.safety import SafetyChecker
-from schnell.engine.slot_linear import SlotPlan, install_slots
-from schnell.engine.slot_routing import SlotRouting, SlotUse
-from schnell.engine.text import PromptCache, PromptEmbedding, TextEncoder, computing_device
-from schnell.engine.weight_names import layer_rows
+from schnell.engine.slot_linear import SlotPlan
+from schnell.engine.slot_routing import SlotUse
+from schnell.engine.text import PromptCache, PromptEmbedding
 from schnell.errors import GenerationFailedError, ModelFolderError
 from schnell.models.folder import ModelFolder, weights_sha256
 from schnell.provenance.image_file import MEDIA_TYPES, encode_image
@@ -56,62 +55,10 @@ DEFAULT_ADAPTER_BYTES: Final = ADAPTER_BYTES
 #: Two threads that ask for a precision at once must not both load it; and diffusers, while it loads, changes torch's
 #: defaults for the whole process, so engines of several devices load one after the other.
 _LOADING: Final = threading.Lock()
+#: Latent tokens of a megapixel at FLUX.1's own size.
+_MEASURED_TOKENS: Final = 4096
 #: At FLUX.1's own size a prompt of 256 tokens takes 2 MiB in bfloat16: room for 128 prompts.
 _PROMPT_CACHE_BYTES: Final = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRequest:
-    """A prompt to encode, and the LoRAs to encode it with: `slots` holds the slot of each of `adapters`."""
-
-    prompt: str
-    adapters: tuple[AdapterUse, ...] = ()
-    slots: tuple[SlotUse, ...] = ()
-
-
-class LoadedModel:
-    """A model's networks in one dtype, with LoRA slots in the linear layers of all but the autoencoder.
-
-    `choice` says in which of two arithmetics the transformer's layers run, where they have two.
-    """
-
-    def __init__(
-        self, networks: Networks, folder: ModelFolder, plan: SlotPlan, adapter_bytes: int, choice: PathChoice
-    ) -> None:
-        self.networks, self.transformer, self.choice = networks, networks.transformer, choice
-        self.routing = SlotRouting(plan.device, static=plan.reserved)
-        parts = {
-            f"transformer.{name}": part
-            for name, part in install_slots(networks.transformer, self.routing, plan, layer_rows).items()
-        }
-        # T5 may compute on the CPU, and then a batch's slots are named there, too
-        t5_device = computing_device(networks.t5)
-        self._text_routings = [self.routing] if t5_device == plan.device else [self.routing, SlotRouting(t5_device)]
-        # the text encoders run once a prompt and uncompiled: their slots take memory while a LoRA is in them
-        on_demand = replace(plan, reserved=False)
-        for component, network, device, routing in (
-            ("text_encoder", networks.clip, plan.device, self.routing),
-            ("text_encoder_2", networks.t5, t5_device, self._text_routings[-1]),
-        ):
-            installed = install_slots(network, routing, replace(on_demand, device=device))
-            parts |= {f"{component}.{name}": part for name, part in installed.items()}
-        self.slots = AdapterSlots(parts, self.routing, plan, adapter_bytes)
-        self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
-
-    def text_adapters(self, request: PromptRequest) -> tuple[tuple[str, float], ...]:
-        """Hash and scale of those of the request's LoRAs that act on a text encoder: they decide its embedding too."""
-        in_slots = zip(request.adapters, request.slots, strict=True)
-        return tuple((used.sha256, used.scale) for used, at in in_slots if self.slots.acts_on_text(at.slot))
-
-    def encode(self, requests: Sequence[PromptRequest]) -> list[PromptEmbedding]:
-        """Both text encoders over a batch of prompts, each with its LoRAs."""
-        with ExitStack() as routed:
-            for routing in self._text_routings:
-                routed.enter_context(routing.using([request.slots for request in requests]))
-            embeddings = self._text.encode([request.prompt for request in requests])
-        if self.networks.streamed_text is not None:
-            self.networks.streamed_text.release()
-        return embeddings
 
 
 class Engine:
@@ -119,8 +66,9 @@ class Engine:
 
     `adapter_slots` LoRAs of ranks up to `adapter_rank` can be in each precision's layers at once; on a GPU their memory
     is taken when the networks are loaded. `form` is that of the server's memory plan, and has slots and rank of its
-    own; without one, networks run as their weights are. `files` keeps what was quantized. One thread at a time may
-    encode, step and decode; `finish` may run in another beside it.
+    own; without one, networks run as their weights are. `files` keeps what was quantized. With a `compiler`, `prepare`
+    compiles the transformer's blocks. One thread at a time may encode, step and decode; `finish` may run in another
+    beside it.
     """
 
     def __init__(  # noqa: PLR0913 - what the operator decides, each with its default
@@ -134,13 +82,14 @@ class Engine:
         adapter_rank: int = DEFAULT_ADAPTER_RANK,
         form: Form | None = None,
         files: QuantizedFiles | None = None,
+        compiler: Compiler | None = None,
         proof: Proof = NO_PROOF,
     ) -> None:
         self.folder = folder
         self.device = device
         self._safety = safety
         self._proof = proof
-        self.form, self._files = form, files
+        self.form, self._files, self._compiler = form, files, compiler
         self.adapter_slots = form.adapter_slots if form else adapter_slots
         self._adapter_bytes, self._adapter_rank = adapter_bytes, form.adapter_rank if form else adapter_rank
         # by dtype: arithmetics that share one share the networks, and with them the LoRA slots
@@ -179,6 +128,23 @@ class Engine:
         """
         self._loaded_model(precision)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `prepare` has something to do before requests should come."""
+        # blocks that wait in host memory are bound by the bus, and their weights change places under a program
+        return self._compiler is not None and not (self.form and self.form.streamed)
+
+    def prepare(self) -> Iterator[float]:
+        """Compile what requests will run; yields the share that is done, from 0 to 1. What fails is left uncompiled."""
+        if self._compiler is None or not self.is_compiled:
+            return
+        paths = dict.fromkeys(self.precision_for(go_fast=go_fast) for go_fast in (True, False))
+        for done, precision in enumerate(paths):
+            model = self._loaded_model(precision)
+            model.choice.quantized = precision.is_quantized
+            for share in model.compile_blocks(self._compiler, self.folder.sequence_length, precision.dtype):
+                yield (done + share) / len(paths)
+
     def network(self, name: str, precision: Precision) -> nn.Module:
         """One of the model's networks: `transformer`, `vae`, `clip` or `t5`."""
         network: nn.Module = getattr(self._loaded_model(precision).networks, name)
@@ -198,6 +164,17 @@ class Engine:
         for adapter, slot in zip(adapters, slots, strict=True):
             model.slots.load(slot, adapter)
         return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
+
+    def read_ahead(self, adapter: AdapterUse, precision: Precision) -> bool:
+        """Whether a LoRA is in host memory, so that `place_adapters` costs a copy; if not, another thread reads it now.
+
+        Only where copies run beside steps: on a CPU the reading would take the steps' time.
+        """
+        slots = self._loaded_model(precision).slots
+        if not slots.uploads.are_beside or slots.memory.has(adapter.sha256):
+            return slots.uploads.are_beside
+        slots.memory.read_ahead(adapter)
+        return False
 
     def adapter_warnings(self, adapters: Sequence[AdapterUse], precision: Precision) -> tuple[str, ...]:
         """What the caller should know about how these LoRAs, which have been placed, are drawn."""
@@ -254,8 +231,7 @@ class Engine:
         """Take drawings of one token grid a step further, whatever their prompts, seeds, timesteps and LoRAs."""
         model = self._loaded_model(precision)
         model.choice.quantized = precision.is_quantized
-        with model.routing.using([drawing.slots for drawing in drawings]):
-            return denoise_step(model.transformer, drawings)
+        return model.step(drawings)
 
     def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.
@@ -346,12 +322,22 @@ class Engine:
         choice = PathChoice()
         try:
             networks = self._load_networks(precision, choice)
+            self._choose_attention(networks.transformer.params)
             return LoadedModel(networks, self.folder, self._slot_plan(precision), self._adapter_bytes, choice)
         except (RuntimeError, MemoryError) as error:
             # a picture that is told to be too large would be the wrong advice
             if is_out_of_memory(error):
                 raise ModelFolderError(f"{self.folder.name} does not fit into the memory of {self.device}") from error
             raise
+
+    def _choose_attention(self, params: FluxParams) -> None:
+        if self.device.type != "cuda":
+            return
+        from schnell.engine.attention_kernels import use_fastest_attention
+
+        # at a megapixel's size, where attention takes a third of a step
+        tokens = self.folder.sequence_length + _MEASURED_TOKENS
+        use_fastest_attention(self.device, params.num_heads, params.head_dim, tokens)
 
     def _load_networks(self, precision: Precision, choice: PathChoice) -> Networks:
         if self.form is None:
@@ -396,7 +382,8 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)
     finished = [engine.finish(job, index, picture, watch) for index, picture in enumerate(pictures)]
-    return outcome_of(finished, engine.warnings_for(job, prompt), watch.seconds)
+    warnings = (*engine.warnings_for(job, prompt), *engine.adapter_warnings(job.adapters, precision))
+    return outcome_of(finished, warnings, watch.seconds)
 
 
 def outcome_of(

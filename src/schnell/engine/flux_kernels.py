@@ -8,7 +8,8 @@ so few kernels that torch has ready.
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -130,12 +131,31 @@ def _scale_and_turn_in_place(exact: Tensor, scales: Sequence[tuple[int, Tensor]]
     torch.view_as_complex(exact.view(*exact.shape[:-1], -1, 2)).mul_(torch.view_as_complex(rotation))
 
 
+def _torchs_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+
+
+@dataclass(slots=True)
+class _Attention:
+    """The kernel that this process uses: the whole of it, as torch's choice among its own is."""
+
+    kernel: Callable[[Tensor, Tensor, Tensor], Tensor] = _torchs_attention
+
+
+_attention: Final = _Attention()
+
+
+def use_attention(kernel: Callable[[Tensor, Tensor, Tensor], Tensor] | None) -> None:
+    """Let another kernel than torch's compute attention from now on, or torch's again (None)."""
+    _attention.kernel = kernel or _torchs_attention
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention (rows, heads, tokens, head width); the queries are scaled already."""
     short = query.shape[-2] <= _LONGEST_PLAIN_ATTENTION
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and short:
         return torch.matmul(torch.matmul(query, key.transpose(-1, -2)).softmax(-1), value)
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    return _attention.kernel(query, key, value)
 
 
 def gelu(x: Tensor, into: Tensor) -> Tensor:

@@ -234,13 +234,15 @@ class SlotLinear(nn.Module):
         assert self.up is not None  # noqa: S101
         self.gain = gains
         self.clear(slot, part)
-        self.down[slot, part.index, :rank].copy_(down)
-        self.up[slot, :rank, part.start : part.stop].copy_(part.turn(up, 0).T)
-        # whole multiples of 8, which products are fastest at
+        # noted before anything is written, so that what fails half way is cleared. Whole multiples of 8, which products
+        # are fastest at
         self._ranks[slot][part.index] = min(-(-rank // 8) * 8, self.down.shape[2])
+        # factors in pinned memory are copied while others' steps run; whoever reads the slot waits (`engine.uploads`)
+        self.down[slot, part.index, :rank].copy_(down, non_blocking=True)
+        self.up[slot, :rank, part.start : part.stop].copy_(part.turn(up, 0).T, non_blocking=True)
         if gain is not None and gains is not None:
             self._gains.add((slot, part.index))
-            gains[slot, part.start : part.stop].copy_(part.turn(gain, 0))
+            gains[slot, part.start : part.stop].copy_(part.turn(gain, 0), non_blocking=True)
 
     def write_kronecker(self, slot: int, part: "SlotPart", factors: KroneckerFactors) -> None:
         """Put a LoKr delta into a slot, in the place of what that part of it held before."""
@@ -253,10 +255,11 @@ class SlotLinear(nn.Module):
         # what layers gathered from this slot would otherwise be used again for the next batch with the same slots
         self.routing.forget()
         self.kronecker.pop((slot, part.index), None)
-        self._ranks[slot][part.index] = 0
-        if self.down is not None and self.up is not None:
+        # asked first: a slot is emptied before it is filled, and zeros over zeros would be a thousand launches more
+        if self._ranks[slot][part.index] and self.down is not None and self.up is not None:
             self.down[slot, part.index].zero_()
             self.up[slot, :, part.start : part.stop].zero_()
+        self._ranks[slot][part.index] = 0
         if self.gain is not None and (slot, part.index) in self._gains:
             self.gain[slot, part.start : part.stop].zero_()
             self._gains.discard((slot, part.index))

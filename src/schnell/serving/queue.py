@@ -30,6 +30,8 @@ from schnell.serving.jobs import Batch, LaneT, QueuedJob, Row
 from schnell.spec import GeneratedImage, Job, JobOutcome, Progress, ProgressListener
 
 log = structlog.get_logger(__name__)
+#: How many jobs that wait are looked at to prepare for them.
+_LOOK_AHEAD: Final = 4
 _HIDDEN: Final = "the picture could not be drawn; nothing was charged"
 _LOST: Final = "the device that drew this picture failed; nothing was charged. Try again"
 _ALL_LOST: Final = "no device is left to draw on; nothing was charged. Try again once the server was started anew"
@@ -148,6 +150,17 @@ class JobQueue(Generic[LaneT]):
                 # what waited for this device in favour of another may now be worth taking there
                 self._changed.notify_all()
             return Batch(lead.job.lane, chosen, newcomers)
+
+    def next_in_line(self, device: int = 0) -> list[QueuedJob[LaneT]]:
+        """The jobs that are likely to start next on a device, for what can be prepared while others are drawn."""
+        with self._changed:
+            return list(filter(self._devices[device].can_ever_take, self._waiting_jobs()))[:_LOOK_AHEAD]
+
+    def stage(self, adapter: str, device: int = 0) -> int | None:
+        """A slot of a device to load a LoRA into that a job in line will want; None where none is to be had now."""
+        wanted = {each for queued in self.next_in_line(device) for each in queued.adapters}
+        with self._changed:
+            return self._devices[device].leases.stage(adapter, wanted)
 
     def complete_step(self, rows: Iterable[Row[LaneT]]) -> tuple[Row[LaneT], ...]:
         """Count a step for these rows; gives those that took their last and are to be decoded."""

@@ -98,6 +98,7 @@ class InProcessRunner:
         return DeviceSnapshot(
             name=worker.name,
             is_lost=status.is_lost,
+            prepared=status.prepared,
             active_rows=self._queue.counts(index).denoising_rows,
             leased_loras=len(self._queue.held_adapters(index)),
             steps=status.steps,

@@ -48,6 +48,24 @@ class SlotLeases:
             self._holders.setdefault(adapter, set()).add(holder)
         return tuple(self._place(adapter) for adapter in adapters)
 
+    def stage(self, adapter: str, wanted: Collection[str]) -> int | None:
+        """A slot for a LoRA that a job is about to lease, so that it can be loaded before; None where it has one.
+
+        Also None where a slot could only be had from a LoRA that is held, or `wanted` by others in line. Nobody holds
+        the slot: until the job comes, somebody in greater need may still take it.
+        """
+        if adapter in self._slot_of:
+            return None
+        idle = (each for each in self._slot_of if each not in self._holders and each not in wanted)
+        if self._free:
+            slot = self._free.pop()
+        elif (unwanted := next(idle, None)) is not None:
+            slot = self._slot_of.pop(unwanted)
+        else:
+            return None
+        self._slot_of[adapter] = slot
+        return slot
+
     def release(self, holder: Hashable, adapters: Iterable[str]) -> None:
         """End a lease. The LoRAs stay in their slots until somebody needs the place."""
         for adapter in set(adapters):

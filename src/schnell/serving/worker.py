@@ -18,9 +18,11 @@ from schnell.clock import Stopwatch
 from schnell.engine.accelerator import is_out_of_memory
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest, outcome_of
+from schnell.engine.engine import Engine, outcome_of
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.pictures import Lesson, PreviewFit
 from schnell.engine.text import PromptEmbedding
+from schnell.serving.ahead import load_ahead, prepare
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.faults import DeviceLostError, Fault, attempt, attempt_twice, memory_error
 from schnell.serving.jobs import Batch, QueuedJob, Row
@@ -62,7 +64,8 @@ class Started:
 class WorkerStatus:
     """What steps have cost so far: replaced whole after every step, so that any thread can read it.
 
-    `seconds_per_row` is what one row's step costs in each lane; `is_lost`, that the device failed for good.
+    `seconds_per_row` is what one row's step costs in each lane; `is_lost`, that the device failed for good; `prepared`
+    the share of the engine's programs that is compiled.
     """
 
     steps: int = 0
@@ -70,6 +73,7 @@ class WorkerStatus:
     step_seconds: float = 0.0
     seconds_per_row: Mapping[LaneKey, float] = field(default_factory=dict)
     is_lost: bool = False
+    prepared: float = 1.0
 
 
 class Worker:
@@ -89,7 +93,8 @@ class Worker:
         # resampling, the safety check and encoding run beside the next denoising steps, one picture after the other
         self._finishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"schnell-finish-{device}")
         self._tiled: set[LaneKey] = set()
-        self.status = WorkerStatus()
+        self._is_stopping = False
+        self.status = WorkerStatus(prepared=0.0 if engine.is_compiled else 1.0)
 
     def start(self) -> None:
         """Begin to take jobs."""
@@ -97,6 +102,7 @@ class Worker:
 
     def stop(self) -> None:
         """Cancel what is left, and end the threads."""
+        self._is_stopping = True
         self._queue.close()
         self._thread.join()
         self._finishing.shutdown(wait=True)
@@ -144,6 +150,8 @@ class Worker:
         while self._queue.wait(self._device):
             try:
                 self.step()
+                if self.status.prepared < 1 and not self._queue.jobs_on(self._device):
+                    self._prepare()
             except DeviceLostError as lost:
                 self._give_up(lost)
             except Exception as error:
@@ -152,6 +160,17 @@ class Worker:
                 log.exception("engine step failed")
                 for queued in self._queue.jobs_on(self._device):
                     self._queue.fail(queued, error)
+
+    def _prepare(self) -> None:
+        """Compile, once the first picture is drawn: it has shown that the model works at all.
+
+        Requests that come meanwhile wait, or are drawn by another device; readiness says that they should not come.
+        """
+        for share in prepare(self._engine, self.name):
+            self.status = replace(self.status, prepared=share)
+            if self._is_stopping:
+                return
+        self.status = replace(self.status, prepared=1.0)
 
     def _give_up(self, lost: DeviceLostError) -> None:
         """Leave the work to the other devices: no call of this process reaches this one any more."""
@@ -220,8 +239,11 @@ class Worker:
 
         def step() -> tuple[list[Drawing], float]:
             timing = self._engine.start_timing()
+            drawings = self._engine.step(before, lane.precision)
+            # the device is at work now, and this thread would only wait for it
+            load_ahead(self._engine, self._queue, self._device)
             # errors of a GPU come when it is waited for, which must be here, where they still have their rows
-            return self._engine.step(before, lane.precision), timing()
+            return drawings, timing()
 
         stepped = (attempt_twice if len(rows) == 1 else attempt)(self._engine, "denoise", jobs, step)
         if isinstance(stepped, Fault):
@@ -302,7 +324,11 @@ class Worker:
             log.exception("previews were not learned from a picture")
 
     def _warnings(self, job: Job, started: Started) -> tuple[str, ...]:
-        warnings = self._engine.warnings_for(job, started.prompt)
+        precision = self.lane_of(job).precision
+        warnings = (
+            *self._engine.warnings_for(job, started.prompt),
+            *self._engine.adapter_warnings(job.adapters, precision),
+        )
         return (*warnings, _TILED) if started.is_tiled else warnings
 
     def _fail(self, queued: QueuedLaneJob, fault: Fault) -> None:

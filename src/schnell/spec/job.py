@@ -139,11 +139,12 @@ class DeviceSnapshot:
     """What one device is doing now, and its totals; the fields as in `RunnerSnapshot`.
 
     A device that `is_lost` failed for good, and draws nothing until the server is started anew. `leased_loras` are the
-    different LoRAs that it draws with now.
+    different LoRAs that it draws with now. `prepared` is the share of its programs that is compiled: at 1 it draws.
     """
 
     name: str
     is_lost: bool = False
+    prepared: float = 1.0
     active_rows: int = 0
     leased_loras: int = 0
     steps: int = 0

@@ -16,7 +16,8 @@ from conftest import make_job
 from pictures import psnr
 from schnell.adapters import convert_adapter, read_model_shape
 from schnell.engine.device import FLOAT32
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.models.folder import ModelFolder
 from schnell.spec import AdapterUse, Size
 

@@ -1,72 +1,82 @@
-"""The blocks compiled: what that takes, what a step takes then, and whether 50 LoRAs in turn compile anything anew."""
+"""The blocks compiled: how long it takes, what a step takes then, whether 50 LoRAs in turn compile anything anew."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from schnell.benchmarks.gpu.drawing import make_job, size_name, start
 from schnell.benchmarks.gpu.lab import Figures, Lab
-from schnell.benchmarks.gpu.random_loras import make_loras, under_other_names
+from schnell.benchmarks.gpu.random_loras import SCALE, make_lora, under_other_names
 from schnell.benchmarks.gpu.random_model import RandomEngine
-from schnell.engine.denoise import Drawing, denoise_step
+from schnell.engine.compiled_blocks import ROWS, CompiledBlocks
+from schnell.engine.denoise import position_ids
 from schnell.engine.device import Precision
 from schnell.engine.engine import Engine
+from schnell.engine.slot_routing import SlotUse
 from schnell.spec import AdapterUse, Size
-
-#: How many rows a compiled step takes: other numbers are filled up to the next of these.
-_ROWS = (1, 2, 4)
 
 
 def compiled(lab: Lab) -> Figures:
-    """Seconds to compile, milliseconds of a step by rows and size, recompilations under 50 LoRAs of mixed ranks."""
+    """Seconds of a first call, ms of a step by rows and size with LoRAs, 50 LoRAs of mixed kinds, whole graphs."""
     engine = RandomEngine(lab.shape, lab.folder, lab.device)
-    precision = engine.precision_for(go_fast=False)
-    loras = make_loras(lab, [4, 8] if lab.is_dry else [16, 64])
-    network: Any = engine.network("transformer", precision)
-    network.compile_repeated_blocks(dynamic=True, **({"backend": "eager"} if lab.is_dry else {}))
-    step = partial(_static_step, engine, network, precision)
-    first = perf_counter()
+    exact, fast = (engine.precision_for(go_fast=go_fast) for go_fast in (False, True))
+    compile_lazily(lab, engine, exact)
+    loras = [make_lora(lab, "lora-16", 16), make_lora(lab, "lora-64", 64, seed=1), make_lora(lab, "dora", 16, "DoRA")]
+    uses = [lora.use for lora in loras]
     for size in (lab.shape.middle, lab.shape.small):
-        for rows in _ROWS[: 2 if lab.is_dry else None]:
-            batch = _rows(engine, size, [loras[-1].use] * rows, precision)
-            yield lab.attempt(f"{size_name(size)}_rows_{rows}_ms", partial(lab.milliseconds, partial(step, batch)))
-    yield "compile_and_time_seconds", perf_counter() - first
+        yield lab.attempt(f"{size_name(size)}_none_ms", partial(_step, lab, engine, exact, size, [[]]))
+        for rows in ROWS[: 2 if lab.is_dry else None]:
+            name = f"{size_name(size)}_one_each_{rows}_rows_ms"
+            yield lab.attempt(name, partial(_step, lab, engine, exact, size, [uses[:1]] * rows))
     turns = under_other_names(loras, 4 if lab.is_dry else 50)
-    yield lab.attempt("fifty_loras", partial(_in_turn, lab, engine, precision, step, turns))
+    yield lab.attempt("fifty_loras", partial(_in_turn, lab, engine, exact, turns))
+    compile_lazily(lab, engine, fast)
+    for name, of_row in (("none", []), ("one", uses[:1])):
+        yield lab.attempt(f"go_fast_{name}_ms", partial(_step, lab, engine, fast, lab.shape.middle, [of_row]))
+    if lab.on_cuda:
+        yield lab.attempt("graph", partial(_as_one_graph, lab, engine, exact))
 
 
-def _rows(engine: Engine, size: Size, uses: Sequence[AdapterUse], precision: Precision) -> list[Drawing]:
-    return start(engine, [make_job(size, seed, [use]) for seed, use in enumerate(uses)], precision)
+def compile_lazily(lab: Lab, engine: Engine, precision: Precision) -> None:
+    """Compile the blocks case by case, when each is first met.
+
+    A server makes all programs before it is ready; that is more than the minutes of a check are worth.
+    """
+    model = engine._loaded_model(precision)
+    model.blocks = CompiledBlocks(model.transformer, model.routing, "eager" if lab.is_dry else "inductor")
 
 
-def _static_step(engine: Engine, network: Any, precision: Precision, rows: Sequence[Drawing]) -> None:
-    routing = engine._loaded_model(precision).routing
-    with routing.using([row.slots for row in rows], static=True):
-        denoise_step(network, rows)
+def _step(
+    lab: Lab, engine: Engine, precision: Precision, size: Size, rows: Sequence[Sequence[AdapterUse]]
+) -> dict[str, float]:
+    batch = start(engine, [make_job(size, seed, uses) for seed, uses in enumerate(rows)], precision)
+    begin = perf_counter()
+    engine.step(batch, precision)
+    lab.synchronize()
+    first = perf_counter() - begin
+    return {"first_call_s": first, "ms": lab.milliseconds(lambda: engine.step(batch, precision))}
 
 
-def _in_turn(
-    lab: Lab, engine: Engine, precision: Precision, step: Callable[[list[Drawing]], None], uses: Sequence[AdapterUse]
-) -> dict[str, Any]:
+def _in_turn(lab: Lab, engine: Engine, precision: Precision, uses: Sequence[AdapterUse]) -> dict[str, Any]:
     """One LoRA after the other, each at another size and number of rows: mean milliseconds, and who had to compile."""
     spent: list[float] = []
     recompiled: list[str] = []
+    sizes, counts = (lab.shape.middle, lab.shape.small), ROWS[: 2 if lab.is_dry else None]
     for index, use in enumerate(uses):
         if lab.seconds_left() < 1:
             break
-        size = lab.shape.small if index % 2 else lab.shape.middle
-        rows = _ROWS[index % (2 if lab.is_dry else len(_ROWS))]
-        batch = _rows(engine, size, [use] * rows, precision)
+        rows = [[use]] * counts[index % len(counts)]
+        batch = start(engine, [make_job(sizes[index % 2], seed, each) for seed, each in enumerate(rows)], precision)
         begin = perf_counter()
         try:
             with torch.compiler.set_stance("fail_on_recompile"):
-                step(batch)
+                engine.step(batch, precision)
         except RuntimeError as error:
             recompiled.append(f"{use.name}: {error}"[:200])
-            step(batch)
+            engine.step(batch, precision)
         lab.synchronize()
         spent.append((perf_counter() - begin) * 1e3)
     return {
@@ -75,3 +85,36 @@ def _in_turn(
         "recompilations": len(recompiled),
         "first": recompiled[:1],
     }
+
+
+#: Replays that are timed, and calls before the capture, which the allocator and cuBLAS need.
+_WARM_CALLS: Final = 3
+
+
+def _as_one_graph(lab: Lab, engine: Engine, precision: Precision) -> dict[str, float]:
+    """A small picture's step with a LoRA as one CUDA graph, against the same compiled step launched as it is.
+
+    Whether graphs are worth keeping is decided by this figure: they save launches, and cost memory for every shape.
+    """
+    model = engine._loaded_model(precision)
+    [row] = start(engine, [make_job(lab.shape.small, 7)], precision)
+    inputs = (
+        row.latents[None].to(precision.dtype),
+        row.prompt.states[None],
+        position_ids(row.grid, lab.shape.text_tokens),
+        torch.ones(1, device=lab.device),
+        row.prompt.pooled[None],
+    )
+    with torch.inference_mode(), model.routing.using([(SlotUse(1, SCALE),)]):
+        aside: Any = torch.cuda.Stream
+        stream = aside(lab.device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_CALLS):
+                model.transformer(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        launched = lab.milliseconds(lambda: model.transformer(*inputs))
+        graph: Any = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            model.transformer(*inputs)
+        return {"launched_ms": launched, "graph_ms": lab.milliseconds(graph.replay)}

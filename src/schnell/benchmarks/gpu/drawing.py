@@ -9,7 +9,8 @@ from PIL import Image
 
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.spec import AdapterUse, GenerationSpec, Job, Size
 
 PROMPTS: Final = ("red apple on a blue background", "green tree", "yellow car", "white cat on a red background")

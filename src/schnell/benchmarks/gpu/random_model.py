@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from schnell.engine import loading
 from schnell.engine.device import Precision, free_host_memory, free_memory, quantized_arithmetic
-from schnell.engine.engine import Engine, LoadedModel
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import LoadedModel
 from schnell.engine.memory_plan import Target, make_plan
 from schnell.engine.network_sizes import read_network_sizes
+from schnell.engine.slot_linear import SlotPlan
 from schnell.models.folder import ModelFolder, embedded_home, open_model_folder
 from schnell.spec import Size
 
@@ -194,6 +196,10 @@ class RandomEngine(Engine):
         target = Target(device.type, str(device), memory or free_memory(device), host, eight_bits)
         self.plan = make_plan(read_network_sizes(folder), target)
         super().__init__(folder, device, form=self.plan.form)
+
+    def _slot_plan(self, precision: Precision) -> SlotPlan:
+        # as on a GPU, also in a dry run: what is compiled needs slots that never change their shape
+        return replace(super()._slot_plan(precision), reserved=True)
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
         with random_weights(self.device):

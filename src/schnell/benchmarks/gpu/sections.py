@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from schnell.benchmarks.gpu.ceilings import ceilings
+from schnell.benchmarks.gpu.compiled import compiled
 from schnell.benchmarks.gpu.lab import Figure, Figures, Lab
 from schnell.benchmarks.gpu.lora import lora
 from schnell.benchmarks.gpu.parity import parity
@@ -35,14 +36,14 @@ class Section:
 SECTIONS: Final[Mapping[str, Section]] = {
     "ceilings": Section(ceilings, 20),
     "parity": Section(parity, 40),
-    "memory": Section(memory, 30),
-    "steps": Section(steps, 60),
-    "picture": Section(picture, 90),
+    "memory": Section(memory, 25),
+    "steps": Section(steps, 50),
+    "picture": Section(picture, 110),
     "lora": Section(lora, 60),
-    # "compiled": Section(compiled, 100),
+    "compiled": Section(compiled, 110),
     "serve": Section(serve, 60),
     "small_cards": Section(small_cards, 45),
-    "failures": Section(failures, 30),
+    "failures": Section(failures, 20),
 }
 #: How long a section that is past its time may still take to end by itself, with what it has measured.
 _GRACE_SECONDS: Final = 3.0

@@ -12,7 +12,8 @@ from schnell.benchmarks.gpu.lab import GIB, Figures, Lab
 from schnell.benchmarks.gpu.random_model import RandomEngine
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, PromptRequest
+from schnell.engine.engine import Engine
+from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.text import PromptEmbedding
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.queue import JobQueue
@@ -26,7 +27,7 @@ _CONTEXT_GIB: Final = 0.6
 
 def small_cards(lab: Lab) -> Figures:
     """For each card: whether the server starts, draws a megapixel, and goes on after a request that is too large."""
-    for card in _CARDS:
+    for card in _CARDS[:: 3 if lab.is_dry else 1]:
         yield lab.attempt(f"{card}_gb", partial(_on_card, lab, card))
         lab.free()
 

@@ -43,13 +43,14 @@ _READY: Final = object_of(
     responses={
         200: json_answer("Generations are accepted", example_of(_READY, {"ready": True, "problem": None})),
         503: json_answer(
-            "Stopping, without its database or a device, or with generations whose end is not written yet",
+            "Starting, stopping, without its database or a device, or with generations whose end is not written yet",
             example_of(_READY, {"ready": False, "problem": "the database does not answer"}),
         ),
     },
 )
 async def readyz(request: Request) -> Response:
-    """200 when generations are accepted; 503 while the server stops, its database is away, or an end is not written.
+    """200 when generations are accepted; 503 while the model is compiled, the server stops, its database is away, or
+    an end is not written.
 
     An end that the database does not take is a sign that it takes no other write either. `lostDevices` names GPUs that
     failed and were taken out: while another one is left, the server is ready; without any, only a restart helps.
@@ -67,6 +68,9 @@ async def _find_problem(services: Services) -> str | None:
     devices = services.runner.snapshot().devices
     if devices and all(device.is_lost for device in devices):
         return "every device has failed; restart the server"
+    # one that is ready draws alone until the others are
+    if devices and all(device.is_lost or device.prepared < 1 for device in devices):
+        return f"the model is being compiled, {max(device.prepared for device in devices):.0%} so far"
     overdue = services.closings.overdue()
     if overdue.count:
         return f"the ends of {overdue.count} generations are not written yet, for {overdue.seconds:.0f} s"
