@@ -38,9 +38,13 @@ checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-name = "POST /api/loras/inspect"
 checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "POST /api/verify"
+checks.positive_data_acceptance.enabled = false
 """
 
-# nor whether the LoRA that a prompt names is one
+# nor whether a file is a picture; nor whether the LoRA that a prompt names is one
 HOOKS = """
 import schemathesis
 

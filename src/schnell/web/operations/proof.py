@@ -21,6 +21,8 @@ from schnell.web.services import services_of
 
 router = APIRouter(prefix="/.well-known/schnell", tags=["proof"])
 _MARK_BYTES: Final = 5
+#: Told in the OpenAPI document only: our own refusal says more than that of a pattern.
+_VALUE: Final = "^[A-Za-z0-9+/]{7}=$"
 _MATCHES: Final = object_of({"matches": {"type": "array", "items": object_of({"manifestId": TEXT, "endpoint": TEXT})}})
 _EXAMPLE: Final = {
     "matches": [
@@ -36,6 +38,7 @@ _ALGORITHMS: Final = {"watermarks": [{"alg": SCHEME}], "fingerprints": []}
 @router.get(
     "/root.pem",
     summary="Root certificates",
+    response_class=Response,
     responses=error_answers(404) | {200: {"content": {"application/x-pem-file": {}}, "description": "PEM"}},
 )
 async def root(request: Request) -> Response:
@@ -63,8 +66,11 @@ async def supported_algorithms() -> dict[str, Any]:
 )
 async def matches_by_binding(
     request: Request,
-    alg: Annotated[str, Query(description="The kind of mark.", examples=[SCHEME])],
-    value: Annotated[str, Query(description="What the mark carries: its five bytes in base64.", max_length=100)],
+    alg: Annotated[str, Query(description="The kind of mark.", json_schema_extra={"enum": [SCHEME]})],
+    value: Annotated[
+        str,
+        Query(description="What the mark carries: its five bytes in base64.", json_schema_extra={"pattern": _VALUE}),
+    ],
     max_results: Annotated[int, Query(alias="maxResults", ge=1, le=20)] = 10,
 ) -> dict[str, Any]:
     """The ids of the credentials of the pictures that carry this mark. Two may share one, so it is a list."""
@@ -82,6 +88,7 @@ async def matches_by_binding(
 @router.get(
     "/manifests/{manifest_id}",
     summary="Credentials by their id",
+    response_class=Response,
     responses=error_answers(404, 429, 503)
     | {200: {"content": {"application/c2pa": {}}, "description": "A C2PA manifest store"}},
 )
