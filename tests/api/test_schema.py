@@ -41,6 +41,7 @@ checks.positive_data_acceptance.enabled = false
 
 [[operations]]
 include-name = "POST /api/verify"
+request-timeout = 60
 checks.positive_data_acceptance.enabled = false
 """
 

@@ -32,13 +32,23 @@ _EXAMPLE: Final = {
         }
     ]
 }
+_KIND: Final = {"type": "array", "items": object_of({"alg": TEXT})}
+_KINDS: Final = object_of({"watermarks": _KIND, "fingerprints": _KIND})
 _ALGORITHMS: Final = {"watermarks": [{"alg": SCHEME}], "fingerprints": []}
+
+
+class _Pem(Response):
+    media_type = "application/x-pem-file"
+
+
+class _ManifestStore(Response):
+    media_type = "application/c2pa"
 
 
 @router.get(
     "/root.pem",
     summary="Root certificates",
-    response_class=Response,
+    response_class=_Pem,
     responses=error_answers(404) | {200: {"content": {"application/x-pem-file": {}}, "description": "PEM"}},
 )
 async def root(request: Request) -> Response:
@@ -46,13 +56,13 @@ async def root(request: Request) -> Response:
     signer = services_of(request).signer
     if signer is None:
         raise NotFoundError("this server does not sign pictures")
-    return Response(signer.keys.roots_pem(), media_type="application/x-pem-file")
+    return _Pem(signer.keys.roots_pem())
 
 
 @router.get(
     "/services/supportedAlgorithms",
     summary="Marks that can be looked up",
-    responses={200: json_answer("By kind", example_of({"type": "object"}, _ALGORITHMS))},
+    responses={200: json_answer("By kind", example_of(_KINDS, _ALGORITHMS))},
 )
 async def supported_algorithms() -> dict[str, Any]:
     """The one kind of mark that this server writes."""
@@ -88,7 +98,7 @@ async def matches_by_binding(
 @router.get(
     "/manifests/{manifest_id}",
     summary="Credentials by their id",
-    response_class=Response,
+    response_class=_ManifestStore,
     responses=error_answers(404, 429, 503)
     | {200: {"content": {"application/c2pa": {}}, "description": "A C2PA manifest store"}},
 )
@@ -103,7 +113,7 @@ async def manifest(request: Request, manifest_id: str) -> Response:
     data = without_credentials(await services.store.get(found.key))
     arguments = (data, found.media_type, found.receipt, manifest_id)
     signed = await asyncio.to_thread(services.signer.manifest_for, *arguments)
-    return Response(signed, media_type="application/c2pa")
+    return _ManifestStore(signed)
 
 
 def _read_mark(value: str) -> str:
