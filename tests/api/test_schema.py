@@ -44,9 +44,14 @@ checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-name = "POST /api/loras/inspect"
 checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "POST /api/verify"
+request-timeout = 60
+checks.positive_data_acceptance.enabled = false
 """
 
-# nor whether the LoRA that a prompt names is one
+# nor whether a file is a picture; nor whether the LoRA that a prompt names is one
 HOOKS = """
 import schemathesis
 

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from schnell.errors import ImageMetadataError
 from schnell.provenance.image_file import encode_image, read_receipt
-from schnell.provenance.receipt import AdapterReceipt, Receipt, spec_from_receipt
+from schnell.provenance.receipt import AdapterReceipt, Receipt, mark_number, spec_from_receipt
 from schnell.spec import OutputFormat
 
 RECEIPT = Receipt(
@@ -122,3 +122,14 @@ def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
 def test_a_receipt_with_wrong_values_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ImageMetadataError):
         spec_from_receipt(RECEIPT.to_json() | change)
+
+
+def test_a_receipt_without_a_mark_is_drawn_without_one() -> None:
+    """As receipts were before there were marks: the same bytes as then."""
+    assert not spec_from_receipt(RECEIPT.to_json()).watermark
+    assert spec_from_receipt(replace(RECEIPT, mark="schnell.mark.1").to_json()).watermark
+
+
+def test_the_number_of_a_mark_is_the_same_on_every_machine() -> None:
+    assert f"{mark_number(RECEIPT.to_json()):010x}" == "6c78855193"
+    assert mark_number(RECEIPT.to_json()) != mark_number(replace(RECEIPT, seed=8).to_json())

@@ -21,6 +21,8 @@ from schnell.web.services import services_of
 
 router = APIRouter(prefix="/.well-known/schnell", tags=["proof"])
 _MARK_BYTES: Final = 5
+#: Told in the OpenAPI document only: our own refusal says more than that of a pattern.
+_VALUE: Final = "^[A-Za-z0-9+/]{7}=$"
 _MATCHES: Final = object_of({"matches": {"type": "array", "items": object_of({"manifestId": TEXT, "endpoint": TEXT})}})
 _EXAMPLE: Final = {
     "matches": [
@@ -30,12 +32,23 @@ _EXAMPLE: Final = {
         }
     ]
 }
+_KIND: Final = {"type": "array", "items": object_of({"alg": TEXT})}
+_KINDS: Final = object_of({"watermarks": _KIND, "fingerprints": _KIND})
 _ALGORITHMS: Final = {"watermarks": [{"alg": SCHEME}], "fingerprints": []}
+
+
+class _Pem(Response):
+    media_type = "application/x-pem-file"
+
+
+class _ManifestStore(Response):
+    media_type = "application/c2pa"
 
 
 @router.get(
     "/root.pem",
     summary="Root certificates",
+    response_class=_Pem,
     responses=error_answers(404) | {200: {"content": {"application/x-pem-file": {}}, "description": "PEM"}},
 )
 async def root(request: Request) -> Response:
@@ -43,13 +56,13 @@ async def root(request: Request) -> Response:
     signer = services_of(request).signer
     if signer is None:
         raise NotFoundError("this server does not sign pictures")
-    return Response(signer.keys.roots_pem(), media_type="application/x-pem-file")
+    return _Pem(signer.keys.roots_pem())
 
 
 @router.get(
     "/services/supportedAlgorithms",
     summary="Marks that can be looked up",
-    responses={200: json_answer("By kind", example_of({"type": "object"}, _ALGORITHMS))},
+    responses={200: json_answer("By kind", example_of(_KINDS, _ALGORITHMS))},
 )
 async def supported_algorithms() -> dict[str, Any]:
     """The one kind of mark that this server writes."""
@@ -63,8 +76,11 @@ async def supported_algorithms() -> dict[str, Any]:
 )
 async def matches_by_binding(
     request: Request,
-    alg: Annotated[str, Query(description="The kind of mark.", examples=[SCHEME])],
-    value: Annotated[str, Query(description="What the mark carries: its five bytes in base64.", max_length=100)],
+    alg: Annotated[str, Query(description="The kind of mark.", json_schema_extra={"enum": [SCHEME]})],
+    value: Annotated[
+        str,
+        Query(description="What the mark carries: its five bytes in base64.", json_schema_extra={"pattern": _VALUE}),
+    ],
     max_results: Annotated[int, Query(alias="maxResults", ge=1, le=20)] = 10,
 ) -> dict[str, Any]:
     """The ids of the credentials of the pictures that carry this mark. Two may share one, so it is a list."""
@@ -82,6 +98,7 @@ async def matches_by_binding(
 @router.get(
     "/manifests/{manifest_id}",
     summary="Credentials by their id",
+    response_class=_ManifestStore,
     responses=error_answers(404, 429, 503)
     | {200: {"content": {"application/c2pa": {}}, "description": "A C2PA manifest store"}},
 )
@@ -96,7 +113,7 @@ async def manifest(request: Request, manifest_id: str) -> Response:
     data = without_credentials(await services.store.get(found.key))
     arguments = (data, found.media_type, found.receipt, manifest_id)
     signed = await asyncio.to_thread(services.signer.manifest_for, *arguments)
-    return Response(signed, media_type="application/c2pa")
+    return _ManifestStore(signed)
 
 
 def _read_mark(value: str) -> str:
