@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import json
+import re
 import sqlite3
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +23,7 @@ from schnell.benchmarks.large_database import fill
 from schnell.benchmarks.server import KEY as FIRST_KEY
 from schnell.database.migration import migrate
 from schnell.database.session import Database
-from server_process import serving
+from server_process import ServerProcess, serving
 from servers import body_with, run_server
 from tls_server import run_tls_server
 
@@ -132,3 +135,47 @@ async def test_health_and_streams_answer_while_a_write_waits_for_the_lock(tmp_pa
                 assert not waiting.done()
                 other.execute("ROLLBACK")
             assert (await waiting).status_code == 200
+
+
+def resident_kib(server: ServerProcess) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+)", status)
+    assert found is not None
+    return int(found[1])
+
+
+async def keep_asking(client: httpx.AsyncClient, number: int, seconds: float) -> int:
+    """How many requests were answered; of ten, three are given up before."""
+    answered, ends = 0, time.monotonic() + seconds
+    while time.monotonic() < ends:
+        number += 1
+        with contextlib.suppress(httpx.TransportError):
+            patience = 0.05 if number % 10 < 3 else 60
+            answer = await client.post("/api/features", json=body_with(), timeout=patience)
+            answered += answer.status_code == 200
+    return answered
+
+
+@measured
+async def test_two_hundred_clients_of_whom_many_give_up_leave_nothing_behind(tmp_path: Path) -> None:
+    limits = httpx.Limits(max_connections=None)
+    with serving(tmp_path, 0.02) as server:
+        async with server.client(limits=limits) as client:
+            await asyncio.gather(*(keep_asking(client, number, 20) for number in range(200)))
+            await asyncio.sleep(5)
+            before = resident_kib(server)
+            answered = sum(await asyncio.gather(*(keep_asking(client, number, 60) for number in range(200))))
+            await asyncio.sleep(10)
+            growth = resident_kib(server) / before - 1
+            metrics = (await client.get("/metrics")).text
+            assert (await client.get("/readyz")).status_code == 200
+        doctor = [sys.executable, "-m", "schnell", "doctor", "--data-dir", str(tmp_path), "--json"]
+        told = await asyncio.to_thread(subprocess.run, doctor, capture_output=True, text=True, check=False)
+    findings = [each for each in json.loads(told.stdout) if each["subject"] in {"credits", "pictures", "records"}]
+    tell(f"{answered} pictures; memory grew by {growth:.1%}; {findings}")
+    assert growth < 0.05
+    assert "schnell_queue_depth 0.0" in metrics
+    with contextlib.closing(sqlite3.connect(tmp_path / "schnell.db")) as file:
+        stuck = "SELECT count(*) FROM records WHERE status IN ('QUEUED', 'PROCESSING')"
+        assert file.execute(stuck).fetchone() == (0,)
+    assert {each["state"] for each in findings} <= {"ok"}

@@ -43,8 +43,8 @@ def _read_shape(values: dict[str, Any]) -> ModelShape:
 
 
 def main() -> None:
-    """Read the task, be last in the queue for a processor, answer."""
-    os.nice(19)
+    """Read the task, stand behind the engine for a processor, answer."""
+    os.nice(7)
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     json.dump(run(json.load(sys.stdin)), sys.stdout)
 

@@ -19,6 +19,7 @@ from schnell.errors import AssetError, NotFoundError
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 _THREADS: Final = 20
+_PIECE_BYTES: Final = 2**20
 _CONFIG: Final = {
     "signature_version": "s3v4",
     # the bucket in the path: as part of the host's name it needs a DNS name and a certificate for each bucket
@@ -99,7 +100,11 @@ class S3Assets:
         def fetch() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._client.download_file(self._bucket, key, str(draft))
+                # not `download_file`: it asks for ranges, which not every S3 server gives for files that are smaller
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+                with draft.open("wb") as file:
+                    for piece in answer["Body"].iter_chunks(_PIECE_BYTES):
+                        file.write(piece)
                 draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from counts import repeats
 from mini_loras import lora_bytes
 from server_process import serving
 from servers import Server, body_with, key_for
@@ -93,9 +94,10 @@ async def test_nothing_is_fetched_for_a_dry_run_nor_for_who_cannot_pay(
         dry = body_with(lora_weights=site.url(PATH)) | {"dryRun": True}
         answer = await server.client.post("/api/features", json=dry, headers=poor)
         assert "not here yet, its size is unknown" in answer.json()["dryRun"]["warnings"][0]
-        for number in range(3):
-            body = body_with(lora_weights=site.url(f"/{number}.safetensors"))
-            assert (await server.client.post("/api/features", json=body, headers=poor)).status_code == 402
+        for number in range(repeats(300)):
+            body = body_with(lora_weights=site.url(f"/{number}.safetensors")) | {"dryRun": number % 3 == 0}
+            status = (await server.client.post("/api/features", json=body, headers=poor)).status_code
+            assert status == (402 if number % 3 else 200)
         added = await server.client.post("/api/loras", json={"source": site.url(PATH)}, headers=poor)
         assert added.status_code == 402
         files = {"file": ("a.safetensors", lora_bytes(1))}
