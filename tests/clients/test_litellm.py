@@ -17,8 +17,7 @@ def test_it_draws_with_a_lora_by_its_model_id_and_counts_what_the_server_says(se
         api_base=f"{service.url}/v1",
         api_key=service.key,
         size="512x512",
-        response_format="b64_json",
-        seed=7,
+        extra_body={"seed": 7},
     )
     assert base64.b64decode(drawn.data[0].b64_json)[1:4] == b"PNG"
     cost = drawn._hidden_params["additional_headers"]["llm_provider-x-litellm-response-cost"]
@@ -28,5 +27,9 @@ def test_it_draws_with_a_lora_by_its_model_id_and_counts_what_the_server_says(se
 def test_a_refusal_is_its_own_exception(service: Service) -> None:
     with pytest.raises(litellm.BadRequestError, match="size"):
         litellm.image_generation(
-            model="openai/flux-schnell-lora", prompt=PROMPT, api_base=f"{service.url}/v1", api_key="x" * 9, size="huge"
+            model="openai/flux-schnell-lora",
+            prompt=PROMPT,
+            api_base=f"{service.url}/v1",
+            api_key=service.key,
+            size="huge",
         )

@@ -28,9 +28,9 @@ from schnell.spec import (
     Size,
 )
 from schnell.web.auth import SECURITY, Reader
-from schnell.web.dialects.openai_schema import LIST_MODELS, MODEL, VERSION, VERSIONS
+from schnell.web.dialects.examples import LIST_MODELS, MODEL, VERSION, VERSIONS
 from schnell.web.dialects.translation import find_model, list_model_ids
-from schnell.web.native.model_ids import OWNER
+from schnell.web.native.lora_names import OWNER
 from schnell.web.native.records import show_time
 from schnell.web.services import Services, services_of
 

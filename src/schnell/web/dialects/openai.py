@@ -21,7 +21,7 @@ from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, U
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.web import submission
 from schnell.web.auth import SECURITY, Generator
-from schnell.web.dialects.openai_schema import GENERATE
+from schnell.web.dialects.examples import GENERATE
 from schnell.web.dialects.translation import (
     EXTRA_FIELDS,
     GENEROUS,

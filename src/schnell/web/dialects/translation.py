@@ -18,8 +18,7 @@ from schnell.errors import FieldError, FieldProblem, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, StoredImage
 from schnell.spec import MIN_LORA_SCALE, TOKEN_SIDE, LoraRef, combine_loras
 from schnell.web import submission
-from schnell.web.native.lora_fields import LORA_KEYS
-from schnell.web.native.model_ids import LORA_BASE, ModelChoice, choose_model, lora_ids
+from schnell.web.native.lora_names import LORA_BASE, LORA_KEYS, ModelChoice, choose_model, lora_ids
 from schnell.web.native.prompt_object import PromptRules, parse_prompt_object
 from schnell.web.services import Services, services_of
 

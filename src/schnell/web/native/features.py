@@ -12,7 +12,7 @@ from schnell.web import streaming, submission
 from schnell.web.auth import SECURITY, Generator
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.feature_schema import FEATURE_BODY, FEATURE_RESPONSES
-from schnell.web.native.model_ids import choose_model
+from schnell.web.native.lora_names import choose_model
 from schnell.web.native.prompt_object import parse_prompt_object
 from schnell.web.native.records import describe_quote, describe_record
 from schnell.web.services import services_of

@@ -29,7 +29,7 @@ from schnell.spec import (
     resolve_size,
 )
 from schnell.web.fields import Fields
-from schnell.web.native.lora_fields import LORA_KEYS, echo_loras, read_loras
+from schnell.web.native.lora_names import LORA_KEYS, echo_loras, read_loras
 
 _RATIOS: Final = (*ASPECT_RATIOS, CUSTOM_RATIO)
 _FORMATS: Final = ("webp", "jpg", "jpeg", "png")

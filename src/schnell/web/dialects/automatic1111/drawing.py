@@ -12,13 +12,12 @@ from schnell.generations import GenerationRequest, Record, Running
 from schnell.spec import MAX_STEPS
 from schnell.web import submission
 from schnell.web.auth import SECURITY, Generator, Reader
-from schnell.web.dialects.automatic1111 import schema
+from schnell.web.dialects import examples
 from schnell.web.dialects.automatic1111.lists import chosen_checkpoints
-from schnell.web.dialects.automatic1111.numbers import read_numbers, without_text
-from schnell.web.dialects.automatic1111.tags import read_lora_tags
+from schnell.web.dialects.automatic1111.reading import read_lora_tags, read_numbers, without_text
 from schnell.web.dialects.translation import build_request, drawn_loras, find_model, picture_seeds, read_base64
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.native.lora_fields import LORA_KEYS
+from schnell.web.native.lora_names import LORA_KEYS
 from schnell.web.services import Services, services_of
 
 router = APIRouter(prefix="/sdapi/v1", tags=["Automatic1111"], dependencies=SECURITY)
@@ -29,7 +28,7 @@ _ECHOED: Final = (
 )
 
 
-@router.post("/txt2img", summary="Draw, as the web UI's clients ask", **schema.DRAW)
+@router.post("/txt2img", summary="Draw, as the web UI's clients ask", **examples.DRAW)
 async def create(request: Request, caller: Generator) -> dict[str, Any]:
     """Draw pictures as the web UI's clients ask for them."""
     values = without_text(await read_json_object(request))
@@ -45,7 +44,7 @@ async def create(request: Request, caller: Generator) -> dict[str, Any]:
         }
 
 
-@router.get("/progress", summary="How far it is", **schema.PROGRESS)
+@router.get("/progress", summary="How far it is", **examples.PROGRESS)
 async def show_progress(request: Request, caller: Reader) -> dict[str, Any]:
     """How far this key's oldest generation is, from 0 to 1."""
     running = next(iter(_running_for(services_of(request), caller)), None)
@@ -69,8 +68,8 @@ async def show_progress(request: Request, caller: Reader) -> dict[str, Any]:
     }
 
 
-@router.post("/interrupt", summary="Stop", **schema.INTERRUPT)
-@router.post("/skip", summary="Stop", **schema.INTERRUPT)
+@router.post("/interrupt", summary="Stop", **examples.INTERRUPT)
+@router.post("/skip", summary="Stop", **examples.INTERRUPT)
 async def interrupt(request: Request, caller: Generator) -> dict[str, Any]:
     """Stop what this key is drawing through this API; nothing is charged."""
     for running in _running_for(services_of(request), caller):

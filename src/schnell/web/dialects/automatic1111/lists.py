@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from schnell.accounts.identity import Caller
 from schnell.errors import NotFoundError
 from schnell.web.auth import SECURITY, Generator, Reader
-from schnell.web.dialects.automatic1111 import schema
+from schnell.web.dialects import examples
 from schnell.web.dialects.translation import find_model, list_model_ids
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.services import services_of
@@ -68,7 +68,7 @@ _LISTS: Final[dict[str, Any]] = {
 _NO_EFFECT: Final = ("refresh-checkpoints", "refresh-loras", "refresh-vae", "reload-checkpoint", "unload-checkpoint")
 
 
-@router.get("/options", summary="Settings", **schema.OPTIONS)
+@router.get("/options", summary="Settings", **examples.OPTIONS)
 async def show_options(request: Request, caller: Reader) -> dict[str, Any]:
     """The settings that clients read."""
     return {
@@ -80,7 +80,7 @@ async def show_options(request: Request, caller: Reader) -> dict[str, Any]:
     }
 
 
-@router.post("/options", summary="Choose the checkpoint", **schema.CHANGE_OPTIONS)
+@router.post("/options", summary="Choose the checkpoint", **examples.CHANGE_OPTIONS)
 async def change_options(request: Request, caller: Generator) -> None:
     """Keep the checkpoint for this key, which must be one that is served; other settings have no effect."""
     fields = Fields(await read_json_object(request))
@@ -91,7 +91,7 @@ async def change_options(request: Request, caller: Generator) -> None:
         chosen_checkpoints(request).choose(caller, checkpoint)
 
 
-@router.get("/sd-models", summary="Checkpoints", **schema.CHECKPOINTS)
+@router.get("/sd-models", summary="Checkpoints", **examples.CHECKPOINTS)
 async def list_checkpoints(request: Request, caller: Reader) -> list[dict[str, Any]]:
     """The served model, alone and with each LoRA that this team may name."""
     names = await list_model_ids(request, caller)
@@ -102,7 +102,7 @@ async def list_checkpoints(request: Request, caller: Reader) -> list[dict[str, A
     ]
 
 
-@router.get("/loras", summary="LoRAs", **schema.LORAS)
+@router.get("/loras", summary="LoRAs", **examples.LORAS)
 async def list_loras(request: Request, caller: Reader) -> list[dict[str, Any]]:
     """The LoRAs that this team may name in a prompt."""
     found = await services_of(request).loras.list(caller.team_id)
@@ -118,7 +118,7 @@ async def list_loras(request: Request, caller: Reader) -> list[dict[str, Any]]:
 
 
 # the paths above are spelt out and must be declared first: the first route that matches answers
-@router.get("/{name}", summary="A list of the web UI", **schema.LIST)
+@router.get("/{name}", summary="A list of the web UI", **examples.LIST)
 async def show_list(name: str, caller: Reader) -> Any:  # noqa: ARG001 - a key is asked for
     """One of the lists that clients fill their menus with."""
     if name not in _LISTS:
@@ -126,7 +126,7 @@ async def show_list(name: str, caller: Reader) -> Any:  # noqa: ARG001 - a key i
     return _LISTS[name]
 
 
-@router.post("/{name}", summary="A command of the web UI", **schema.COMMAND)
+@router.post("/{name}", summary="A command of the web UI", **examples.COMMAND)
 async def accept_command(name: str, caller: Generator) -> None:  # noqa: ARG001 - a key is asked for
     """Accept a command to load or unload a model, without effect."""
     if name not in _NO_EFFECT:

@@ -2,6 +2,11 @@
 
 The wire format is that of https://replicate.com/docs/reference/http. A prediction is a generation that goes on without
 its client; its id is the record's.
+
+`routes` holds the way of a request through the folder: `reading` understands it, `writing` shows the prediction, and
+`webhooks` tells others of it. `schema` describes all of it for the OpenAPI document. Here are the errors, which are
+problem details (RFC 7807): the SDKs show `detail`, and `invalid_fields` is what pages can put beside their fields. The
+list of models, which OpenAI's clients ask for under the same path, is `web/dialects/model_list.py`.
 """
 
 from typing import Any, Final

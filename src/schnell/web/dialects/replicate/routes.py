@@ -15,8 +15,8 @@ from schnell.errors import ClosingError, NotFoundError, SchnellError
 from schnell.generations import Record, Running
 from schnell.web import submission
 from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.dialects import examples
 from schnell.web.dialects.model_list import version_id
-from schnell.web.dialects.replicate import schema
 from schnell.web.dialects.replicate.reading import (
     Webhook,
     as_native,
@@ -29,28 +29,30 @@ from schnell.web.dialects.replicate.webhooks import start_webhook
 from schnell.web.dialects.replicate.writing import describe_prediction, gives_links
 from schnell.web.dialects.translation import build_request, find_model
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.native.model_ids import LORA_BASE, ModelChoice, choose_model
+from schnell.web.native.lora_names import LORA_BASE, ModelChoice, choose_model
 from schnell.web.services import Services, services_of
 
 router = APIRouter(tags=["Replicate"], dependencies=SECURITY)
 _DIGITS: Final = re.compile(r"[0-9a-f]{64}")
 
 
-@router.get("/v1/webhooks/default/secret", summary="The secret of webhooks", **schema.SECRET)
+@router.get("/v1/webhooks/default/secret", summary="The secret of webhooks", **examples.SECRET)
 async def show_secret(request: Request, caller: Generator) -> dict[str, Any]:
     """The secret that this team's webhooks are signed with."""
     return {"key": services_of(request).webhooks.secret_of(caller.team_id)}
 
 
 # the name may hold a LoRA after a colon, and with it slashes
-@router.post("/v1/models/{owner}/{name:path}/predictions", summary="Draw, by a model's name", **schema.CREATE_OF_MODEL)
+@router.post(
+    "/v1/models/{owner}/{name:path}/predictions", summary="Draw, by a model's name", **examples.CREATE_OF_MODEL
+)
 async def create_of_model(request: Request, caller: Generator, owner: str, name: str) -> Response:
     """Start a prediction of a model by its name."""
     fields = Fields(await read_json_object(request))
     return await _create(request, caller, find_model(request, f"{owner}/{name}"), fields)
 
 
-@router.post("/v1/predictions", summary="Draw, as Replicate's clients ask", **schema.CREATE)
+@router.post("/v1/predictions", summary="Draw, as Replicate's clients ask", **examples.CREATE)
 async def create(request: Request, caller: Generator) -> Response:
     """Start a prediction of a version.
 
@@ -82,7 +84,7 @@ async def _find_version(request: Request, caller: Caller, version: str) -> Model
     return find_model(request, version)
 
 
-@router.get("/v1/predictions", summary="Earlier predictions", **schema.PREDICTIONS)
+@router.get("/v1/predictions", summary="Earlier predictions", **examples.PREDICTIONS)
 async def list_predictions(
     request: Request, caller: Reader, cursor: Annotated[str | None, Query(max_length=64)] = None
 ) -> dict[str, Any]:
@@ -94,7 +96,7 @@ async def list_predictions(
     return {"next": following, "previous": None, "results": results}
 
 
-@router.get("/v1/predictions/{prediction_id}", summary="One prediction", **schema.PREDICTION)
+@router.get("/v1/predictions/{prediction_id}", summary="One prediction", **examples.PREDICTION)
 async def show(request: Request, caller: Reader, prediction_id: str) -> dict[str, Any]:
     """One prediction as it is now."""
     services = services_of(request)
@@ -104,7 +106,7 @@ async def show(request: Request, caller: Reader, prediction_id: str) -> dict[str
     return await describe_prediction(services, running.record if running else record, running)
 
 
-@router.post("/v1/predictions/{prediction_id}/cancel", summary="Cancel a prediction", **schema.PREDICTION)
+@router.post("/v1/predictions/{prediction_id}/cancel", summary="Cancel a prediction", **examples.PREDICTION)
 async def cancel(request: Request, caller: Generator, prediction_id: str) -> dict[str, Any]:
     """Stop a prediction at its next step; nothing is charged."""
     services = services_of(request)

@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from schnell.errors import InvalidFieldError
 from schnell.spec import MAX_LORA_SCALE, MIN_LORA_SCALE, LoraRef
 from schnell.web.dialects.automatic1111.drawing import note_ignored_fields
-from schnell.web.dialects.automatic1111.numbers import read_numbers, without_text
-from schnell.web.dialects.automatic1111.tags import read_lora_tags
+from schnell.web.dialects.automatic1111.reading import read_lora_tags, read_numbers, without_text
 from schnell.web.dialects.translation import GENEROUS
 from schnell.web.fields import Fields
 from schnell.web.native.prompt_object import parse_prompt_object
