@@ -1,5 +1,8 @@
 """What an engine gives its pictures to prove where they came from."""
 
+import os
+import subprocess
+import sys
 from io import BytesIO
 from typing import Any
 
@@ -11,6 +14,7 @@ from PIL import Image
 
 from conftest import make_job
 from proof import keys, pixels_of, signer
+from schnell.clock import Stopwatch
 from schnell.engine.engine import Engine, generate
 from schnell.models.folder import ModelFolder
 from schnell.provenance.file_parts import without_credentials
@@ -72,3 +76,19 @@ def test_a_request_without_a_mark_gets_the_picture_as_it_was_before_there_were_m
     unmarked = draw(proving, watermark=False)
     assert unmarked.mark is None
     assert without_credentials(unmarked.data) == plain.data
+
+
+def test_an_engine_that_does_not_sign_needs_no_library_that_signs() -> None:
+    code = "import sys; sys.modules['c2pa'] = None; import schnell.serving.worker"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_a_flagged_picture_gets_no_proof(mini: ModelFolder) -> None:
+    class Strict:
+        def flags(self, picture: Image.Image) -> bool:  # noqa: ARG002 - the checker's form
+            return True
+
+    engine = Engine(mini, CPU, Strict(), proof=Proof(marks=True, signer=signer()))  # type: ignore[arg-type]
+    drawn, watch = Image.new("RGB", (128, 128)), Stopwatch()
+    assert engine.finish(make_job(**SMALL), 0, drawn, watch) is None
+    assert not {"mark", "sign"} & set(watch.seconds)

@@ -71,5 +71,8 @@ def _write_draft(path: Path, keys: SigningKeys) -> Path:
         draft.touch(mode=0o600)
         draft.write_text(keys.to_pem(), "ascii")
     except OSError as cause:
-        raise CredentialsError(f"{path} cannot be written: {cause.strerror}") from cause
+        raise CredentialsError(
+            f"{path} cannot be written: {cause.strerror}. Set SCHNELL_DATA_DIR, or sign no pictures "
+            "(SCHNELL_CREDENTIALS=false, schnell generate --no-proof)"
+        ) from cause
     return draft

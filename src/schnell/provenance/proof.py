@@ -5,16 +5,19 @@ before they are encoded, and a signature is over the whole file.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image
 
 from schnell.clock import now
-from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.image_file import MEDIA_TYPES
 from schnell.provenance.mark import SCHEME, embed
 from schnell.provenance.receipt import Receipt, mark_number
+
+if TYPE_CHECKING:
+    # an engine that does not sign runs without c2pa-python, as on a bare GPU machine
+    from schnell.provenance.credentials import CredentialsSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Proof:
     """
 
     marks: bool = False
-    signer: CredentialsSigner | None = None
+    signer: "CredentialsSigner | None" = None
 
     @property
     def scheme(self) -> str | None:

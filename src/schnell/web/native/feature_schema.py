@@ -46,7 +46,7 @@ def _whole(description: str, low: int, high: int, **more: Any) -> dict[str, Any]
 
 
 _SIDE: Final = {
-    "type": ["integer", "null"],
+    "type": "integer",
     "minimum": MIN_SIDE,
     "maximum": MAX_SIDE,
     "multipleOf": SIDE_STEP,
