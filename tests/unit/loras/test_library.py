@@ -36,7 +36,7 @@ async def test_an_unknown_name_is_refused_naming_the_known_ones(make: MakeLibrar
     library = make()
     await add(library, "watercolour", 1)
     with pytest.raises(InvalidFieldError, match="there are watercolour") as caught:
-        await library.resolve([LoraRef("watercolour"), LoraRef("nope")], TEAM)
+        await library.resolve([LoraRef("watercolour"), LoraRef("nope", place="extra_lora")], TEAM)
     assert caught.value.problems[0].field == "extra_lora"
 
 
@@ -195,7 +195,7 @@ async def test_the_field_of_a_wrong_lora_is_named(make: MakeLibrary) -> None:
     library = make()
     await add(library, "good", 1)
     for count, field in enumerate(["lora_weights", "extra_lora", "loras", "loras"]):
-        refs = [LoraRef("good")] * count + [LoraRef("wrong name!")]
+        refs = [LoraRef("good")] * count + [LoraRef("wrong name!", place=field)]
         with pytest.raises(InvalidFieldError) as caught:
             await library.resolve(refs, TEAM)
         assert caught.value.problems[0].field == field
