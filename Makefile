@@ -23,8 +23,10 @@ serve: $(RUNTIME) ## what runs schnell, then the server itself
 
 test: setup check ## set up, then check everything
 
+# two at a time wait for each other's servers and browsers; each computes in one thread, since two teams of OpenMP threads
+# on the same cores take several times as long
 check: quick ## what `quick` checks, and every other test
-	$(BIN)/pytest --ignore tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/unit --numprocesses logical --maxprocesses 4 --dist worksteal
 
 quick: lint unit ## before each commit: lint, types, layers, unit tests
 

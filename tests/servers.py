@@ -10,6 +10,9 @@ import httpx
 from fastapi import FastAPI
 
 from fakes import FakeRunner
+from schnell.accounts.identity import Scope
+from schnell.accounts.keys import create_key
+from schnell.accounts.teams import create_team, list_members
 from schnell.bootstrap import build_app
 from schnell.settings import Settings
 from schnell.web.services import Services, services_of_app
@@ -40,6 +43,15 @@ class Server:
 
 def body_with(**prompt_object: Any) -> dict[str, Any]:
     return BODY | {"promptObject": BODY["promptObject"] | prompt_object}
+
+
+async def key_for(server: Server, team: str, *scopes: Scope, **options: Any) -> dict[str, str]:
+    """The header of a new team's key; `options` are the team's."""
+    async with server.services.database.write() as connection:
+        made = await create_team(connection, team, **options)
+        member = (await list_members(connection, made.id))[0]
+        key = await create_key(connection, made.id, member.user_id, scopes=scopes or ("generate", "read"))
+    return {"API-KEY": key.secret}
 
 
 @asynccontextmanager

@@ -256,6 +256,13 @@ class ConfigurationError(SchnellError):
     code = "INVALID_SETTING"
 
 
+class CredentialsError(SchnellError):
+    """The key or the certificates that sign pictures cannot be used: expired, unreadable, or not a pair."""
+
+    code = "CREDENTIALS_UNUSABLE"
+    status = 503
+
+
 class ModelFolderError(SchnellError):
     """A model folder is missing, incomplete or not a FLUX model."""
 
@@ -283,6 +290,16 @@ class AssetError(SchnellError):
     code = "STORAGE_FAILED"
     status = 503
     retry_helps = True
+    retry_after: ClassVar[float] = 5.0
+
+
+class DiskError(SchnellError):
+    """The disk of the data folder is full, or cannot be read or written."""
+
+    code = "DISK_UNAVAILABLE"
+    status = 503
+    retry_helps = True
+    retry_after: ClassVar[float] = 30.0
 
 
 class DatabaseUnavailableError(SchnellError):
@@ -313,6 +330,12 @@ class ImageMetadataError(SchnellError):
 
     code = "NO_RECEIPT"
     status = 400
+
+
+class UnreadablePictureError(ImageMetadataError):
+    """The file that is to be checked is no picture of a known kind, is damaged, or takes too much memory or time."""
+
+    code = "UNREADABLE_PICTURE"
 
 
 class TrainingError(SchnellError):

@@ -1,8 +1,11 @@
 """What an operator can set, as `SCHNELL_*` in the environment or in `schnell.toml`. docs/settings.md describes each."""
 
+import difflib
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import (
@@ -12,6 +15,12 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+_PREFIX: Final = "SCHNELL_"
+#: Names in the environment that are read elsewhere: where the settings file and models are, what tests and clients use.
+OTHER_NAMES: Final = frozenset({"CONFIG", "SOAK", "API_KEY", "COMMIT", "BENCH_PICTURES"})
+_UNITS: Final = ("second", "minute", "hour", "day", "month", "year")
+_RATE: Final = re.compile(r"\s*([0-9]+)\s*(?:/|per)?\s*(?:1\s*)?([A-Za-z]+)\s*")
 
 
 def _data_home() -> Path:
@@ -30,8 +39,44 @@ def _no_slash(text: str | None) -> str | None:
     return text.rstrip("/") if text else None
 
 
+def _without_path(text: str | None) -> str | None:
+    # pages, links, cookies and the OpenAPI document name paths from the root: under a prefix they would lead elsewhere
+    if text and (parts := urlsplit(text)) and (parts.path or parts.query or parts.fragment):
+        raise ValueError(
+            f"{text} has more than scheme, host and port: give the server a host name of its own "
+            f"(such as https://schnell.{parts.hostname or 'example.org'}), a path prefix is not supported"
+        )
+    if text and (urlsplit(text).scheme not in {"http", "https"} or not urlsplit(text).hostname):
+        raise ValueError(f"{text} must be http:// or https:// and a host")
+    return text
+
+
+def _check_rate(text: str | None) -> str | None:
+    """Refuse a rate that could not be counted: the first request would be the one to find out."""
+    from limits import parse  # here: commands that read no rate start without it
+
+    if not text:
+        return None
+    try:
+        parse(text)
+    except ValueError:
+        found = _RATE.fullmatch(text)
+        unit = next((each for each in _UNITS if found and each.startswith(found[2].lower().rstrip("s"))), None)
+        nearest = f"; did you mean {found[1]}/{unit}?" if found and unit else ""
+        raise ValueError(f"must look like 60/minute or 1000/day, got {text!r}{nearest}") from None
+    return text
+
+
+def _check_folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, and must be a folder")
+    return path
+
+
 # without NoDecode, pydantic-settings would read a list in the environment as JSON only
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Rate = Annotated[str | None, AfterValidator(_check_rate)]
+Folder = Annotated[Path, AfterValidator(_check_folder)]
 #: Left to the memory plan where it is `auto`, which is None here.
 Arithmetic = Annotated[Literal["float32", "bfloat16", "float8", "int8", "int4"] | None, BeforeValidator(_auto)]
 Offload = Annotated[Literal["none", "text", "blocks"] | None, BeforeValidator(_auto)]
@@ -39,6 +84,7 @@ TextEncoders = Annotated[Literal["bfloat16", "int8", "int4", "cpu"] | None, Befo
 Decode = Annotated[Literal["whole", "tiles"] | None, BeforeValidator(_auto)]
 Count = Annotated[int | None, BeforeValidator(_auto)]
 Url = Annotated[str | None, AfterValidator(_no_slash)]
+PublicUrl = Annotated[Url, AfterValidator(_without_path)]
 
 
 #: Whether the transformer's blocks are compiled: where a GPU has all that it takes, for certain, or never.
@@ -48,12 +94,16 @@ Compile = Literal["auto", "on", "off"]
 class Settings(BaseSettings):
     """The settings of one process, read once by the command line.
 
-    Arguments go before the environment, the environment before the file. An unknown key of the file is an error.
+    Arguments go before the environment, the environment before the file. An unknown name in either is an error.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SCHNELL_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    data_dir: Path = Field(default_factory=_data_home)
+    data_dir: Folder = Field(default_factory=_data_home)
+    # None: where `schnell.models.folder` says. Commands that read no settings need these folders too, so they are taken
+    # from the environment there; read_settings puts there what the file says
+    models_dir: Folder | None = None
+    cache_dir: Folder | None = None
     model: str = "schnell-mini"
     device: str = "auto"
     devices: Names = ()
@@ -66,15 +116,15 @@ class Settings(BaseSettings):
     decode: Decode = None
     keep_quantized: bool = True
     compile: Compile = "auto"
-    compile_dir: Path | None = None
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    public_url: Url = None
+    public_url: PublicUrl = None
     database_url: str | None = None
     assets_url: str | None = None
     s3_endpoint: Url = None
     s3_public_endpoint: Url = None
     s3_region: str | None = None
+    result_prefix: str = Field("", max_length=500, pattern=r"^[!-~]*$")
     environment: str = Field("development", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     instance: str = Field("main", min_length=1, max_length=100)
     lease_seconds: float = Field(120, ge=2, le=86_400)
@@ -83,12 +133,14 @@ class Settings(BaseSettings):
     # a week: S3 refuses links that are signed for longer
     link_seconds: int = Field(604_800, ge=1, le=604_800)
     retention_days: float | None = Field(None, gt=0)
-    rate_limit: str | None = None
+    rate_limit: Rate = None
     queue_limit: int = Field(512, ge=1)
     team_queue_limit: int = Field(256, ge=1)
     price_per_picture: int = Field(200, ge=0)
     price_per_megapixel_step: int = Field(200, ge=0)
     price_per_lora: int = Field(200, ge=0)
+    credit_value: float = Field(1.0, ge=0, allow_inf_nan=False)
+    go_fast_lora_factor: float = Field(1.0, gt=0, le=3)
     safety: Names = ("open-nsfw",)
     safety_threshold: float = Field(0.8, gt=0, le=1)
     offline: bool = False
@@ -96,6 +148,10 @@ class Settings(BaseSettings):
     lora_max_bytes: int = Field(4 * 2**30, ge=1024)
     lora_cache_bytes: int = Field(20 * 2**30, ge=0)
     lora_seconds: float = Field(600, gt=0)
+    lora_fetches: int = Field(8, ge=1)
+    lora_fetches_per_team: int = Field(2, ge=1)
+    lora_fetch_bytes: int = Field(12 * 2**30, ge=1024)
+    lora_fetch_bytes_per_team: int = Field(5 * 2**30, ge=1024)
     lora_allow_hosts: Names = ()
     lora_deny_hosts: Names = ()
     lora_private_networks: Names = ()
@@ -112,6 +168,16 @@ class Settings(BaseSettings):
     webhook_private: bool = False
     drain_seconds: float = Field(60, ge=0)
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
+
+    # proof of origin: what pictures carry, and who may check it
+    watermark: bool = True
+    credentials: bool = True
+    credentials_name: str = Field("schnell", min_length=1, max_length=50)
+    credentials_prompt: bool = True
+    credentials_time: bool = False
+    credentials_time_stamps: Url = None
+    verify_rate_limit: str | None = "30/minute"
+    verify_max_bytes: int = Field(20 * 2**20, ge=1024)
 
     @classmethod
     def settings_customise_sources(
@@ -133,8 +199,22 @@ class Settings(BaseSettings):
         file = Path(named or "schnell.toml")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
 
+    @classmethod
+    def unknown_names(cls) -> list[str]:
+        """The `SCHNELL_*` names in the environment that nothing reads: most often misspelt ones."""
+        known = {name.upper() for name in cls.model_fields} | OTHER_NAMES
+        given = (name.upper().removeprefix(_PREFIX) for name in os.environ if name.upper().startswith(_PREFIX))
+        return sorted(name for name in given if name not in known)
+
+    @classmethod
+    def nearest_name(cls, name: str) -> str | None:
+        """The setting that a misspelt name most probably means, as it is written in the environment."""
+        known = {each.upper() for each in cls.model_fields}
+        return next((_PREFIX + each for each in difflib.get_close_matches(name.upper(), known, 1, 0.6)), None)
+
     @property
     def base_url(self) -> str:
         """The URL at which clients reach this server, without a slash at its end."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - a name for "everywhere"
-        return self.public_url or f"http://{host}:{self.port}"
+        # an IPv6 address stands in brackets, or its colons would look like a port's
+        return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"

@@ -83,6 +83,7 @@ async def test_the_documents_own_body_without_its_lora_draws_a_webp(server: Serv
         "loras",
         "warnings",
         "flagged",
+        "proof",
         "servedModel",
     ]
     picture = Image.open(io.BytesIO((await server.client.get(record["temporaryUrl"])).content))
@@ -200,6 +201,7 @@ async def test_a_dry_run_tells_cost_and_wait_and_does_nothing(server: Server) ->
             "numOutputs": 1,
             "queuePosition": 0,
             "expectedSeconds": 0.0,
+            "warnings": [],
         }
     }
     assert server.runner.jobs == []

@@ -7,7 +7,18 @@ from playwright.sync_api import Page, expect
 from browser.conftest import Visit, Visitor
 from schnell.web.pages.documents import find_documents, load_documents
 
-_PAGES = ("/?prompt=x", "/gallery", "/loras", "/account", "/sign-in", "/docs", "/docs/nothing-here", "/docs/openapi")
+_PAGES = (
+    "/?prompt=x",
+    "/gallery",
+    "/loras",
+    "/verify",
+    "/account",
+    "/sign-in",
+    "/docs",
+    "/docs/nothing-here",
+    "/docs/openapi",
+    "/docs/search?q=LoRA",
+)
 _DOCUMENTS = tuple(f"/docs/{slug}" for slug in load_documents(find_documents()) if not slug.startswith("decisions/"))
 _LOOKS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 360)]
 #: What the vendored viewer brings along; our own frame around it is checked.

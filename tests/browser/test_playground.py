@@ -10,8 +10,8 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from browser.conftest import Visit, copied, settle
-from schnell.engine.image_file import encode_image
-from schnell.engine.receipt import AdapterReceipt, Receipt
+from schnell.provenance.image_file import encode_image
+from schnell.provenance.receipt import AdapterReceipt, Receipt
 from servers import KEY
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from client_service import MODEL, PROMPT, Service
+from client_service import LORA, MODEL, PROMPT, Service
 
 SEED = 42
 Draw = Callable[[httpx.Client], bytes]
@@ -58,6 +58,57 @@ def test_one_prompt_and_seed_give_the_same_pixels_in_every_dialect(service: Serv
     assert {picture.size for picture in pictures.values()} == {(512, 512)}
     assert len({picture.tobytes() for picture in pictures.values()}) == 1
     assert {record["aiRecordDetail"]["responseObject"]["seed"] for record in records} == {SEED}
+
+
+def test_one_lora_gives_the_same_pixels_by_field_by_list_by_model_id_and_by_tag(service: Service) -> None:
+    small = {"prompt": PROMPT, "seed": SEED, "num_inference_steps": 2}
+    native = small | {"megapixels": "0.25", "output_format": "png"}
+    openai_body = small | {"size": "512x512", "response_format": "b64_json"}
+    parameters = {"seed": SEED, "width": 512, "height": 512, "num_inference_steps": 2}
+    tagged = {"seed": SEED, "width": 512, "height": 512, "steps": 2}
+    model, field, listed = f"flux-schnell-lora:{LORA}@0.8", {"lora_weights": LORA}, {"loras": [{"name": LORA}]}
+    ways: dict[str, tuple[str, dict[str, object]]] = {}
+    for name, extra in (("field", field), ("list", listed)):
+        ways[f"native {name}"] = (
+            "/api/features",
+            {"type": "IMAGE_GENERATOR", "model": MODEL, "promptObject": native | extra},
+        )
+        ways[f"openai {name}"] = ("/v1/images/generations", openai_body | extra)
+        ways[f"replicate {name}"] = (f"/v1/models/{MODEL}/predictions", {"input": native | extra})
+        ways[f"huggingface {name}"] = (f"/models/{MODEL}", {"inputs": PROMPT, "parameters": parameters | extra})
+    ways |= {
+        "native model id": ("/api/features", {"type": "IMAGE_GENERATOR", "model": model, "promptObject": native}),
+        "openai model id": ("/v1/images/generations", openai_body | {"model": model}),
+        "replicate version": ("/v1/predictions", {"version": f"schnell/{model}", "input": native}),
+        "huggingface model id": (f"/models/{model}", {"inputs": PROMPT, "parameters": parameters}),
+        "automatic1111 tag": ("/sdapi/v1/txt2img", tagged | {"prompt": f"{PROMPT} <lora:{LORA}:0.8>"}),
+        "automatic1111 lyco": ("/sdapi/v1/txt2img", tagged | {"prompt": f"<lyco:{LORA}:0.8>{PROMPT}"}),
+        "automatic1111 checkpoint": (
+            "/sdapi/v1/txt2img",
+            tagged | {"prompt": PROMPT, "override_settings": {"sd_model_checkpoint": model}},
+        ),
+    }
+    with service.client() as client:
+        plain = pixels(client, "/v1/images/generations", openai_body)
+        drawn = {way: pixels(client, path, body) for way, (path, body) in ways.items()}
+    assert {way for way, found in drawn.items() if found != drawn["native field"]} == set()
+    assert drawn["native field"] != plain
+
+
+def pixels(client: httpx.Client, path: str, body: dict[str, object]) -> bytes:
+    """The pixels of the one picture in a dialect's answer."""
+    answer = posted(client, path, body, Prefer="wait", Accept="image/png, application/json")
+    if answer.headers["content-type"] == "image/png":
+        data = answer.content
+    elif path == "/api/features":
+        data = client.get(answer.json()["aiRecord"]["temporaryUrl"]).content
+    else:
+        found = answer.json()
+        text = found["output"][0].partition(",")[2] if "output" in found else ""
+        text = text or (found["images"][0] if "images" in found else found["data"][0]["b64_json"])
+        data = base64.b64decode(text)
+    with Image.open(io.BytesIO(data)) as opened:
+        return opened.convert("RGB").tobytes()
 
 
 @pytest.mark.parametrize("draw", DIALECTS, ids=lambda draw: str(draw.__name__))

@@ -42,8 +42,8 @@ def apple_drawing() -> Drawing:
     return Drawing(latents, (1.0, 0.5, 0.0), 0, Size(4, 4), prompt)
 
 
-def transformer(img: Tensor, _txt: Tensor, _ids: Tensor, timesteps: Tensor, _y: Tensor) -> Tensor:
-    return img * timesteps[:, None, None]
+def transformer(latents: Tensor, _states: Tensor, _positions: Tensor, timestep: Tensor, _pooled: Tensor) -> Tensor:
+    return latents * timestep[:, None, None]
 
 
 def test_the_stand_in_refuses_float64_and_numpy_until_it_is_copied() -> None:
@@ -65,7 +65,7 @@ def test_steps_and_previews_run_without_float64_on_the_gpu() -> None:
     assert fit.paint(replace(drawings[1], estimate=drawings[0].latents), Size(64, 64)).startswith(b"\x89PNG")
 
 
-def test_torchs_float64_is_asked_for_where_noise_levels_and_positions_are_made_on_the_cpu_alone() -> None:
+def test_torchs_float64_is_asked_for_on_the_cpu_alone() -> None:
     lines = {
         (path.name, line.strip())
         for folder in ("engine", "serving")
@@ -75,6 +75,7 @@ def test_torchs_float64_is_asked_for_where_noise_levels_and_positions_are_made_o
     }
     assert lines == {
         ("denoise.py", "levels = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).float().tolist()"),
+        # positions and the angles made of them are on the CPU until they are rounded
         ("flux_kernels.py", "periods = _ROTARY_BASE ** (torch.arange(0, width, 2, dtype=torch.float64) / width)"),
         ("flux_kernels.py", "angles.append(ids[:, axis].double()[:, None] * (1.0 / periods))"),
     }
@@ -82,8 +83,8 @@ def test_torchs_float64_is_asked_for_where_noise_levels_and_positions_are_made_o
 
 def test_a_cpu_is_always_done_alive_and_current() -> None:
     cpu = torch.device("cpu")
-    for ask in (make_current, synchronize, release_memory):
-        ask(cpu)
+    for harmless in (make_current, synchronize, release_memory):
+        harmless(cpu)
     assert is_alive(cpu)
 
 

@@ -89,6 +89,19 @@ async def reserve(connection: Connection, caller: Caller, record_id: str, amount
     return reservation
 
 
+async def check_credits(connection: Connection, caller: Caller, amount: int) -> None:
+    """Refuse a caller who could not pay `amount`; nothing is reserved. For work that is free for those who pay else.
+
+    Raises:
+        InsufficientCreditsError, UnauthorizedError: as `reserve`.
+    """
+    values = {"of_team": caller.team_id, "of_user": caller.user_id, "amount": amount}
+    for table, who in ((members, f"member {caller.user_name}"), (teams, "Team")):
+        row = (await connection.execute(select(table).where(_owner(table)), values)).first()
+        if row is None or row.credit_limit - effective_use(row) < amount:
+            raise await _refusal(connection, table, values, who)
+
+
 async def settle(connection: Connection, reservation: Reservation, charged: int, pictures: int) -> None:
     """Charge `charged` credits of the reservation for `pictures` pictures and give the rest back."""
     await _give_back(connection, reservation, reservation.amount - charged)

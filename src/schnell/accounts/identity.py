@@ -20,7 +20,8 @@ SYSTEM: Final = "SYSTEM"
 class Team:
     """A team and its budget, in credits. `used_credit` starts again from zero with each day or month, or never.
 
-    `may_disable_safety`: whether its requests may switch the safety check off.
+    `may_disable_safety`: whether its requests may switch the safety check off; `may_disable_watermark`: whether they
+    may ask for pictures without the invisible mark.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Team:
     used_credit: int
     budget_window: BudgetWindow
     may_disable_safety: bool
+    may_disable_watermark: bool
     created_at: datetime
     updated_at: datetime
 
@@ -81,3 +83,4 @@ class Caller:
     scopes: tuple[Scope, ...]
     rate_limit: str | None = None
     may_disable_safety: bool = True
+    may_disable_watermark: bool = False

@@ -10,14 +10,14 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, select, update
 
 from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Caller, Scope
 from schnell.accounts.rates import check_rate_limit
 from schnell.accounts.teams import create_team, find_member, list_teams
 from schnell.clock import now
-from schnell.database.connection import Connection, Prepared
-from schnell.database.tables import api_keys, members, new_id, teams, users
+from schnell.database.connection import Connection, Prepared, upsert
+from schnell.database.tables import api_keys, ended_sessions, members, new_id, teams, users
 from schnell.errors import ConfigurationError, FieldProblem, InvalidFieldError, NotFoundError, UnauthorizedError
 
 _PREFIX: Final = "schnell_"
@@ -26,6 +26,7 @@ _SHOWN: Final = 14
 #: A key that an operator has chosen is guarded by its length alone: its hash has no salt, and is quick to compute.
 _SHORTEST_PRESET: Final = 16
 _FIRST_TEAM: Final = "Default team"
+_FIND_ENDED: Final = Prepared(select(ended_sessions.c.id).where(ended_sessions.c.id == bindparam("of_session")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,17 @@ async def revoke_key(connection: Connection, id_or_prefix: str) -> ApiKey:
     return _to_key((await connection.execute(select(api_keys).where(api_keys.c.id == found[0].id))).one())
 
 
+async def end_session(connection: Connection, session_id: str, expires_at: datetime) -> None:
+    """Refuse a browser session from now on. It is kept in mind until it would have ended by itself."""
+    await connection.execute(delete(ended_sessions).where(ended_sessions.c.expires_at < now()))
+    await upsert(connection, ended_sessions, {"id": session_id, "expires_at": expires_at})
+
+
+async def has_ended(connection: Connection, session_id: str) -> bool:
+    """Whether a browser session was ended by signing out."""
+    return (await _FIND_ENDED.run(connection, {"of_session": session_id})).first is not None
+
+
 async def authenticate(connection: Connection, secret: str) -> Caller:
     """The caller whose key this is.
 
@@ -152,6 +164,7 @@ def _caller_query(condition: ColumnElement[bool]) -> Select[Any]:
             members.c.status.label("member_status"),
             teams.c.status.label("team_status"),
             teams.c.may_disable_safety,
+            teams.c.may_disable_watermark,
         )
         .join_from(api_keys, members, member)
         .join(teams, teams.c.id == api_keys.c.team_id)
@@ -179,6 +192,7 @@ async def _find_caller(connection: Connection, query: Prepared, wanted: str) -> 
         scopes=_split_scopes(row.scopes),
         rate_limit=row.rate_limit,
         may_disable_safety=row.may_disable_safety,
+        may_disable_watermark=row.may_disable_watermark,
     )
 
 

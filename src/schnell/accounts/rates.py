@@ -54,17 +54,27 @@ class RateLimits:
         Raises:
             RateLimitedError: nothing is left; it says when to come back.
         """
-        text = caller.rate_limit or self._default
+        return self._hit(caller.rate_limit or self._default, caller.key_id, "this key")
+
+    def count_address(self, address: str, limit: str | None) -> RateStatus | None:
+        """Count one request that came without a key from a network address, and say what is left (None: no limit).
+
+        Raises:
+            RateLimitedError: nothing is left; it says when to come back.
+        """
+        return self._hit(limit, f"address {address}", "your address")
+
+    def _hit(self, text: str | None, who: str, named: str) -> RateStatus | None:
         if not text:
             return None
         item = self._parsed.get(text)
         if item is None:
             item = self._parsed[text] = parse(text)
-        granted = self._limiter.hit(item, caller.key_id)
-        stats = self._limiter.get_window_stats(item, caller.key_id)
+        granted = self._limiter.hit(item, who)
+        stats = self._limiter.get_window_stats(item, who)
         # rounded up, and never 0: a client that waits as long as it is told finds a place free
         status = RateStatus(item.amount, stats.remaining, max(1, ceil(stats.reset_time - time.time())))
         if granted:
             return status
-        message = f"this key may ask {text.replace('/', ' times a ')}; try again in {status.reset_after} s"
+        message = f"{named} may ask {text.replace('/', ' times a ')}; try again in {status.reset_after} s"
         raise RateLimitedError(message, item.amount, status.reset_after)

@@ -38,6 +38,7 @@ async def create_team(
         "budget_window": budget_window,
         "window_label": "",
         "may_disable_safety": True,
+        "may_disable_watermark": False,
         "created_at": moment,
         "updated_at": moment,
     }
@@ -68,7 +69,8 @@ async def find_team(connection: Connection, name_or_id: str) -> Team:
 
 
 async def change_team(connection: Connection, team_id: str, **changes: Any) -> Team:
-    """Set columns of a team (`status`, `credit_limit`, `budget_window`, `may_disable_safety`).
+    """Set columns of a team (`status`, `credit_limit`, `budget_window`, `may_disable_safety`,
+    `may_disable_watermark`).
 
     A window that is set, also to what it was, has used what the ledger says of it.
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from schnell.adapters.archive import ArchiveContents, extract_lora, is_archive
 from schnell.adapters.canonical import CanonicalInfo, check_fits, form_of, read_adapter, read_info, target_of
+from schnell.adapters.contradictions import find_contradiction, list_doubts
 from schnell.adapters.decompose import MAX_RANK
 from schnell.adapters.diagnosis import describe_guidance, describe_layout, describe_unknown, find_width, guess_model
 from schnell.adapters.factors import convert_module
@@ -134,12 +135,16 @@ def find_provenance(source: SourceFile, opened: OpenedFile) -> Provenance:
     return replace(found, trigger_words=tuple(dict.fromkeys((*beside, *found.trigger_words))))
 
 
-def find_problem(source: SourceFile, shape: ModelShape | None) -> str | None:
+def find_problem(
+    source: SourceFile, shape: ModelShape | None, peft_config: Mapping[str, Any] | None = None
+) -> str | None:
     """Why the file cannot be served, as far as its header shows; None if it shows no reason."""
     if not source.header.entries:
         return "the file holds no tensors"
     if source.unknown:
         return describe_unknown(source)
+    if problem := find_contradiction(source.header.metadata, peft_config):
+        return f"this LoRA is not for this model: {problem}"
     if all(module.kind == "bias" for module in source.modules):
         return "nothing in this file acts on a layer of this model"
     misfit = find_misfit(targets_of_source(source), shape, find_width(source), guess_model(source))
@@ -148,7 +153,7 @@ def find_problem(source: SourceFile, shape: ModelShape | None) -> str | None:
 
 def _convert(opened: OpenedFile, path: Path, sha256: str, shape: ModelShape | None) -> None:
     source = sort_keys(read_header(opened.path))
-    if problem := find_problem(source, shape):
+    if problem := find_problem(source, shape, opened.peft_config):
         raise AdapterError(problem)
     scalings = read_peft_scaling(source.header.metadata, opened.peft_config)
     with TensorWriter(path, _header_room(source)) as writer:
@@ -204,11 +209,12 @@ def _describe(source: SourceFile, opened: OpenedFile, sha256: str, written: tupl
         trigger_words=provenance.trigger_words,
         base_model=provenance.base_model,
         licence=provenance.licence,
-        warnings=tuple(_warnings(source, written)),
+        warnings=tuple(_warnings(source, opened, written)),
     )
 
 
-def _warnings(source: SourceFile, written: tuple[_Written, ...]) -> Iterator[str]:
+def _warnings(source: SourceFile, opened: OpenedFile, written: tuple[_Written, ...]) -> Iterator[str]:
+    yield from list_doubts(source.header.metadata, opened.peft_config)
     if source.guidance:
         yield describe_guidance(source)
     approximate = [module.energy for module in written if module.energy < 1]

@@ -22,6 +22,9 @@ from schnell.adapters.source import SourceModule
 from schnell.adapters.tensors import FLOATS, Array, read_tensor, shorten
 from schnell.errors import AdapterError
 
+#: Of a delta. Inputs of some 1e4 and a strength of 3 make outputs of 1e19 of it, whose squares float32 and bfloat16
+#: just hold; the LoRAs that people train have norms below 1e4.
+_MAX_NORM: Final = 1e14
 #: Canonical types besides float32.
 _COMPACT: Final = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
@@ -89,6 +92,8 @@ def _read(file: BufferedReader, module: SourceModule, scalings: Mapping[str, Pef
     for part, entry in module.tensors.items():
         if part not in {"lokr_rows", "alpha"} and entry.dtype not in FLOATS:
             raise AdapterError(f"{where}: {part} is of type {entry.dtype}, not a floating-point type")
+        if part == "alpha" and module.rank is None:
+            continue  # it scales by alpha / rank: without a rank it means nothing, and may hold anything
         values = read_tensor(file, entry)
         if not np.all(np.isfinite(np.asarray(values, np.float32))):
             raise AdapterError(f"{where}: {part} holds values that are not numbers (NaN or infinity)")
@@ -245,7 +250,25 @@ def _thin(numbers: _Numbers, part: Part, kept: Decomposition, reason: str) -> Ca
 def _module(
     numbers: _Numbers, part: Part, tensors: Mapping[str, Array], rank: int, energy: float = 1.0
 ) -> CanonicalModule:
+    _check_range(numbers, tensors)
     return CanonicalModule(numbers.source.destination.component, part.module, tensors, rank, energy)
+
+
+def _check_range(numbers: _Numbers, tensors: Mapping[str, Array]) -> None:
+    """Refuse what the engine cannot compute with, although every number of it is finite.
+
+    A delta's norm is at most the product of its factors'; a norm layer squares what comes out of it.
+    """
+    factors = [values for name, values in tensors.items() if name not in {"dora_magnitude", "lokr_rows"}]
+    norms = [float(np.linalg.norm(np.asarray(values, np.float32))) for values in factors]
+    largest = math.prod(norms)
+    if "dora_magnitude" in tensors:
+        largest = max(largest, float(np.max(tensors["dora_magnitude"], initial=0)))
+    if not largest <= _MAX_NORM:
+        raise AdapterError(
+            f"{numbers.where}: its values are so large (a norm of {largest:.3g}, at most {_MAX_NORM:.0e} is served) "
+            "that the engine's arithmetic overflows"
+        )
 
 
 def _like(values: Array) -> Array:

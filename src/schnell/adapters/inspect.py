@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from schnell.adapters.contradictions import list_doubts
 from schnell.adapters.convert import (
     DEFAULT_MAX_BYTES,
     OpenedFile,
@@ -87,8 +88,11 @@ def _report(opened: OpenedFile, size: int, sha256: str, shape: ModelShape | None
         trigger_words=provenance.trigger_words,
         base_model=provenance.base_model,
         licence=provenance.licence,
-        warnings=(describe_guidance(source),) if source.guidance else (),
-        problem=find_problem(source, shape),
+        warnings=(
+            *list_doubts(source.header.metadata, opened.peft_config),
+            *((describe_guidance(source),) if source.guidance else ()),
+        ),
+        problem=find_problem(source, shape, opened.peft_config),
     )
 
 

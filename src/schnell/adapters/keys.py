@@ -48,7 +48,8 @@ _PREFIXES: Final[tuple[tuple[str, Component], ...]] = (
     ("clip_l.", "text_encoder"),
     ("t5xxl.", "text_encoder_2"),
 )
-_PEFT_WRAPPER: Final = "base_model.model."
+#: Wrappers of a model that leave their names in its keys: PEFT's, torch.compile's, distributed training's.
+_WRAPPERS: Final = ("base_model.model.", "_orig_mod.", "module.", "_fsdp_wrapped_module.")
 
 _PLAIN_PARTS: Final[tuple[PartName, ...]] = (
     "lokr_w1_a",
@@ -64,7 +65,7 @@ _PLAIN_PARTS: Final[tuple[PartName, ...]] = (
     "hada_w2_b",
 )
 #: PEFT puts the adapter's name, often `default`, between a part and `.weight`.
-_ADAPTER: Final = r"(?:\.(?!(?:weight|bias)$)\w+)?"
+_ADAPTER: Final = r"(?:\.(?!weight|bias)\w+)?"
 _NAMED_PARTS: Final[tuple[tuple[str, PartName], ...]] = (
     (rf"\.lora_A{_ADAPTER}(?:\.weight)?", "down"),
     (rf"\.lora_B{_ADAPTER}(?:\.weight)?", "up"),
@@ -104,21 +105,29 @@ def split_key(key: str) -> SourceKey | None:
     """Take a key apart, or None if its ending is no part of a LoRA's."""
     for pattern, part in _SUFFIXES:
         if match := pattern.search(key):
-            prefix, module, destination = _place(key[: match.start()])
+            prefix, module, destination = find_place(key[: match.start()])
             return SourceKey(key, prefix, module, part, destination)
     return None
 
 
-def _place(stem: str) -> tuple[str, str, Destination | None]:
-    wrapper = _PEFT_WRAPPER if stem.startswith(_PEFT_WRAPPER) else ""
-    bare = stem.removeprefix(wrapper)
+def find_place(stem: str) -> tuple[str, str, Destination | None]:
+    """The prefix and the module that a key without its part names, and the layers that it stands for (None: none)."""
+    wrapper, bare = _unwrap(stem)
     for prefix, component in _PREFIXES:
         if bare.startswith(prefix):
-            module = bare.removeprefix(prefix)
-            destination = find_destination(module, component)
-            return wrapper + prefix, module, destination
+            # PEFT's wrapper may stand inside a prefix, too
+            inner, module = _unwrap(bare.removeprefix(prefix))
+            return wrapper + prefix + inner, module, find_destination(module, component)
     # no prefix: layers of different components have different names, so at most one of them knows this one
     for component in COMPONENTS:
         if destination := find_destination(bare, component):
             return wrapper, bare, destination
     return wrapper, bare, None
+
+
+def _unwrap(stem: str) -> tuple[str, str]:
+    """What libraries put around a model, taken off its layers' names: their names, and the rest."""
+    bare = stem
+    while wrapper := next((each for each in _WRAPPERS if bare.startswith(each)), ""):
+        bare = bare.removeprefix(wrapper)
+    return stem[: len(stem) - len(bare)], bare

@@ -107,9 +107,21 @@ def sort_keys(header: TensorHeader) -> SourceFile:
             guidance.add(f"{parsed.prefix}{parsed.module}")
         else:
             groups.setdefault((parsed.prefix, parsed.module), []).append(parsed)
+    if unknown:
+        # a module without what is not understood may be incomplete: what is not understood is the reason to tell
+        modules = tuple(module for keys in groups.values() for module in _whole_modules(header, keys))
+        return SourceFile(header, modules, tuple(unknown), tuple(sorted(guidance)))
     modules = tuple(module for keys in groups.values() for module in _modules(header, keys))
     _refuse_doubles(modules)
     return SourceFile(header, modules, tuple(unknown), tuple(sorted(guidance)))
+
+
+def _whole_modules(header: TensorHeader, keys: Iterable[SourceKey]) -> tuple[SourceModule, ...]:
+    """The modules of these keys; none where they are incomplete or contradict each other."""
+    try:
+        return tuple(_modules(header, keys))
+    except AdapterError:
+        return ()
 
 
 def _modules(header: TensorHeader, keys: Iterable[SourceKey]) -> Iterable[SourceModule]:

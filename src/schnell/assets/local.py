@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from schnell.assets.links import FILES_PATH, LinkSigner
-from schnell.assets.store import check_key, is_key
+from schnell.assets.store import check_key, is_key, shared_name
 from schnell.errors import AssetError, NotFoundError
 
 _DRAFTS: Final = ".drafts"
@@ -61,6 +62,22 @@ class LocalAssets:
         """Remove this store's unfinished writes."""
         await asyncio.to_thread(_remove_folder, self._drafts)
 
+    async def put_file(self, name: str, path: Path) -> None:
+        """Copy the file into the store. Raises AssetError."""
+        await asyncio.to_thread(_copy, path, self.root / shared_name(name))
+
+    async def fetch_file(self, name: str, path: Path) -> bool:
+        """Copy the file out of the store; False where it is not there. Raises AssetError."""
+        source = self.root / shared_name(name)
+        if not await asyncio.to_thread(source.is_file):
+            return False
+        await asyncio.to_thread(_copy, source, path)
+        return True
+
+    async def remove_file(self, name: str) -> None:
+        """Remove the file. Raises AssetError."""
+        await asyncio.to_thread(self._delete, [self.root / shared_name(name)])
+
     def sweep_drafts(self, living: Collection[str]) -> None:
         """Remove what was left half written by servers that are not among the `living` (their ids)."""
         for folder in (self.root / _DRAFTS).glob("*"):
@@ -108,6 +125,17 @@ def _write_beside(draft: str, path: str, data: bytes) -> None:
         while left:
             left = left[file.write(left) :]
     os.replace(draft, path)  # noqa: PTH105 - as above
+
+
+def _copy(source: Path, target: Path) -> None:
+    draft = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, draft)
+        draft.replace(target)
+    except OSError as cause:
+        draft.unlink(missing_ok=True)
+        raise AssetError(f"the file cannot be copied: {cause.strerror}") from cause
 
 
 def _remove_folder(folder: Path) -> None:

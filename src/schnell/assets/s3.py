@@ -1,17 +1,25 @@
 """Pictures as objects in a bucket of Amazon S3 or a server that speaks its protocol, opened by presigned links."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from schnell.assets.store import CACHE_CONTROL, file_name, is_key
+from schnell.assets.store import CACHE_CONTROL, file_name, is_key, shared_name
 from schnell.errors import AssetError, NotFoundError
 
+_log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
+_THREADS: Final = 20
+_PIECE_BYTES: Final = 2**20
 _CONFIG: Final = {
     "signature_version": "s3v4",
     # the bucket in the path: as part of the host's name it needs a DNS name and a certificate for each bucket
@@ -22,7 +30,7 @@ _CONFIG: Final = {
     "retries": {"max_attempts": 3, "mode": "standard"},
     "connect_timeout": 5,
     "read_timeout": 30,
-    "max_pool_connections": 20,
+    "max_pool_connections": _THREADS,
 }
 
 
@@ -46,6 +54,7 @@ class S3Assets:
         self._client = _build_client(endpoint, region)
         # a client of its own for links: a presigned link is signed for one host, and cannot be sent to another
         self._links = _build_client(public_endpoint, region) if public_endpoint else self._client
+        self._threads = ThreadPoolExecutor(_THREADS, "s3")
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
         """Upload a picture, with the headers that the bucket shall answer with. Raises AssetError."""
@@ -79,8 +88,41 @@ class S3Assets:
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
         return str(self._links.generate_presigned_url("get_object", Params=target, ExpiresIn=seconds))
 
+    async def put_file(self, name: str, path: Path) -> None:
+        """Upload the file, in parts where it is large. Raises AssetError."""
+        key = self._prefix + shared_name(name)
+        await self._call(lambda: self._client.upload_file(str(path), self._bucket, key))
+
+    async def fetch_file(self, name: str, path: Path) -> bool:
+        """Download the file; False where it is not there. Raises AssetError."""
+        key, draft = self._prefix + shared_name(name), path.with_name(f".{path.name}.{uuid4().hex}")
+
+        def fetch() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                # not `download_file`: it asks for ranges, which not every S3 server gives for files that are smaller
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+                with draft.open("wb") as file:
+                    for piece in answer["Body"].iter_chunks(_PIECE_BYTES):
+                        file.write(piece)
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+
+        try:
+            await self._call(fetch)
+        except NotFoundError:
+            return False
+        return True
+
+    async def remove_file(self, name: str) -> None:
+        """Delete the file. Raises AssetError."""
+        key = self._prefix + shared_name(name)
+        await self._call(lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+
     async def close(self) -> None:
         """Close the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
         self._links.close()
 
@@ -107,15 +149,19 @@ class S3Assets:
 
     async def _call(self, action: Callable[..., _Answer], *arguments: str) -> _Answer:
         try:
-            # boto3 waits for its answers: in a thread, or the event loop would
-            return await asyncio.to_thread(action, *arguments)
+            # boto3 waits for its answers: in a thread, or the event loop would; in threads of its own, or a bucket that
+            # hangs would take those that everything else works in
+            return await asyncio.get_running_loop().run_in_executor(self._threads, action, *arguments)
         except ClientError as cause:
             code = cause.response.get("Error", {}).get("Code", "")
             if code in {"NoSuchKey", "404"}:
                 raise NotFoundError("this picture is no longer stored") from cause
-            raise AssetError(f"the bucket {self._bucket!r} refused: {code or cause}") from cause
-        except BotoCoreError as cause:
-            raise AssetError(f"the bucket {self._bucket!r} cannot be reached: {cause}") from cause
+            # for the log alone: callers need not know where pictures are stored
+            _log.warning("the bucket %r refused: %s", self._bucket, code or cause)
+            raise AssetError("the store of pictures refuses; try again in a moment") from cause
+        except (BotoCoreError, Boto3Error) as cause:
+            _log.warning("the bucket %r cannot be reached: %s", self._bucket, cause)
+            raise AssetError("the store of pictures cannot be reached; try again in a moment") from cause
 
 
 def _build_client(endpoint: str | None, region: str | None) -> Any:

@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Final, Protocol
 
 from schnell.errors import NotFoundError
@@ -11,6 +12,9 @@ from schnell.errors import NotFoundError
 #: A picture's key: `<environment>/images/YYYY_MM_DD_HH_MM_SS_mmm_NNNNNN.<ext>`. Without dots and slashes elsewhere, it
 #: cannot lead out of a folder.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/images/[0-9]{4}(_[0-9]{2}){5}_[0-9]{3}_[0-9]{6}\.(webp|jpe?g|png)")
+#: Where files that are no pictures lie: no picture's key begins like this.
+SHARED_FILES: Final = "shared-files"
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}\.[a-z]{1,20}")
 _EXTENSIONS: Final = {"image/webp": "webp", "image/jpeg": "jpg", "image/png": "png"}
 _MEDIA_TYPES: Final = {"webp": "image/webp", "jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
@@ -39,6 +43,18 @@ class AssetStore(Protocol):
 
     def url(self, key: str, seconds: int) -> str:
         """A link that opens the picture for `seconds`, for whoever has it."""
+        ...
+
+    async def put_file(self, name: str, path: Path) -> None:
+        """Keep a file that is no picture, for the other servers of this installation. Raises AssetError."""
+        ...
+
+    async def fetch_file(self, name: str, path: Path) -> bool:
+        """Copy such a file to `path`, whole; False where there is none of this name. Raises AssetError."""
+        ...
+
+    async def remove_file(self, name: str) -> None:
+        """Remove such a file; one that is not there is no error. Raises AssetError."""
         ...
 
     async def close(self) -> None:
@@ -73,6 +89,13 @@ def check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise NotFoundError("no picture has this name")
     return key
+
+
+def shared_name(name: str) -> str:
+    """The place of a file that is no picture, below the store's root. Raises ValueError for a name that leads out."""
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a file's name")
+    return f"{SHARED_FILES}/{name}"
 
 
 def is_key(text: str) -> bool:

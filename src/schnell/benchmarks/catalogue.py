@@ -6,7 +6,8 @@ from functools import partial
 
 from schnell.benchmarks.joining import joining
 from schnell.benchmarks.large_database import large_database
-from schnell.benchmarks.many_loras import lora_switch, mixed_loras, slots_installed
+from schnell.benchmarks.many_loras import lora_switch, mixed_loras, proof_throughput, slots_installed
+from schnell.benchmarks.proof import proof
 from schnell.benchmarks.quantized_quality import quantized_quality
 from schnell.benchmarks.result import BenchmarkResult
 from schnell.benchmarks.server import server_overhead
@@ -39,5 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "large_database": Benchmark("a history page at 1,000 keys and 100,000 records, against none", large_database),
     "safety_cost": Benchmark("a default request with the safety check, against without", safety_cost),
     "quantized_quality": Benchmark("pictures in each quantized form, against bfloat16", quantized_quality),
+    "proof": Benchmark("marked and signed against neither, and what the mark survives", proof),
+    "proof_throughput": Benchmark("the LoRA mix over HTTP, marked and signed against neither", proof_throughput),
     "joining": Benchmark("p95 latency at 70% load, joining at steps against whole batches", joining),
 }

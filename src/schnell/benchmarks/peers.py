@@ -36,7 +36,10 @@ def peer_dtype(engine: Engine, *, go_fast: bool = True) -> torch.dtype:
 
 def stock_pipeline(folder: ModelFolder, dtype: torch.dtype, device: torch.device) -> Any:
     """diffusers' FluxPipeline over a model folder, on a device, without log lines and progress bars."""
-    import diffusers
+    try:
+        import diffusers
+    except ImportError as error:
+        raise BenchmarkError("the peer of this benchmark is diffusers: pip install diffusers accelerate") from error
     import transformers
 
     diffusers.utils.logging.set_verbosity_error()

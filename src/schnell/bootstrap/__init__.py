@@ -16,6 +16,7 @@ from schnell.bootstrap.data import (
 )
 from schnell.bootstrap.memory import build_plan
 from schnell.bootstrap.model import build_engine, build_runner, build_server_runner
+from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer, read_shared_keys
 from schnell.bootstrap.server import build_app, build_services
 
 __all__ = [
@@ -25,11 +26,15 @@ __all__ = [
     "build_locked_files",
     "build_loras",
     "build_plan",
+    "build_proof",
     "build_runner",
     "build_server_runner",
     "build_services",
+    "build_shared_proof",
+    "build_signer",
     "build_source_tokens",
     "build_store",
     "hold_data",
     "read_settings",
+    "read_shared_keys",
 ]

@@ -1,5 +1,6 @@
 """The settings, and what lies on disk or beyond: database, pictures, LoRAs."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,13 +29,30 @@ def read_settings(**overrides: Any) -> "Settings":
     from schnell.errors import ConfigurationError
     from schnell.settings import Settings
 
+    def unknown(name: str) -> str:
+        nearest = Settings.nearest_name(name)
+        return f"SCHNELL_{name} is no setting" + (f"; did you mean {nearest}?" if nearest else "")
+
+    def problem(name: str, kind: str, message: str) -> str:
+        return (
+            unknown(name) if kind == "extra_forbidden" else f"SCHNELL_{name}: {message.removeprefix('Value error, ')}"
+        )
+
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as cause:
-        wrong = (f"SCHNELL_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in cause.errors())
+        wrong = [problem("_".join(map(str, each["loc"])).upper(), each["type"], each["msg"]) for each in cause.errors()]
+        wrong += map(unknown, Settings.unknown_names())
         raise ConfigurationError("; ".join(wrong)) from cause
     except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too
         raise ConfigurationError(f"schnell.toml cannot be read: {cause}") from cause
+    if misspelt := Settings.unknown_names():
+        raise ConfigurationError("; ".join(map(unknown, misspelt)))
+    # both folders are found through the environment, by this process and by those that it starts
+    for name in ("models_dir", "cache_dir"):
+        if folder := getattr(settings, name):
+            os.environ.setdefault(f"SCHNELL_{name.upper()}", str(folder))
+    return settings
 
 
 def build_database(settings: "Settings") -> "Database":
@@ -100,10 +118,16 @@ def build_store(settings: "Settings", server_id: str | None = None) -> "AssetSto
     )
 
 
-def build_loras(settings: "Settings", database: "Database", servers: "LockedFiles | None" = None) -> "LoraLibrary":
+def build_loras(
+    settings: "Settings",
+    database: "Database",
+    servers: "LockedFiles | None" = None,
+    store: "AssetStore | None" = None,
+) -> "LoraLibrary":
     """The LoRA library of the served model; its files lie in the folder `loras` of the data folder.
 
     `servers` are the servers that live on the data folder, as a server sees them; a command sees all of them as others.
+    `store` is where servers that share a database find each other's files.
 
     Raises:
         ConfigurationError: a network or a certificate file of the settings cannot be read.
@@ -114,14 +138,19 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
     from schnell.loras.files import AdapterFiles
     from schnell.loras.library import LoraLibrary
     from schnell.loras.remote import RemoteLoras
+    from schnell.loras.turns import Turns
     from schnell.models.catalogue import find_model
     from schnell.models.folder import embedded_home
 
     model = find_model(settings.model).path
     folder = settings.data_dir / "loras"
-    servers = servers or build_locked_files(settings)
     files = AdapterFiles(
-        folder / "adapters", read_model_shape(model), settings.lora_max_bytes, used_by_others=servers.any_other
+        folder / "adapters",
+        read_model_shape(model),
+        settings.lora_max_bytes,
+        used_by_others=(servers or build_locked_files(settings)).any_other,
+        # a command works for the operator alone, and has nothing else to do meanwhile
+        apart=servers is not None,
     )
     remote = RemoteLoras(
         database,
@@ -130,10 +159,15 @@ def build_loras(settings: "Settings", database: "Database", servers: "LockedFile
         sites=_build_sites(settings),
         tokens=build_source_tokens(settings, database),
         cache_bytes=settings.lora_cache_bytes,
+        turns=Turns(
+            "LoRA downloads", at_once=settings.lora_fetches, per_team=settings.lora_fetches_per_team, waiting=512
+        ),
     )
+    # SQLite has one server, which finds its files where it has put them
+    shared = None if database.dialect == "sqlite" else store or build_store(settings)
     # they were trained for the embedded model and fit no other
     bundled = read_bundled(embedded_home() / "loras") if model.is_relative_to(embedded_home()) else ()
-    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team)
+    return LoraLibrary(database, files, remote, bundled=bundled, per_team=settings.loras_per_team, store=shared)
 
 
 def build_locked_files(settings: "Settings") -> "LockedFiles":
@@ -170,6 +204,7 @@ def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
     from schnell.errors import ConfigurationError
     from schnell.outbound.addresses import AddressPolicy
     from schnell.outbound.downloads import Downloader, DownloadLimits
+    from schnell.outbound.room import FetchBudget
 
     try:
         authorities = ssl.create_default_context(cafile=settings.lora_ca_file) if settings.lora_ca_file else None
@@ -179,7 +214,8 @@ def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
     except (OSError, ValueError) as cause:
         raise ConfigurationError(f"the settings of LoRA downloads cannot be used: {cause}") from cause
     limits = DownloadLimits(settings.lora_max_bytes, settings.lora_seconds)
-    return Downloader(folder, policy, limits, offline=settings.offline, authorities=authorities)
+    budget = FetchBudget(settings.lora_fetch_bytes, settings.lora_fetch_bytes_per_team)
+    return Downloader(folder, policy, limits, offline=settings.offline, authorities=authorities, budget=budget)
 
 
 def _build_sites(settings: "Settings") -> "SourceSites":

@@ -1,15 +1,15 @@
 """The engine and its runner, out of settings."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from schnell.bootstrap.memory import build_quantized_files, target_on, wishes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from schnell.engine.engine import Engine
     from schnell.generations import Runner
+    from schnell.provenance.proof import Proof
     from schnell.serving.batch_size import BatchSizer
     from schnell.serving.device_share import BatchLimit
     from schnell.serving.runner import InProcessRunner
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from schnell.settings import Settings
 
 
-def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "Engine":
+def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof: "Proof | None" = None) -> "Engine":
     """The engine for a model's name or folder, without the safety check if `safety` is off.
 
-    It runs in the form that the memory plan chooses by itself.
+    It runs in the form that the memory plan chooses by itself. Without `proof`, its pictures are neither marked nor
+    signed.
 
     Raises:
         ModelFolderError: no such model here, or no such device.
@@ -29,17 +30,18 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True) -> "E
     from schnell.engine.devices import choose_device
     from schnell.engine.engine import Engine
     from schnell.engine.memory_plan import make_plan
-    from schnell.engine.network_classes import import_network_classes
     from schnell.engine.network_sizes import read_network_sizes
+    from schnell.engine.processors import fit_threads_to_quota
     from schnell.engine.safety import load_safety_checker
     from schnell.models.catalogue import find_model
+    from schnell.provenance.proof import NO_PROOF
 
     folder = find_model(model)
+    fit_threads_to_quota()
     chosen = choose_device(device, weights=folder.path)
     form = make_plan(read_network_sizes(folder), target_on(chosen)).form
-    import_network_classes()
     checker = load_safety_checker() if safety else None
-    return Engine(folder, chosen, checker, form=form, files=build_quantized_files())
+    return Engine(folder, chosen, checker, form=form, files=build_quantized_files(), proof=proof or NO_PROOF)
 
 
 def build_runner(*engines: "Engine") -> "InProcessRunner":
@@ -86,7 +88,7 @@ def _refuse_mixed_precisions(engines: "Sequence[Engine]") -> None:
         )
 
 
-def build_server_runner(settings: "Settings", tell: Callable[[str], object]) -> "Runner":
+def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -> "Runner":
     """The server's runner: an engine a device, with the operator's model and safety classifiers, loaded and started.
 
     `tell` is given the lines of the memory plan before anything is loaded.
@@ -94,30 +96,34 @@ def build_server_runner(settings: "Settings", tell: Callable[[str], object]) -> 
     Raises:
         ConfigurationError: the devices are named in two settings, or what `SCHNELL_COMPILE=on` takes is not here.
         ModelFolderError, SafetyUnavailableError: the model or a classifier cannot be loaded.
-        ModelTooLargeError: the model does not fit into the device's memory in the form that the settings ask for.
+        CredentialsError: the key that signs pictures cannot be used.
+        ModelTooLargeError: the model does not fit into a device's memory in the form that the settings ask for.
     """
+    from schnell.bootstrap.proof import build_shared_proof
     from schnell.engine.compiler import choose_compiler
     from schnell.engine.devices import choose_server_devices
     from schnell.engine.engine import Engine
     from schnell.engine.memory_plan import describe, make_plan
-    from schnell.engine.network_classes import import_network_classes
     from schnell.engine.network_sizes import read_network_sizes
+    from schnell.engine.processors import fit_threads_to_quota
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
     from schnell.models.catalogue import find_model
-    from schnell.models.folder import cache_home
+    from schnell.models.folder import compiled_home
 
     if settings.devices and settings.device != "auto":
         raise ConfigurationError("SCHNELL_DEVICE and SCHNELL_DEVICES are both set: set the one that you mean")
-    import_network_classes()
-    safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
+    # before the model: a key that cannot be used ends the start at once
+    proof = build_shared_proof(settings)
+    fit_threads_to_quota()
     folder = find_model(settings.model)
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)
-    plans = [make_plan(read_network_sizes(folder), target_on(each), wishes_of(settings)) for each in devices]
+    sizes, wishes = read_network_sizes(folder), wishes_of(settings)
+    plans = [make_plan(sizes, target_on(device), wishes) for device in devices]
     for line in dict.fromkeys(line for plan in plans for line in describe(plan)):
         tell(line)
+    safety = load_safety_checker(settings.safety, settings.safety_threshold) if settings.safety else None
     files = build_quantized_files() if settings.keep_quantized else None
-    programs = settings.compile_dir or cache_home() / "compiled"
     engines = [
         Engine(
             folder,
@@ -125,7 +131,8 @@ def build_server_runner(settings: "Settings", tell: Callable[[str], object]) -> 
             safety,
             form=plan.form,
             files=files,
-            compiler=choose_compiler(settings.compile, device, programs),
+            compiler=choose_compiler(settings.compile, device, compiled_home()),
+            proof=proof,
         )
         for device, plan in zip(devices, plans, strict=True)
     ]

@@ -10,6 +10,7 @@ from schnell.bootstrap.data import (
     build_store,
     read_secrets,
 )
+from schnell.bootstrap.proof import build_proof
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,6 +34,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
+    from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.metrics import Metrics
     from schnell.web.native.feature_schema import MODEL_IDS
     from schnell.web.services import ServedModel, Services
@@ -42,7 +44,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     servers = build_locked_files(settings)
     lease = _build_lease(settings, database, servers)
     store = build_store(settings, lease.id)
-    loras = build_loras(settings, database, servers)
+    loras = build_loras(settings, database, servers, store)
     runner = FileHoldingRunner(runner, loras)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
@@ -54,10 +56,11 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         closings=closings,
         prices=_build_prices(settings),
-        resolve_loras=loras.resolve,
+        loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
         on_end=metrics.count_end,
+        go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
     return Services(
@@ -80,6 +83,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         lora_previews=LoraPreviews(runner, loras),
         source_tokens=build_source_tokens(settings, database),
+        checks=IsolatedChecks(),
+        signer=build_proof(settings).signer,
     )
 
 
@@ -117,16 +122,30 @@ def _build_lease(settings: "Settings", database: "Database", servers: "LockedFil
 
 
 def _build_web_config(settings: "Settings") -> "WebConfig":
+    from schnell.accounts.rates import check_rate_limit
+    from schnell.errors import ConfigurationError, InvalidFieldError
     from schnell.web.services import WebConfig
 
+    try:
+        check_rate_limit(settings.verify_rate_limit)
+    except InvalidFieldError as cause:
+        raise ConfigurationError("SCHNELL_VERIFY_RATE_LIMIT must look like 30/minute or 1000/day") from cause
     return WebConfig(
         public_url=settings.base_url,
         link_seconds=settings.link_seconds,
         max_body_bytes=settings.max_body_bytes,
         # an upload's form fields and multipart boundaries come on top of the file
-        body_limits={"/api/loras": settings.lora_max_bytes + 65_536},
+        body_limits={
+            "/api/loras": settings.lora_max_bytes + 65_536,
+            "/api/verify": settings.verify_max_bytes,
+            # read before it is known who asks: FastAPI parses these bodies before it looks for a key
+            **dict.fromkeys(("/api/session", "/api/admin", "/api/lora-sources"), 65_536),
+        },
         cors_origins=settings.cors_origins,
         metrics_token=settings.metrics_token,
+        result_prefix=settings.result_prefix,
+        credit_value=settings.credit_value,
+        visitor_rate_limit=settings.verify_rate_limit,
     )
 
 

@@ -7,13 +7,16 @@ import typer
 
 from schnell.cli.assets import assets_app
 from schnell.cli.bench import bench_command
+from schnell.cli.credentials import credentials_app
 from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
 from schnell.cli.loras import loras_app
+from schnell.cli.mcp import mcp_command
 from schnell.cli.models import models_app
 from schnell.cli.people import keys_app, teams_app, usage_command, users_app
 from schnell.cli.serve import serve_command
 from schnell.cli.train import train_app
+from schnell.cli.verify import verify_command
 from schnell.errors import FieldError, SchnellError
 
 _FAILURE: Final = 1
@@ -33,9 +36,11 @@ def build_app() -> typer.Typer:
     )
     app.command("serve")(serve_command)
     app.command("bench")(bench_command)
+    app.command("mcp")(mcp_command)
     app.command("generate")(generate_command)
     app.command("doctor")(doctor_command)
     app.command("usage")(usage_command)
+    app.command("verify")(verify_command)
     app.add_typer(loras_app, name="loras")
     app.add_typer(models_app, name="models")
     app.add_typer(train_app, name="train")
@@ -43,6 +48,7 @@ def build_app() -> typer.Typer:
     app.add_typer(users_app, name="users")
     app.add_typer(keys_app, name="keys")
     app.add_typer(assets_app, name="assets")
+    app.add_typer(credentials_app, name="credentials")
     return app
 
 

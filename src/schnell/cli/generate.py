@@ -42,6 +42,9 @@ def generate_command(
     quality: Annotated[int, typer.Option(help="Compression quality, 0-100.")] = 80,
     go_fast: Annotated[bool, typer.Option(help="Faster arithmetic where the processor has it.")] = True,
     no_safety: Annotated[bool, typer.Option("--no-safety", help="Skip the safety check.")] = False,
+    no_proof: Annotated[
+        bool, typer.Option("--no-proof", help="Neither mark the picture invisibly nor sign it.")
+    ] = False,
     model: Annotated[str, typer.Option(help="A model's name or folder.")] = "schnell-mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")] = "auto",
     from_file: Annotated[Path | None, typer.Option("--from", help="Repeat the picture in this file.")] = None,
@@ -65,14 +68,14 @@ def generate_command(
             loras=combine_loras(_parse_lora(text) for text in lora or []),
         )
     spec = replace(spec, safety_checker=not no_safety)
-    outcome = _draw(spec, model, device)
+    outcome = _draw(spec, model, device, proof=not no_proof)
     files = _write_files(outcome, output)
     _report(outcome, files, as_json=as_json)
 
 
 def _spec_of_picture(path: Path, file_format: OutputFormat) -> GenerationSpec:
-    from schnell.engine.image_file import read_receipt
-    from schnell.engine.receipt import spec_from_receipt
+    from schnell.provenance.image_file import read_receipt
+    from schnell.provenance.receipt import spec_from_receipt
 
     return replace(spec_from_receipt(read_receipt(path)), output_format=file_format)
 
@@ -87,19 +90,21 @@ def _parse_lora(text: str) -> LoraRef:
         return LoraRef(text)  # the colon of a URL or of a Windows drive, not of a scale
 
 
-def _draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
-    from schnell.bootstrap import build_engine
+def _draw(spec: GenerationSpec, model: str, device: str, *, proof: bool) -> JobOutcome:
+    from schnell.bootstrap import build_engine, build_proof, read_settings
     from schnell.engine.engine import generate
 
-    engine = build_engine(model, device=device, safety=spec.safety_checker)
-    adapters = tuple(_resolve_lora(lora, engine.folder) for lora in spec.loras)
+    given = build_proof(read_settings()) if proof else None
+    engine = build_engine(model, device=device, safety=spec.safety_checker, proof=given)
+    adapters = tuple(resolve_lora(lora, engine.folder) for lora in spec.loras)
     seed = random_seed() if spec.seed is None else spec.seed
     job = Job(id="cli", team_id="cli", spec=spec, seed=seed, adapters=adapters)
     with _step_bar(spec.steps) as listen:
         return generate(engine, job, listen)
 
 
-def _resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
+def resolve_lora(lora: LoraRef, model: ModelFolder) -> AdapterUse:
+    """The converted file of a bundled LoRA's name or of a path. Raises InvalidFieldError, AdapterError."""
     from schnell.adapters import convert_adapter, read_model_shape
     from schnell.models.folder import cache_home
 
@@ -160,7 +165,11 @@ def _report(outcome: JobOutcome, files: list[Path], *, as_json: bool) -> None:
     print_json(
         {
             "images": [
-                {"file": str(path), "receipt": dict(image.receipt)}
+                {
+                    "file": str(path),
+                    "receipt": dict(image.receipt),
+                    "proof": {"mark": image.mark, "credentials": image.manifest},
+                }
                 for image, path in zip(outcome.images, files, strict=True)
             ],
             "flagged": list(outcome.flagged),

@@ -1,6 +1,7 @@
 """uvicorn around the app, for `schnell serve` alone: other commands start without the web framework."""
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -12,6 +13,7 @@ import typer
 import uvicorn
 
 from schnell.bootstrap import build_app
+from schnell.cli.bounded_http import bounded_http
 from schnell.errors import ConfigurationError
 from schnell.generations import Runner
 from schnell.settings import Settings
@@ -27,8 +29,10 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
         ConfigurationError: the server could not start; the log says why.
     """
     app = build_app(settings, runner)
+    _allow_many_connections()
     config = uvicorn.Config(
         app,
+        http=bounded_http(),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -44,6 +48,13 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
     server.run(sockets=[listener])
     if not server.started:
         raise ConfigurationError("the server could not start; the lines above say why")
+
+
+def _allow_many_connections() -> None:
+    """As many open files as the system lets a process have: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -100,13 +100,21 @@ def set_team(
     may_disable_safety: Annotated[
         bool | None, typer.Option("--allow-unsafe/--forbid-unsafe", help="Whether it may switch the safety check off.")
     ] = None,
+    may_disable_watermark: Annotated[
+        bool | None,
+        typer.Option("--allow-unmarked/--forbid-unmarked", help="Whether it may leave the invisible mark out."),
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a team."""
     from schnell.accounts import teams
 
-    columns = {"credit_limit": credit_limit, "may_disable_safety": may_disable_safety}
+    columns = {
+        "credit_limit": credit_limit,
+        "may_disable_safety": may_disable_safety,
+        "may_disable_watermark": may_disable_watermark,
+    }
     changes = _changes(columns, budget_window, active)
 
     async def run(connection: "Connection") -> "Team":

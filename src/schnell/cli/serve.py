@@ -2,18 +2,22 @@
 
 import logging
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from schnell.cli.output import say
+from schnell.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
-#: Libraries whose `info` lines say nothing that an operator acts on.
-_CHATTY_LOGGERS: Final = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic", "uvicorn.error")
+#: How the lines of an exception begin that hold a statement's values: PostgreSQL's, and SQLAlchemy's.
+_VALUES: Final = ("DETAIL:", "CONTEXT:", "[parameters:")
 
 
 def serve_command(
@@ -29,7 +33,7 @@ def serve_command(
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
     configure_logs(settings.log_level)
     # before the model is loaded: a port that is taken ends the command at once
-    with hold_data(settings):
+    with hold_data(settings), spooling_in(settings.data_dir):
         listener = listen(settings.host, settings.port)
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         say(f"loading {settings.model} …")
@@ -38,8 +42,27 @@ def serve_command(
         run_server(settings, build_server_runner(settings, say), listener)
 
 
+@contextmanager
+def spooling_in(data_dir: Path) -> Iterator[None]:
+    """Let uploads wait in the data folder, which has room for them, and not in /tmp, which is often memory."""
+    folder, before = data_dir / "incoming", tempfile.tempdir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise ConfigurationError(f"the data folder {data_dir} cannot be used: {cause.strerror}") from cause
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def configure_logs(level: str) -> None:
-    """Write one JSON object a line to stderr for every logger of the process, each with its request's id."""
+    """Write one JSON object a line to stderr for every logger of the process, each with its request's id.
+
+    `level` is that of our own lines. Libraries say what they warn of: their lower lines hold whatever they were given,
+    prompts and addresses among it.
+    """
     import structlog
 
     shared: list[Processor] = [
@@ -54,6 +77,7 @@ def configure_logs(level: str) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            _leave_out_values,
             structlog.processors.JSONRenderer(),
         ],
     )
@@ -69,6 +93,16 @@ def configure_logs(level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.basicConfig(
+        level=max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]), force=True, handlers=[handler]
+    )
+    logging.captureWarnings(capture=True)
+    logging.getLogger("schnell").setLevel(level.upper())
+
+
+def _leave_out_values(_logger: object, _name: str, event: "EventDict") -> "EventDict":
+    """Tracebacks without the values that a database repeats in its complaints: prompts, names and addresses."""
+    if "exception" in event:
+        lines = str(event["exception"]).splitlines()
+        event["exception"] = "\n".join(line for line in lines if not line.lstrip().startswith(_VALUES))
+    return event

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import BindParameter, CursorResult, Dialect, Executable, Row, Select
+from sqlalchemy import BindParameter, CursorResult, Dialect, Executable, Row, Select, Table
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.sql import visitors
@@ -41,6 +41,21 @@ class Connection(Protocol):
     async def run_sync(self, function: Callable[[SyncConnection], _Result], /) -> _Result:
         """Call a function with SQLAlchemy's synchronous connection, inside this transaction."""
         ...
+
+
+async def upsert(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
+    """Insert a row, or set the other columns of the row that has its primary key.
+
+    One statement: of two servers that write the same row at once, both succeed, and the later one's values stay.
+    """
+    keys = [column.name for column in table.primary_key]
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table).values(values)
+    others = {name: insert.excluded[name] for name in values if name not in keys}
+    await connection.execute(
+        insert.on_conflict_do_update(index_elements=keys, set_=others)
+        if others
+        else insert.on_conflict_do_nothing(index_elements=keys)
+    )
 
 
 @dataclass(frozen=True, slots=True)

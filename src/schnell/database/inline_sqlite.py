@@ -10,10 +10,12 @@ Waiting for the lock of another process that writes is no such cost, it happens 
 """
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import URL, CursorResult, Dialect, Executable, NullPool, create_engine, event
@@ -21,6 +23,7 @@ from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.exc import DBAPIError
 
 from schnell.database.outages import is_busy
+from schnell.database.threaded_reads import ThreadedConnection, ThreadedReads
 from schnell.errors import DatabaseUnavailableError
 
 _Result = TypeVar("_Result")
@@ -116,12 +119,14 @@ class InlineSqlite:
         # the thread may change from one event loop to the next; within a transaction it cannot
         options = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
         # connections are kept in `_idle`, set up once; SQLAlchemy's pool would check and reset them for every request
-        self._engine = create_engine(url, poolclass=NullPool, connect_args=options)
+        self._engine = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
         # SQLite has one writer, so one block of this process at a time asks for its lock: waiting for SQLite itself
         # sleeps on this thread, where the block that holds the lock could then never go on
         self._turn = asyncio.Lock()
         self._idle: list[InlineConnection] = []
         event.listen(self._engine, "connect", _set_up)
+        self._scans = ThreadedReads(self._engine)
+        self._file = None if url.database in {None, "", ":memory:"} else Path(str(url.database))
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[InlineConnection]:
@@ -149,8 +154,19 @@ class InlineSqlite:
 
     async def close(self) -> None:
         """Close every connection that no block uses."""
+        self._scans.close()
         while self._idle:
             self._idle.pop().close()
+
+    @asynccontextmanager
+    async def scan(self) -> AsyncIterator[ThreadedConnection | InlineConnection]:
+        """As `read`, with its statements in a thread. A database in memory is seen by its one connection only."""
+        if self._file is None:
+            async with self.read() as inline:
+                yield inline
+            return
+        async with self._scans.take() as connection:
+            yield connection
 
     async def _take_turn(self) -> None:
         if not self._turn.locked():
@@ -177,7 +193,7 @@ class InlineSqlite:
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def _take(self, begin: str) -> InlineConnection:
-        connection = self._idle.pop() if self._idle else InlineConnection(self._engine.connect())
+        connection = self._idle.pop() if self._idle else self._open()
         try:
             connection.begin(begin)
         except DBAPIError as cause:
@@ -188,6 +204,11 @@ class InlineSqlite:
             raise
         return connection
 
+    def _open(self) -> InlineConnection:
+        if self._file is not None:
+            _close_to_others(self._file)
+        return InlineConnection(self._engine.connect())
+
     def _give_back(self, connection: InlineConnection) -> None:
         try:
             # nothing is open after a commit; after a read or an exception this ends the transaction
@@ -197,6 +218,16 @@ class InlineSqlite:
             connection.close()
             raise
         self._idle.append(connection)
+
+
+def _close_to_others(file: Path) -> None:
+    """Let nobody but the file's owner read it: it holds prompts, and the hashes of keys. SQLite copies its mode."""
+    with suppress(OSError):  # no folder yet, or another user's file: opening it says what is wrong
+        if not file.exists():
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        # by its name: to open and close a file that SQLite has open would drop SQLite's locks on it (POSIX)
+        elif file.stat().st_mode & 0o077:
+            file.chmod(0o600)
 
 
 def _set_up(connection: Any, _record: Any) -> None:

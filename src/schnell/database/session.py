@@ -67,6 +67,13 @@ class Database:
         """
         return _Transaction(self._engine.read(), commits=False)
 
+    def scan(self) -> AbstractAsyncContextManager[Connection]:
+        """As `read`, for statements that may look at many rows: no other request waits for them.
+
+        On SQLite they run in a thread, some at a time; a `read` of few rows is done sooner on the event loop itself.
+        """
+        return _Transaction(self._engine.scan(), commits=False)
+
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.close()
@@ -126,7 +133,13 @@ class _PooledPostgres:
         # the pool asks a connection for a sign of life before it lends it: after a restart of the database server, the
         # connections that are left are dead, and each would fail a request
         self._engine = create_async_engine(
-            url, pool_size=10, max_overflow=10, pool_pre_ping=True, pool_timeout=10, connect_args=_PATIENCE
+            url,
+            pool_size=10,
+            max_overflow=10,
+            pool_pre_ping=True,
+            pool_timeout=10,
+            connect_args=_PATIENCE,
+            hide_parameters=True,
         )
         event.listen(self._engine.sync_engine, "connect", _limit_rest)
 
@@ -139,6 +152,10 @@ class _PooledPostgres:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.connect() as connection:
             yield connection
+
+    def scan(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        # psycopg waits for the server without the event loop
+        return self.read()
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 # one name for each constraint on both databases: a migration can only change what it can name
@@ -73,6 +74,7 @@ teams = Table(
     Column("budget_window", String(8), nullable=False),
     Column("window_label", String(10), nullable=False),
     Column("may_disable_safety", Boolean, nullable=False),
+    Column("may_disable_watermark", Boolean, nullable=False, server_default=false()),
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
 )
@@ -138,6 +140,8 @@ ledger = Table(
     Column("day", String(10), nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Index("ix_ledger_team_user", "team_id", "user_id"),
+    # a team's usage by day
+    Index("ix_ledger_team_day", "team_id", "day"),
     Index("ix_ledger_record", "record_id"),
     Index("ix_ledger_day", "day"),
 )
@@ -188,7 +192,8 @@ records = Table(
     # what a killed server has left unfinished
     Index("ix_records_status", "status", "instance"),
 )
-#: The stored pictures. A row is written before its file and deleted after it: no file is ever without a row.
+#: The stored pictures. A row is written before its file and deleted after it: no file is ever without a row. `mark` is
+#: what the picture's invisible mark carries, ten hexadecimal digits; `manifest` the label of its credentials.
 images = Table(
     "images",
     metadata,
@@ -199,6 +204,10 @@ images = Table(
     Column("media_type", String(32), nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+    Column("mark", String(10)),
+    Column("manifest", String(80)),
+    Index("ix_images_mark", "mark"),
+    Index("ix_images_manifest", "manifest"),
     Index("ix_images_record", "record_id"),
     Index("ix_images_state", "state", "created_at"),
 )
@@ -270,4 +279,20 @@ source_tokens = Table(
     Column("site", String(16), primary_key=True),
     Column("token", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+)
+#: The key that signs pictures, shared by all servers of the database, encrypted (`accounts/signing_keys`). One row.
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("name", String(20), primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)
+#: Browser sessions that were ended by signing out, until they would have ended by themselves.
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("expires_at", Timestamp, nullable=False),
+    Index("ix_ended_sessions_expires", "expires_at"),
 )

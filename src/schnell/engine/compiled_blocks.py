@@ -45,6 +45,7 @@ class CompiledBlocks:
         return self._compiled[block](*inputs)
 
     def _has_program(self) -> bool:
+        """A row with more LoRAs than most have would be a program that nobody has made before."""
         return self._routing.is_low_rank and self._routing.slots.shape[1] <= MAX_ADAPTERS_PER_ROW
 
     def warm_up(self, text_tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[float]:

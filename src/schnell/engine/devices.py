@@ -19,6 +19,8 @@ import structlog
 import torch
 
 from schnell.errors import ModelFolderError
+from schnell.models.folder import NETWORKS
+from schnell.models.weight_files import weight_sources
 
 log = structlog.get_logger(__name__)
 
@@ -233,7 +235,9 @@ def parse_nvidia_smi(output: str) -> NvidiaDriver:
 
 
 def _bytes_in(weights: Path | None) -> int:
-    return 0 if weights is None else sum(file.stat().st_size for file in weights.rglob("*.safetensors"))
+    if weights is None:
+        return 0
+    return sum(source.path.stat().st_size for part in NETWORKS for source in weight_sources(weights / part))
 
 
 @lru_cache

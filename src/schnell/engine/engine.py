@@ -28,7 +28,6 @@ from schnell.engine.compiler import Compiler
 from schnell.engine.denoise import Drawing, begin_drawing
 from schnell.engine.device import Precision, choose_precision
 from schnell.engine.flux import FluxParams
-from schnell.engine.image_file import MEDIA_TYPES, encode_image
 from schnell.engine.loaded_model import LoadedModel, PromptRequest
 from schnell.engine.loading import Networks, load_networks
 from schnell.engine.memory_sums import ADAPTER_BYTES, Form
@@ -36,13 +35,15 @@ from schnell.engine.pictures import decode_latents, fit_to_size
 from schnell.engine.planned_networks import PlannedLoading
 from schnell.engine.quantized import PathChoice
 from schnell.engine.quantized_files import QuantizedFiles
-from schnell.engine.receipt import AdapterReceipt, Receipt, engine_version
 from schnell.engine.safety import SafetyChecker
 from schnell.engine.slot_linear import SlotPlan
 from schnell.engine.slot_routing import SlotUse
 from schnell.engine.text import PromptCache, PromptEmbedding
 from schnell.errors import GenerationFailedError, ModelFolderError
 from schnell.models.folder import ModelFolder, weights_sha256
+from schnell.provenance.image_file import MEDIA_TYPES, encode_image
+from schnell.provenance.proof import NO_PROOF, Proof
+from schnell.provenance.receipt import AdapterReceipt, Receipt, engine_version
 from schnell.spec import AdapterUse, GeneratedImage, Job, JobOutcome, Progress, ProgressListener, Size, output_seed
 
 #: How many different LoRAs can be loaded into a model's layers at once.
@@ -70,21 +71,24 @@ class Engine:
     beside it.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what the operator decides, each with its default
+    def __init__(  # noqa: PLR0913 - what the operator decides, each with its default
         self,
         folder: ModelFolder,
         device: torch.device,
         safety: SafetyChecker | None = None,
+        *,
         adapter_slots: int = DEFAULT_ADAPTER_SLOTS,
         adapter_bytes: int = DEFAULT_ADAPTER_BYTES,
         adapter_rank: int = DEFAULT_ADAPTER_RANK,
         form: Form | None = None,
         files: QuantizedFiles | None = None,
         compiler: Compiler | None = None,
+        proof: Proof = NO_PROOF,
     ) -> None:
         self.folder = folder
         self.device = device
         self._safety = safety
+        self._proof = proof
         self.form, self._files, self._compiler = form, files, compiler
         self.adapter_slots = form.adapter_slots if form else adapter_slots
         self._adapter_bytes, self._adapter_rank = adapter_bytes, form.adapter_rank if form else adapter_rank
@@ -232,7 +236,8 @@ class Engine:
     def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.
 
-        In `tiles`, a large picture takes a fraction of the memory; its pixels differ a little.
+        In `tiles`, and where the memory plan says so, a large picture takes a fraction of the memory; its pixels are
+        the same but for rounding.
 
         Raises:
             GenerationFailedError: latents hold NaN or infinity.
@@ -243,31 +248,36 @@ class Engine:
                 raise GenerationFailedError(
                     "the model's output is not a number; try without go_fast or another LoRA scale"
                 )
-        return decode_latents(self._loaded_model(precision).networks.vae, drawings, tiles=tiles)
+        planned = self.decodes_in_tiles(drawings[0].grid)
+        return decode_latents(self._loaded_model(precision).networks.vae, drawings, tiles=tiles or planned)
 
     def finish(self, job: Job, index: int, drawn: Image.Image, watch: Stopwatch) -> GeneratedImage | None:
-        """Resample one drawn picture to its exact size, check it, and encode its file. None: it was flagged as unsafe.
+        """Resample one drawn picture to its exact size, check it, mark it, encode its file and sign it.
 
-        `index` is the output's place in the job; `watch` is given the seconds of each of the three.
+        None: it was flagged as unsafe. `index` is the output's place in the job; `watch` is given the seconds of each.
         """
         with watch.timing("resample"):
             picture = fit_to_size(drawn, job.spec.size, self.folder.draw_scale)
         with watch.timing("safety"):
             if job.spec.safety_checker and self._safety is not None and self._safety.flags(drawn):
                 return None
-        with watch.timing("encode"):
-            return self._write(job, index, picture)
-
-    def _write(self, job: Job, index: int, picture: Image.Image) -> GeneratedImage:
         receipt = self._receipt(job, index)
+        with watch.timing("mark"):
+            picture, mark = self._proof.mark(picture, receipt)
+        with watch.timing("encode"):
+            data = encode_image(picture, receipt)
+        with watch.timing("sign"):
+            data, manifest = self._proof.sign(data, receipt, with_prompt=job.spec.credentials_prompt)
         return GeneratedImage(
             index=index,
             seed=receipt.seed,
-            data=encode_image(picture, receipt),
+            data=data,
             media_type=MEDIA_TYPES[receipt.output_format],
             width=picture.width,
             height=picture.height,
             receipt=receipt.to_json(),
+            mark=mark,
+            manifest=manifest,
         )
 
     def warnings_for(self, job: Job, prompt: PromptEmbedding) -> tuple[str, ...]:
@@ -299,6 +309,7 @@ class Engine:
             output_format=spec.output_format,
             output_quality=spec.output_quality,
             loras=tuple(AdapterReceipt(used.name, used.sha256, used.scale) for used in job.adapters),
+            mark=self._proof.scheme if spec.watermark else None,
         )
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
@@ -308,8 +319,8 @@ class Engine:
             return self._loaded[precision.dtype]
 
     def _load(self, precision: Precision) -> LoadedModel:
+        choice = PathChoice()
         try:
-            choice = PathChoice()
             networks = self._load_networks(precision, choice)
             self._choose_attention(networks.transformer.params)
             return LoadedModel(networks, self.folder, self._slot_plan(precision), self._adapter_bytes, choice)

@@ -1,9 +1,10 @@
-"""Reading the four networks of a FLUX model from a diffusers folder, part by part.
+"""Reading the four networks of a FLUX model, part by part.
 
-The transformer is ours with Black Forest Labs' names (`engine.flux`), the text encoders are ours with transformers'
-names (`engine.text_networks`), the autoencoder is diffusers' class. A network is first built without memory; then each
-layer gets its numbers as they are read, goes to the device, and may there be exchanged for another form of itself
-(`LayerForm`) before the next is read: a whole network is never in memory twice.
+The transformer is ours with Black Forest Labs' names (`engine.flux`), the autoencoder ours with diffusers'
+(`engine.autoencoder`), the text encoders ours with transformers' (`engine.text_networks`); files may have other names
+and forms (`engine.checkpoint_files`). A network is first built without memory; then each layer gets its numbers as they
+are read, goes to the device, and may there be exchanged for another form of itself (`LayerForm`) before the next is
+read: a whole network is never in memory twice.
 """
 
 import json
@@ -13,16 +14,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from schnell.engine.autoencoder import Autoencoder, AutoencoderShape, named_as_ours
+from schnell.engine.checkpoint_files import component_tensors
 from schnell.engine.device import Precision
 from schnell.engine.flux import Flux, FluxParams
-from schnell.engine.network_classes import network_class
 from schnell.engine.offload import StreamedBlocks
 from schnell.engine.text_networks import ClipText, T5Encoder
 from schnell.engine.weight_names import read_diffusers_folder
 from schnell.errors import ModelFolderError
+from schnell.models.weight_files import REFERENCE
 
 #: What a loaded linear layer is exchanged for, by its path; None leaves it as it is. It must have `in_features`,
 #: `out_features`, `bias`, `forward(x)` and `full_weight()`, the matrix in the compute dtype.
@@ -34,6 +37,7 @@ _NETWORKS: Final[dict[str, Callable[[Any], nn.Module]]] = {
     "transformer": lambda config: Flux(FluxParams.from_config(config)),
     "text_encoder": ClipText,
     "text_encoder_2": T5Encoder,
+    "vae": lambda config: Autoencoder(AutoencoderShape.from_config(config)),
 }
 
 
@@ -47,7 +51,7 @@ class Networks:
     clip: nn.Module
     t5: nn.Module
     transformer: Flux
-    vae: nn.Module
+    vae: Autoencoder
     streamed_text: StreamedBlocks | None = None
 
 
@@ -80,20 +84,18 @@ def load_network(
         ModelFolderError: a weight file is missing or does not fit its configuration.
     """
     try:
-        if part == "vae":
-            options: dict[str, Any] = {"dtype": precision.dtype, "local_files_only": True}
-            loaded = network_class(part).from_pretrained(folder / part, **options, low_cpu_mem_usage=True).to(device)
-        else:
-            loaded = _load_own_network(folder / part, precision, device, form)
-    # diffusers reports what it misses as OSError or ValueError, torch a tensor of another shape as RuntimeError, and a
-    # field that a configuration lacks is a KeyError
+        loaded = _load_network(folder / part, precision, device, form)
+    # a field that a configuration lacks is a KeyError
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
+    if isinstance(loaded, Autoencoder) and loaded.device.type in {"cpu", "cuda"}:
+        # oneDNN and cuDNN take channels-last tensors as they are: a quarter off the decoder's time on a CPU
+        loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     return loaded.eval().requires_grad_(requires_grad=False)
 
 
 def empty_network(folder: Path) -> nn.Module:
-    """The network that a component's folder (`transformer`, `text_encoder` or `text_encoder_2`) describes.
+    """The network that a component's folder (`transformer`, `vae`, `text_encoder` or `text_encoder_2`) describes.
 
     It has no memory: its parameters are on the meta device, and tensors are put in their place later.
     """
@@ -102,14 +104,23 @@ def empty_network(folder: Path) -> nn.Module:
         return _NETWORKS[folder.name](config)
 
 
-def _load_own_network(
+def _load_network(
     folder: Path, precision: Precision, device: torch.device | DeviceOf, form: LayerForm | None
 ) -> nn.Module:
     network = empty_network(folder)
-    wanted = network.state_dict().keys()
-    read = read_diffusers_folder if isinstance(network, Flux) else _read_text_weights
-    fill_network(network, read(folder, wanted), precision.dtype, device, form)
+    fill_network(network, _named_as(network, folder), precision.dtype, device, form)
     return network
+
+
+def _named_as(network: nn.Module, folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a component's folder under the names that the network gives them."""
+    if isinstance(network, Autoencoder):
+        return named_as_ours(component_tensors(folder), len(network.shape.widths))
+    if not isinstance(network, Flux):
+        return _text_weights(folder, network.state_dict().keys())
+    if (folder / REFERENCE).is_file():
+        return component_tensors(folder)  # single files have Black Forest Labs' names, as our network has
+    return read_diffusers_folder(folder, network.state_dict().keys())
 
 
 def fill_network(
@@ -153,14 +164,10 @@ def _exchange(network: nn.Module, path: str, layer: nn.Module | None) -> None:
         network.get_submodule(parent).register_module(name, layer)
 
 
-def _read_text_weights(folder: Path, wanted: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+def _text_weights(folder: Path, wanted: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     # older files have `text_model.` before CLIP's names; what else they hold (position ids, a second copy of T5's
     # embedding) is no parameter of the network
-    names, seen = set(wanted), set[str]()
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping: it has `keys` alone
-                bare = name.removeprefix("text_model.")
-                if bare in names and bare not in seen:
-                    seen.add(bare)
-                    yield bare, file.get_tensor(name)
+    names = set(wanted)
+    for name, tensor in component_tensors(folder):
+        if (bare := name.removeprefix("text_model.")) in names:
+            yield bare, tensor

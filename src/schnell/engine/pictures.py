@@ -1,7 +1,6 @@
 """From latents to pixels: finished pictures through the autoencoder, previews of unfinished ones without it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from schnell.engine.autoencoder import Autoencoder
 from schnell.engine.denoise import LATENT_CHANNELS, Drawing, unpack_latents
+from schnell.engine.strip_decoding import decode_in_strips
 from schnell.spec import Size
 
-#: Side of the square of latent pixels that is decoded at once in tiles: 512 pixels of a picture.
-_TILE_LATENTS: Final = 64
 #: The first pictures teach all there is to learn; after them, one in so many keeps up with what people ask for.
 _FIRST_LESSONS, _LESSON_EVERY = 16, 8
 #: Latent pixels of one picture that are learned from.
@@ -30,29 +29,15 @@ _LONGEST_PREVIEW_SIDE: Final = 256
 
 
 @torch.inference_mode()
-def decode_latents(vae: Any, drawings: Sequence[Drawing], *, tiles: bool = False) -> list[Image.Image]:
+def decode_latents(vae: Autoencoder, drawings: Sequence[Drawing], *, tiles: bool = False) -> list[Image.Image]:
     """Decode finished drawings of one token grid into RGB pictures of the size that they were drawn at.
 
-    `vae` is diffusers' `AutoencoderKL`. With `tiles`, it decodes squares that overlap, and blends their edges.
+    With `tiles`, in strips of the picture one after the other: the same pixels from far less of the device's memory.
     """
     packed = torch.stack([drawing.latents for drawing in drawings])
-    # the transformer draws latents shifted and scaled to about mean 0 and variance 1; the decoder wants its own
-    latents = unpack_latents(packed, drawings[0].grid) / vae.config.scaling_factor + vae.config.shift_factor
-    with _tiling(vae) if tiles else nullcontext():
-        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    latents = unpack_latents(packed, drawings[0].grid)
+    pixels = decode_in_strips(vae, latents) if tiles else vae.decode(latents)
     return [Image.fromarray(array) for array in _to_bytes(pixels).numpy()]
-
-
-@contextmanager
-def _tiling(vae: Any) -> Iterator[None]:
-    # diffusers' own tiles are as large as the model's largest picture, which is what did not fit
-    vae.tile_latent_min_size = _TILE_LATENTS
-    vae.tile_sample_min_size = _TILE_LATENTS * 2 ** (len(vae.config.block_out_channels) - 1)
-    vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:

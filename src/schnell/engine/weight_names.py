@@ -18,6 +18,7 @@ from torch import Tensor
 
 from schnell.adapters.names import find_destination
 from schnell.errors import ModelFolderError
+from schnell.models.weight_files import weight_sources
 
 _NORMS: Final = {
     "img_attn.norm.query_norm": "attn.norm_q",
@@ -98,7 +99,7 @@ def read_diffusers_folder(folder: Path, wanted: Iterable[str]) -> Iterator[tuple
     Raises:
         ModelFolderError: a tensor is missing.
     """
-    shard_of = _find_tensors(sorted(folder.glob("*.safetensors")))
+    shard_of = _find_tensors(source.path for source in weight_sources(folder))
     sources = {name: diffusers_names(name) for name in wanted}
     for name, pieces in sources.items():
         for piece in pieces:

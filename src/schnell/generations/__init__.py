@@ -4,7 +4,7 @@ from schnell.generations.admission import Admission
 from schnell.generations.closing import Closings
 from schnell.generations.history import History
 from schnell.generations.records import Record, RecordPage, StoredImage
-from schnell.generations.request import FEATURE, GenerationRequest, ResolveLoras
+from schnell.generations.request import FEATURE, GenerationRequest
 from schnell.generations.running import Runner, Running
 from schnell.generations.service import Generations, Quote
 
@@ -18,7 +18,6 @@ __all__ = [
     "Quote",
     "Record",
     "RecordPage",
-    "ResolveLoras",
     "Runner",
     "Running",
     "StoredImage",

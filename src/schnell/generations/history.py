@@ -11,9 +11,12 @@ from schnell.errors import (
     AssetError,
     ClosingError,
     DatabaseUnavailableError,
+    DiskError,
     GenerationCancelledError,
     GenerationFailedError,
     InterruptedServerError,
+    LoraDownloadError,
+    LoraSourceError,
     ModelBusyError,
     PictureTooLargeError,
     SchnellError,
@@ -26,6 +29,7 @@ from schnell.generations.records import (
     RecordPage,
     RecordSearch,
     change_record,
+    find_picture,
     find_record,
     hide_record,
     list_records,
@@ -41,10 +45,13 @@ _FAILURES: Final[dict[str, type[SchnellError]]] = {
         AdapterError,
         AssetError,
         DatabaseUnavailableError,
+        DiskError,
         GenerationCancelledError,
         InterruptedServerError,
         ModelBusyError,
         PictureTooLargeError,
+        LoraDownloadError,
+        LoraSourceError,
         UnsafeContentError,
     )
 }
@@ -63,16 +70,23 @@ class History:
         async with self._database.read() as connection:
             return await find_record(connection, caller.team_id, record_id)
 
+    async def find_picture(self, caller: Caller, key: str) -> None:
+        """Check that the team has a stored picture under this key. Raises NotFoundError."""
+        async with self._database.read() as connection:
+            await find_picture(connection, caller.team_id, key)
+
     async def page(
         self, caller: Caller, limit: int, cursor: str | None, search: RecordSearch | None = None
     ) -> RecordPage:
         """Records, newest first. Raises InvalidFieldError for a cursor that is none."""
-        async with self._database.read() as connection:
+        # a page without a search is found by its index; a search may look at every record of the team
+        reading = self._database.scan() if search else self._database.read()
+        async with reading as connection:
             return await list_records(connection, caller.team_id, limit, cursor, search)
 
     async def used_loras(self, caller: Caller) -> list[str]:
         """The names of the LoRAs that the team's pictures were made with."""
-        async with self._database.read() as connection:
+        async with self._database.scan() as connection:
             return await list_used_loras(connection, caller.team_id)
 
     async def wait(self, caller: Caller, record_id: str) -> Record:

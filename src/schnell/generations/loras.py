@@ -1,54 +1,88 @@
 """What generations do for LoRAs: files stay while jobs need them, and each LoRA gets a small picture as its preview."""
 
+import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from schnell.database.tables import new_id
-from schnell.errors import NotFoundError, SchnellError
+from schnell.errors import SchnellError
 from schnell.generations.running import Runner
 from schnell.loras.library import LoraLibrary
 from schnell.loras.repository import LibraryLora
 from schnell.spec import GenerationSpec, Job, JobOutcome, LoraRef, ProgressListener, QueueEstimate, RunnerSnapshot, Size
 
 _log = logging.getLogger(__name__)
-_PROMPT: Final = "a red apple"
+#: What previews show: the library's own words. A picture that costs nothing must not be one of somebody's own words.
+_SUBJECTS: Final = ("a red apple", "a green frog", "a rocket", "a teapot", "a cat", "a tree", "a house", "a bicycle")
 _SIZE: Final = Size(512, 512)
-_MOST_TRIGGERS: Final = 2
+#: How often a preview that waits looks whether there is paying work, in seconds.
+_PATIENCE: Final = 0.2
+#: How many LoRAs wait for their preview at most; the hourly round finds the others.
+_MOST_WAITING: Final = 1000
 
 
 class LoraPreviews:
-    """Draws previews on the runner that draws everything else. They cost nothing; a failure is only logged.
+    """Draws previews on the runner that draws everything else, one at a time, when nobody waits for a picture.
 
-    A preview has no record: one that is lost is drawn again by `draw_missing`.
+    They cost nothing, so they come after all that does, and outside of the limits of the queue. Each LoRA gets one. A
+    preview has no record: one that is lost is drawn again by `draw_missing`. A failure is only logged.
     """
 
     def __init__(self, runner: Runner, loras: LoraLibrary) -> None:
         self._runner = runner
         self._loras = loras
+        self._waiting: dict[str, LibraryLora] = {}
+        self._task: asyncio.Task[None] | None = None
 
     async def draw_missing(self) -> None:
-        """Draw the previews of LoRAs that were added where nothing draws, as on the command line."""
-        for lora in await self._loras.added():
-            try:
-                await self._loras.find_preview(lora.id, lora.owner)
-            except NotFoundError:
-                await self.draw(lora, lora.owner)
+        """Ask for the previews of LoRAs that were added where nothing draws, as on the command line."""
+        found = await self._loras.added()
+        drawn = await self._loras.list_previewed(found)
+        for lora in found:
+            if lora.id not in drawn:
+                self.ask_for(lora)
 
-    async def draw(self, lora: LibraryLora, team_id: str) -> None:
-        """Draw one small picture with a LoRA and keep it as its preview. Raises nothing."""
-        prompt = ", ".join((_PROMPT, *lora.trigger_words[:_MOST_TRIGGERS]))
+    def ask_for(self, lora: LibraryLora) -> None:
+        """Draw a LoRA's preview as soon as nothing else is to be drawn."""
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting[lora.id] = lora
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._draw_all())
+
+    async def close(self) -> None:
+        """Draw no more. What waits is found again by the next start."""
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _draw_all(self) -> None:
+        while self._waiting:
+            while self._is_busy():  # noqa: ASYNC110 - the queue is a thread's, and tells nobody that it is empty
+                await asyncio.sleep(_PATIENCE)
+            await self._draw(self._waiting.pop(next(iter(self._waiting))))
+
+    def _is_busy(self) -> bool:
+        now = self._runner.snapshot()
+        return now.queued > 0 or now.active_rows > 0
+
+    async def _draw(self, lora: LibraryLora) -> None:
         try:
-            adapters = await self._loras.resolve([LoraRef(lora.id, scale=1.0)], team_id)
-            # a LoRA may be drawn twice at once (just added, and found without a preview): ids must differ all the same
-            job_id = f"preview-{new_id()}"
-            job = Job(job_id, team_id, GenerationSpec(prompt, _SIZE, seed=0), seed=0, adapters=adapters)
+            adapters = await self._loras.resolve([LoraRef(lora.id, scale=1.0)], lora.owner)
+            # two LoRAs of the same content get two pictures: whoever adds a file learns nothing of who else has
+            number = int(lora.id.replace("-", "")[:8], 16)
+            spec = GenerationSpec(_SUBJECTS[number % len(_SUBJECTS)], _SIZE, seed=number)
+            # an id of its own: a LoRA may be drawn again after its preview was lost
+            job = Job(f"preview-{new_id()}", lora.owner, spec, seed=number, adapters=adapters)
             outcome = await self._runner.run(job, lambda _: None)
             if outcome.images:
                 await self._loras.keep_preview(lora, outcome.images[0].data)
         except SchnellError as error:
-            _log.warning("no preview of LoRA %s: %s", lora.name, error.message)
-        except Exception:  # noqa: BLE001 - a preview that fails must end neither a request nor the other previews
-            _log.exception("no preview of LoRA %s", lora.name)
+            _log.info("no preview of LoRA %s: %s", lora.id, error.message)
+        except Exception:  # noqa: BLE001 - a preview that fails must not end the others
+            _log.exception("no preview of LoRA %s", lora.id)
 
 
 class FileHoldingRunner:

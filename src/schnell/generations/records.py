@@ -13,6 +13,7 @@ from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
 from schnell.database.tables import images, records
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, SchnellError
+from schnell.spec import MAX_LORAS
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")
@@ -27,7 +28,8 @@ _File = bytes  # `bytes` is also a field's name below
 class StoredImage:
     """A picture's key in the store. `output` is which of the request's pictures it is.
 
-    `data` is the file itself, where it was read back on the way and the answer shall hold it.
+    `data` is the file itself, where it was read back on the way and the answer shall hold it. `mark` is what its
+    invisible mark carries, `manifest` the label of its credentials; None where it has none.
     """
 
     key: str
@@ -35,6 +37,8 @@ class StoredImage:
     media_type: str
     bytes: int = 0
     data: _File | None = field(default=None, compare=False, repr=False)
+    mark: str | None = None
+    manifest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class RecordSearch:
             records.c.settings["prompt"].as_string().icontains(word, autoescape=True) for word in self.prompt.split()
         ]
         if self.lora:
-            found.append(or_(*(_lora_at(place) == self.lora for place in (0, 1))))
+            found.append(or_(*(_lora_at(place) == self.lora for place in range(MAX_LORAS))))
         if self.status:
             found.append(records.c.status == self.status)
         return found
@@ -118,7 +122,9 @@ _FINISH: Final = Prepared(
     update(records).where(_THIS_RECORD, or_(*(records.c.status == each for each in UNFINISHED))),
     sets=(*_ENDING, "receipts"),
 )
-_STORE_IMAGE: Final = Prepared(update(images).where(images.c.key == bindparam("of_key")), sets=("state", "bytes"))
+_STORE_IMAGE: Final = Prepared(
+    update(images).where(images.c.key == bindparam("of_key")), sets=("state", "bytes", "mark", "manifest")
+)
 #: A picture that was announced by a record, which has ended without storing or removing it.
 _ABANDONED: Final = and_(
     images.c.record_id == records.c.id, images.c.state == "ALLOCATED", records.c.status.not_in(UNFINISHED)
@@ -154,6 +160,8 @@ async def insert_record(connection: Connection, record: Record) -> None:
             "media_type": image.media_type,
             "bytes": 0,
             "created_at": record.created_at,
+            "mark": None,
+            "manifest": None,
         }
         await _INSERT_IMAGE.run(connection, row)
 
@@ -185,7 +193,8 @@ async def finish_record(connection: Connection, record: Record, *, drawn_elsewhe
     if (await _FINISH.run(connection, values | {"of_record": record.id})).rowcount != 1:
         return False
     for image in record.images:
-        await _STORE_IMAGE.run(connection, {"of_key": image.key, "state": "STORED", "bytes": image.bytes})
+        values = {"state": "STORED", "bytes": image.bytes, "mark": image.mark, "manifest": image.manifest}
+        await _STORE_IMAGE.run(connection, {"of_key": image.key, **values})
     if len(record.images) < record.settings["num_outputs"] and not drawn_elsewhere:
         unused = (images.c.record_id == record.id) & (images.c.state == "ALLOCATED")
         await connection.execute(update(images).where(unused).values(state="DELETING"))
@@ -219,6 +228,18 @@ async def find_record(connection: Connection, team_id: str, record_id: str) -> R
     return found[0]
 
 
+async def find_picture(connection: Connection, team_id: str, key: str) -> None:
+    """Check that a record of the team has a stored picture under this key.
+
+    Raises:
+        NotFoundError: it has none.
+    """
+    shown = and_(images.c.key == key, images.c.state == "STORED", records.c.team_id == team_id, _VISIBLE)
+    query = select(images.c.key).join(records, records.c.id == images.c.record_id).where(shown)
+    if (await connection.execute(query)).first() is None:
+        raise NotFoundError("no picture has this name")
+
+
 async def list_records(
     connection: Connection,
     team_id: str,
@@ -247,7 +268,9 @@ async def list_records(
 async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
     """The names of the LoRAs that a team's pictures were made with."""
     made = (records.c.team_id == team_id, records.c.status == "SUCCESS")
-    names = [select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in (0, 1)]
+    names = [
+        select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in range(MAX_LORAS)
+    ]
     return sorted((await connection.execute(union(*names))).scalars())
 
 
@@ -348,12 +371,14 @@ async def _load(connection: Connection, query: Select[Any], values: Mapping[str,
     # one query for the pictures of the whole page, not one a record
     pictures: dict[str, list[StoredImage]] = {}
     for image in await connection.execute(_PICTURES, {"of_records": [row.id for row in rows]}):
-        shown = StoredImage(image.key, image.output, image.media_type, image.bytes)
+        shown = StoredImage(
+            image.key, image.output, image.media_type, image.bytes, mark=image.mark, manifest=image.manifest
+        )
         pictures.setdefault(image.record_id, []).append(shown)
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
 
 
-# a request names at most two LoRAs, and JSON in SQL is asked by place
+# a request names only so many LoRAs, and JSON in SQL is asked by place
 def _lora_at(place: int) -> ColumnElement[str]:
     reference: ColumnElement[str] = records.c.settings[("loras", place, "reference")].as_string()
     return reference

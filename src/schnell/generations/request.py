@@ -1,24 +1,16 @@
 """A generation as any dialect asks for it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from schnell.spec import AdapterUse, FetchListener, GenerationSpec, LoraRef
+from schnell.loras.references import show_reference
+from schnell.spec import GenerationSpec
 
 FEATURE: Final = "IMAGE_GENERATOR"
-
-
-class ResolveLoras(Protocol):
-    """Finds the file behind each LoRA that a team names; `on_fetch` gets the progress of those that are downloaded."""
-
-    async def __call__(
-        self, refs: Sequence[LoraRef], team_id: str, on_fetch: FetchListener | None = None
-    ) -> tuple[AdapterUse, ...]:
-        """The files, in the order of `refs`. Raises SchnellError naming the field."""
-        ...
+_REFERENCES: Final = frozenset({"lora_weights", "extra_lora"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +19,8 @@ class GenerationRequest:
 
     `prompt_object` is what the record echoes. `detached` keeps the generation running when nobody waits for it.
     `idempotency_key` makes a repeated request the same generation, and implies `detached`. `inline`: the answer holds
-    the pictures themselves, so they must come back from the store before they are charged.
+    the pictures themselves, so they must come back from the store before they are charged. `warnings` say what was
+    asked for and is not done; the answer holds them.
     """
 
     spec: GenerationSpec
@@ -40,12 +33,21 @@ class GenerationRequest:
     detached: bool = False
     wants_previews: bool = False
     inline: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def body_sha256(self) -> str:
         """Equal for two requests that ask for the same."""
         meaning = [self.dialect, self.type, self.model, dict(self.prompt_object), repr(self.spec)]
         return sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def show_prompt_object(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """A `promptObject` as records keep and echo it: as it was sent, but for the secrets in the addresses of LoRAs."""
+    return {
+        name: show_reference(value) if name in _REFERENCES and isinstance(value, str) else value
+        for name, value in sent.items()
+    }
 
 
 def describe_spec(spec: GenerationSpec) -> dict[str, Any]:
@@ -61,5 +63,6 @@ def describe_spec(spec: GenerationSpec) -> dict[str, Any]:
         "output_quality": spec.output_quality,
         "go_fast": spec.go_fast,
         "safety_checker": spec.safety_checker,
-        "loras": [{"reference": lora.reference, "scale": lora.scale} for lora in spec.loras],
+        "watermark": spec.watermark,
+        "loras": [{"reference": show_reference(lora.reference), "scale": lora.scale} for lora in spec.loras],
     }

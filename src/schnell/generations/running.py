@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from schnell.errors import ClosingError, SchnellError
 from schnell.generations.records import Record
 from schnell.spec import GenerationSpec, Job, JobOutcome, Progress, ProgressListener, QueueEstimate, RunnerSnapshot
 
+_Drawn = TypeVar("_Drawn")
 #: How long a caller waits for an end that the database does not take, before the answer is that it is being closed.
 PATIENCE_SECONDS: Final = 3.0
 
@@ -64,11 +65,11 @@ class Running:
         self._end: asyncio.Future[Record] = loop.create_future()
         self._end.add_done_callback(_retrieve)
         self._overdue: asyncio.Future[str] = loop.create_future()
-        self._drawing: asyncio.Task[JobOutcome] | None = None
+        self._drawing: asyncio.Task[Any] | None = None
         self.is_cancelled = False
 
-    async def draw(self, drawing: "asyncio.Task[JobOutcome]") -> JobOutcome:
-        """Wait for the runner's task, which `cancel` then reaches."""
+    async def draw(self, drawing: "asyncio.Task[_Drawn]") -> _Drawn:
+        """Wait for the task that draws, which `cancel` then reaches."""
         self._drawing = drawing
         if self.is_cancelled:
             drawing.cancel()

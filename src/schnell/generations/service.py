@@ -1,14 +1,15 @@
-"""What happens to one request: resolve its LoRAs, reserve, draw, store, settle. No transaction is open meanwhile.
+"""What happens to one request: find its LoRAs, reserve, fetch, draw, store, settle. No transaction is open meanwhile.
 
-The order loses neither credits nor pictures: the reservation is committed before anything is drawn, files are stored
-before the record names them, the record and its settlement are one transaction, and only then unused files go.
+Nothing is fetched before its credits are reserved. The order loses neither credits nor pictures: the reservation is
+committed before anything is drawn, files are stored before the record names them, the record and its settlement are one
+transaction, and only then unused files go.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from schnell.accounts.credits import PriceTable, Reservation, reserve
@@ -18,36 +19,23 @@ from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import new_id
 from schnell.errors import (
-    AssetError,
     CommitUnknownError,
     DatabaseUnavailableError,
     FieldProblem,
     ForbiddenError,
-    GenerationCancelledError,
-    GenerationFailedError,
     InvalidFieldError,
     NotFoundError,
     SchnellError,
-    UnsafeContentError,
 )
 from schnell.generations.admission import Admission
 from schnell.generations.closing import Closings, Ending, failed
+from schnell.generations.drawing import Drawer, Located, as_failure
 from schnell.generations.idempotency import Unanswered, claim
-from schnell.generations.records import Record, StoredImage, find_record, insert_record, mark_started
-from schnell.generations.request import GenerationRequest, ResolveLoras, describe_spec
+from schnell.generations.records import Record, StoredImage, find_record, insert_record
+from schnell.generations.request import GenerationRequest, describe_spec, show_prompt_object
 from schnell.generations.running import PATIENCE_SECONDS, Runner, Running
-from schnell.spec import (
-    AdapterUse,
-    FetchListener,
-    GenerationSpec,
-    Job,
-    JobOutcome,
-    Progress,
-    QueueEstimate,
-    combine_adapters,
-    output_seed,
-    random_seed,
-)
+from schnell.loras.library import LoraLibrary
+from schnell.spec import MIN_SIDE, GenerationSpec, MissingAdapter, QueueEstimate, Size
 
 _log = logging.getLogger(__name__)
 #: How long a server that stops waits for the credits of what it cancelled, after its time to drain is over.
@@ -64,11 +52,13 @@ EndListener = Callable[[Record, SchnellError | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a request would cost and meet; nothing was done."""
+    """What a request would cost and meet; nothing was done. `missing` are the LoRAs that would be fetched first."""
 
     cost: int
     spec: GenerationSpec
     estimate: QueueEstimate
+    warnings: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 class Generations:
@@ -83,23 +73,32 @@ class Generations:
         admission: Admission,
         closings: Closings,
         prices: PriceTable,
-        resolve_loras: ResolveLoras,
+        loras: LoraLibrary,
         keys: KeyMint,
         instance: str = "main",
         on_end: EndListener | None = None,
+        go_fast_lora_factor: float = 1.0,
     ) -> None:
         self._database = database
-        self._store = store
         self._runner = runner
         self._admission = admission
         self._closings = closings
         self._prices = prices
-        self._resolve_loras = resolve_loras
+        self._loras = loras
         self._keys = keys
         self._instance = instance
         self._on_end = on_end
         self._unanswered = Unanswered()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._drawer = Drawer(
+            database,
+            store,
+            runner,
+            loras=loras,
+            prices=prices,
+            spawn=self._spawn,
+            go_fast_lora_factor=go_fast_lora_factor,
+        )
 
     async def quote(self, caller: Caller, request: GenerationRequest) -> Quote:
         """Cost, size and expected wait of a request that is not made.
@@ -108,17 +107,16 @@ class Generations:
             SchnellError: the request would be refused.
         """
         self._check(caller, request.spec)
-        await self._resolve_loras(request.spec.loras, caller.team_id)
+        located = await self._loras.locate(request.spec.loras, caller.team_id)
+        missing = tuple(each.name for each in located if isinstance(each, MissingAdapter))
         estimate = self._runner.estimate(request.spec, caller.team_id)
-        return Quote(self._prices.total(request.spec), request.spec, estimate)
+        return Quote(self._prices.total(request.spec), request.spec, estimate, request.warnings, missing)
 
-    async def start(
-        self, caller: Caller, request: GenerationRequest, on_fetch: FetchListener | None = None
-    ) -> Running | str:
+    async def start(self, caller: Caller, request: GenerationRequest) -> Running | str:
         """Accept a request: its generation, or the id of the record that answers it.
 
         A record is there already for a repeated `Idempotency-Key`, and for the retry of a request that was left
-        unanswered. `on_fetch` gets the bytes so far of a LoRA that must be fetched first.
+        unanswered.
 
         Raises:
             SchnellError: the request is refused, and nothing is charged.
@@ -126,7 +124,7 @@ class Generations:
         self._check(caller, request.spec)
         if request.idempotency_key is None and (left := await self._find_left_unanswered(caller, request)):
             return left
-        adapters = combine_adapters(await self._resolve_loras(request.spec.loras, caller.team_id, on_fetch))
+        located = await self._loras.locate(request.spec.loras, caller.team_id)
         record = self._draft(caller, request)
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)
@@ -135,7 +133,7 @@ class Generations:
             if isinstance(accepted, str):
                 return accepted
             admitted.keep()
-        self._spawn(self._carry_out(running, self._job(record, request, adapters), accepted, inline=request.inline))
+        self._spawn(self._carry_out(running, request, located, accepted))
         return running
 
     def leave_unanswered(self, caller: Caller, request: GenerationRequest, started: Running | str) -> None:
@@ -168,6 +166,11 @@ class Generations:
         for task in self._tasks:
             task.cancel()
         await self._wait_for_tasks(_RELEASE_SECONDS)
+
+    @property
+    def least_price(self) -> int:
+        """What the cheapest picture costs, in credits."""
+        return self._prices.picture(GenerationSpec("x", Size(MIN_SIDE, MIN_SIDE), steps=1))
 
     @property
     def is_busy(self) -> bool:
@@ -223,13 +226,14 @@ class Generations:
             raise
         return reservation
 
-    async def _carry_out(self, running: Running, job: Job, reservation: Reservation, *, inline: bool) -> None:
+    async def _carry_out(
+        self, running: Running, request: GenerationRequest, located: Located, reservation: Reservation
+    ) -> None:
         draft = running.record
         try:
-            outcome = await self._draw(running, job)
-            ending = Ending(await self._store_images(running.record, job, outcome, inline=inline))
+            ending = Ending(await self._drawer.draw(running, request, located))
         except Exception as cause:  # noqa: BLE001 - whatever happens, the record ends and the credits are released
-            ending = failed(running.record, _as_failure(cause, job))
+            ending = failed(running.record, as_failure(cause, draft.id))
         running.is_kept = ending.error is None
         ended = await self._close(running, ending, reservation)
         self._admission.forget(running)
@@ -255,78 +259,12 @@ class Generations:
         except Exception:  # noqa: BLE001 - whoever counts ends must not keep one from its caller
             _log.exception("the end of record %s was not counted", ending.record.id)
 
-    async def _draw(self, running: Running, job: Job) -> JobOutcome:
-        loop = asyncio.get_running_loop()
-
-        def receive(progress: Progress) -> None:
-            if progress.stage != "queued" and running.record.started_at is None:
-                running.record = replace(running.record, status="PROCESSING", started_at=now())
-                # the first progress comes after the first step: the note is written beside the second, and no step
-                # waits for the database
-                self._spawn(self._mark_started(running.record))
-            running.publish(progress)
-
-        def listen(progress: Progress) -> None:
-            loop.call_soon_threadsafe(receive, progress)
-
-        try:
-            outcome = await running.draw(asyncio.create_task(self._runner.run(job, listen)))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # the server stops; otherwise it was the drawing alone that was cancelled
-            raise GenerationCancelledError("the generation was cancelled; nothing was charged") from None
-        if not outcome.images:
-            raise UnsafeContentError(
-                "every picture was flagged by the safety checker; nothing was charged. Change the prompt or the seed"
-            )
-        return outcome
-
-    async def _mark_started(self, record: Record) -> None:
-        assert record.started_at is not None  # noqa: S101 - that is what is written
-        try:
-            async with self._database.write() as connection:
-                await mark_started(connection, record.id, record.started_at)
-        except DatabaseUnavailableError:
-            # a courtesy to whoever looks at the record; its end is written with the same time
-            _log.info("record %s is not shown as started", record.id)
-
-    async def _store_images(self, record: Record, job: Job, outcome: JobOutcome, *, inline: bool) -> Record:
-        keys = {image.output: image for image in record.images}
-        stored = []
-        for image in outcome.images:
-            place = keys[image.index]
-            await self._store.put(place.key, image.data, image.media_type)
-            data = await self._read_back(place.key, image.data) if inline else None
-            stored.append(replace(place, bytes=len(image.data), data=data))
-        return replace(
-            record,
-            status="SUCCESS",
-            images=tuple(stored),
-            receipts=tuple(dict(image.receipt) for image in outcome.images),
-            cost=self._prices.picture(job.spec) * len(stored),
-            response_object=_describe(job, outcome),
-            finished_at=now(),
-        )
-
-    async def _read_back(self, key: str, written: bytes) -> bytes:
-        """A picture as the store gives it, before it is charged: an answer that holds it could not be built without.
-
-        Raises:
-            AssetError: the store does not give it, or gives something else.
-        """
-        try:
-            found = await self._store.get(key)
-        except NotFoundError:
-            found = b""
-        if found != written:
-            raise AssetError("the picture was stored but cannot be read back; nothing was charged")
-        return found
-
     def _check(self, caller: Caller, spec: GenerationSpec) -> None:
         """Refuse what could never be drawn, before anything is fetched or reserved for it."""
         if not spec.safety_checker and not caller.may_disable_safety:
             raise ForbiddenError("this team may not set disable_safety_checker; leave it out")
+        if not spec.watermark and not caller.may_disable_watermark:
+            raise ForbiddenError("this team may not set disable_watermark; leave it out")
         if len(spec.loras) > self._runner.adapter_slots:
             most = self._runner.adapter_slots
             problem = (
@@ -349,7 +287,7 @@ class Generations:
             type=request.type,
             model=request.model,
             status="QUEUED",
-            prompt_object=dict(request.prompt_object),
+            prompt_object=show_prompt_object(request.prompt_object),
             settings=describe_spec(spec),
             cost=self._prices.total(spec),
             conversation_id=request.conversation_id,
@@ -358,28 +296,3 @@ class Generations:
                 StoredImage(self._keys.make(moment, extension), index, media_type) for index in range(spec.num_outputs)
             ),
         )
-
-    def _job(self, record: Record, request: GenerationRequest, adapters: tuple[AdapterUse, ...]) -> Job:
-        spec = request.spec
-        seed = random_seed() if spec.seed is None else spec.seed
-        return Job(record.id, record.team_id, spec, seed, adapters, request.wants_previews)
-
-
-def _describe(job: Job, outcome: JobOutcome) -> Mapping[str, Any]:
-    return {
-        "seed": job.seed,
-        "seeds": [output_seed(job.seed, index) for index in range(job.spec.num_outputs)],
-        "width": job.spec.size.width,
-        "height": job.spec.size.height,
-        "timings": {stage: round(seconds, 4) for stage, seconds in outcome.timings.items()},
-        "loras": [{"name": use.name, "sha256": use.sha256, "scale": use.scale} for use in job.adapters],
-        "warnings": list(outcome.warnings),
-        "flagged": list(outcome.flagged),
-    }
-
-
-def _as_failure(cause: Exception, job: Job) -> SchnellError:
-    if isinstance(cause, SchnellError):
-        return cause
-    _log.error("generation %s failed", job.id, exc_info=cause)
-    return GenerationFailedError("the picture could not be drawn; nothing was charged. Try again, or with another seed")

@@ -7,11 +7,12 @@ import asyncio
 import base64
 import hmac
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, Final, Literal
@@ -210,7 +211,7 @@ class WebhookSender:
         }
 
     async def _post(self, url: str, headers: dict[str, str], body: str) -> int:
-        inner = self._transport or httpx.AsyncHTTPTransport()
+        inner = self._transport or httpx.AsyncHTTPTransport(verify=_tls())
         transport = inner if self._private else CheckedTransport(AddressPolicy(), inner)
         async with (
             httpx.AsyncClient(transport=transport, trust_env=False, timeout=_SECONDS) as client,
@@ -223,6 +224,12 @@ class WebhookSender:
         if not task.cancelled() and (error := task.exception()):
             _log.error("a webhook failed", exc_info=error)
             self._on_failure()
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: to read the system's certificates takes some tens of milliseconds."""
+    return httpx.create_ssl_context()
 
 
 def _private_problem(host: str) -> str | None:

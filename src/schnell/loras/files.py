@@ -13,31 +13,52 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
-from schnell.adapters import DEFAULT_MAX_BYTES, ConvertedAdapter, ModelShape, check_fits, convert_adapter, read_adapter
+from schnell.adapters import (
+    DEFAULT_MAX_BYTES,
+    AdapterReport,
+    ConvertedAdapter,
+    ModelShape,
+    check_fits,
+    convert_adapter,
+    inspect_adapter,
+    read_adapter,
+)
+from schnell.adapters.apart import SMALL_BYTES, convert_apart, inspect_apart
+from schnell.errors import DiskError
+from schnell.loras.turns import Turns
+from schnell.outbound.room import KEPT_FREE
 
 #: How long a file that a request has named stays for its job to come.
 _GRACE_SECONDS: Final = 600
+#: An upload or unpacked archive that is older than this many seconds is not one that waits for its turn.
+_LEFT_SECONDS: Final = 6 * 3600
 #: Names of files that are to go, as empty files: a note outlives the process.
 _UNWANTED: Final = ".unwanted"
+_PREVIEWS: Final = "previews"
+_Answer = TypeVar("_Answer")
 
 
 class AdapterFiles:
     """Converts LoRAs into `folder` for the model of `shape`. Files above `max_bytes` are refused.
 
     `used_by_others` says whether other processes that draw use the folder, too: this one does not know what they need.
+    `apart` gives each file that a team brings a process of its own; `turns` is whose turn it is to be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
         self,
         folder: Path,
         shape: ModelShape,
         max_bytes: int = DEFAULT_MAX_BYTES,
         *,
         used_by_others: Callable[[], bool] = bool,
+        apart: bool = False,
+        turns: Turns | None = None,
     ) -> None:
         self.folder = folder
+        self._apart = apart
         self.max_bytes = max_bytes
         self._shape = shape
         self._used_by_others = used_by_others
@@ -46,21 +67,39 @@ class AdapterFiles:
         self._adding = 0
         # the files that were found to fit the served model in this process: each is checked once
         self._fitting: set[str] = set()
-        # a conversion takes memory and a processor, and the engine needs both
-        self._conversions = asyncio.Semaphore(2)
+        # one at a time: a conversion takes memory and a processor, and the engine needs both
+        self._turns = turns or Turns("LoRA files", at_once=1, per_team=1)
 
-    async def convert(self, source: Path, config: Mapping[str, Any] | None = None) -> ConvertedAdapter:
+    async def convert(
+        self, source: Path, config: Mapping[str, Any] | None = None, *, team: str | None = None
+    ) -> ConvertedAdapter:
         """Convert a LoRA file. `config` is PEFT's `adapter_config.json`, if it does not lie beside the file.
+
+        `team` brings the file; None for one of the operator's own.
 
         Raises:
             AdapterError: it is not understood, or does not fit the served model.
+            TeamBusyError: the team has too many files waiting.
+            DiskError: the converted file cannot be written.
         """
-        async with self._conversions:
-            found = await asyncio.to_thread(
-                convert_adapter, source, self.folder, shape=self._shape, max_bytes=self.max_bytes, peft_config=config
-            )
+        limits: dict[str, Any] = {"shape": self._shape, "max_bytes": self.max_bytes, "peft_config": config}
+        async with self._turns.take(team or ""):
+            if team is not None and await self._deserves_process(source):
+                found = await convert_apart(source, self.folder, **limits)
+            else:
+                found = await _in_thread(convert_adapter, source, self.folder, **limits)
         self._fitting.add(found.sha256)
         return found
+
+    async def inspect(self, source: Path, team: str) -> AdapterReport:
+        """What a file that a team brings is found to be. Raises as `convert`."""
+        async with self._turns.take(team):
+            if await self._deserves_process(source):
+                return await inspect_apart(source, max_bytes=self.max_bytes)
+            return await _in_thread(inspect_adapter, source, max_bytes=self.max_bytes)
+
+    async def _deserves_process(self, source: Path) -> bool:
+        return self._apart and (await asyncio.to_thread(source.stat)).st_size > SMALL_BYTES
 
     async def find(self, sha256: str) -> Path | None:
         """The path of the converted file with this hash, or None where it is gone.
@@ -82,9 +121,19 @@ class AdapterFiles:
         """Where the file with this hash lies, if it is here."""
         return self.folder / f"{sha256}.safetensors"
 
-    def preview_path(self, sha256: str) -> Path:
-        """Where the preview picture of the file with this hash lies, if it has one."""
-        return self.folder / f"{sha256}.webp"
+    def preview_path(self, lora_id: str) -> Path:
+        """Where the preview picture of a LoRA lies, if it has one: its owner's, not the file's."""
+        return self.folder.with_name(_PREVIEWS) / f"{lora_id}.webp"
+
+    def keep_preview(self, lora_id: str, picture: bytes) -> None:
+        """Write a LoRA's preview picture, a WebP file."""
+        path = self.preview_path(lora_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+
+    def remove_preview(self, lora_id: str) -> None:
+        """Remove a LoRA's preview picture, if it has one."""
+        self.preview_path(lora_id).unlink(missing_ok=True)
 
     @contextmanager
     def holding(self, hashes: Iterable[str]) -> Iterator[None]:
@@ -118,7 +167,7 @@ class AdapterFiles:
         return named or self._users[sha256] > 0 or self._adding > 0 or self._used_by_others()
 
     def remove(self, sha256: str) -> bool:
-        """Remove a file and its preview, or note that they are to go if they are needed. Whether they are gone.
+        """Remove a file, or note that it is to go if it is needed. Whether it is gone.
 
         It waits for nothing between the question and the removal, so that no job comes in between.
         """
@@ -129,7 +178,8 @@ class AdapterFiles:
             return False
         self._fitting.discard(sha256)
         self.path(sha256).unlink(missing_ok=True)
-        self.preview_path(sha256).unlink(missing_ok=True)
+        # a preview of earlier versions, which had one for each file
+        self.path(sha256).with_suffix(".webp").unlink(missing_ok=True)
         self.keep(sha256)
         return True
 
@@ -147,17 +197,43 @@ class AdapterFiles:
         """Whether a file that was last used at `used_at` (Unix seconds) may be removed."""
         return time.time() - used_at > _GRACE_SECONDS
 
+    def check_space(self, size: int) -> None:
+        """Refuse to receive a file of `size` bytes where the disk has no room for it. Raises DiskError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # three times: as it comes, as it waits for its conversion, converted
+        if shutil.disk_usage(self.folder).free < 3 * size + KEPT_FREE:
+            raise DiskError(f"this server's disk has no room for a file of {size:,} bytes")
+
     async def receive(self, upload: BinaryIO) -> Path:
-        """Copy an uploaded file into the folder, under a name of its own. The caller removes it."""
-        return await asyncio.to_thread(self._copy, upload)
+        """Copy an uploaded file into the folder, under a name of its own. The caller removes it. Raises DiskError."""
+        return await _in_thread(self._copy, upload)
 
     def _copy(self, upload: BinaryIO) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         # a name that no hash has: an upload is never taken for a converted file
         path = self.folder / f".upload-{token_hex(8)}"
-        with path.open("xb") as file:
-            shutil.copyfileobj(upload, file)
+        try:
+            with path.open("xb") as file:
+                shutil.copyfileobj(upload, file)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         return path
+
+    def remove_leftovers(self) -> None:
+        """Remove uploads and unpacked archives that a server which was killed has left."""
+        oldest = time.time() - _LEFT_SECONDS
+        for path in self.folder.glob(".u*"):
+            if path.name.startswith((".upload-", ".unpack-")) and path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _check(self, path: Path) -> None:
         check_fits(read_adapter(path), self._shape)
+
+
+async def _in_thread(work: Callable[..., _Answer], *arguments: Any, **options: Any) -> _Answer:
+    """`asyncio.to_thread`. Raises DiskError where the disk is full or away."""
+    try:
+        return await asyncio.to_thread(work, *arguments, **options)
+    except OSError as error:
+        raise DiskError(f"the LoRA cannot be kept: {error.strerror or type(error).__name__}") from error

@@ -4,16 +4,18 @@ A reference is looked for among the team's own LoRAs, the public ones and the bu
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
-from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter, inspect_adapter
+from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter
+from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.errors import (
     AdapterError,
+    AssetError,
     ConflictError,
     FieldProblem,
     InvalidFieldError,
@@ -21,9 +23,9 @@ from schnell.errors import (
     LoraSourceError,
     NotFoundError,
 )
-from schnell.loras.bundled import BundledLora
+from schnell.loras.bundled import BundledLora, BundledLoras
 from schnell.loras.files import AdapterFiles
-from schnell.loras.references import LibraryName, is_library_name, parse_reference, suggest_name
+from schnell.loras.references import LibraryName, is_library_name, parse_reference, show_reference, suggest_name
 from schnell.loras.remote import RemoteLoras
 from schnell.loras.repository import (
     NO_LABELS,
@@ -41,18 +43,19 @@ from schnell.loras.repository import (
     look_up_lora,
     name_taken,
 )
+from schnell.loras.shelf import LoraShelf
 from schnell.loras.sources import FoundSource
 from schnell.outbound.downloads import DownloadListener
-from schnell.spec import AdapterUse, FetchListener, FetchProgress, LoraRef
-
-#: What the fields of a request's first two LoRAs are called, for error messages.
-_FIELDS: Final = ("lora_weights", "extra_lora")
+from schnell.spec import AdapterUse, FetchListener, FetchProgress, LoraRef, MissingAdapter
 
 
 class LoraLibrary:
-    """The LoRAs of every team for the served model. A team may add `per_team` of its own."""
+    """The LoRAs of every team for the served model. A team may add `per_team` of its own.
 
-    def __init__(
+    With a `store`, other servers that share the database find there what one of them has added.
+    """
+
+    def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
         self,
         database: Database,
         files: AdapterFiles,
@@ -60,32 +63,53 @@ class LoraLibrary:
         *,
         bundled: Sequence[BundledLora] = (),
         per_team: int = 200,
+        store: AssetStore | None = None,
     ) -> None:
         self._database = database
         self._files = files
         self._remote = remote
-        self._bundled = tuple(bundled)
+        self._bundled = BundledLoras(files, bundled)
         self._per_team = per_team
+        self._shelf = LoraShelf(files, store)
         # entries come and go one at a time: none appears between the last look for one and the removal of its file
         self._changing = asyncio.Lock()
-        self._converted: dict[str, ConvertedAdapter] = {}
-        self._shown: dict[str, LibraryLora] = {}
 
-    async def resolve(
-        self, refs: Sequence[LoraRef], team_id: str, on_fetch: FetchListener | None = None
-    ) -> tuple[AdapterUse, ...]:
-        """The converted file of each LoRA that a team's request names, in order.
-
-        What is remote and not here yet is fetched; `on_fetch` is called with how far that is.
+    async def locate(self, refs: Sequence[LoraRef], team_id: str) -> tuple[AdapterUse | MissingAdapter, ...]:
+        """The converted file of each LoRA that a team's request names, in order; nothing is fetched.
 
         Raises:
             InvalidFieldError: nothing has this name, or it is no reference at all.
             AdapterError: the file is not understood, or does not fit the model.
             LoraSourceError: it may not be fetched.
-            LoraDownloadError: it could not be fetched.
         """
-        fields = [*_FIELDS, *("loras",) * len(refs)]
-        return tuple([await self._resolve(ref, team_id, fields[index], on_fetch) for index, ref in enumerate(refs)])
+        return tuple([await self._locate(ref, team_id) for ref in refs])
+
+    async def fetch(self, missing: MissingAdapter, team_id: str, on_fetch: FetchListener | None = None) -> AdapterUse:
+        """Fetch a LoRA that is not here; `on_fetch` is called with how far that is.
+
+        Raises:
+            AdapterError: the file is not understood, or does not fit the model.
+            LoraSourceError, LoraDownloadError: it may not, or could not, be fetched.
+        """
+
+        def report(received: int, total: int | None) -> None:
+            if on_fetch is not None:
+                on_fetch(FetchProgress(missing.name, received, total))
+
+        with _naming(missing.field, missing.name):
+            reference = parse_reference(missing.reference, missing.field)
+            sha256, path = await self._remote.find(reference, team_id, report)
+        self._files.note_named(sha256)
+        return AdapterUse(missing.name, sha256, path, missing.scale)
+
+    async def resolve(
+        self, refs: Sequence[LoraRef], team_id: str, on_fetch: FetchListener | None = None
+    ) -> tuple[AdapterUse, ...]:
+        """`locate`, and `fetch` what is not here. Raises as both."""
+        found = await self.locate(refs, team_id)
+        return tuple(
+            [await self.fetch(each, team_id, on_fetch) if isinstance(each, MissingAdapter) else each for each in found]
+        )
 
     async def add(
         self,
@@ -107,7 +131,9 @@ class LoraLibrary:
         """
         reference = parse_reference(source, "source")
         if isinstance(reference, LibraryName):
-            raise InvalidFieldError(FieldProblem("source", f"{source[:80]!r} is a name, not a place to fetch from"))
+            raise InvalidFieldError(
+                FieldProblem("source", f"{show_reference(source)[:80]!r} is a name, not a place to fetch from")
+            )
         # before the download, which can take minutes
         await self._check_room(owner, labels.name)
         async with self._adding():
@@ -124,7 +150,7 @@ class LoraLibrary:
         uploaded = await self._files.receive(source)
         async with self._adding():
             try:
-                converted = await self._files.convert(uploaded)
+                converted = await self._files.convert(uploaded, team=owner)
             finally:
                 await asyncio.to_thread(uploaded.unlink)
             return await self._insert(converted, owner, labels, file_name, created_by)
@@ -141,7 +167,7 @@ class LoraLibrary:
         """What a team may name: its own, the public and the bundled LoRAs. Without a team, those of every team."""
         async with self._database.read() as connection:
             found = await list_loras(connection, team_id)
-        return (*found, *[await self._show_bundled(lora) for lora in self._bundled])
+        return (*found, *[await self._bundled.show(lora) for lora in self._bundled])
 
     async def added(self) -> tuple[LibraryLora, ...]:
         """Every LoRA that was added, by any team: all but the bundled ones."""
@@ -154,9 +180,8 @@ class LoraLibrary:
             found = await look_up_lora(connection, team_id, name_or_id)
         if found is not None:
             return found
-        for lora in self._bundled:
-            if lora.answers_to(name_or_id):
-                return await self._show_bundled(lora)
+        if (lora := self._bundled.find(name_or_id)) is not None:
+            return await self._bundled.show(lora)
         raise NotFoundError(f"no LoRA is called {name_or_id[:100]!r}")
 
     async def find_preview(self, name_or_id: str, team_id: str) -> Path:
@@ -173,8 +198,12 @@ class LoraLibrary:
         return await asyncio.to_thread(lambda: frozenset(id_ for id_, path in paths.items() if path.is_file()))
 
     async def keep_preview(self, lora: LibraryLora, picture: bytes) -> None:
-        """Store a WebP picture as this LoRA's preview."""
-        await asyncio.to_thread(self._files.preview_path(lora.sha256).write_bytes, picture)
+        """Store a WebP picture as this LoRA's preview, unless the LoRA is gone by now."""
+        async with self._changing:
+            async with self._database.read() as connection:
+                found = await look_up_lora(connection, lora.owner, lora.id)
+            if found is not None:
+                await asyncio.to_thread(self._files.keep_preview, lora.id, picture)
 
     async def remove(self, name_or_id: str, owner: str) -> LibraryLora:
         """Remove a LoRA from its owner's library.
@@ -186,14 +215,19 @@ class LoraLibrary:
         """
         async with self._changing, self._database.write() as connection:
             removed = await delete_lora(connection, owner, name_or_id)
-            # what was fetched for the library is gone for those who name it by its reference, too
+            # what was fetched for the library alone goes; another team may name it by its reference, and keeps it
             if not await is_in_library(connection, removed.sha256):
-                await forget_downloads(connection, removed.sha256)
+                await forget_downloads(connection, removed.sha256, used=False)
+            shared = await is_in_library(connection, removed.sha256)
+        await asyncio.to_thread(self._files.remove_preview, removed.id)
         await self._remove_unused(removed.sha256)
+        if not shared:
+            await self._shelf.remove(removed.sha256)
         return removed
 
     async def remove_unwanted(self) -> int:
         """Remove the files that were needed when their entries were removed, and are no more. Returns how many."""
+        await asyncio.to_thread(self._files.remove_leftovers)
         removed = 0
         for sha256 in await asyncio.to_thread(self._files.list_unwanted):
             removed += await self._remove_unused(sha256)
@@ -203,30 +237,32 @@ class LoraLibrary:
         """Keep the files of these LoRAs on disk while the block runs: a job uses them."""
         return self._files.holding(use.sha256 for use in adapters)
 
-    async def inspect(self, source: BinaryIO) -> AdapterReport:
+    def check_space(self, size: int) -> None:
+        """Refuse an upload of `size` bytes that the disk has no room for, before it comes. Raises DiskError."""
+        self._files.check_space(size)
+
+    async def inspect(self, source: BinaryIO, team_id: str) -> AdapterReport:
         """What an uploaded file is found to be; what is wrong with it is in `problem`. The file is not kept."""
         uploaded = await self._files.receive(source)
         try:
-            return await asyncio.to_thread(inspect_adapter, uploaded, max_bytes=self._files.max_bytes)
+            return await self._files.inspect(uploaded, team_id)
         finally:
             await asyncio.to_thread(uploaded.unlink)
 
-    async def _resolve(
-        self, ref: LoraRef, team_id: str, field: str, on_fetch: FetchListener | None = None
-    ) -> AdapterUse:
-        text = ref.reference.strip()
-
-        def report(received: int, total: int | None) -> None:
-            if on_fetch is not None:
-                on_fetch(FetchProgress(text, received, total))
-
-        try:
+    async def _locate(self, ref: LoraRef, team_id: str) -> AdapterUse | MissingAdapter:
+        text, field = ref.reference.strip(), ref.place
+        name = show_reference(text)
+        with _naming(field, name):
             found = await self._find_named(text, team_id)
-            sha256, path = found or await self._find_remote(text, team_id, field, report)
-        except (AdapterError, LoraSourceError, LoraDownloadError) as error:
-            raise type(error)(f"{field} {text[:100]!r}: {error.message}") from error
-        self._files.note_named(sha256)
-        return AdapterUse(name=text, sha256=sha256, path=path, scale=ref.scale)
+            if found is None:
+                reference = parse_reference(text, field)
+                if isinstance(reference, LibraryName):
+                    raise InvalidFieldError(FieldProblem(field, await self._describe_unknown(reference.name, team_id)))
+                found = await self._remote.find_here(reference, team_id)
+        if found is None:
+            return MissingAdapter(field, text, name, ref.scale)
+        self._files.note_named(found[0])
+        return AdapterUse(name, *found, ref.scale)
 
     async def _find_named(self, text: str, team_id: str) -> tuple[str, Path] | None:
         if is_library_name(text.lower()):
@@ -234,22 +270,15 @@ class LoraLibrary:
                 found = await look_up_lora(connection, team_id, text)
             if found is not None:
                 path = await self._files.find(found.sha256)
+                if path is None and await self._shelf.fetch(found.sha256):
+                    path = await self._files.find(found.sha256)
                 if path is None:
                     raise AdapterError("its file is gone from this server; add it again")
                 return found.sha256, path
-        for lora in self._bundled:
-            if lora.answers_to(text):
-                converted = await self._convert_bundled(lora)
-                return converted.sha256, converted.path
+        if (lora := self._bundled.find(text)) is not None:
+            converted = await self._bundled.convert(lora)
+            return converted.sha256, converted.path
         return None
-
-    async def _find_remote(
-        self, text: str, team_id: str, field: str, on_progress: DownloadListener
-    ) -> tuple[str, Path]:
-        reference = parse_reference(text, field)
-        if isinstance(reference, LibraryName):
-            raise InvalidFieldError(FieldProblem(field, await self._describe_unknown(reference.name, team_id)))
-        return await self._remote.find(reference, team_id, on_progress)
 
     async def _describe_unknown(self, name: str, team_id: str) -> str:
         names = [lora.name for lora in await self.list(team_id)]
@@ -290,13 +319,14 @@ class LoraLibrary:
             size,
             owner=owner,
             name=check_name(labels.name or ""),
-            source="".join(filter(str.isprintable, source))[:600],
+            source="".join(filter(str.isprintable, show_reference(source)))[:600],
             created_by=created_by,
         )
         try:
+            await self._shelf.put(lora.sha256)
             async with self._changing, self._database.write() as connection:
                 await insert_lora(connection, lora)
-        except ConflictError:
+        except (AssetError, ConflictError):
             # the file was converted in vain, unless another LoRA or reference leads to it
             await self._remove_unused(lora.sha256)
             raise
@@ -317,35 +347,22 @@ class LoraLibrary:
         async with self._changing:
             async with self._database.read() as connection:
                 used = await is_in_library(connection, sha256) or await is_downloaded(connection, sha256)
-            if not used:
+            if not used and not self._bundled.uses(sha256):
                 return self._files.remove(sha256)
             self._files.keep(sha256)
             return False
 
-    async def _convert_bundled(self, lora: BundledLora) -> ConvertedAdapter:
-        # converted when it is first named or listed, and again if its file has been removed from the folder
-        known = self._converted.get(lora.name)
-        if known is None or await self._files.find(known.sha256) is None:
-            with self._files.adding():
-                known = self._converted[lora.name] = await self._files.convert(lora.path)
-        return known
-
     def _preview_path(self, lora: LibraryLora) -> Path:
-        bundled = next((each.preview for each in self._bundled if lora.id == each.name), None)
-        return bundled or self._files.preview_path(lora.sha256)
+        return self._bundled.preview_of(lora.id) or self._files.preview_path(lora.id)
 
-    async def _show_bundled(self, lora: BundledLora) -> LibraryLora:
-        converted = await self._convert_bundled(lora)
-        if (known := self._shown.get(lora.name)) is not None:
-            return known
-        info = replace(converted.info, trigger_words=lora.trigger_words, licence=lora.licence)
-        size = (await asyncio.to_thread(converted.path.stat)).st_size
-        shown = draft_lora(
-            info, converted.sha256, size, owner=PUBLIC, name=lora.name, source="bundled", created_by="schnell"
-        )
-        # its name is its id: it has no row that would keep one, and an id must be the same after a restart
-        self._shown[lora.name] = replace(shown, id=lora.name)
-        return self._shown[lora.name]
+
+@contextmanager
+def _naming(field: str, name: str) -> Iterator[None]:
+    """Put the request's field and the LoRA's name before what is wrong with it."""
+    try:
+        yield
+    except (AdapterError, LoraSourceError, LoraDownloadError) as error:
+        raise type(error)(f"{field} {name[:100]!r}: {error.message}") from error
 
 
 def check_name(name: str) -> str:

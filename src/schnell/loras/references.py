@@ -3,12 +3,14 @@
 import re
 import unicodedata
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 from schnell.errors import FieldProblem, InvalidFieldError
 
-MAX_REFERENCE_LENGTH: Final = 500
+#: Presigned addresses carry their signature, and those of S3 a session token, too.
+MAX_REFERENCE_LENGTH: Final = 4096
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 # begins with a letter or a digit: it becomes a part of a URL, in which `..` would lead elsewhere
 _OWNER: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})"
@@ -104,10 +106,40 @@ def is_library_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def show_reference(text: str) -> str:
+    """A reference as it may be shown, stored and logged: without the query, user and fragment of an address.
+
+    Those are where secrets stand: Civitai's `?token=`, the signature of a presigned link. The number of a Civitai
+    version stays, as another version is another LoRA.
+    """
+    text = text.strip()
+    head, separator, rest = text.partition("://")
+    if not separator and text.partition("/")[0].lower() not in _HUB_HOSTS | _CIVITAI_HOSTS | _REPLICATE_HOSTS:
+        return text
+    try:
+        parts = urlsplit(text if separator else f"https://{text}")
+        version = (parse_qs(parts.query).get("modelVersionId") or [""])[0] if parts.hostname in _CIVITAI_HOSTS else ""
+    except ValueError:
+        # no address that can be read, and yet a secret may stand in it
+        bare = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+        return f"{head}://{bare}" if separator else re.split(r"[?#]", head, maxsplit=1)[0]
+    query = f"modelVersionId={version}" if _is_number(version) else ""
+    shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+    return shown if separator else shown.removeprefix("https://")
+
+
+def key_of(reference: Reference) -> str:
+    """What a reference's download is stored under: its parts, an address without its secrets but with their hash."""
+    if isinstance(reference, DirectUrl) and (shown := show_reference(reference.url)) != reference.url:
+        # who names the same file with another token has not shown that they may have it
+        return f"{DirectUrl(shown[:400])!r} {sha256(reference.url.encode()).hexdigest()}"
+    return repr(reference)
+
+
 def _parse_repository(text: str, field: str) -> Reference:
     match = _REPOSITORY.fullmatch(text)
     if match is None:
-        raise _refuse(field, f"{text[:80]!r} names no LoRA; {_FORMS}")
+        raise _refuse(field, f"{show_reference(text)[:80]!r} names no LoRA; {_FORMS}")
     repository, version = f"{match[1]}/{match[2]}", match[3]
     if version and _REPLICATE_VERSION.fullmatch(version):
         return ReplicateModel(repository, version)

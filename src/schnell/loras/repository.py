@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from schnell.adapters import CanonicalInfo
 from schnell.clock import now
-from schnell.database.connection import Connection
+from schnell.database.connection import Connection, upsert
 from schnell.database.tables import lora_downloads, loras, new_id
 from schnell.errors import ConflictError, NotFoundError
 from schnell.loras.references import is_library_name
@@ -178,14 +178,13 @@ async def find_download(connection: Connection, reference: str) -> Download | No
 async def keep_download(connection: Connection, reference: str, sha256: str, size: int) -> None:
     """Store what a reference led to, in place of what it led to before."""
     moment = now()
-    await connection.execute(delete(lora_downloads).where(lora_downloads.c.reference == reference))
     values = {"reference": reference, "sha256": sha256, "bytes": size, "fetched_at": moment, "used_at": moment}
-    await connection.execute(lora_downloads.insert().values(values))
+    await upsert(connection, lora_downloads, values)
 
 
 def is_touch_due(download: Download) -> bool:
-    """Whether the time of last use is so old that a use now shall be noted."""
-    return now() - download.used_at > timedelta(seconds=_TOUCH_SECONDS)
+    """Whether the time of last use is so old that a use now shall be noted. The first use always is."""
+    return download.used_at == download.fetched_at or now() - download.used_at > timedelta(seconds=_TOUCH_SECONDS)
 
 
 async def touch_download(connection: Connection, reference: str) -> None:
@@ -200,9 +199,12 @@ async def list_downloads(connection: Connection) -> list[Download]:
     return [_to_download(row) for row in await connection.execute(query)]
 
 
-async def forget_downloads(connection: Connection, sha256: str) -> None:
-    """Delete every download that led to this file."""
-    await connection.execute(delete(lora_downloads).where(lora_downloads.c.sha256 == sha256))
+async def forget_downloads(connection: Connection, sha256: str, *, used: bool = True) -> None:
+    """Delete every download that led to this file; without `used`, only those that no request has named since."""
+    these = lora_downloads.c.sha256 == sha256
+    if not used:
+        these &= lora_downloads.c.used_at == lora_downloads.c.fetched_at
+    await connection.execute(delete(lora_downloads).where(these))
 
 
 def _to_lora(row: Row[Any]) -> LibraryLora:

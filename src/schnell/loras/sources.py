@@ -81,6 +81,19 @@ async def find_source(reference: Reference, sites: SourceSites, downloader: Down
             raise LoraDownloadError(f"no LoRA of this library is called {reference.name!r}")
 
 
+def address_of(reference: Reference, sites: SourceSites) -> str:
+    """The address that is asked first for a remote reference."""
+    match reference:
+        case CivitaiModel():
+            return sites.civitai
+        case ReplicateModel():
+            return sites.replicate
+        case DirectUrl():
+            return reference.url
+        case _:
+            return sites.hub
+
+
 async def _find_on_hub(reference: HubFile, sites: SourceSites, downloader: Downloader) -> FoundSource:
     revision = f"/revision/{quote(reference.revision, safe='')}" if reference.revision else ""
     listing = RemoteFile(f"{sites.hub}/api/models/{reference.repository}{revision}?blobs=true", token=sites.hub_token)

@@ -11,6 +11,7 @@ from typing import Final, Literal, get_args
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import ColumnElement, delete, select
 
+from schnell.database.connection import upsert
 from schnell.database.session import Database
 from schnell.database.tables import source_tokens
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
@@ -45,8 +46,7 @@ class SourceTokens:
         values = {"team_id": team_id, "site": site, "created_at": moment}
         encrypted = self._cipher.encrypt(token.encode()).decode()
         async with self._database.write() as connection:
-            await connection.execute(delete(source_tokens).where(_whose(team_id, site)))
-            await connection.execute(source_tokens.insert().values(values | {"token": encrypted}))
+            await upsert(connection, source_tokens, values | {"token": encrypted})
 
     async def forget(self, team_id: str, site: Site) -> None:
         """Delete a team's token for a site. Raises NotFoundError where it has none."""

@@ -66,14 +66,33 @@ def catalogue_entry(name: str) -> CatalogueEntry:
     raise ModelFolderError(f"no model is called {name!r}: it must be one of {known}, or the path of a model folder")
 
 
+def added_models() -> list[str]:
+    """The names of the models that `schnell models add` put into the models folder."""
+    return sorted(
+        index.parent.name for index in models_home().glob("*/model_index.json") if is_added(index.parent.name)
+    )
+
+
+def is_added(name: str) -> bool:
+    """Whether `schnell models add` made a model of this name."""
+    # what is being fetched or written has this ending, which no model's name may have
+    is_path = Path(name).name != name or name.endswith(".partial")
+    is_known = any(entry.name == name for entry in CATALOGUE)
+    return not is_path and not is_known and (models_home() / name / "model_index.json").is_file()
+
+
 def find_model(name_or_path: str) -> ModelFolder:
     """The model with this name, or in the folder at this path. A folder of that name wins over the catalogue.
+
+    A name is the catalogue's, or one that `schnell models add` gave.
 
     Raises:
         ModelFolderError: unknown, not pulled yet, or not a FLUX model.
     """
     if Path(name_or_path).is_dir():
         return open_model_folder(Path(name_or_path))
+    if is_added(name_or_path):
+        return open_model_folder(models_home() / name_or_path)
     entry = catalogue_entry(name_or_path)
     if not entry.is_here:
         raise ModelFolderError(f"{entry.name} is not on this machine: run `schnell models pull {entry.name}`")

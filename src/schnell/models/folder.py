@@ -1,7 +1,8 @@
 """Model folders: where models lie on this machine, and what one holds, described without reading a weight.
 
 A model is a stock diffusers folder (`model_index.json` and a folder a component), optionally with a `schnell.json`
-beside it that says how its pictures are drawn.
+beside it that says how its pictures are drawn. A component may name a file elsewhere instead of holding its weights
+(`weights.json`): so single files become models without a copy.
 """
 
 import hashlib
@@ -14,10 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from schnell.errors import ModelFolderError
+from schnell.models.foreign_models import foreign_transformer
+from schnell.models.weight_files import read_json as read_json  # noqa: PLC0414 - reached from here, too
+from schnell.models.weight_files import weight_sources
 from schnell.spec import Size
 
 #: The folders that every FLUX model has.
 COMPONENTS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+#: Those that hold weights.
+NETWORKS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2")
 #: Side of the square of latent pixels that one token holds.
 PACKING: Final = 2
 #: T5 tokens that FLUX.1 [schnell] takes.
@@ -25,8 +31,15 @@ _FLUX_SEQUENCE_LENGTH: Final = 256
 
 
 def cache_home() -> Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/schnell`, or `~/.cache/schnell`."""
+    """The folder for what can be made again: `$SCHNELL_CACHE_DIR`, `$XDG_CACHE_HOME/schnell` or `~/.cache/schnell`."""
+    if named := os.environ.get("SCHNELL_CACHE_DIR"):
+        return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "schnell"
+
+
+def compiled_home() -> Path:
+    """The folder that compiled kernels and graphs are kept in from start to start."""
+    return cache_home() / "compiled"
 
 
 def models_home() -> Path:
@@ -72,7 +85,8 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
     they are 1, 256, all layers and none.
 
     Raises:
-        ModelFolderError: a component is missing, the transformer is not FLUX's, or `schnell.json` can't be understood.
+        ModelFolderError: a component or a weight file is missing, the transformer is not FLUX.1 [schnell]'s, or
+            `schnell.json` can't be understood.
     """
     missing = [component for component in COMPONENTS if not (path / component).is_dir()]
     if missing:
@@ -82,6 +96,11 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
         raise ModelFolderError(
             f"{path} holds no FLUX transformer, but {index.get('_class_name', 'an unknown pipeline')}"
         )
+    transformer = read_json(path / "transformer" / "config.json")
+    if foreign := foreign_transformer(index.get("_class_name"), transformer):
+        raise ModelFolderError(f"{path} holds {foreign}")
+    for component in NETWORKS:
+        weight_sources(path / component)  # raises where a file is missing
     drawing = _read_drawing_options(path / "schnell.json")
     vae = read_json(path / "vae" / "config.json")
     return ModelFolder(
@@ -91,7 +110,7 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
         sequence_length=drawing.sequence_length,
         # the autoencoder halves the picture between its levels, so once less than it has levels
         pixels_per_token=PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
-        transformer=read_json(path / "transformer" / "config.json"),
+        transformer=transformer,
         lora_layers=drawing.lora_layers,
         exact_layers=drawing.exact_layers,
     )
@@ -126,29 +145,12 @@ def _read_drawing_options(path: Path) -> _DrawingOptions:
     return _DrawingOptions(**options)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model folder.
-
-    Raises:
-        ModelFolderError: the file is missing, cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelFolderError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelFolderError(f"{path} is not a JSON object")
-    return value
-
-
 def weights_sha256(model: Path, part: str = "transformer") -> str:
     """The SHA-256, in hexadecimal, over the weights of a model folder's component, shard after shard by their names.
 
     Hashing 24 GB takes half a minute, so the answer is kept in the cache by path, size and modification time.
     """
-    shards = sorted((model / part).glob("*.safetensors"))
+    shards = [source.path for source in weight_sources(model / part)]
     key = json.dumps([[str(shard.resolve()), shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards])
     kept = cache_home() / "fingerprints" / hashlib.sha256(key.encode()).hexdigest()
     if kept.exists():

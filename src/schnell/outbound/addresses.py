@@ -7,7 +7,9 @@ forgery). See docs/decisions/0011.
 import asyncio
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -20,6 +22,22 @@ Address = IPv4Address | IPv6Address
 #: Python's `ipaddress` unwraps mapped, 6to4 and Teredo addresses, but not these.
 _NAT64: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _LOW_32_BITS: Final = 2**32 - 1
+#: Ranges of IANA's special-purpose registries that are not for hosts of the public internet, and that Python's flags
+#: (of the oldest version that we run on) let pass.
+#: https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry
+_SPECIAL: Final = tuple(
+    map(
+        ip_network,
+        (
+            *("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24"),
+            *("100::/64", "100:0:0:1::/64", "2001::/23", "2620:4f:8000::/48", "3fff::/20", "5f00::/16", "fec0::/10"),
+        ),
+    )
+)
+#: Names are asked for in threads of their own, which the rest of the server does not wait for: the system's resolver
+#: takes half a minute to give a silent name server up.
+_RESOLVERS: Final = ThreadPoolExecutor(32, "resolver")
+_RESOLVE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +81,8 @@ class AddressPolicy:
         if any(embedded in ip_network(network, strict=False) for network in self.private_networks):
             return
         # `is_global` alone is true of multicast and of some reserved addresses
-        if not embedded.is_global or embedded.is_multicast or embedded.is_reserved or embedded.is_unspecified:
+        reserved = embedded.is_multicast or embedded.is_reserved or embedded.is_unspecified
+        if not embedded.is_global or reserved or any(embedded in network for network in _SPECIAL):
             raise LoraSourceError(f"{host} leads to {address}, which is not a public address")
 
 
@@ -138,10 +157,14 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 async def _resolve(host: str, port: int) -> list[Address]:
     """Every address of a host, in the resolver's order. Raises LoraDownloadError where it has none."""
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+        async with asyncio.timeout(_RESOLVE_SECONDS):
+            found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, look_up)
+    except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError, too
         raise LoraDownloadError(f"the host {host} cannot be found") from error
     # without the zone of a link-local address (`fe80::1%eth0`)
     texts = dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found)
+    if not texts:
+        raise LoraDownloadError(f"the host {host} cannot be found")
     return [ip_address(text) for text in texts]

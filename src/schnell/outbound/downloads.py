@@ -5,7 +5,6 @@ import hashlib
 import json
 import secrets
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from weakref import WeakValueDictionary
 
 import httpx
 
-from schnell.errors import LoraDownloadError, LoraSourceError
+from schnell.errors import DiskError, LoraDownloadError, LoraSourceError
 from schnell.outbound.addresses import AddressPolicy, CheckedTransport
+from schnell.outbound.room import DownloadRoom, FetchBudget
 
 #: Called with the bytes that have come so far, and with the file's size where the server says it (else None).
 DownloadListener = Callable[[int, int | None], None]
@@ -27,10 +27,8 @@ _MAX_JSON_BYTES: Final = 4 * 2**20
 _ATTEMPTS: Final = 4
 #: Before the second attempt; doubled before each further one.
 _PAUSE_SECONDS: Final = 0.3
-#: How long a file that broke off waits to be asked for again.
-_PARTIAL_SECONDS: Final = 24 * 3600
-#: What lies in the folder: the bytes so far, the ETag that they belong to, and whole files that are being converted.
-_SUFFIXES: Final = frozenset({".part", ".note", ".done"})
+#: Written in one go, in a thread: a disk may take its time, and the event loop has none.
+_BLOCK_BYTES: Final = 2**20
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -56,12 +54,12 @@ class RemoteFile:
 
 
 class Downloader:
-    """Fetches files into `folder`. What breaks off stays there for a day, to be resumed.
+    """Fetches files into `folder`. What breaks off stays there for an hour, to be resumed, within `budget`.
 
     `offline` refuses every file; `authorities` are the certificate authorities to trust, other than the usual ones.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as the operator sets them, one for each
         self,
         folder: Path,
         policy: AddressPolicy,
@@ -69,8 +67,10 @@ class Downloader:
         *,
         offline: bool = False,
         authorities: ssl.SSLContext | None = None,
+        budget: FetchBudget | None = None,
     ) -> None:
         self._folder = folder
+        self.room = DownloadRoom(folder, budget or FetchBudget())
         self._policy = policy
         self._limits = limits or DownloadLimits()
         self._offline = offline
@@ -78,24 +78,45 @@ class Downloader:
         # one lock for each URL: two downloads of one would write into the same part. A lock is gone with its last user
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def fetch(self, file: RemoteFile, on_progress: DownloadListener | None = None) -> Path:
-        """The path of the file, complete and checked against its hash. The caller removes it when done with it.
+    def check_address(self, url: str) -> None:
+        """Refuse what needs no look at the network to be refused.
+
+        Raises:
+            LoraSourceError: offline mode, or an address whose host is refused.
+        """
+        if self._offline:
+            raise LoraSourceError("this server is offline: it serves the LoRAs of its library only")
+        self._policy.check_host(read_url(url).host)
+
+    async def fetch(self, file: RemoteFile, on_progress: DownloadListener | None = None, team: str = "") -> Path:
+        """The path of the file, complete and checked against its hash. The caller removes it from `room`.
+
+        It counts as `team`'s until then.
 
         Raises:
             LoraSourceError: offline mode, or an address that is refused.
             LoraDownloadError: it could not be fetched whole, is too large, took too long, or has another hash.
+            DiskError: the disk has no room for it, or takes no writes.
         """
+        self.check_address(file.url)
         lock = self._locks.setdefault(file.url, asyncio.Lock())
         async with lock:
-            partial = await asyncio.to_thread(_partial_path, self._folder, file)
+            partial = self._folder / f"{hashlib.sha256(file.url.encode()).hexdigest()}.part"
+            self.room.open(partial, team)
             try:
                 async with asyncio.timeout(self._limits.seconds):
                     await self._fetch_with_retries(file, partial, on_progress)
+                whole = await asyncio.to_thread(_check_and_rename, partial, file)
+                self.room.rename(partial, whole)
             except TimeoutError:
                 raise LoraDownloadError(
                     f"{_host(file.url)} did not deliver within {self._limits.seconds:g} s; asking again resumes"
                 ) from None
-            return await asyncio.to_thread(_check_and_rename, partial, file)
+            except OSError as error:
+                raise DiskError(f"the download cannot be kept: {error.strerror or type(error).__name__}") from error
+            finally:
+                self.room.close(partial)
+            return whole
 
     async def fetch_json(self, file: RemoteFile) -> Any:
         """A JSON document of at most 4 MiB, or None where the site refuses or lacks it (401, 403, 404).
@@ -129,11 +150,12 @@ class Downloader:
         for attempt in range(_ATTEMPTS):
             try:
                 await self._fetch_rest(file, partial, on_progress)
-            except LoraDownloadError:
+            except (LoraDownloadError, DiskError):
                 # an answer that will not change: another attempt would get the same
                 _discard(partial)
                 raise
-            except httpx.TransportError as error:
+            # anyio raises AttributeError where the other side hangs up while the connection is being made
+            except (httpx.TransportError, AttributeError) as error:
                 if attempt + 1 == _ATTEMPTS:
                     raise LoraDownloadError(f"{_host(file.url)}: {error}; asking again resumes") from error
                 await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
@@ -151,21 +173,42 @@ class Downloader:
             start = _range_start(response, headers)
             total = _total(response, start)
             self._check_size(total or 0)
+            self.room.grow(partial, total or 0)
             # before the bytes: a part without its ETag is never resumed
             _save_etag(partial, response)
-            received = start
-            with partial.open("r+b" if start else "wb") as sink:
-                sink.seek(start)
-                sink.truncate()
+            received = await self._write(partial, response, start, total, on_progress)
+        if total is not None and received != total:
+            raise httpx.ReadError("the connection ended early")
+
+    async def _write(
+        self,
+        partial: Path,
+        response: httpx.Response,
+        start: int,
+        total: int | None,
+        on_progress: DownloadListener | None,
+    ) -> int:
+        """Write the body behind the first `start` bytes of a part; how long the part is then."""
+        received, block = start, bytearray()
+        with partial.open("r+b" if start else "wb") as sink:
+            sink.seek(start)
+            sink.truncate()
+            try:
                 async for piece in response.aiter_raw():
                     received += len(piece)
                     # counted, too: a server need not tell the size, or the truth about it
                     self._check_size(received)
-                    sink.write(piece)
+                    block += piece
+                    if len(block) >= _BLOCK_BYTES:
+                        self.room.grow(partial, received)
+                        await asyncio.to_thread(sink.write, block)
+                        block = bytearray()
                     if on_progress is not None:
                         on_progress(received, total)
-        if total is not None and received != total:
-            raise httpx.ReadError("the connection ended early")
+            finally:
+                # also of a connection that broke: the next attempt goes on from there
+                sink.write(block)
+        return received
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.max_bytes:
@@ -176,11 +219,10 @@ class Downloader:
     @asynccontextmanager
     async def _open(self, file: RemoteFile, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """The answer at the end of the redirects, each of which the transport checks as it does the first."""
-        if self._offline:
-            raise LoraSourceError("this server is offline: it serves the LoRAs of its library only")
-        url = httpx.URL(file.url)
+        self.check_address(file.url)
+        url = read_url(file.url)
         first_host = url.host
-        async with self._client() as client:
+        async with self._client() as client, _readable_redirects(url):
             for _ in range(_MAX_REDIRECTS):
                 # not compressed: sizes, ranges and hashes are those of the file itself, and a small body cannot unpack
                 # into one beyond the limit
@@ -209,11 +251,36 @@ class Downloader:
         )
 
 
+@asynccontextmanager
+async def _readable_redirects(url: httpx.URL) -> AsyncIterator[None]:
+    try:
+        yield
+    except httpx.InvalidURL as error:  # httpx reads where a redirect leads although it is not to follow it
+        raise LoraSourceError(f"{url.host} redirects to something that is no https address") from error
+
+
+def read_url(text: str) -> httpx.URL:
+    """An address that can be called.
+
+    Raises:
+        LoraSourceError: it cannot be read, has no host, or is not https.
+    """
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError) as error:  # `ipaddress` raises ValueErrors for hosts such as 0177.0.0.1
+        raise LoraSourceError("this is not an address that can be read") from error
+    if url.scheme != "https" or not url.host:
+        raise LoraSourceError(f"only https addresses are fetched, not {url.scheme[:20]}://{url.host[:100]}")
+    return url
+
+
 def _redirected(url: httpx.URL, response: httpx.Response) -> httpx.URL:
     try:
-        return url.join(response.headers["location"])
-    except (KeyError, httpx.InvalidURL) as error:
+        return read_url(str(url.join(response.headers["location"])))
+    except (KeyError, ValueError, httpx.InvalidURL) as error:
         raise LoraDownloadError(f"{url.host} redirects to nowhere") from error
+    except LoraSourceError as error:
+        raise LoraSourceError(f"{url.host} redirects to an address that is not called: {error.message}") from error
 
 
 def _resume_headers(partial: Path) -> dict[str, str]:
@@ -260,16 +327,6 @@ def _check_status(response: httpx.Response) -> None:
         raise httpx.RemoteProtocolError(f"it answered {status}")
     if status not in {200, 206}:
         raise LoraDownloadError(f"{host} answered {status}")
-
-
-def _partial_path(folder: Path, file: RemoteFile) -> Path:
-    """Where the bytes of a file lie until it is whole, in a folder that is cleared of what is older than a day."""
-    folder.mkdir(parents=True, exist_ok=True)
-    oldest = time.time() - _PARTIAL_SECONDS
-    for path in folder.iterdir():
-        if path.suffix in _SUFFIXES and path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
-    return folder / f"{hashlib.sha256(file.url.encode()).hexdigest()}.part"
 
 
 def _check_and_rename(partial: Path, file: RemoteFile) -> Path:

@@ -382,11 +382,10 @@ class _Loyalty(Generic[LaneT]):
         if not self._others or not queued.adapters or self._here.has_all(queued.adapters):
             return False
         if queued not in self._known:
-            self._known[queued] = self._leave(row)
+            self._known[queued] = self._leave(queued, row)
         return self._known[queued]
 
-    def _leave(self, row: Row[LaneT]) -> bool:
-        queued = row.job
+    def _leave(self, queued: QueuedJob[LaneT], row: Row[LaneT]) -> bool:
         able = (each for each in self._others if each.can_ever_take(queued) and each.has_all(queued.adapters))
         # one that drains its slots for somebody before would not begin it
         homes = [each for each in able if each.may_start(row, ())]

@@ -1,6 +1,7 @@
 """Frozen values that all layers exchange: what a request asks for, the job made of it, its progress and its outcome."""
 
 from schnell.spec.generation import (
+    DEFAULT_LORA_SCALE,
     MAX_LORA_SCALE,
     MAX_LORAS,
     MAX_OUTPUTS,
@@ -25,6 +26,7 @@ from schnell.spec.job import (
     GeneratedImage,
     Job,
     JobOutcome,
+    MissingAdapter,
     Progress,
     ProgressListener,
     QueueEstimate,
@@ -32,11 +34,24 @@ from schnell.spec.job import (
     Stage,
     combine_adapters,
 )
-from schnell.spec.size import ASPECT_RATIOS, CUSTOM_RATIO, MAX_SIDE, MEGAPIXELS, MIN_SIDE, SIDE_STEP, Size, resolve_size
+from schnell.spec.size import (
+    ASPECT_RATIOS,
+    CUSTOM_RATIO,
+    DEFAULT_SIDE,
+    MAX_SIDE,
+    MEGAPIXELS,
+    MIN_SIDE,
+    SIDE_STEP,
+    TOKEN_SIDE,
+    Size,
+    resolve_size,
+)
 
 __all__ = [
     "ASPECT_RATIOS",
     "CUSTOM_RATIO",
+    "DEFAULT_LORA_SCALE",
+    "DEFAULT_SIDE",
     "MAX_LORAS",
     "MAX_LORA_SCALE",
     "MAX_OUTPUTS",
@@ -49,6 +64,7 @@ __all__ = [
     "MIN_LORA_SCALE",
     "MIN_SIDE",
     "SIDE_STEP",
+    "TOKEN_SIDE",
     "AdapterUse",
     "DeviceSnapshot",
     "FetchListener",
@@ -58,6 +74,7 @@ __all__ = [
     "Job",
     "JobOutcome",
     "LoraRef",
+    "MissingAdapter",
     "OutputFormat",
     "Progress",
     "ProgressListener",

@@ -2,11 +2,11 @@
 
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
-from schnell.spec.size import ASPECT_RATIOS, Size, side_problem
+from schnell.spec.size import ASPECT_RATIOS, TOKEN_SIDE, Size, side_problem
 
 MAX_PROMPT_LENGTH: Final = 4_000
 MAX_STEPS: Final = 4  # FLUX.1 [schnell] is distilled for one to four
@@ -17,6 +17,8 @@ MAX_OUTPUTS: Final = 4
 MAX_LORAS: Final = 8
 MIN_LORA_SCALE: Final = -1.0
 MAX_LORA_SCALE: Final = 3.0
+#: The reference document's.
+DEFAULT_LORA_SCALE: Final = 0.8
 
 OutputFormat = Literal["webp", "jpeg", "png"]
 _FORMAT_NAMES: Final[dict[str, OutputFormat]] = {"webp": "webp", "jpg": "jpeg", "jpeg": "jpeg", "png": "png"}
@@ -24,10 +26,14 @@ _FORMAT_NAMES: Final[dict[str, OutputFormat]] = {"webp": "webp", "jpg": "jpeg", 
 
 @dataclass(frozen=True, slots=True)
 class LoraRef:
-    """A LoRA as the caller names it, and its scale: the factor on its weights, 1 as it was trained."""
+    """A LoRA as the caller names it, and its scale: the factor on its weights, 1 as it was trained.
+
+    `place` is the field where the caller named it, for error messages; it makes no LoRA another one.
+    """
 
     reference: str
-    scale: float = 0.8
+    scale: float = DEFAULT_LORA_SCALE
+    place: str = field(default="lora_weights", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,9 @@ class GenerationSpec:
     """Everything that decides the pictures of one request. `seed` None asks for a random one.
 
     `steps` counts denoising steps. `output_quality` is the encoder's, 0 to 100. `go_fast` asks for faster, less exact
-    arithmetic where the hardware has it. Output i of `num_outputs` is drawn with `output_seed(seed, i)`.
+    arithmetic where the hardware has it. Output i of `num_outputs` is drawn with `output_seed(seed, i)`. `watermark`
+    lets the pictures be marked invisibly, if the engine marks at all; `credentials_prompt` lets the prompt into their
+    signed credentials.
 
     Raises:
         InvalidFieldError: naming every field that is out of range, as the API calls it.
@@ -52,6 +60,8 @@ class GenerationSpec:
     go_fast: bool = True
     safety_checker: bool = True
     loras: tuple[LoraRef, ...] = ()
+    watermark: bool = True
+    credentials_prompt: bool = True
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -63,8 +73,8 @@ class GenerationSpec:
     def _problems(self) -> Iterator[FieldProblem]:
         if len(self.prompt) > MAX_PROMPT_LENGTH:
             yield FieldProblem("prompt", f"must have at most {MAX_PROMPT_LENGTH} characters, got {len(self.prompt)}")
-        for field, side in (("width", self.size.width), ("height", self.size.height)):
-            if problem := side_problem(field, side):
+        for name, side in (("width", self.size.width), ("height", self.size.height)):
+            if problem := side_problem(name, side, TOKEN_SIDE):
                 yield problem
         yield from _range_problem("num_inference_steps", self.steps, 1, MAX_STEPS)
         if self.seed is not None:
@@ -88,11 +98,12 @@ def combine_loras(loras: Iterable[LoraRef]) -> tuple[LoraRef, ...]:
 
     A sum outside the range of scales is cut to it.
     """
-    scales: dict[str, float] = {}
+    combined: dict[str, LoraRef] = {}
     for lora in loras:
-        scales[lora.reference] = scales.get(lora.reference, 0.0) + lora.scale
+        known = combined.get(lora.reference)
+        combined[lora.reference] = lora if known is None else replace(known, scale=known.scale + lora.scale)
     return tuple(
-        LoraRef(reference, min(max(scale, MIN_LORA_SCALE), MAX_LORA_SCALE)) for reference, scale in scales.items()
+        replace(lora, scale=min(max(lora.scale, MIN_LORA_SCALE), MAX_LORA_SCALE)) for lora in combined.values()
     )
 
 

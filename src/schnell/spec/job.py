@@ -1,7 +1,8 @@
 """A job on its way through a runner: what is drawn, how far it is, and what came out."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +19,19 @@ class AdapterUse:
     scale: float
 
 
-def combine_adapters(uses: Iterable[AdapterUse]) -> tuple[AdapterUse, ...]:
-    """LoRAs whose files have the same content, whatever they are called, as one: its scales added, cut to their range.
+def combine_adapters(uses: Iterable[AdapterUse], factor: float = 1.0) -> tuple[AdapterUse, ...]:
+    """LoRAs whose files have the same content, whatever they are called, as one: its scales added.
 
-    An engine holds one content in one slot, so a picture could not use it twice.
+    Each sum is multiplied by `factor`, and cut to the range of scales. An engine holds one content in one slot, so a
+    picture could not use it twice.
     """
     combined: dict[str, AdapterUse] = {}
     for use in uses:
         known = combined.get(use.sha256)
-        scale = use.scale if known is None else min(max(known.scale + use.scale, MIN_LORA_SCALE), MAX_LORA_SCALE)
-        combined[use.sha256] = replace(known or use, scale=scale)
-    return tuple(combined.values())
+        combined[use.sha256] = use if known is None else replace(known, scale=known.scale + use.scale)
+    return tuple(
+        replace(use, scale=min(max(use.scale * factor, MIN_LORA_SCALE), MAX_LORA_SCALE)) for use in combined.values()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +49,17 @@ class Job:
     wants_previews: bool = False
 
 
-#: Where a job is. A worker reports `queued` and `denoise` only; `text` and `decode` come from a job that an engine
-#: draws alone, as `schnell generate` does.
-Stage = Literal["queued", "text", "denoise", "decode"]
-
-
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is. `position` is the number of jobs ahead of it while it is queued.
+class MissingAdapter:
+    """One LoRA of a request that is not on this machine yet: it is fetched once the request is accepted.
 
-    `step` of `total` denoising steps are done. `previews` holds one small PNG an output,
-    made from an estimate of the finished latents, if the job wants them.
+    `field` is the request's field that names it, `reference` what stands there with its secrets, `name` without them.
     """
 
-    stage: Stage
-    step: int = 0
-    total: int = 0
-    position: int | None = None
-    previews: tuple[bytes, ...] = ()
+    field: str
+    reference: str = dataclass_field(repr=False)
+    name: str
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +72,28 @@ class FetchProgress:
 
 
 FetchListener = Callable[[FetchProgress], None]
+
+#: Where a job is. A worker reports `queued` and `denoise` only; `fetch` comes before it does, while a LoRA is
+#: downloaded; `text` and `decode` come from a job that an engine draws alone, as `schnell generate` does.
+Stage = Literal["queued", "fetch", "text", "denoise", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is. `position` is the number of jobs ahead of it while it is queued.
+
+    `step` of `total` denoising steps are done. `previews` holds one small PNG an output,
+    made from an estimate of the finished latents, if the job wants them. `fetched` is how far a download is.
+    """
+
+    stage: Stage
+    step: int = 0
+    total: int = 0
+    position: int | None = None
+    previews: tuple[bytes, ...] = ()
+    fetched: FetchProgress | None = None
+
+
 ProgressListener = Callable[[Progress], None]
 
 
@@ -83,7 +101,8 @@ ProgressListener = Callable[[Progress], None]
 class GeneratedImage:
     """One finished picture of a job, output `index`: an encoded file of exactly the size asked for.
 
-    `receipt` is what is needed to draw it again; the file holds it too.
+    `receipt` is what is needed to draw it again; the file holds it too. `mark` is what its invisible mark carries (ten
+    hexadecimal digits), `manifest` the label of its signed credentials; None where it has none.
     """
 
     index: int
@@ -93,6 +112,8 @@ class GeneratedImage:
     width: int
     height: int
     receipt: Mapping[str, Any]
+    mark: str | None = None
+    manifest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +123,7 @@ class JobOutcome:
     images: tuple[GeneratedImage, ...]
     flagged: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from schnell.engine.autoencoder import Autoencoder
 from schnell.engine.denoise import pack_latents
 from schnell.engine.text import PromptEmbedding, TextEncoder
 from schnell.models.folder import ModelFolder
@@ -149,11 +150,9 @@ def nearest_grid(picture: Size, megapixels: str, folder: ModelFolder) -> Size:
 
 
 @torch.no_grad()
-def encode_picture(vae: Any, picture: Image.Image, grid: Size, folder: ModelFolder) -> Tensor:
+def encode_picture(vae: Autoencoder, picture: Image.Image, grid: Size, folder: ModelFolder) -> Tensor:
     """The picture's packed latents (tokens, channels), float32 on the CPU, cut and resized to a grid in tokens."""
     side = folder.pixels_per_token
     fitted = ImageOps.fit(picture, (grid.width * side, grid.height * side), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
-    # the mean and not a sample: latents are computed once, and the noise of a sample would be learned with the picture
-    mean = vae.encode(values[None].to(vae.device, vae.dtype)).latent_dist.mode()[0].float()
-    return pack_latents(((mean - vae.config.shift_factor) * vae.config.scaling_factor).cpu())
+    return pack_latents(vae.encode(values[None])[0].cpu())

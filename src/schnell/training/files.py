@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from schnell.engine.receipt import engine_version
 from schnell.errors import TrainingError
+from schnell.provenance.receipt import engine_version
 
 
 @dataclass(frozen=True, slots=True)

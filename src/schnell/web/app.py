@@ -1,7 +1,7 @@
 """The FastAPI application: its routes, its middleware, and the shape of errors on each path."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -11,11 +11,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from schnell.errors import SchnellError
 from schnell.web import pages
+from schnell.web.agents import AgentTools
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
 from schnell.web.errors import DialectErrors, install_error_handlers
-from schnell.web.middleware import IncomingLimits, RequestContext
-from schnell.web.native import account, admin, features, loras, models, results
-from schnell.web.operations import files, health
+from schnell.web.middleware import HeadAsGet, IncomingLimits, RequestContext
+from schnell.web.native import account, admin, features, loras, models, results, verification
+from schnell.web.operations import files, health, proof
+from schnell.web.response_headers import EXPOSED
 from schnell.web.services import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -28,13 +30,16 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     loras.sites_router,
     account.router,
     admin.router,
-    files.router,
+    verification.router,
+    proof.router,
     openai.router,
     replicate.router,
     model_list.router,
     automatic1111.router,
     huggingface.router,
     health.router,
+    # its paths have placeholders alone: after every route that spells its own out
+    files.router,
 )
 #: What to call at a start, once no record is left unfinished by the server before (see `Lifecycle`).
 AFTER_RECOVERY: Final = (replicate.resume_webhooks,)
@@ -45,6 +50,8 @@ def _model_list_error(error: SchnellError, status: int) -> dict[str, Any]:
     return openai.describe_error(error, status) | replicate.describe_error(error, status)
 
 
+#: How long a browser remembers that it may ask; two hours is the most that Chromium does.
+_PREFLIGHT_SECONDS: Final = 7200
 _DIALECT_ERRORS: Final[Sequence[DialectErrors]] = (
     openai.ERRORS,
     replicate.ERRORS,
@@ -60,13 +67,16 @@ def create_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
         title="schnell",
         version="0.1.0",
         summary="A self-hosted FLUX.1 [schnell] + LoRA image service.",
-        lifespan=lifespan,
+        lifespan=_with_agents(lifespan),
         middleware=_middleware(services),
         # the pages have documentation of their own at /docs
         docs_url=None,
         redoc_url=None,
     )
     app.state.services = services
+    app.state.checkpoints = automatic1111.ChosenCheckpoints()
+    app.state.agents = AgentTools(app)
+    app.state.agents.install()
     for router in _ROUTERS:
         app.include_router(router)
     pages.install(app, {route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)})
@@ -76,23 +86,34 @@ def create_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
     return app
 
 
+def _with_agents(lifespan: Lifespan | None) -> Lifespan:
+    """The app's own lifespan, in which agents are answered, too."""
+
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app) if lifespan else nullcontext(), app.state.agents.running():
+            yield
+
+    return run
+
+
 def _middleware(services: Services) -> list[Middleware]:
     """The middleware, outermost first."""
     config = services.config
     layers = [
         Middleware(RequestContext, count=services.metrics.count_request),
+        Middleware(HeadAsGet),
         Middleware(IncomingLimits, default=config.max_body_bytes, by_prefix=config.body_limits),
     ]
     if config.cors_origins:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(config.cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["API-KEY", "Authorization", "Content-Type", "Idempotency-Key"],
-            expose_headers=[
-                *("X-Request-Id", "Retry-After", "X-Should-Retry"),
-                *("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"),
-            ],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            # whatever a request needs: SDKs send headers of their own, and it is the origin that the operator allows
+            allow_headers=["*"],
+            expose_headers=list(EXPOSED),
+            max_age=_PREFLIGHT_SECONDS,
         )
         # outside the limits: a browser shows a refusal to a script only with CORS headers
         layers.insert(1, cors)

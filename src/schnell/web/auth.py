@@ -5,18 +5,23 @@ Routes declare what they need as a parameter, such as `caller: Generator`; FastA
 
 import base64
 import binascii
+import socket
 import time
+from ipaddress import ip_address
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from schnell.accounts.identity import Caller, Scope
-from schnell.accounts.keys import authenticate, authenticate_id
+from schnell.accounts.keys import authenticate, authenticate_id, has_ended
 from schnell.errors import ForbiddenError, UnauthorizedError
 from schnell.web.services import services_of
 from schnell.web.session import COOKIE
 
+#: Where an ASGI scope says that its caller was found: what is still to come of the request may take its time.
+KNOWN: Final = "schnell.known"
+_ENDED: Final = "The session has ended. Log in again"
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
 _key_header = APIKeyHeader(name="API-KEY", scheme_name="apiKey", auto_error=False)
 _bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
@@ -50,17 +55,21 @@ async def identify(request: Request, scope: Scope) -> Caller:
         async with services.database.read() as connection:
             caller = await authenticate(connection, key)
     elif cookie := request.cookies.get(COOKIE):
-        key_id = services.sessions.read(cookie, time.time())
-        if key_id is None:
-            raise UnauthorizedError("The session has ended. Log in again")
+        session = services.sessions.read(cookie, time.time())
+        if session is None:
+            raise UnauthorizedError(_ENDED)
         # a browser adds the cookie to requests that other sites make; an API key only its owner can add
-        _refuse_other_sites(request)
+        if request.method not in _SAFE_METHODS:
+            refuse_other_sites(request)
         async with services.database.read() as connection:
-            caller = await authenticate_id(connection, key_id)
+            if await has_ended(connection, session.id):
+                raise UnauthorizedError(_ENDED)
+            caller = await authenticate_id(connection, session.key_id)
     else:
         raise UnauthorizedError("API Key is missing. Send it in the API-KEY header")
     if scope not in caller.scopes:
         raise ForbiddenError(f"this key lacks the scope {scope!r}; it has {', '.join(caller.scopes)}")
+    request.scope[KNOWN] = True
     return caller
 
 
@@ -89,11 +98,29 @@ def _password_in(value: str) -> str | None:
     return password or name or None
 
 
-def _refuse_other_sites(request: Request) -> None:
-    if request.method in _SAFE_METHODS:
-        return
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a page of another site has made the caller's browser send.
+
+    Raises:
+        ForbiddenError: the request comes from another site.
+    """
     # the cookie's SameSite=Lax does not stop requests from sibling subdomains or from other ports of this host
     origin = request.headers.get("origin")
-    own = {services_of(request).config.public_url, f"{request.url.scheme}://{request.url.netloc}"}
-    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin" or (origin and origin not in own):
+    foreign = origin is not None and origin != services_of(request).config.public_url and not _is_own(request, origin)
+    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"} or foreign:
         raise ForbiddenError("a session's requests must come from this server's own pages")
+
+
+def _is_own(request: Request, origin: str) -> bool:
+    """Whether an origin is the address that the request came to, and one that no other site can call itself.
+
+    The Host header is whatever a client wrote there, and anybody's domain may lead to this server's number. So a name
+    counts only if it is this machine's; other names are for `SCHNELL_PUBLIC_URL`.
+    """
+    host = (request.url.hostname or "").lower()
+    if host not in {"localhost", socket.gethostname().lower()}:
+        try:
+            ip_address(host)
+        except ValueError:
+            return False
+    return origin == f"{request.url.scheme}://{request.url.netloc}"

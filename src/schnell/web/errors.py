@@ -1,5 +1,6 @@
 """Errors as HTTP answers: each in the shape, and with the status, of the dialect whose path the request came on."""
 
+import errno
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from schnell.errors import (
+    DiskError,
     FieldError,
     FieldProblem,
     InvalidFieldError,
@@ -21,11 +23,13 @@ from schnell.errors import (
     SchnellError,
     UnreadableBodyError,
 )
-from schnell.web.middleware import ERROR_CODE
+from schnell.web.middleware import ERROR_CODE, REQUEST_ID
 from schnell.web.openapi import allowed_methods
 from schnell.web.response_headers import rate_headers
 
 _log = logging.getLogger(__name__)
+#: What says that a disk is full, read-only, over its quota or broken.
+_DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 #: Makes a dialect's JSON body from an error and its status.
 ErrorShape = Callable[[SchnellError, int], Any]
@@ -123,13 +127,27 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
         return answer(request, UnexpectedError(str(error.detail)))
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        _log.error("unexpected error on %s %s", request.method, request.url.path, exc_info=error)
-        return answer(request, UnexpectedError("something went wrong on the server; its log tells more"))
+        # answered outside of the middleware that gives every other answer its id
+        request_id = str(request.scope.get(REQUEST_ID, ""))
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            _log.warning("the disk fails: %s", error.strerror)
+            return answer(
+                request, DiskError("this server's disk is full or away; try again later"), **_named(request_id)
+            )
+        # the route's pattern: a path may hold what somebody has typed into it
+        route = getattr(request.scope.get("route"), "path", "unmatched")
+        _log.error("unexpected error on %s %s", request.method, route, exc_info=error, extra={"request_id": request_id})
+        message = f"something went wrong on the server; its log tells more, under the request id {request_id}"
+        return answer(request, UnexpectedError(message), **_named(request_id))
 
     app.add_exception_handler(SchnellError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, routing)
     app.add_exception_handler(Exception, unexpected)
+
+
+def _named(request_id: str) -> dict[str, str]:
+    return {"X-Request-Id": request_id, "X-Content-Type-Options": "nosniff"} if request_id else {}
 
 
 def error_headers(error: SchnellError, dialect: DialectErrors = _NATIVE) -> dict[str, str]:

@@ -57,6 +57,7 @@ class Fields:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
+        self._place = ""
         self._missing: list[FieldProblem] = []
         self._wrong: list[FieldProblem] = []
 
@@ -91,17 +92,24 @@ class Fields:
         """A JSON object."""
         return self._read(name, _as_object, "must be an object", required=required)
 
+    def within(self, place: str, values: Mapping[str, Any]) -> "Fields":
+        """The fields of an object inside this one. Their problems are noted here, with `place` before their names."""
+        inner = Fields(values)
+        inner._place = f"{place}."
+        inner._missing, inner._wrong = self._missing, self._wrong
+        return inner
+
     def raw(self, name: str) -> Any:
         """The value as it was sent, unchecked; None where it is absent."""
         return self._values.get(name)
 
     def refuse(self, name: str, message: str) -> None:
         """Note what is wrong with a field."""
-        self._wrong.append(FieldProblem(name, message))
+        self._wrong.append(FieldProblem(self._place + name, message))
 
     def require(self, name: str, message: str = "is required") -> None:
         """Note that a field is missing."""
-        self._missing.append(FieldProblem(name, message))
+        self._missing.append(FieldProblem(self._place + name, message))
 
     def check(self) -> None:
         """Raise the problems noted so far, missing fields before wrong ones.

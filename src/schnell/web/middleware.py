@@ -19,10 +19,13 @@ from schnell.errors import BodyTooLargeError
 from schnell.web.response_headers import EXTRA_HEADERS
 
 _log = logging.getLogger("schnell.access")
+#: Where an ASGI scope holds the id of its request.
+REQUEST_ID: Final = "schnell.request_id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Where error handlers leave the code of an error in an ASGI scope, for the access log.
 ERROR_CODE: Final = "schnell.error"
 _MAX_HEADER_BYTES: Final = 32_768
+_MAX_HEADERS: Final = 256
 _MAX_DISCARDED_BYTES: Final = 256 * 1024 * 1024
 _DISCARD_SECONDS: Final = 20.0
 #: Called with the method, the route's pattern and the status of every answer.
@@ -43,6 +46,7 @@ class RequestContext:
             return
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        scope[REQUEST_ID] = request_id
         started = time.perf_counter()
         # an unexpected error is answered by Starlette outside this middleware: its status is never seen here
         status = 500
@@ -57,11 +61,13 @@ class RequestContext:
                 headers.update(scope.get(EXTRA_HEADERS, {}))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, answer)
-            finally:
-                self._report(scope, status, time.perf_counter() - started)
+        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            self._report(scope, status, time.perf_counter() - started)
+        # not after an exception: whoever logs it, further out, shall still name the request
+        structlog.contextvars.reset_contextvars(**bound)
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -73,6 +79,31 @@ class RequestContext:
             status,
             extra={"seconds": round(seconds, 4), "error": scope.get(ERROR_CODE)},
         )
+
+
+class HeadAsGet:
+    """Answers HEAD wherever GET is answered: with the same status and headers, and no body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        # one set of headers for both: routes leave theirs in the scope. The server's own scope stays as it is, since
+        # it decides by the method whether a body of the announced length must follow
+        scope.setdefault(EXTRA_HEADERS, {})
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._app(asked, receive, answer)
+        finally:
+            scope.update({name: asked[name] for name in ("route", ERROR_CODE) if name in asked})
 
 
 class IncomingLimits:
@@ -91,7 +122,8 @@ class IncomingLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADER_BYTES:
+        headers = scope["headers"]
+        if len(headers) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > _MAX_HEADER_BYTES:
             await _refuse_headers(send)
             return
         limit = self._limit(scope["path"])
@@ -131,7 +163,7 @@ async def _discard(receive: Receive, message: Message) -> None:
 
 
 async def _refuse_headers(send: Send) -> None:
-    body = b'{"errorCode":"HEADERS_TOO_LARGE","message":"the headers must have at most 32768 bytes"}'
+    body = b'{"errorCode":"HEADERS_TOO_LARGE","message":"a request may have 256 headers of 32768 bytes in all"}'
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 431, "headers": headers})
     await send({"type": "http.response.body", "body": body})

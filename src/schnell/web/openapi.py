@@ -4,6 +4,7 @@ Bodies that routes read by hand (`fields.Fields`) are described by hand too, wit
 from the routes' annotations.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -65,6 +66,39 @@ def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: json_answer(_ERRORS[status], _ERROR) for status in statuses}
 
 
+# Routes of other services' APIs, whose bodies are described by what they look like
+
+
+def schema_of(example: Any) -> dict[str, Any]:
+    """A schema that `example` and its like follow: types and names, none of which is required."""
+    if isinstance(example, dict):
+        return {"type": "object", "properties": {name: schema_of(value) for name, value in example.items()}}
+    if isinstance(example, list):
+        return {"type": "array", "items": schema_of(example[0]) if example else {}}
+    # null stands for a value that may be there another time, of a type that the example does not tell
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    return {} if example is None else {"type": kinds[type(example)]}
+
+
+def described_route(
+    answer: Any, body: dict[str, Any] | None = None, errors: Mapping[int, Any] | None = None, *, status: int = 200
+) -> dict[str, Any]:
+    """Keyword arguments of a route decorator: its JSON answer, body and errors, each as an example.
+
+    `errors` holds an example for each status.
+    """
+    examples = {status: ("The answer", answer)}
+    examples |= {code: ("An error", example) for code, example in (errors or {}).items()}
+    responses = {
+        code: json_answer(text, example_of(schema_of(example), example)) for code, (text, example) in examples.items()
+    }
+    options: dict[str, Any] = {"responses": responses, "status_code": status}
+    if body is not None:
+        content = {"application/json": {"schema": schema_of(body), "examples": {"an example": {"value": body}}}}
+        options["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
+    return options
+
+
 # The whole document
 
 _METHODS: Final = {"get", "post", "put", "patch", "delete"}
@@ -78,7 +112,10 @@ def remove_unsent_statuses(app: FastAPI) -> None:
         document = generate()
         for path in document["paths"].values():
             for operation in path.values():
-                operation.get("responses", {}).pop("422", None)
+                responses = operation.get("responses", {})
+                # FastAPI's own; some dialects answer 422, and say so themselves
+                if "HTTPValidationError" in str(responses.get("422")):
+                    responses.pop("422")
         schemas = document.get("components", {}).get("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
@@ -93,4 +130,6 @@ def allowed_methods(app: FastAPI, path: str) -> set[str]:
     # of templates that match, the one with the fewest placeholders is meant: /api/loras/inspect, not /api/loras/{name}
     fewest = min((template.count("{") for template, _ in matches), default=0)
     found = (operations for template, operations in matches if template.count("{") == fewest)
-    return {method.upper() for operations in found for method in operations if method in _METHODS}
+    methods = {method.upper() for operations in found for method in operations if method in _METHODS}
+    # HEAD is answered wherever GET is
+    return methods | ({"HEAD"} if "GET" in methods else set())

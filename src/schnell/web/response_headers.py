@@ -1,4 +1,4 @@
-"""Headers that answers carry beside their bodies: the model that drew, and what is left of a key's rate.
+"""Headers that answers carry beside their bodies: the model that drew, its cost, and what is left of a key's rate.
 
 Routes put their headers into the request's ASGI scope with `add_headers`; the middleware writes them into whatever
 answer the request gets, an error included.
@@ -13,11 +13,20 @@ from starlette.requests import HTTPConnection
 EXTRA_HEADERS: Final = "schnell.headers"
 #: The response header that names the model that drew, whatever model the request named.
 MODEL_HEADER: Final = "X-Schnell-Model"
+#: What a generation costs in credits: reserved while it runs, charged once it is done.
+COST_HEADER: Final = "X-Schnell-Cost"
+#: The same in money, under the name that LiteLLM counts a key's spending by.
+LITELLM_COST_HEADER: Final = "x-litellm-response-cost"
 
 
 def add_headers(connection: HTTPConnection, headers: Mapping[str, str]) -> None:
     """Add headers to the answer of this request, also when that answer is an error."""
     connection.scope.setdefault(EXTRA_HEADERS, {}).update(headers)
+
+
+def add_cost(connection: HTTPConnection, credits_: int, credit_value: float) -> None:
+    """Say what a generation costs: in credits, and in money at `credit_value` for each of them."""
+    add_headers(connection, {COST_HEADER: str(credits_), LITELLM_COST_HEADER: f"{credits_ * credit_value:.10g}"})
 
 
 def header_text(text: str) -> str:
@@ -54,3 +63,11 @@ _BY_DIALECT: Final = {
 def rate_headers(dialect: str) -> RateHeaders:
     """The rate limit headers that a dialect's clients read; the native ones where it has none of its own."""
     return _BY_DIALECT.get(dialect, _NATIVE)
+
+
+#: The headers that a script of another origin may read (`Access-Control-Expose-Headers`).
+EXPOSED: Final = (
+    *("X-Request-Id", "Retry-After", "X-Should-Retry", "Location", MODEL_HEADER, COST_HEADER, LITELLM_COST_HEADER),
+    *("X-Schnell-Seed", "X-Schnell-Loras", "X-Schnell-Warnings"),
+    *(name for names in (_NATIVE, *_BY_DIALECT.values()) for name in names[:3]),
+)

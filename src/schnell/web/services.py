@@ -18,6 +18,9 @@ from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
+from schnell.loras.turns import Turns
+from schnell.provenance.credentials import CredentialsSigner
+from schnell.provenance.isolation import IsolatedChecks
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
 from schnell.web.session import SessionSigner
@@ -25,7 +28,11 @@ from schnell.web.session import SessionSigner
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`."""
+    """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`.
+
+    `result_prefix` stands before the keys in `resultObject`. `credit_value` is what a credit is worth in money.
+    `visitor_rate_limit` is for those who check pictures without a key, by address.
+    """
 
     public_url: str
     link_seconds: int = 604_800
@@ -33,6 +40,9 @@ class WebConfig:
     body_limits: Mapping[str, int] = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
     metrics_token: str | None = None
+    result_prefix: str = ""
+    credit_value: float = 1.0
+    visitor_rate_limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that routes work with, built by `schnell.bootstrap`."""
+    """Everything that routes work with, built by `schnell.bootstrap`. Without `signer`, nothing is signed."""
 
     config: WebConfig
     database: Database
@@ -75,6 +85,9 @@ class Services:
     lora_previews: LoraPreviews
     source_tokens: SourceTokens
     webhooks: WebhookSender
+    checks: IsolatedChecks
+    signer: CredentialsSigner | None
+    uploads: Turns = field(default_factory=lambda: Turns("uploads", at_once=16, per_team=4))
 
 
 def services_of(connection: HTTPConnection) -> Services:

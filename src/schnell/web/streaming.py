@@ -1,6 +1,5 @@
-"""A generation as server-sent events: downloads of its LoRAs, its place in the queue, its steps, its record."""
+"""A generation as server-sent events: its place in the queue, downloads of its LoRAs, its steps, its record."""
 
-import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,13 +12,11 @@ from starlette.requests import Request
 from schnell.accounts.identity import Caller
 from schnell.errors import SchnellError
 from schnell.generations import GenerationRequest, Record, Running
-from schnell.spec import FetchProgress, Progress
+from schnell.spec import Progress
 from schnell.web import submission
 from schnell.web.errors import flat_error
 
 _PING_SECONDS: Final = 15
-#: The least time between two events about a download: its progress is reported for every chunk.
-_DOWNLOAD_SECONDS: Final = 0.25
 #: Makes the `done` event's data from a finished record.
 Describe = Callable[[Record], Awaitable[dict[str, Any]]]
 
@@ -27,96 +24,37 @@ Describe = Callable[[Record], Awaitable[dict[str, Any]]]
 async def stream(request: Request, caller: Caller, asked: GenerationRequest, describe: Describe) -> EventSourceResponse:
     """Start a generation and answer with its events.
 
-    They are `download` (bytes of a LoRA), `queued` (position), `step` (k of n, and previews), then `done` (what
-    `describe` gives) or `error`.
+    They are `queued` (position), `download` (bytes of a LoRA that is fetched first, then `queued` again), `step` (k of
+    n, and previews), then `done` (what `describe` gives) or `error`.
 
     Raises:
         SchnellError: it is refused before there is an event. Such a refusal keeps its HTTP status, which a stream that
             has begun could not give it.
     """
-    start = _Start(request, caller, asked)
-    await start.wait_for_change()
-    if start.task.done():
-        start.task.result()
-    events = _events(request, caller, start, describe)
+    started = await submission.start(request, caller, asked)
+    events = _events(request, caller, asked, started, describe)
     # X-Accel-Buffering keeps nginx from holding events back
     return EventSourceResponse(events, ping=_PING_SECONDS, headers={"X-Accel-Buffering": "no"})
 
 
-class _Start:
-    """A generation on the way to being accepted.
-
-    `task` gives what `submission.start` does; `fetched` is the latest progress of the LoRAs that it downloads, `asked`
-    what is started.
-    """
-
-    def __init__(self, request: Request, caller: Caller, asked: GenerationRequest) -> None:
-        self.fetched: FetchProgress | None = None
-        self.asked = asked
-        self._changed = asyncio.Event()
-        self.task = asyncio.create_task(submission.start(request, caller, asked, self._on_fetch))
-
-    async def wait_for_change(self) -> None:
-        """Wait until a download went on, or the generation is accepted or refused."""
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait({changed, self.task}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changed.cancel()
-        self._changed.clear()
-
-    async def downloads(self) -> AsyncIterator[FetchProgress]:
-        """The progress of its LoRAs' downloads, at most four times a second, until it is accepted or refused."""
-        last = None
-        while True:
-            if self.fetched is not None and self.fetched != last:
-                last = self.fetched
-                yield last
-            if self.task.done():
-                return
-            await asyncio.wait({self.task}, timeout=_DOWNLOAD_SECONDS)
-            await self.wait_for_change()
-
-    def abandon(self) -> None:
-        """The client is gone or has its answer: cancel a generation that nobody waits for, once it is accepted."""
-        # the task itself is not cancelled: a generation with an Idempotency-Key starts even for a client that is gone
-        self.task.add_done_callback(_cancel_if_unattended)
-
-    def _on_fetch(self, progress: FetchProgress) -> None:
-        self.fetched = progress
-        self._changed.set()
-
-
-def _cancel_if_unattended(starting: "asyncio.Task[Running | str]") -> None:
-    if starting.cancelled() or starting.exception() is not None:
-        return
-    started = starting.result()
-    if isinstance(started, Running):
-        # the last one to leave this block cancels the generation, unless it is detached or has ended
-        with started.attended():
-            pass
-
-
 async def _events(
-    request: Request, caller: Caller, start: _Start, describe: Describe
+    request: Request, caller: Caller, asked: GenerationRequest, started: Running | str, describe: Describe
 ) -> AsyncIterator[ServerSentEvent]:
     try:
-        async for fetched in start.downloads():
-            yield _event("download", {"lora": fetched.lora, "received": fetched.received, "total": fetched.total})
-        started = start.task.result()
         async with (
-            submission.answering(request, caller, start.asked, started),
+            submission.answering(request, caller, asked, started),
             aclosing(submission.follow(request, caller, started)) as steps,
         ):
             async for found in steps:
                 yield _event("done", await describe(found)) if isinstance(found, Record) else _progress_event(found)
     except SchnellError as error:
         yield _event("error", flat_error(error, error.status))
-    finally:
-        start.abandon()
 
 
 def _progress_event(progress: Progress) -> ServerSentEvent:
+    if progress.fetched is not None:
+        fetched = progress.fetched
+        return _event("download", {"lora": fetched.lora, "received": fetched.received, "total": fetched.total})
     if progress.stage == "queued":
         return _event("queued", {"position": progress.position or 0})
     data = {"stage": progress.stage, "step": progress.step, "total": progress.total}

@@ -6,11 +6,12 @@ from contextlib import aclosing, asynccontextmanager
 
 from starlette.requests import Request
 
+from schnell.accounts.credits import check_credits
 from schnell.accounts.identity import Caller
 from schnell.errors import ClientGoneError, SchnellError
 from schnell.generations import GenerationRequest, Quote, Record, Running
-from schnell.spec import FetchListener, Progress
-from schnell.web.response_headers import MODEL_HEADER, add_headers, rate_headers
+from schnell.spec import Progress
+from schnell.web.response_headers import MODEL_HEADER, add_cost, add_headers, header_text, rate_headers
 from schnell.web.services import services_of
 
 
@@ -28,29 +29,52 @@ async def quote(request: Request, caller: Caller, asked: GenerationRequest) -> Q
     return await services_of(request).generations.quote(caller, asked)
 
 
-async def start(
-    request: Request, caller: Caller, asked: GenerationRequest, on_fetch: FetchListener | None = None
-) -> Running | str:
+async def start(request: Request, caller: Caller, asked: GenerationRequest) -> Running | str:
     """Accept a generation, within the key's rate limit.
 
     Gives the generation under way; for a request whose `Idempotency-Key` was used before, the id of the record that
-    answers it. `on_fetch` gets the progress of LoRAs that must be downloaded first.
+    answers it.
 
     Raises:
         SchnellError: it is refused, and nothing was charged.
     """
     services = services_of(request)
     try:
-        status = services.rates.count(caller)
-        # these headers are set before the request can be refused: an error carries them too
-        if status is not None:
-            names = rate_headers(asked.dialect)
-            add_headers(request, names.write(status.limit, status.remaining, status.reset_after))
+        count_request(request, caller, asked.dialect)
         add_headers(request, {MODEL_HEADER: services.model.label})
-        return await services.generations.start(caller, asked, on_fetch)
+        started = await services.generations.start(caller, asked)
     except SchnellError as error:
         services.metrics.count_refusal(asked.dialect, error)
         raise
+    if isinstance(started, Running):
+        add_cost(request, started.record.cost, services.config.credit_value)
+    return started
+
+
+def count_request(request: Request, caller: Caller, dialect: str = "onemin") -> None:
+    """Count a request against the key's rate limit, and tell in the answer's headers what is left of it.
+
+    Raises:
+        RateLimitedError: nothing is left.
+    """
+    status = services_of(request).rates.count(caller)
+    # these headers are set before the request can be refused: an error carries them too
+    if status is not None:
+        add_headers(request, rate_headers(dialect).write(status.limit, status.remaining, status.reset_after))
+
+
+async def check_may_add(request: Request, caller: Caller) -> None:
+    """Let a caller have a LoRA fetched, converted or inspected, which costs nothing but is work.
+
+    It counts as a request, and needs the credits of one picture.
+
+    Raises:
+        RateLimitedError, InsufficientCreditsError: the caller may not.
+    """
+    services = services_of(request)
+    count_request(request, caller)
+    async with services.database.read() as connection:
+        await check_credits(connection, caller, services.generations.least_price)
 
 
 @asynccontextmanager
@@ -65,7 +89,9 @@ async def drawn(request: Request, caller: Caller, asked: GenerationRequest) -> A
     """
     started = await start(request, caller, asked)
     async with answering(request, caller, asked, started):
-        yield await _unless_disconnected(request, _wait(request, caller, started))
+        record = await _unless_disconnected(request, _wait(request, caller, started))
+        add_record_headers(request, record)
+        yield record
         if await request.is_disconnected():
             raise ClientGoneError("the client closed the connection")
 
@@ -84,6 +110,13 @@ async def answering(
     except BaseException:
         services_of(request).generations.leave_unanswered(caller, asked, started)
         raise
+
+
+def add_record_headers(request: Request, record: Record) -> None:
+    """Say in the answer's headers which model drew this record, and what it costs."""
+    if record.served_model:
+        add_headers(request, {MODEL_HEADER: header_text(record.served_model)})
+    add_cost(request, record.cost, services_of(request).config.credit_value)
 
 
 async def find_started(request: Request, caller: Caller, started: Running | str) -> Record:

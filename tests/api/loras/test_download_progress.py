@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from counts import repeats
 from mini_loras import lora_bytes
 from server_process import serving
-from servers import Server, body_with
+from servers import Server, body_with, key_for
 from tls_server import Asked, Reply, TlsServer, run_tls_server
 
 PATH = "/a/style.safetensors"
@@ -48,9 +49,11 @@ async def test_the_stream_tells_of_the_download_and_then_of_the_picture(
         status, events = await stream(server, lora_weights=site.url(PATH))
         assert status == 200
         names = [name for name, _ in events]
-        assert names[0] == "download"
+        assert names[:2] == ["queued", "download"]
         assert names[-1] == "done"
-        assert names == sorted(names, key=lambda name: name != "download")
+        after = names[len(names) - names[::-1].index("download") :]
+        assert after[0] == "queued"
+        assert "step" in after
         last = [told for name, told in events if name == "download"][-1]
         assert last == {"lora": site.url(PATH), "received": len(data), "total": len(data)}
         _, again = await stream(server, lora_weights=site.url(PATH))
@@ -69,13 +72,40 @@ async def test_a_download_that_is_refused_after_it_began_ends_the_stream_with_th
         assert server.runner.jobs == []
 
 
-async def test_what_is_refused_before_anything_came_has_its_own_status(
+async def test_what_is_refused_without_asking_anybody_has_its_own_status(
     fetching: Callable[[], Any], site: TlsServer
 ) -> None:
     async with fetching() as server:
+        for reference in ("nobody-has-this", "https://0177.0.0.1:9/a.safetensors"):
+            assert await stream(server, lora_weights=reference) == (400, [])
         status, events = await stream(server, lora_weights=site.url("/a/nothing.safetensors"))
-        assert (status, events) == (400, [])
-        assert (await stream(server, lora_weights="nobody-has-this"))[0] == 400
+        assert (status, [name for name, _ in events]) == (200, ["queued", "error"])
+        drawn = await server.draw(lora_weights=site.url("/a/nothing.safetensors"))
+        assert (drawn.status_code, drawn.json()["errorCode"]) == (400, "LORA_DOWNLOAD_FAILED")
+        assert (await server.client.get("/api/session")).json()["usedCredit"] == 0
+
+
+async def test_nothing_is_fetched_for_a_dry_run_nor_for_who_cannot_pay(
+    fetching: Callable[[], Any], site: TlsServer
+) -> None:
+    site.serve(PATH, lora_bytes(7))
+    async with fetching() as server:
+        poor = await key_for(server, "poor", credit_limit=0)
+        dry = body_with(lora_weights=site.url(PATH)) | {"dryRun": True}
+        answer = await server.client.post("/api/features", json=dry, headers=poor)
+        assert "not here yet, its size is unknown" in answer.json()["dryRun"]["warnings"][0]
+        for number in range(repeats(300)):
+            body = body_with(lora_weights=site.url(f"/{number}.safetensors")) | {"dryRun": number % 3 == 0}
+            status = (await server.client.post("/api/features", json=body, headers=poor)).status_code
+            assert status == (402 if number % 3 else 200)
+        added = await server.client.post("/api/loras", json={"source": site.url(PATH)}, headers=poor)
+        assert added.status_code == 402
+        files = {"file": ("a.safetensors", lora_bytes(1))}
+        for path in ("/api/loras", "/api/loras/inspect"):
+            assert (await server.client.post(path, files=files, headers=poor)).status_code == 402
+        assert (await server.client.post("/loras", json={"source": site.url(PATH)}, headers=poor)).status_code == 402
+        assert site.asked == []
+        assert not list(server.services.loras._files.folder.glob("**/*"))
 
 
 async def test_two_streams_of_one_download_both_hear_of_it(fetching: Callable[[], Any], site: TlsServer) -> None:
@@ -95,7 +125,7 @@ async def test_two_streams_of_one_download_both_hear_of_it(fetching: Callable[[]
         await asyncio.sleep(0.1)
         gate.set()
         for _, events in await asyncio.gather(*asking):
-            assert events[0][0] == "download"
+            assert [name for name, _ in events][:2] == ["queued", "download"]
             assert events[-1][0] == "done"
     assert len(site.asked) == 1
 
@@ -103,7 +133,7 @@ async def test_two_streams_of_one_download_both_hear_of_it(fetching: Callable[[]
 async def ended_record(client: httpx.AsyncClient) -> dict[str, Any]:
     for _ in range(600):
         found = (await client.get("/api/features")).json()["aiRecords"]
-        if found and found[0]["status"] != "PROCESSING":
+        if found and found[0]["status"] in {"SUCCESS", "FAILURE"}:
             return dict(found[0])
         await asyncio.sleep(0.05)
     raise TimeoutError
@@ -130,7 +160,9 @@ async def test_who_hangs_up_during_the_download_gets_no_picture_and_pays_nothing
         async with server.client() as client:
             body = body_with(lora_weights=site.url(PATH))
             async with client.stream("POST", "/api/features?isStreaming=true", json=body) as answered:
-                assert await anext(answered.aiter_lines()) == "event: download"
+                lines = answered.aiter_lines()
+                while await anext(lines) != "event: download":
+                    pass
             gate.set()
             record = await ended_record(client)
             assert record["aiRecordDetail"]["responseObject"]["error"]["errorCode"] == "CANCELLED"

@@ -1,30 +1,22 @@
 import asyncio
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from mini_loras import lora_bytes, trainer_tar, write_lora
-from schnell.accounts.keys import create_key
-from schnell.accounts.teams import create_team, list_members
-from servers import Server, body_with
+from servers import Server, body_with, key_for
 from tls_server import run_tls_server
 
 
 async def upload(
-    server: Server, data: bytes, *, name: str | None = None, file_name: str = "My Style.safetensors"
+    server: Server, data: bytes, *, name: str | None = None, file_name: str = "My Style.safetensors", **fields: str
 ) -> Any:
-    form = {"name": name} if name else {}
+    form = ({"name": name} if name else {}) | fields
     return await server.client.post("/api/loras", files={"file": (file_name, data)}, data=form)
-
-
-async def key_for(server: Server, team: str, *scopes: str) -> dict[str, str]:
-    async with server.services.database.write() as connection:
-        made = await create_team(connection, team)
-        member = (await list_members(connection, made.id))[0]
-        key = await create_key(connection, made.id, member.user_id, scopes=scopes or ("generate", "read"))
-    return {"API-KEY": key.secret}
 
 
 async def own_loras(server: Server, headers: dict[str, str] | None = None) -> list[str]:
@@ -51,12 +43,24 @@ async def test_an_uploaded_lora_is_listed_shown_used_and_removed(server: Server)
     assert (await server.draw(lora_weights="my-style")).status_code == 400
 
 
+async def preview_of(server: Server, name: str, **options: Any) -> httpx.Response:
+    async with asyncio.timeout(20):
+        for pause in repeat(0.02):
+            found = await server.client.get(f"/api/loras/{name}/preview", **options)
+            if found.status_code == 200:
+                break
+            await asyncio.sleep(pause)
+    return found
+
+
 async def test_adding_a_lora_draws_its_preview(server: Server) -> None:
-    await upload(server, lora_bytes(1, trigger_words="TOK"), name="style")
-    job = server.runner.jobs[-1]
-    assert (job.spec.prompt, job.adapters[0].scale) == ("a red apple, TOK", 1.0)
-    shown = await server.client.get("/api/loras/style/preview")
-    assert (shown.status_code, shown.headers["content-type"]) == (200, "image/webp")
+    await upload(server, lora_bytes(1, trigger_words="TOK"), name="style", triggerWords="own words")
+    shown = await preview_of(server, "style")
+    assert shown.headers["content-type"] == "image/webp"
+    [job] = server.runner.jobs
+    assert job.adapters[0].scale == 1.0
+    assert "TOK" not in job.spec.prompt
+    assert "own words" not in job.spec.prompt
     assert shown.content[8:12] == b"WEBP"
 
 
@@ -208,7 +212,7 @@ async def test_an_operators_key_adds_and_removes_public_loras_and_another_key_do
     assert await own_loras(server, other) == ["shared"]
     drawn = await server.client.post("/api/features", json=body_with(lora_weights="shared"), headers=other)
     assert drawn.status_code == 200
-    assert (await server.client.get("/api/loras/shared/preview", headers=other)).status_code == 200
+    await preview_of(server, "shared", headers=other)
     refused = await server.client.delete("/api/loras/shared?public=true", headers=other)
     assert refused.status_code == 403
     assert (await server.client.delete("/api/loras/shared?public=true")).status_code == 204
@@ -231,6 +235,7 @@ async def test_a_lora_that_is_removed_while_jobs_wait_with_it_is_still_there_for
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await upload(server, lora_bytes(1), name="style")
+    await preview_of(server, "style")
     server.runner.gate = asyncio.Event()
     body = body_with(lora_weights="style") | {"async": True}
     uuid = (await server.client.post("/api/features", json=body)).json()["aiRecord"]["uuid"]

@@ -55,3 +55,22 @@ async def test_links_between_pages_lead_somewhere(server: Server) -> None:
 @pytest.mark.parametrize("path", ["/docs/nothing", "/docs/pictures/nothing.png", "/docs/nothing.md"])
 async def test_a_page_that_is_not_there_is_not_found(server: Server, path: str) -> None:
     assert (await server.client.get(path)).status_code == 404
+
+
+async def test_a_search_finds_sections_and_leads_to_their_headings(server: Server) -> None:
+    page = (await server.client.get("/docs/search", params={"q": "lora_scale"})).text
+    assert 'href="/docs/' in page
+    links = re.findall(r'<li>\s*<a href="(/docs/[^"#]+)#([^"]+)">', page)
+    assert links
+    for path, anchor in links:
+        assert f'id="{anchor}"' in (await server.client.get(path)).text, (path, anchor)
+    assert "<mark>lora_scale</mark>" in page
+
+
+@pytest.mark.parametrize(
+    "query", ["", "zzzz-nothing", "<script>alert(1)</script>", "x" * 5000, "\0", "((((", "a " * 500]
+)
+async def test_any_query_is_answered(server: Server, query: str) -> None:
+    answer = await server.client.get("/docs/search", params={"q": query})
+    assert answer.status_code == 200
+    assert "<script>alert" not in answer.text

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from schnell.provenance.file_parts import without_credentials
+from schnell.provenance.verification import verify
 
 PROMPT = "red apple on a blue background"
 
@@ -17,8 +21,16 @@ def schnell(*arguments: str | Path, check: bool = True) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=check)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The key that signs is made here, and not in the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHNELL_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(data_folder: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("drawn") / "a.png"
     schnell("generate", PROMPT, "--seed", "7", "--output", path)
     return path
@@ -26,7 +38,21 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_same_command_gives_the_same_bytes(drawn: Path, tmp_path: Path) -> None:
     schnell("generate", PROMPT, "--seed", "7", "--output", tmp_path / "b.png")
-    assert (tmp_path / "b.png").read_bytes() == drawn.read_bytes()
+    assert without_credentials((tmp_path / "b.png").read_bytes()) == without_credentials(drawn.read_bytes())
+
+
+def test_no_proof_leaves_mark_and_credentials_out(drawn: Path, tmp_path: Path) -> None:
+    schnell("generate", PROMPT, "--seed", "7", "--no-proof", "--output", tmp_path / "b.png")
+    assert verify((tmp_path / "b.png").read_bytes()).credentials.state == "absent"
+    plain, marked = (np.asarray(Image.open(path), np.int16) for path in (tmp_path / "b.png", drawn))
+    assert 0 < np.abs(plain - marked).max() <= 4
+
+
+def test_a_drawn_picture_verifies_and_can_be_drawn_again(drawn: Path) -> None:
+    found = json.loads(schnell("verify", drawn, "--redo", "--json").stdout)
+    assert (found["credentials"]["state"], found["mark"]["found"]) == ("trusted", True)
+    assert found["receipt"]["agrees_with_mark"]
+    assert found["redo"] == {"same": True, "reason": "the same file, byte for byte"}
 
 
 def test_the_asked_background_is_around_the_picture(drawn: Path) -> None:
@@ -38,7 +64,7 @@ def test_the_asked_background_is_around_the_picture(drawn: Path) -> None:
 
 def test_from_repeats_a_picture_from_its_receipt(drawn: Path, tmp_path: Path) -> None:
     schnell("generate", "--from", drawn, "--output", tmp_path / "again.png")
-    assert (tmp_path / "again.png").read_bytes() == drawn.read_bytes()
+    assert without_credentials((tmp_path / "again.png").read_bytes()) == without_credentials(drawn.read_bytes())
 
 
 def test_outputs_have_the_next_seeds_and_each_can_be_made_alone(tmp_path: Path) -> None:

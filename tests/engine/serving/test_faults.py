@@ -223,19 +223,19 @@ def test_weights_that_do_not_fit_are_no_picture_that_is_too_large(
 def test_slots_that_could_not_grow_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     routing = SlotRouting(torch.device("cpu"))
     layer = SlotLinear(torch.nn.Linear(8, 8), routing, SlotPlan(count=3))
-    [part] = layer.parts
+    part = layer.parts[0]
     part.write_low_rank(1, torch.ones(4, 8), torch.ones(8, 4))
     with routing.using([(SlotUse(1, 1.0),)]):
-        before = layer(torch.ones(1, 2, 8))
-    make, left = layer._zeros, [1]
+        before: Tensor = layer(torch.ones(1, 2, 8))
+    zeros, left = layer._zeros, [1]
 
-    def make_once(*shape: int) -> Tensor:
+    def grow_once(*arguments: int) -> Tensor:
         if not left:
             raise torch.OutOfMemoryError("CUDA out of memory")
         left.pop()
-        return make(*shape)
+        return zeros(*arguments)
 
-    monkeypatch.setattr(layer, "_zeros", make_once)
+    monkeypatch.setattr(layer, "_zeros", grow_once)
     with pytest.raises(torch.OutOfMemoryError):
         part.write_low_rank(2, torch.ones(64, 8), torch.ones(8, 64))
     monkeypatch.undo()

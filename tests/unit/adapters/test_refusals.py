@@ -154,6 +154,8 @@ def test_loha_beyond_rank_128_is_refused_with_the_energy_figure(tmp_path: Path) 
         (lambda t: t | {f"{TO_Q}.lora_B.weight": np.zeros((WIDTH, 2), np.float32)}, "changes nothing"),
         (lambda t: t | {f"{TO_Q}.alpha": np.array(np.nan, np.float32)}, "NaN or infinity"),
         (lambda t: t | {f"{TO_Q}.alpha": np.array(3e38, np.float32), **_big()}, "overflow"),
+        (lambda t: {name: values * np.float32(1e12) for name, values in t.items()}, "arithmetic overflows"),
+        (lambda t: t | {f"{TO_Q}.dora_scale": np.full((WIDTH, 1), 1e20, np.float32)}, "arithmetic overflows"),
         (lambda t: t | {f"{TO_Q}.alpha": np.ones(3, np.float32)}, "not one number"),
         (lambda t: t | {f"{TO_Q}.lora_A.weight": np.ones((3, WIDTH), np.float32)}, "ranks of up"),
         (lambda t: t | {f"{TO_Q}.lora_A.weight": np.ones((2, WIDTH), np.int32)}, "not a floating-point type"),

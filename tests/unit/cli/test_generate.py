@@ -16,7 +16,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GenerationSpec]:
     """The requests that the command would have drawn; each gives as many pictures as it asks for."""
     specs: list[GenerationSpec] = []
 
-    def draw(spec: GenerationSpec, model: str, device: str) -> JobOutcome:
+    def draw(spec: GenerationSpec, model: str, device: str, *, proof: bool) -> JobOutcome:
         specs.append(spec)
         images = tuple(
             GeneratedImage(index, 7 + index, b"picture", "image/webp", *spec.size, receipt={"seed": 7 + index})
@@ -63,7 +63,7 @@ def test_one_picture_has_the_name_given_and_several_are_numbered(
 def test_json_names_each_file_with_its_receipt(run: Any, asked: list[GenerationSpec]) -> None:
     printed = run("generate", "apple", "--output", "a.webp", "--json")
     assert printed == {
-        "images": [{"file": "a.webp", "receipt": {"seed": 7}}],
+        "images": [{"file": "a.webp", "receipt": {"seed": 7}, "proof": {"mark": None, "credentials": None}}],
         "flagged": [],
         "warnings": [],
         "timings": {"denoise": 0.1235},
@@ -74,7 +74,7 @@ def test_json_names_each_file_with_its_receipt(run: Any, asked: list[GenerationS
 def test_a_wholly_withheld_request_writes_nothing_and_names_the_way_out(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(generate, "_draw", lambda *_: JobOutcome((), flagged=(0,)))
+    monkeypatch.setattr(generate, "_draw", lambda *_, **__: JobOutcome((), flagged=(0,)))
     with pytest.raises(InvalidFieldError, match="--no-safety"):
         run("generate", "apple", "--output", "new/a.webp")
     assert not (tmp_path / "new").exists()

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+import checkpoint_files as files
 from schnell.errors import ModelFolderError
 from schnell.models import pull
 from schnell.models.catalogue import CatalogueEntry
@@ -35,10 +36,25 @@ def test_the_embedded_model_needs_no_pulling(run: Any) -> None:
 def test_a_model_is_pulled_from_the_hub_that_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None]] = []
 
-    def pull_model(entry: CatalogueEntry, *, endpoint: str | None) -> Path:
+    def pull_model(entry: CatalogueEntry, *, endpoint: str | None, **_: Any) -> Path:
         asked.append((entry.name, endpoint))
         return entry.path
 
     monkeypatch.setattr(pull, "pull_model", pull_model)
     run("models", "pull", "flux-schnell", "--endpoint", "https://hub.example")
     assert asked == [("flux-schnell", "https://hub.example")]
+
+
+def test_files_become_a_model_that_the_list_names(run: Any, tmp_path: Path, random_flux: Path) -> None:
+    donor = tmp_path / "donor"
+    donor.mkdir()
+    for name in ("tokenizer", "tokenizer_2"):
+        (donor / name).symlink_to(random_flux / name)
+    [file] = files.SINGLE["all in one, fp8"](tmp_path)
+    added = run("models", "add", str(file), "--from", str(donor), "--name", "mine", "--json")
+    assert added["sources"]["transformer"] == str(file)
+    assert run("models", "path", "mine").stdout.strip() == added["path"]
+    assert run("models", "list", "--json")[-1] == {"name": "mine", "here": True, "path": added["path"]}
+    assert "SCHNELL_MODEL=mine" in run("models", "add", str(random_flux), "--name", "mine", "--replace").stdout
+    run("models", "remove", "mine")
+    assert "mine" not in run("models", "list").stdout

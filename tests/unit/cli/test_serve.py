@@ -1,23 +1,27 @@
 import json
 import logging
 import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from schnell import bootstrap
-from schnell.cli.serve import configure_logs
+from schnell.cli.serve import configure_logs, spooling_in
 from schnell.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, own = logging.getLogger(), logging.getLogger("schnell")
+    handlers, level, own_level = root.handlers[:], root.level, own.level
     yield
     root.handlers, root.level = handlers, level
+    own.setLevel(own_level)
+    logging.captureWarnings(capture=False)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
@@ -71,6 +75,25 @@ def test_libraries_say_nothing_below_a_warning(capsys: pytest.CaptureFixture[str
         logging.getLogger(name).info("not this")
         logging.getLogger(name).warning("this")
     assert [line["event"] for line in _lines(capsys)] == ["this"] * 4
+
+
+def test_a_databases_complaint_is_logged_without_values(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("debug")
+    complaint = "[SQL: INSERT]\n[parameters: ('a secret prompt',)]\nDETAIL:  Key (name)=(a secret name) exists."
+    logging.getLogger("schnell.web").error("it failed", exc_info=RuntimeError(complaint))
+    [line] = _lines(capsys)
+    assert "RuntimeError" in line["exception"]
+    assert "secret" not in line["exception"]
+
+
+def test_uploads_wait_in_the_data_folder(tmp_path: Path) -> None:
+    before = tempfile.gettempdir()
+    with spooling_in(tmp_path / "data"):
+        assert Path(tempfile.gettempdir()).parent == tmp_path / "data"
+    assert tempfile.gettempdir() == before
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be used"), spooling_in(tmp_path / "file" / "data"):
+        pass
 
 
 def test_a_port_that_is_taken_ends_the_command_before_the_model_is_loaded(

@@ -136,7 +136,7 @@ async def test_a_commit_that_is_refused_is_its_error_and_undoes_the_block(engine
     async def insert_orphan() -> None:
         async with engine.write() as connection:
             connection.run_driver_sql("PRAGMA defer_foreign_keys=ON")  # until this transaction ends
-            orphan = "INSERT INTO images VALUES ('k', 'none', 0, 'STORED', 'image/webp', 1, '2026-01-01 00:00:00')"
+            orphan = "INSERT INTO images VALUES ('k', 'none', 0, 'STORED', 'a/b', 1, '2026-01-01 00:00:00', NULL, NULL)"
             connection.run_driver_sql(orphan)
 
     with pytest.raises(IntegrityError, match="FOREIGN KEY"):

@@ -13,6 +13,7 @@ from schnell.engine.devices import (
     why_unused,
 )
 from schnell.errors import ModelFolderError
+from schnell.models.folder import NETWORKS
 
 CLOSED = """NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024
 GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)
@@ -148,7 +149,8 @@ def test_whether_bfloat16_works_is_tried() -> None:
 def test_weights_are_counted_by_what_lies_on_disk(tmp_path: Path) -> None:
     from schnell.engine.devices import _bytes_in
 
-    (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "model.safetensors").write_bytes(b"12345")
+    for part in NETWORKS:
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").write_bytes(b"12345")
     (tmp_path / "readme.md").write_bytes(b"12345")
-    assert (_bytes_in(tmp_path), _bytes_in(None)) == (5, 0)
+    assert (_bytes_in(tmp_path), _bytes_in(None)) == (5 * len(NETWORKS), 0)

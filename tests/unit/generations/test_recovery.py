@@ -145,7 +145,7 @@ async def test_a_heartbeat_stops_what_was_ended_elsewhere_and_nothing_else(datab
         running = Running(record, detached=True)
         with admission.admit(running, QueueEstimate(0, 0)) as place:
             place.keep()
-        tasks[record.id] = asyncio.ensure_future(running.draw(asyncio.ensure_future(asyncio.sleep(3600))))  # type: ignore[arg-type]
+        tasks[record.id] = asyncio.ensure_future(running.draw(asyncio.ensure_future(asyncio.sleep(3600))))
         await asyncio.sleep(0)
     elsewhere = History(database, store_in(tmp_path), Admission())
     await elsewhere.cancel(caller, drawn[0].id)

@@ -63,9 +63,8 @@ async def test_a_file_above_the_limit_is_refused_and_nothing_stays(
     assert files_in(folder) == []
 
 
-async def test_removing_takes_file_and_preview_and_may_be_repeated(files: AdapterFiles, tmp_path: Path) -> None:
+async def test_removing_may_be_repeated(files: AdapterFiles, tmp_path: Path) -> None:
     found = await files.convert(write_lora(tmp_path / "a.safetensors"))
-    files.preview_path(found.sha256).write_bytes(b"picture")
     for _ in range(2):
         files.remove(found.sha256)
     assert files_in(files.folder) == []

@@ -36,7 +36,7 @@ async def test_an_unknown_name_is_refused_naming_the_known_ones(make: MakeLibrar
     library = make()
     await add(library, "watercolour", 1)
     with pytest.raises(InvalidFieldError, match="there are watercolour") as caught:
-        await library.resolve([LoraRef("watercolour"), LoraRef("nope")], TEAM)
+        await library.resolve([LoraRef("watercolour"), LoraRef("nope", place="extra_lora")], TEAM)
     assert caught.value.problems[0].field == "extra_lora"
 
 
@@ -167,15 +167,18 @@ async def test_previews_are_kept_found_and_removed_with_their_lora(
     with pytest.raises(NotFoundError):
         await library.find_preview("style", "team-2")
     await library.remove("style", TEAM)
+    assert files_in(folder.with_name("previews")) == []
+    await library.keep_preview(style, b"too late")
+    assert files_in(folder.with_name("previews")) == []
     assert files_in(folder) == sorted(
         [f"{plain.sha256}.safetensors", f"{(await library.show('line', TEAM)).sha256}.safetensors"]
     )
 
 
 async def test_an_upload_is_inspected_and_kept_nowhere(make: MakeLibrary, folder: Path) -> None:
-    report = await make().inspect(io.BytesIO(lora_bytes(1, rank=4)))
+    report = await make().inspect(io.BytesIO(lora_bytes(1, rank=4)), TEAM)
     assert (report.problem, report.rank) == (None, 4)
-    wrong = await make().inspect(io.BytesIO(b"no LoRA"))
+    wrong = await make().inspect(io.BytesIO(b"no LoRA"), TEAM)
     assert wrong.problem
     assert files_in(folder) == []
 
@@ -192,7 +195,7 @@ async def test_the_field_of_a_wrong_lora_is_named(make: MakeLibrary) -> None:
     library = make()
     await add(library, "good", 1)
     for count, field in enumerate(["lora_weights", "extra_lora", "loras", "loras"]):
-        refs = [LoraRef("good")] * count + [LoraRef("wrong name!")]
+        refs = [LoraRef("good")] * count + [LoraRef("wrong name!", place=field)]
         with pytest.raises(InvalidFieldError) as caught:
             await library.resolve(refs, TEAM)
         assert caught.value.problems[0].field == field

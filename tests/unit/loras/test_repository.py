@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -150,7 +151,19 @@ async def test_downloads_are_listed_by_their_last_use(database: Database) -> Non
 
 
 def test_a_use_is_noted_once_a_minute() -> None:
-    download = Download("x", "a" * 64, 1, now(), now())
+    download = Download("x", "a" * 64, 1, now() - timedelta(days=1), now())
+    assert is_touch_due(replace(download, used_at=download.fetched_at))
     assert not is_touch_due(download)
     assert not is_touch_due(replace(download, used_at=now() - timedelta(seconds=50)))
     assert is_touch_due(replace(download, used_at=now() - timedelta(seconds=61)))
+
+
+async def test_servers_that_fetch_one_reference_at_once_all_note_it(database: Database) -> None:
+    async def note(size: int) -> None:
+        async with database.write() as connection:
+            await keep_download(connection, "owner/name", f"{size:064d}", size)
+
+    await asyncio.gather(*(note(size) for size in range(1, 9)))
+    async with database.read() as connection:
+        [kept] = await list_downloads(connection)
+    assert kept.sha256 == f"{kept.bytes:064d}"

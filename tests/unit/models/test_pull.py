@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from schnell.errors import ModelDownloadError
 from schnell.models.catalogue import CatalogueEntry, catalogue_entry
 from schnell.models.folder import open_model_folder
-from schnell.models.pull import pull_model
+from schnell.models.pull import partial_folder, pull_model
 
 COMMIT = "1" * 40
 
@@ -25,6 +27,7 @@ class Hub:
     folder: Path
     is_gated: bool = False
     token: str | None = None
+    damaged: str = ""
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -64,13 +67,19 @@ class HubHandler(BaseHTTPRequestHandler):
                 "type": "file",
                 "path": str(path.relative_to(self.hub.folder)),
                 "size": path.stat().st_size,
-                "oid": "0" * 40,
+                "oid": self.hash_of(path.read_bytes()),
             }
             for path in self.hub.files()
         ]
 
+    def hash_of(self, data: bytes) -> str:
+        """git's hash of a file."""
+        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
     def send_file(self, path: Path) -> None:
         data = path.read_bytes()
+        if path.name == self.hub.damaged:
+            data = data[:-1] + bytes([data[-1] ^ 1])
         headers = {"etag": f'"{hashlib.sha256(data).hexdigest()}"', "x-repo-commit": COMMIT}
         start = int((self.headers.get("range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
         if start:
@@ -137,3 +146,50 @@ def test_a_hub_that_is_not_there_says_how_to_go_on(hub: Hub, entry: CatalogueEnt
 def test_the_embedded_model_needs_no_download(entry: CatalogueEntry) -> None:
     embedded = replace(entry, name="schnell-mini", repository=None)
     assert (pull_model(embedded, endpoint="http://127.0.0.1:9") / "model_index.json").is_file()
+
+
+def test_a_file_that_arrives_damaged_is_removed_and_fetched_again(hub: Hub, entry: CatalogueEntry) -> None:
+    hub.damaged = "model_index.json"
+    with pytest.raises(ModelDownloadError, match=r"model_index.json arrived damaged.*same command"):
+        pull_model(entry, endpoint=hub.url)
+    assert not entry.is_here
+    hub.damaged = ""
+    assert open_model_folder(pull_model(entry, endpoint=hub.url)).transformer["num_layers"] == 1
+
+
+def test_a_disk_without_room_is_said_before_anything_is_fetched(
+    hub: Hub, entry: CatalogueEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30 + 1000))
+    with pytest.raises(ModelDownloadError, match=r"GB more, and 1\.1 GB are free.*SCHNELL_MODELS_DIR"):
+        pull_model(entry, endpoint=hub.url)
+    assert not [request for request in hub.requests if request.startswith("GET") and "/resolve/" in request]
+
+
+def test_it_says_what_it_takes(hub: Hub, entry: CatalogueEntry) -> None:
+    said: list[str] = []
+    pull_model(entry, endpoint=hub.url, say=said.append)
+    assert [line.partition(" GB to fetch")[0] for line in said] == [
+        "0.0",
+        "checking every file against the hub's hashes",
+    ]
+
+
+def test_the_parts_around_a_transformer_go_on_as_a_whole_pull(hub: Hub, entry: CatalogueEntry) -> None:
+    parts = pull_model(entry, endpoint=hub.url, without_transformer=True)
+    assert parts == partial_folder(entry.path)
+    assert sorted(path.name for path in parts.iterdir() if path.name[0] != ".") == [
+        "scheduler",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+        "vae",
+    ]
+    assert not entry.is_here
+    hub.requests.clear()
+    assert pull_model(entry, endpoint=hub.url) == entry.path
+    fetched = [request for request in hub.requests if request.startswith("GET") and "/resolve/" in request]
+    assert all("/transformer/" in request or "/model_index.json" in request for request in fetched)
+    # what was added in between still finds its parts
+    assert (parts / "vae" / "config.json").is_file()

@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -52,6 +53,25 @@ def is_refused(policy: AddressPolicy, address: Address) -> bool:
         "64:ff9b::a9fe:a9fe",
         "2002:7f00:1::",
         "ff02::1",
+        # what Python's flags let pass
+        "192.88.99.1",
+        "192.0.0.9",
+        "192.31.196.1",
+        "192.52.193.1",
+        "192.175.48.1",
+        "198.18.0.1",
+        "203.0.113.1",
+        "240.0.0.1",
+        "fec0::1",
+        "feff::1",
+        "100::1",
+        "2001:2::1",
+        "2001:20::1",
+        "2001:db8::1",
+        "3fff::1",
+        "5f00::1",
+        "2620:4f:8000::1",
+        "64:ff9b:1::7f00:1",
     ],
 )
 def test_addresses_that_are_not_public_are_refused(address: str) -> None:
@@ -123,11 +143,11 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
     """Let every name lead to these addresses; returns the names that were asked for."""
     asked: list[str] = []
 
-    async def resolve(host: str, port: int, **_: object) -> list[object]:
+    def resolve(host: str, port: int, **_: object) -> list[object]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return asked
 
 
@@ -188,10 +208,28 @@ async def test_what_may_not_be_called_is_connected_to_nowhere(url: str, policy: 
     assert recorder.sent == []
 
 
+async def test_a_silent_name_server_is_given_up_and_keeps_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+
+    def resolve(*_: object, **__: object) -> list[object]:
+        let_go.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("schnell.outbound.addresses._RESOLVE_SECONDS", 0.2)
+    asking = [get(Recorder(), f"https://{number}.test/x") for number in range(20)]
+    try:
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert {type(each) for each in answers} == {LoraDownloadError}
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+    finally:
+        let_go.set()
+
+
 async def test_a_name_that_leads_nowhere_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(*_: object, **__: object) -> list[object]:
+    def resolve(*_: object, **__: object) -> list[object]:
         raise socket.gaierror
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(LoraDownloadError, match=r"the host nowhere\.test cannot be found"):
         await get(Recorder(), "https://nowhere.test/x")

@@ -147,10 +147,10 @@ async def test_a_name_with_one_private_address_among_public_ones_is_refused(
 ) -> None:
     answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 443)) for ip in ("93.184.216.34", "127.0.0.1")]
 
-    async def resolve(*_: object, **__: object) -> list[object]:
+    def resolve(*_: object, **__: object) -> list[object]:
         return list(answers)
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(LoraSourceError, match=r"127\.0\.0\.1, which is not a public"):
         await downloader(site, tmp_path, AddressPolicy()).fetch(RemoteFile("https://rebind.test/x"))
 
@@ -158,10 +158,10 @@ async def test_a_name_with_one_private_address_among_public_ones_is_refused(
 async def test_a_certificate_for_another_name_is_refused(
     site: TlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def resolve(*_: object, **__: object) -> list[object]:
+    def resolve(*_: object, **__: object) -> list[object]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", site.port))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     site.serve("/x", DATA)
     hub = await downloader(site, tmp_path).fetch(RemoteFile(site.url("/x", "hub.test")))
     assert content(hub) == DATA

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.errors import InvalidFieldError, MissingFieldError
+from schnell.errors import InvalidFieldError
 from schnell.spec import resolve_size
 
 AT_ONE_MEGAPIXEL = {
@@ -31,10 +31,15 @@ def test_custom_takes_exactly_multiples_of_32_from_256_to_1440(width: int, heigh
             resolve_size("custom", width=width, height=height)
 
 
-def test_custom_names_both_missing_sides() -> None:
-    with pytest.raises(MissingFieldError) as caught:
-        resolve_size("custom")
-    assert [problem.field for problem in caught.value.problems] == ["width", "height"]
+@pytest.mark.parametrize(
+    ("sides", "size"), [({}, (1024, 1024)), ({"width": 512}, (512, 1024)), ({"height": 256}, (1024, 256))]
+)
+def test_a_custom_side_that_is_not_given_is_1024(sides: dict[str, int], size: tuple[int, int]) -> None:
+    assert resolve_size("custom", width=sides.get("width"), height=sides.get("height")) == size
+
+
+def test_other_apis_have_a_finer_grid() -> None:
+    assert resolve_size("custom", width=272, height=1008, side_step=16) == (272, 1008)
 
 
 @pytest.mark.parametrize(("arguments", "field"), [(("7:3", "1"), "aspect_ratio"), (("1:1", "2"), "megapixels")])

@@ -105,5 +105,5 @@ async def test_a_method_that_no_route_has_is_answered_with_those_that_are_there(
     assert (answer.status_code, answer.json()["errorCode"], answer.headers["allow"]) == (
         405,
         "METHOD_NOT_ALLOWED",
-        "GET",
+        "GET, HEAD",
     )

@@ -77,7 +77,7 @@ def test_the_status_that_is_never_sent_leaves_the_document() -> None:
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/things/red", {"GET", "DELETE"}),
+        ("/things/red", {"GET", "HEAD", "DELETE"}),
         ("/things/inspect", {"POST"}),
         ("/things/a/b", set()),
         ("/hidden", set()),

@@ -13,7 +13,9 @@ SIGNER = SessionSigner("secret")
 @given(st.uuids(), st.integers(1, 10**12 - 1))
 def test_a_cookie_gives_its_key_until_it_expires(key_id: object, expires: int) -> None:
     cookie = SIGNER.make(str(key_id), expires)
-    assert SIGNER.read(cookie, expires - 0.5) == str(key_id)
+    session = SIGNER.read(cookie, expires - 0.5)
+    assert session is not None
+    assert (session.key_id, session.expires) == (str(key_id), expires)
     assert SIGNER.read(cookie, expires) is None
 
 
@@ -24,7 +26,8 @@ def test_another_secret_makes_and_opens_other_cookies() -> None:
 
 
 def test_the_cookie_holds_the_id_and_no_secret() -> None:
-    key_id, expires, signature = SIGNER.make(KEY_ID, 100).split(".")
+    key_id, expires, session, signature = SIGNER.make(KEY_ID, 100).split(".")
+    assert SIGNER.make(KEY_ID, 100).split(".")[2] != session
     assert (key_id, expires) == (KEY_ID, "100")
     assert "secret" not in signature
 
@@ -47,6 +50,6 @@ def test_a_changed_cookie_is_refused(change: object) -> None:
     assert SIGNER.read(change(cookie), 0) is None
 
 
-@given(st.text() | st.from_regex(r"[0-9a-f-]{36}\.[0-9]{1,12}\.[0-9a-f]{64}", fullmatch=True))
+@given(st.text() | st.from_regex(r"[0-9a-f-]{36}\.[0-9]{1,12}\.[0-9a-f]{32}\.[0-9a-f]{64}", fullmatch=True))
 def test_no_other_text_is_a_session(cookie: str) -> None:
     assert SIGNER.read(cookie, 0) is None

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from schnell.engine import loading
@@ -22,7 +22,6 @@ from schnell.engine.device import Precision, free_host_memory, free_memory, quan
 from schnell.engine.engine import Engine
 from schnell.engine.loaded_model import LoadedModel
 from schnell.engine.memory_plan import Target, make_plan
-from schnell.engine.network_classes import network_class
 from schnell.engine.network_sizes import read_network_sizes
 from schnell.engine.slot_linear import SlotPlan
 from schnell.models.folder import ModelFolder, embedded_home, open_model_folder
@@ -170,6 +169,8 @@ def write_folder(shape: Shape, path: Path) -> ModelFolder:
     for name, config in parts.items():
         (path / name).mkdir(exist_ok=True)
         _write_json(path / name / "config.json", dict(config))
+        # a folder without any file of weights is refused; what is in it is never read
+        save_file({}, path / name / "model.safetensors")
     mini = embedded_home() / "schnell-mini"
     for name, length in (("tokenizer", shape.clip["max_position_embeddings"]), ("tokenizer_2", shape.text_tokens)):
         shutil.copytree(mini / name, path / name, dirs_exist_ok=True)
@@ -216,17 +217,7 @@ def random_weights(device: torch.device) -> Iterator[None]:
     def fill_at_random(network: nn.Module, _: object, dtype: torch.dtype, *places: Any) -> None:
         fill_from_files(network, random_tensors(network, dtype, device), dtype, *places)
 
-    def random_vae(folder: Path, **_: object) -> nn.Module:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        with torch.device(device):
-            network: nn.Module = network_class("vae").from_config(config)
-        fill(network)
-        return network.bfloat16()
-
-    with (
-        patch.object(loading, "fill_network", fill_at_random),
-        patch.object(loading, "network_class", lambda _: SimpleNamespace(from_pretrained=random_vae)),
-    ):
+    with patch.object(loading, "fill_network", fill_at_random):
         yield
 
 

@@ -10,15 +10,41 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from schnell.errors import InvalidFieldError, SchnellError, UnsupportedModelError
-from schnell.generations import GenerationRequest
+from schnell.generations import GenerationRequest, Record
 from schnell.web import submission
-from schnell.web.auth import Generator
-from schnell.web.dialects.translation import EXTRA_FIELDS, build_request, find_model, picture_seeds, read_picture
+from schnell.web.auth import SECURITY, Generator
+from schnell.web.dialects.translation import (
+    EXTRA_FIELDS,
+    GENEROUS,
+    build_request,
+    drawn_loras,
+    find_model,
+    picture_seeds,
+    read_picture,
+)
 from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
+from schnell.web.native.prompt_object import name_unknown_fields
+from schnell.web.openapi import described_route
+from schnell.web.response_headers import header_text
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["Hugging Face"], include_in_schema=False)
+router = APIRouter(tags=["Hugging Face"], dependencies=SECURITY)
+_ERROR: Final = {"error": "parameters.seed: must be 0-4294967295, got -1"}
+_DESCRIBED: Final = described_route(
+    {},
+    {
+        "inputs": "a red apple on a blue background",
+        "parameters": {"seed": 7, "width": 1024, "height": 1024, "loras": [{"path": "black-light", "scale": 0.8}]},
+    },
+    dict.fromkeys((400, 401, 402, 403, 404, 406, 409, 413, 422, 429, 500, 503), _ERROR),
+)
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+# the one API that answers with the picture itself
+_DESCRIBED["responses"][200] = {
+    "description": "The picture's file",
+    "content": dict.fromkeys(("image/png", "image/jpeg", "image/webp"), _BINARY),
+}
 _FORMATS: Final = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg", "image/jpg": "jpeg"}
 
 
@@ -42,33 +68,62 @@ ERRORS: Final = DialectErrors(
 )
 
 
-@router.post("/models/{model:path}")
-@router.post("/hf-inference/models/{model:path}")
+@router.post(
+    "/models/{model:path}", summary="Draw, as Hugging Face's clients ask", response_class=Response, **_DESCRIBED
+)
+@router.post("/hf-inference/models/{model:path}", summary="The same", response_class=Response, **_DESCRIBED)
 async def create(request: Request, caller: Generator, model: str) -> Response:
     """Draw one picture; the answer is the picture's file."""
     fields = Fields(await read_json_object(request))
     asked = replace(_parse(request, fields, model.removesuffix("/pipeline/text-to-image")), inline=True)
     async with submission.drawn(request, caller, asked) as record:
         picture = await read_picture(services_of(request), record.images[0])
-        headers = {"X-Schnell-Seed": str(picture_seeds(record)[0])}
+        headers = {"X-Schnell-Seed": str(picture_seeds(record)[0])} | _describe(record)
         return Response(picture, media_type=record.images[0].media_type, headers=headers)
+
+
+#: Parameters of the task that have no meaning for FLUX.1 [schnell]; clients send them to every model.
+_UNUSED: Final = ("guidance_scale", "negative_prompt", "scheduler", "num_images_per_prompt", "max_sequence_length")
+_READ: Final = (*EXTRA_FIELDS, "num_inference_steps", "output_quality")
+_SIDES: Final = ("width", "height")
 
 
 def _parse(request: Request, fields: Fields, model: str) -> GenerationRequest:
     inputs = fields.text("inputs", required=True)
     values = fields.object("parameters") or {}
+    target = fields.within("parameters", values).object("target_size") or {}
     fields.check()
-    native = {name: values.get(name) for name in (*EXTRA_FIELDS, "num_inference_steps", "output_quality")}
+    native = {name: values.get(name) for name in _READ}
     native |= {"prompt": inputs, "output_format": choose_format(request.headers.get("accept", ""))}
-    sides = {name: values[name] for name in ("width", "height") if values.get(name) is not None}
+    sides = {name: value for name in _SIDES if (value := values.get(name, target.get(name))) is not None}
     if sides:
         # diffusers' FluxPipeline draws 1024 pixels where a side is not given
         native |= {"aspect_ratio": "custom", "width": 1024, "height": 1024} | sides
-    return build_request(request, "huggingface", find_model(request, model), native, rename=_rename)
+    warnings = [f"{name} has no effect with FLUX.1 [schnell]" for name in _UNUSED if values.get(name) is not None]
+    warnings += name_unknown_fields(values, (*_READ, *_UNUSED, *_SIDES, "target_size"))
+    return build_request(
+        request,
+        "huggingface",
+        find_model(request, model),
+        native,
+        # as FluxPipeline does, with a warning
+        rules=replace(GENEROUS, rounding="down"),
+        rename=_rename,
+        warnings=warnings,
+    )
+
+
+def _describe(record: Record) -> dict[str, str]:
+    """Headers for what other dialects say in their bodies: which LoRAs drew, and the warnings."""
+    loras = ", ".join(f"{each['name'][:100]}@{each['scale']:g}" for each in drawn_loras(record))
+    warnings = "; ".join(record.response_object.get("warnings", []))
+    found = {"X-Schnell-Loras": loras, "X-Schnell-Warnings": warnings}
+    # header values are one line of ASCII, and proxies take only so many bytes
+    return {name: header_text(" ".join(text.split()))[:1000] for name, text in found.items() if text}
 
 
 def _rename(field: str) -> str:
-    return "inputs" if field == "prompt" else f"parameters.{field}"
+    return {"prompt": "inputs", "model": "model"}.get(field, f"parameters.{field}")
 
 
 def choose_format(accept: str) -> str:

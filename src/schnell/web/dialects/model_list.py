@@ -4,52 +4,37 @@ The shapes are those of https://platform.openai.com/docs/api-reference/models an
 https://replicate.com/docs/reference/http#models.get.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from schnell.errors import (
-    NotFoundError,
+from schnell.errors import NotFoundError
+from schnell.loras.references import is_library_name
+from schnell.spec import (
+    ASPECT_RATIOS,
+    CUSTOM_RATIO,
+    DEFAULT_SIDE,
+    MAX_LORA_SCALE,
+    MAX_LORAS,
+    MAX_OUTPUTS,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_LORA_SCALE,
+    MIN_SIDE,
+    TOKEN_SIDE,
+    Size,
 )
-from schnell.generations import Record
-from schnell.spec import ASPECT_RATIOS, MAX_LORA_SCALE, MAX_OUTPUTS, MAX_SEED, MAX_STEPS, MIN_LORA_SCALE, Size
-from schnell.web.auth import Reader
-from schnell.web.dialects.translation import find_model
+from schnell.web.auth import SECURITY, Reader
+from schnell.web.dialects.examples import LIST_MODELS, MODEL, VERSION, VERSIONS
+from schnell.web.dialects.translation import find_model, list_model_ids
+from schnell.web.native.lora_names import OWNER
 from schnell.web.native.records import show_time
 from schnell.web.services import Services, services_of
 
-
-def as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The native fields of an `input`: an aspect ratio that the native API lacks becomes a width and a height."""
-    ratio = values.get("aspect_ratio")
-    size = REPLICATE_RATIOS.get(ratio) if isinstance(ratio, str) else None
-    if size is None:
-        return values
-    parts = _side_divisor(values)
-    return {**values, "aspect_ratio": "custom", "width": size.width // parts, "height": size.height // parts}
-
-
-def _side_divisor(values: Mapping[str, Any]) -> int:
-    return 2 if str(values.get("megapixels")) == "0.25" else 1
-
-
-def as_sent(record: Record) -> dict[str, Any]:
-    """A prediction's input as it was sent: the reverse of `as_native`."""
-    values = dict(record.prompt_object)
-    if record.dialect != "replicate" or values.get("aspect_ratio") != "custom":
-        return values
-    parts = _side_divisor(values)
-    sides = (values["width"] * parts, values["height"] * parts)
-    name = next((ratio for ratio, size in REPLICATE_RATIOS.items() if (size.width, size.height) == sides), None)
-    if name is None:
-        return values
-    return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
-
-
-router = APIRouter(tags=["OpenAI"], include_in_schema=False)
+router = APIRouter(tags=["OpenAI"], dependencies=SECURITY)
 #: Aspect ratios of Replicate's model that the native API has no name for, at one megapixel or as near as sides may go.
 REPLICATE_RATIOS: Final = {
     "21:9": Size(1344, 576),
@@ -61,22 +46,22 @@ REPLICATE_RATIOS: Final = {
 _PUBLISHED: Final = datetime(2024, 8, 1, tzinfo=UTC)
 
 
-@router.get("/v1/models")
-async def list_models(request: Request, caller: Reader) -> dict[str, Any]:  # noqa: ARG001 - a key is asked for
-    """Every model id that requests may name."""
+@router.get("/v1/models", summary="Every model id", **LIST_MODELS)
+async def list_models(request: Request, caller: Reader) -> dict[str, Any]:
+    """Every model id that requests may name; each LoRA that the key may use is one, too."""
     services = services_of(request)
-    models = [_describe_model(services, name) for name in services.model.ids]
+    models = [_describe_model(services, name) for name in await list_model_ids(request, caller)]
     return {"object": "list", "data": models, "results": models, "next": None, "previous": None}
 
 
-@router.get("/v1/models/{owner}/{name}/versions")
+@router.get("/v1/models/{owner}/{name}/versions", summary="A model's versions", **VERSIONS)
 async def list_versions(request: Request, caller: Reader, owner: str, name: str) -> dict[str, Any]:  # noqa: ARG001
     """The one version of a model."""
     find_model(request, f"{owner}/{name}")
     return {"results": [_describe_version(services_of(request))], "next": None, "previous": None}
 
 
-@router.get("/v1/models/{owner}/{name}/versions/{version}")
+@router.get("/v1/models/{owner}/{name}/versions/{version}", summary="A version", **VERSION)
 async def show_version(request: Request, caller: Reader, owner: str, name: str, version: str) -> dict[str, Any]:  # noqa: ARG001
     """A version, with the schema of its input."""
     find_model(request, f"{owner}/{name}")
@@ -85,10 +70,14 @@ async def show_version(request: Request, caller: Reader, owner: str, name: str, 
     return _describe_version(services_of(request))
 
 
-@router.get("/v1/models/{model:path}")
-async def show_model(request: Request, caller: Reader, model: str) -> dict[str, Any]:  # noqa: ARG001 - as above
-    """One model by its id, which may hold slashes."""
-    return _describe_model(services_of(request), find_model(request, model))
+@router.get("/v1/models/{model:path}", summary="One model", **MODEL)
+async def show_model(request: Request, caller: Reader, model: str) -> dict[str, Any]:
+    """One model by its id, which may hold slashes. A LoRA that the id names must be in the library, or remote."""
+    services = services_of(request)
+    chosen = find_model(request, model)
+    if chosen.lora is not None and is_library_name(chosen.lora.reference.lower()):
+        await services.loras.show(chosen.lora.reference, caller.team_id)
+    return _describe_model(services, chosen.id)
 
 
 def version_id(services: Services) -> str:
@@ -97,8 +86,11 @@ def version_id(services: Services) -> str:
 
 
 def _describe_model(services: Services, model: str) -> dict[str, Any]:
-    owner, _, name = model.rpartition("/")
-    owner = owner or "schnell"
+    # of the id of the model itself: a LoRA after the colon may have slashes of its own
+    base, colon, lora = model.partition(":")
+    owner, _, name = base.rpartition("/")
+    name += colon + lora
+    owner = owner or OWNER
     return {
         # OpenAI's keys
         "id": model,
@@ -151,6 +143,11 @@ def _scale(title: str, description: str) -> dict[str, Any]:
     return {"type": "number", "title": title, "description": description} | limits
 
 
+def _side(title: str) -> dict[str, Any]:
+    text = f"Pixels, with aspect_ratio custom; rounded to a multiple of {TOKEN_SIDE}"
+    return _whole(title, text, MIN_SIDE, MAX_SIDE, default=DEFAULT_SIDE)
+
+
 _LORA: Final = "A LoRA: owner/name, a URL, or a name from your library"
 _INPUT: Final[dict[str, Any]] = {
     "type": "object",
@@ -159,7 +156,12 @@ _INPUT: Final[dict[str, Any]] = {
     "properties": {
         "prompt": {"type": "string", "title": "Prompt", "description": "Prompt for generated image"},
         "aspect_ratio": _choice(
-            "aspect_ratio", "Aspect ratio for the generated image", "1:1", *ASPECT_RATIOS, *REPLICATE_RATIOS
+            "aspect_ratio",
+            "Aspect ratio for the generated image",
+            "1:1",
+            *ASPECT_RATIOS,
+            *REPLICATE_RATIOS,
+            CUSTOM_RATIO,
         ),
         "num_outputs": _whole("Num Outputs", "Number of outputs to generate", 1, MAX_OUTPUTS, default=1),
         "num_inference_steps": _whole("Num Inference Steps", "Number of denoising steps", 1, MAX_STEPS, default=4),
@@ -173,6 +175,14 @@ _INPUT: Final[dict[str, Any]] = {
         "lora_scale": _scale("Lora Scale", "How strongly the LoRA acts"),
         "extra_lora": {"type": "string", "title": "Extra Lora", "description": "A second LoRA"},
         "extra_lora_scale": _scale("Extra Lora Scale", "How strongly the second LoRA acts"),
+        "loras": {
+            "type": "array",
+            "title": "Loras",
+            "description": f"Up to {MAX_LORAS} LoRAs, each with path (or name) and scale",
+            "items": {"type": "object", "properties": {"path": {"type": "string"}, "scale": {"type": "number"}}},
+        },
+        "width": _side("Width"),
+        "height": _side("Height"),
     },
 }
 _OUTPUT: Final = {"type": "array", "title": "Output", "items": {"type": "string", "format": "uri"}}

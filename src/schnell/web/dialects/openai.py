@@ -20,10 +20,13 @@ from schnell.accounts.identity import Caller
 from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.web import submission
-from schnell.web.auth import Generator
+from schnell.web.auth import SECURITY, Generator
+from schnell.web.dialects.examples import GENERATE
 from schnell.web.dialects.translation import (
     EXTRA_FIELDS,
+    GENEROUS,
     build_request,
+    drawn_loras,
     find_model,
     picture_seeds,
     read_base64,
@@ -31,9 +34,10 @@ from schnell.web.dialects.translation import (
 )
 from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
+from schnell.web.native.prompt_object import name_unknown_fields
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["OpenAI"], include_in_schema=False)
+router = APIRouter(tags=["OpenAI"], dependencies=SECURITY)
 
 # Errors
 
@@ -78,12 +82,13 @@ ERRORS: Final = DialectErrors(
 # The route
 
 
-@router.post("/v1/images/generations")
+@router.post("/v1/images/generations", summary="Draw, as OpenAI's clients ask", **GENERATE)
 async def create(request: Request, caller: Generator) -> Response:
     """Draw pictures as OpenAI's clients ask for them."""
-    fields = Fields(await read_json_object(request))
+    values = await read_json_object(request)
+    fields = Fields(values)
     wanted = _read_answer_form(fields)
-    asked = _parse(request, fields)
+    asked = _parse(request, fields, name_unknown_fields(values, _FIELDS))
     if not wanted.stream:
         asked = replace(asked, inline="b64_json" in wanted.formats)
         async with submission.drawn(request, caller, asked) as record:
@@ -102,6 +107,12 @@ _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 _STANDARD_SIZES: Final = {"1536x1024": "3:2", "1024x1536": "2:3", "1792x1024": "16:9", "1024x1792": "9:16"}
 _QUALITY_STEPS: Final = {"low": 1, "medium": 2, "high": 4, "xhigh": 4, "max": 4, "hd": 4, "standard": 4, "auto": 4}
 _FORMATS: Final = ("b64_json", "url")
+#: What is read, and what OpenAI's clients send to every server; the latter has no meaning here.
+_FIELDS: Final = (
+    *("prompt", "model", "n", "size", "quality", "response_format", "output_format", "output_compression"),
+    *("stream", "partial_images", "num_inference_steps", *EXTRA_FIELDS),
+    *("background", "moderation", "style", "user", "safety_identifier", "input_fidelity"),
+)
 _NAMES: Final = {"width": "size", "height": "size", "output_quality": "output_compression"}
 
 
@@ -120,7 +131,7 @@ def _read_answer_form(fields: Fields) -> _AnswerForm:
     return _AnswerForm((chosen,) if chosen else _FORMATS, fields.flag("stream", default=False), partial_images or 0)
 
 
-def _parse(request: Request, fields: Fields) -> GenerationRequest:
+def _parse(request: Request, fields: Fields, warnings: list[str]) -> GenerationRequest:
     model = fields.text("model")
     quality = fields.choice("quality", tuple(_QUALITY_STEPS))
     steps = fields.raw("num_inference_steps")
@@ -132,7 +143,14 @@ def _parse(request: Request, fields: Fields) -> GenerationRequest:
     native |= read_size(fields)
     fields.check()
     return build_request(
-        request, "openai", find_model(request, model), native, rename=lambda name: _NAMES.get(name, name)
+        request,
+        "openai",
+        find_model(request, model),
+        native,
+        # OpenAI refuses sides that are no multiples of 16
+        rules=replace(GENEROUS, rounding=None),
+        rename=lambda name: _NAMES.get(name, name),
+        warnings=warnings,
     )
 
 
@@ -161,13 +179,16 @@ def choose_preview_steps(steps: int, partial_images: int) -> set[int]:
 
 # Writing an answer
 
-#: The service counts credits, not tokens; typed clients need the field all the same.
-_NO_TOKENS: Final = {
-    "input_tokens": 0,
-    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-    "output_tokens": 0,
-    "total_tokens": 0,
-}
+
+def _usage(cost: int) -> dict[str, Any]:
+    """What was used: `cost` credits. Typed clients need the counts of tokens all the same, which are not counted."""
+    return {
+        "input_tokens": 0,
+        "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+        "output_tokens": 0,
+        "total_tokens": 0,
+        "cost": cost,
+    }
 
 
 async def _describe(request: Request, record: Record, formats: tuple[str, ...]) -> dict[str, Any]:
@@ -184,6 +205,9 @@ async def _describe(request: Request, record: Record, formats: tuple[str, ...]) 
         "background": "opaque",
         "output_format": record.settings["output_format"],
         "size": _size_of(record),
+        "loras": drawn_loras(record),
+        "warnings": record.response_object.get("warnings", []),
+        "usage": _usage(record.cost),
     }
 
 
@@ -222,9 +246,10 @@ def _partial_event(record: Record, preview: bytes, index: int) -> dict[str, Any]
 
 def _completed_event(record: Record, picture: str) -> dict[str, Any]:
     """A finished picture, in base64."""
-    return {"type": "image_generation.completed", "b64_json": picture, "usage": _NO_TOKENS} | _picture_facts(
-        record, record.settings["output_format"]
-    )
+    # every picture of a record costs the same
+    facts = {"usage": _usage(record.cost // max(1, len(record.images)))}
+    facts |= _picture_facts(record, record.settings["output_format"])
+    return {"type": "image_generation.completed", "b64_json": picture} | facts
 
 
 def _picture_facts(record: Record, output_format: str) -> dict[str, Any]:

@@ -5,20 +5,21 @@ A dialect turns its body into a native `promptObject`, so that one parser checks
 
 import base64
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.requests import Request
 
+from schnell.accounts.identity import Caller
 from schnell.assets.links import FILES_PATH
 from schnell.errors import FieldError, FieldProblem, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, StoredImage
-from schnell.spec import MIN_LORA_SCALE
+from schnell.spec import MIN_LORA_SCALE, TOKEN_SIDE, LoraRef, combine_loras
 from schnell.web import submission
-from schnell.web.fields import Fields
-from schnell.web.native.features import parse_prompt_object
-from schnell.web.native.records import KNOWN_KEYS
+from schnell.web.native.lora_names import LORA_BASE, LORA_KEYS, ModelChoice, choose_model, lora_ids
+from schnell.web.native.prompt_object import PromptRules, parse_prompt_object
 from schnell.web.services import Services, services_of
 
 #: Native fields that other APIs have no field for; their clients send them under the native names.
@@ -26,57 +27,89 @@ EXTRA_FIELDS: Final = (
     "seed",
     "aspect_ratio",
     "megapixels",
-    "lora_weights",
-    "lora_scale",
-    "extra_lora",
-    "extra_lora_scale",
+    *LORA_KEYS,
     "go_fast",
     "disable_safety_checker",
+    "disable_watermark",
+    "hide_prompt",
 )
+#: Other APIs take negative LoRA scales, and sides off the reference document's grid.
+GENEROUS: Final = PromptRules(MIN_LORA_SCALE, TOKEN_SIDE, rounding="nearest")
+_MOST_WARNINGS: Final = 40
+_LONGEST_WARNING: Final = 400
 #: Gives the dialect's name of a native field.
 Rename = Callable[[str], str]
 
 
-def find_model(request: Request, name: str | None) -> str:
-    """The model id to keep in the record; the first that is served where no `name` is given.
+def find_model(request: Request, name: str | None) -> ModelChoice:
+    """What a model id means; the first that is served where no `name` is given.
 
     Raises:
         UnsupportedModelError: no such model is served.
+        InvalidFieldError: the id names a LoRA at a scale that is out of range.
     """
     model = services_of(request).model
-    if name is None:
-        return model.ids[0]
-    found = model.find(name)
+    if not name:
+        return ModelChoice(model.ids[0])
+    found = choose_model(model, name)
     if found is None:
-        raise UnsupportedModelError(f"the model {name[:100]!r} is not served here; {', '.join(model.ids[:4])} are")
+        raise UnsupportedModelError(
+            f"the model {name[:100]!r} is not served here; {', '.join(model.ids[:4])} are, each also with a LoRA after "
+            f"a colon, such as {LORA_BASE}:NAME"
+        )
     return found
 
 
-def build_request(
+async def list_model_ids(request: Request, caller: Caller) -> list[str]:
+    """Every model id that lists show: those of the served model, and one for each LoRA that the caller may name."""
+    services = services_of(request)
+    return [*services.model.ids, *lora_ids(await services.loras.list(caller.team_id))]
+
+
+def build_request(  # noqa: PLR0913 - what a dialect knows of one request
     request: Request,
     dialect: str,
-    model: str,
+    model: ModelChoice,
     prompt_object: Mapping[str, Any],
     *,
+    rules: PromptRules = GENEROUS,
     rename: Rename = str,
+    loras: Sequence[LoraRef] = (),
+    warnings: Sequence[str] = (),
 ) -> GenerationRequest:
     """A generation from a native `promptObject`.
+
+    `loras` are drawn besides those that it and the model's id name; `warnings` go before those about its values.
 
     Raises:
         FieldError: values are missing or wrong; the fields have the names that `rename` gives them.
     """
     try:
-        # other APIs take negative LoRA scales, the reference document's does not
-        spec = parse_prompt_object(Fields(prompt_object), MIN_LORA_SCALE)
+        named = (*model.loras_beside(prompt_object), *loras)
+        parsed = parse_prompt_object(prompt_object, rules, combine_loras(named))
     except FieldError as error:
         raise type(error)(*(FieldProblem(rename(each.field), each.message) for each in error.problems)) from None
+    # where it is named here, for the errors that are found when it is looked for
+    placed = tuple(replace(lora, place=rename(lora.place)) for lora in parsed.spec.loras)
     return GenerationRequest(
-        spec=spec,
-        model=model,
+        spec=replace(parsed.spec, loras=placed),
+        model=model.id,
         dialect=dialect,
-        prompt_object={name: prompt_object[name] for name in KNOWN_KEYS if prompt_object.get(name) is not None},
+        prompt_object=parsed.echo,
+        warnings=_bounded((*warnings, *parsed.warnings)),
         idempotency_key=submission.idempotency_key_in(request),
     )
+
+
+def _bounded(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Each warning once, and no more than records and answers have room for: a body may deserve thousands."""
+    return tuple(dict.fromkeys(each[:_LONGEST_WARNING] for each in warnings))[:_MOST_WARNINGS]
+
+
+def drawn_loras(record: Record) -> list[dict[str, Any]]:
+    """The LoRAs that a finished record was drawn with, by the names that were asked for, with their scales."""
+    used = record.response_object.get("loras", [])
+    return [{"name": each["name"].partition("?")[0], "scale": each["scale"]} for each in used]
 
 
 async def read_base64(services: Services, record: Record) -> list[str]:

@@ -3,17 +3,17 @@
 import re
 import time
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from schnell.accounts.keys import authenticate
+from schnell.accounts.keys import authenticate, end_session
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
-from schnell.web.auth import SECURITY, Reader
+from schnell.web.auth import SECURITY, Reader, refuse_other_sites
 from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 from schnell.web.session import COOKIE, LIFETIME_SECONDS
@@ -83,10 +83,12 @@ class Login(BaseModel):
 
 
 @router.post(
-    "/api/session", summary="Log in", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(400, 401)
+    "/api/session", summary="Log in", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(400, 401, 403)
 )
 async def log_in(request: Request, body: Login) -> Response:
     """Set a session cookie for pages in a browser. It names the key by its id, and dies with it."""
+    # or another site could sign a browser in, and see what is drawn there from now on
+    refuse_other_sites(request)
     services = services_of(request)
     async with services.database.read() as connection:
         caller = await authenticate(connection, body.key.strip())
@@ -103,11 +105,18 @@ async def log_in(request: Request, body: Login) -> Response:
     return response
 
 
-@router.delete("/api/session", summary="Log out", status_code=status.HTTP_204_NO_CONTENT)
-async def log_out() -> Response:
-    """Forget the session cookie."""
+@router.delete("/api/session", summary="Log out", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(403))
+async def log_out(request: Request) -> Response:
+    """End the session: its cookie opens nothing any more, wherever a copy of it is."""
+    services = services_of(request)
+    session = services.sessions.read(request.cookies.get(COOKIE, ""), time.time())
+    if session is not None:
+        refuse_other_sites(request)
+        async with services.database.write() as connection:
+            await end_session(connection, session.id, datetime.fromtimestamp(session.expires, UTC))
     response = Response(status_code=status.HTTP_204_NO_CONTENT)
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+    secure = services.config.public_url.startswith("https:")
+    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=secure)
     return response
 
 
@@ -141,7 +150,7 @@ async def usage(
 ) -> Response:
     """Requests, pictures and credits by day, user and key. Members see their own, a team's ADMIN sees all of it."""
     own = None if caller.role == "ADMIN" else caller.user_id
-    async with services_of(request).database.read() as connection:
+    async with services_of(request).database.scan() as connection:
         rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since, until=until)
     return usage_response(rows, format)
 

@@ -73,6 +73,7 @@ class TeamChange(_Body):
     credit_limit: Annotated[Credits | None, Field(examples=[5_000_000])] = None
     budget_window: BudgetWindow | None = None
     may_disable_safety: bool | None = None
+    may_disable_watermark: bool | None = None
 
 
 class NewMember(_Body):
@@ -237,6 +238,6 @@ async def usage(
     form: Annotated[str, Query(alias="format", pattern="^(json|csv)$", description="json or csv.")] = "json",
 ) -> Response:
     """Requests, pictures and credits by day, team, user and key."""
-    async with services_of(request).database.read() as connection:
+    async with services_of(request).database.scan() as connection:
         rows = await collect_usage(connection, team_id=str(team) if team else None, since=since, until=until)
     return usage_response(rows, form)

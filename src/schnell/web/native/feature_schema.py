@@ -6,8 +6,21 @@ playground's defaults are made from this description.
 
 from typing import Any, Final
 
-from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, MAX_OUTPUTS, MAX_PROMPT_LENGTH, MAX_SEED, MAX_SIDE, MIN_SIDE
-from schnell.web.openapi import INTEGER, TEXT, TEXT_OR_NULL, error_answers, example_of, json_answer, object_of
+from schnell.spec import (
+    ASPECT_RATIOS,
+    CUSTOM_RATIO,
+    DEFAULT_LORA_SCALE,
+    DEFAULT_SIDE,
+    MAX_LORA_SCALE,
+    MAX_LORAS,
+    MAX_OUTPUTS,
+    MAX_PROMPT_LENGTH,
+    MAX_SEED,
+    MAX_SIDE,
+    MIN_SIDE,
+    SIDE_STEP,
+)
+from schnell.web.openapi import INTEGER, TEXT, TEXT_OR_NULL, TEXTS, error_answers, example_of, json_answer, object_of
 
 #: Every id under which the served model may be named; the first is the reference document's.
 MODEL_IDS: Final = (
@@ -32,7 +45,33 @@ def _whole(description: str, low: int, high: int, **more: Any) -> dict[str, Any]
     return _nullable("integer", description, minimum=low, maximum=high, **more)
 
 
-_SIDE: Final = {"type": "integer", "minimum": MIN_SIDE, "maximum": MAX_SIDE, "multipleOf": 32}
+_SIDE: Final = {
+    "type": "integer",
+    "minimum": MIN_SIDE,
+    "maximum": MAX_SIDE,
+    "multipleOf": SIDE_STEP,
+}
+_SCALE: Final = {"minimum": 0, "maximum": MAX_LORA_SCALE, "default": DEFAULT_LORA_SCALE}
+_LORAS: Final = {
+    "type": ["array", "null"],
+    "maxItems": MAX_LORAS,
+    "description": f"LoRAs, up to {MAX_LORAS} together with those above: each with path or name, and scale.",
+    "items": {
+        "anyOf": [
+            TEXT,
+            *(
+                {
+                    "type": "object",
+                    "required": [name],
+                    "properties": {name: TEXT, "scale": {"type": ["number", "null"], **_SCALE}},
+                    "additionalProperties": False,
+                }
+                for name in ("path", "name")
+            ),
+        ]
+    },
+    "examples": [[{"path": "fofr/flux-black-light", "scale": 0.8}, {"name": "pixel", "scale": 0.5}]],
+}
 _PROMPT_OBJECT: Final = {
     "type": "object",
     "required": ["prompt"],
@@ -46,24 +85,28 @@ _PROMPT_OBJECT: Final = {
             "description": "Text description of the image to generate.",
         },
         "aspect_ratio": _choice("The picture's shape.", *ASPECT_RATIOS, CUSTOM_RATIO, default="1:1"),
-        "width": _SIDE | {"description": "Pixels; with aspect_ratio custom, and then with height."},
-        "height": _SIDE | {"description": "Pixels; with aspect_ratio custom, and then with width."},
+        "width": _SIDE | {"description": f"Pixels, with aspect_ratio custom; {DEFAULT_SIDE} if absent."},
+        "height": _SIDE | {"description": f"Pixels, with aspect_ratio custom; {DEFAULT_SIDE} if absent."},
         "num_inference_steps": _whole("Denoising steps.", 1, 4, default=4),
         "seed": _whole("The same seed gives the same picture; random if absent.", 0, MAX_SEED),
         "output_quality": _whole("Compression quality.", 0, 100, default=80),
         "disable_safety_checker": _nullable("boolean", "Switch the safety check off.", default=False),
+        "disable_watermark": _nullable(
+            "boolean", "Leave the invisible mark out; a team must be allowed to.", default=False
+        ),
+        "hide_prompt": _nullable("boolean", "Leave the prompt out of the signed credentials.", default=False),
         "go_fast": _nullable("boolean", "Faster arithmetic where the processor has it.", default=True),
         "lora_weights": _nullable("string", "A LoRA: owner/name, a URL, or a name from your library."),
-        "lora_scale": _nullable("number", "How strongly the LoRA acts.", minimum=0, maximum=3, default=0.8),
+        "lora_scale": _nullable("number", "How strongly the LoRA acts.", **_SCALE),
         "extra_lora": _nullable("string", "A second LoRA."),
-        "extra_lora_scale": _nullable("number", "How strongly it acts.", minimum=0, maximum=3, default=0.8),
+        "extra_lora_scale": _nullable("number", "How strongly it acts.", **_SCALE),
+        "loras": _LORAS,
         "megapixels": _choice("Resolution in megapixels.", "0.25", "1", 0.25, 1, default="1"),
         "num_outputs": _whole("How many pictures.", 1, MAX_OUTPUTS, default=1),
         "output_format": _choice("The file's format.", "webp", "jpg", "jpeg", "png", default="webp"),
     },
-    "dependentRequired": {"width": ["height"], "height": ["width"]},
     "if": {"required": ["aspect_ratio"], "properties": {"aspect_ratio": {"const": CUSTOM_RATIO}}},
-    "then": {"required": ["width", "height"]},
+    "else": {"dependentRequired": {"width": ["height"], "height": ["width"]}},
 }
 _EXAMPLE: Final = {
     "type": "IMAGE_GENERATOR",
@@ -83,7 +126,11 @@ _BODY: Final = {
     "required": ["type", "model", "promptObject"],
     "properties": {
         "type": {"const": "IMAGE_GENERATOR", "description": "The feature."},
-        "model": {"enum": list(MODEL_IDS), "description": "The model; all names stand for the one that is served."},
+        "model": {
+            "enum": list(MODEL_IDS),
+            "description": "The model; all names stand for the one that is served. A LoRA may follow after a colon: "
+            "flux-schnell-lora:black-light@0.8.",
+        },
         "promptObject": _PROMPT_OBJECT,
         "conversationId": _nullable("string", "Kept with the record.", pattern=r"^[^\x00]*$"),
         "async": _nullable("boolean", "Answer at once; ask /api/results/{uuid} later.", default=False),
@@ -145,6 +192,7 @@ _EXAMPLE_RECORD: Final = {
             "loras": [],
             "warnings": [],
             "flagged": [],
+            "proof": [{"mark": "71783b1c61", "credentials": "urn:c2pa:4769380b-654a-4d99-903f-ad32ab037e50"}],
         },
     },
     "additionalData": None,
@@ -175,7 +223,7 @@ AI_RECORD: Final = object_of(
 )
 _QUOTE: Final = object_of(
     dict.fromkeys(("cost", "width", "height", "numOutputs", "queuePosition"), INTEGER)
-    | {"expectedSeconds": {"type": "number"}}
+    | {"expectedSeconds": {"type": "number"}, "warnings": TEXTS}
 )
 _EXAMPLE_QUOTE: Final = {
     "cost": 1000,
@@ -184,6 +232,7 @@ _EXAMPLE_QUOTE: Final = {
     "numOutputs": 1,
     "queuePosition": 0,
     "expectedSeconds": 0.412,
+    "warnings": [],
 }
 _FEATURE_ANSWER: Final[dict[str, Any]] = {
     "description": "The record; with isStreaming the events download, queued, step, done and error",

@@ -1,12 +1,13 @@
 """The LoRA library over HTTP, and the sites that LoRAs come from with a team's own tokens for them."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Message
@@ -16,6 +17,7 @@ from schnell.clock import now
 from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError
 from schnell.loras.repository import PUBLIC, Labels, LibraryLora
 from schnell.loras.tokens import SITES, read_site
+from schnell.web import submission
 from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_schema import (
@@ -37,9 +39,10 @@ router = APIRouter(
     prefix="/api/loras",
     tags=["LoRAs"],
     dependencies=SECURITY,
-    responses=error_answers(400, 401, 403, 404, 409, 413, 503),
+    responses=error_answers(400, 401, 402, 403, 404, 409, 413, 429, 503),
 )
 _MAX_JSON_BYTES: Final = 65_536
+_MAX_FIELD_BYTES: Final = 16_384
 
 
 @router.get("", summary="The LoRAs that you may name", responses=LIST_ANSWER)
@@ -52,9 +55,11 @@ async def list_all(request: Request, caller: Reader) -> dict[str, Any]:
 @router.post("", summary="Add a LoRA", status_code=201, openapi_extra=ADD_BODY, responses=MADE_ANSWER)
 async def add(request: Request, caller: Generator) -> JSONResponse:
     """Fetch a LoRA from its source, or take an uploaded file, check it, and put it into the team's library."""
-    library = services_of(request).loras
+    services = services_of(request)
+    library = services.loras
+    await submission.check_may_add(request, caller)
     if _is_form(request):
-        async with request.form(max_files=1, max_fields=8) as form:
+        async with _receiving(request, caller, 8) as form:
             fields = Fields(_read_form(form))
             labels, owner = _read_labels(fields), _read_owner(fields, caller)
             file = _file_in(form)
@@ -69,18 +74,19 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
         labels, owner = _read_labels(fields), _read_owner(fields, caller)
         fields.check()
         lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name)
-    # after the answer: the preview waits in the queue like every picture
-    drawing = BackgroundTask(services_of(request).lora_previews.draw, lora, caller.team_id)
-    return JSONResponse({"lora": _show(lora)}, status_code=201, background=drawing)
+    services.lora_previews.ask_for(lora)
+    return JSONResponse({"lora": _show(lora)}, status_code=201)
 
 
 @router.post("/inspect", summary="What a LoRA file is", openapi_extra=INSPECT_BODY, responses=REPORT_ANSWER)
-async def inspect(request: Request, caller: Generator) -> dict[str, Any]:  # noqa: ARG001 - asked for its check
+async def inspect(request: Request, caller: Generator) -> dict[str, Any]:
     """Layout, model, layers, rank, alpha and trigger words of an uploaded file, or what is wrong with it."""
     if not _is_form(request):
         raise UnreadableBodyError("the body must be multipart/form-data with a field `file`")
-    async with request.form(max_files=1, max_fields=4) as form:
-        report = await services_of(request).loras.inspect(_file_in(form).file)
+    services = services_of(request)
+    await submission.check_may_add(request, caller)
+    async with _receiving(request, caller, 4) as form:
+        report = await services.loras.inspect(_file_in(form).file, caller.team_id)
     return {"report": {to_camel(name): value for name, value in asdict(report).items()}}
 
 
@@ -166,6 +172,17 @@ def _limited(request: Request) -> Request:
         return message
 
     return Request(request.scope, receive)
+
+
+@asynccontextmanager
+async def _receiving(request: Request, caller: Caller, fields: int) -> AsyncIterator[FormData]:
+    """The form of an upload, read when it is the team's turn and the disk has room: one file, and some short fields."""
+    services = services_of(request)
+    length = request.headers.get("content-length", "")
+    services.loras.check_space(int(length) if length.isdigit() and len(length) < 16 else 0)
+    form = request.form(max_files=1, max_fields=fields, max_part_size=_MAX_FIELD_BYTES)
+    async with services.uploads.take(caller.team_id), form as found:
+        yield found
 
 
 def _is_form(request: Request) -> bool:

@@ -12,43 +12,16 @@ from starlette.requests import Request
 from schnell.accounts.identity import Member
 from schnell.accounts.teams import find_members
 from schnell.generations import Quote, Record
-from schnell.web.response_headers import MODEL_HEADER, add_headers, header_text
 from schnell.web.services import Services, services_of
+from schnell.web.submission import add_record_headers
 
-#: The keys of `promptObject`, which records echo in the order of the document's example: short names first.
-KNOWN_KEYS: Final = tuple(
-    sorted(
-        (
-            "prompt",
-            "aspect_ratio",
-            "num_inference_steps",
-            "seed",
-            "output_quality",
-            "disable_safety_checker",
-            "go_fast",
-            "lora_weights",
-            "lora_scale",
-            "extra_lora",
-            "extra_lora_scale",
-            "megapixels",
-            "width",
-            "height",
-            "n",
-            "num_outputs",
-            "numImages",
-            "samples",
-            "output_format",
-        ),
-        key=lambda name: (len(name), name),
-    )
-)
 #: Statuses that the document has another name for: it does not tell waiting from being drawn.
 _STATUS: Final = {"QUEUED": "PROCESSING"}
 
 
 async def describe_record(request: Request, record: Record) -> dict[str, Any]:
-    """`{"aiRecord": …}` for one record, with fresh links, and the header that names the model that drew it."""
-    add_model_header(request, record)
+    """`{"aiRecord": …}` for one record, with fresh links, and headers that name its model and its cost."""
+    add_record_headers(request, record)
     return {"aiRecord": (await describe_records(request, [record]))[0]}
 
 
@@ -63,12 +36,6 @@ async def describe_records(request: Request, records: Sequence[Record]) -> list[
     return [_ai_record(services, record, members.get(record.user_id)) for record in records]
 
 
-def add_model_header(request: Request, record: Record) -> None:
-    """Name the model that drew this record in the answer's headers."""
-    if record.served_model:
-        add_headers(request, {MODEL_HEADER: header_text(record.served_model)})
-
-
 def picture_urls(services: Services, record: Record) -> list[str]:
     """A fresh link for every picture of a finished record, to wherever it is stored; none for other records."""
     if record.status != "SUCCESS":
@@ -77,7 +44,7 @@ def picture_urls(services: Services, record: Record) -> list[str]:
 
 
 def describe_quote(quote: Quote) -> dict[str, Any]:
-    """A dry run's cost in credits, size in pixels, place in the queue and expected seconds."""
+    """A dry run's cost in credits, size in pixels, place in the queue and expected seconds; nothing was fetched."""
     return {
         "cost": quote.cost,
         "width": quote.spec.size.width,
@@ -85,6 +52,13 @@ def describe_quote(quote: Quote) -> dict[str, Any]:
         "numOutputs": quote.spec.num_outputs,
         "queuePosition": quote.estimate.position,
         "expectedSeconds": round(quote.estimate.expected_seconds, 3),
+        "warnings": [
+            *quote.warnings,
+            *(
+                f"{name[:100]!r} is not here yet, its size is unknown: it is fetched before the picture is drawn"
+                for name in quote.missing
+            ),
+        ],
     }
 
 
@@ -110,7 +84,7 @@ def _ai_record(services: Services, record: Record, member: Member | None) -> dic
         "createdAt": show_time(record.created_at),
         "aiRecordDetail": {
             "promptObject": record.prompt_object,
-            "resultObject": [image.key for image in record.images] if urls else [],
+            "resultObject": [services.config.result_prefix + image.key for image in record.images] if urls else [],
             "responseObject": _response_object(record, urls),
         },
         "additionalData": None,
@@ -123,7 +97,7 @@ def _response_object(record: Record, urls: list[str]) -> dict[str, Any]:
         return dict(record.response_object)
     found = record.response_object
     before = {key: found.get(key) for key in ("seed", "seeds", "width", "height")}
-    after = {key: found.get(key) for key in ("timings", "loras", "warnings", "flagged")}
+    after = {key: found.get(key) for key in ("timings", "loras", "warnings", "flagged", "proof")}
     return before | {"temporaryUrls": urls} | after | {"servedModel": record.served_model}
 
 

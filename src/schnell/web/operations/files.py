@@ -1,20 +1,36 @@
-"""`GET /files/…`: stored pictures behind this server's signed links, whether they are local files or in a bucket."""
+"""Stored pictures, whether they are local files or in a bucket: behind signed links, and by their keys.
+
+`GET /files/…` opens for whoever has the link. `GET /KEY`, which is a record's `resultObject` after this server's
+address, opens for whoever may read the record.
+"""
 
 import time
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 
 from schnell.assets.links import FILES_PATH
-from schnell.assets.store import check_key, file_name, media_type_of
+from schnell.assets.store import check_key, file_name, is_key, media_type_of
 from schnell.errors import NotFoundError
+from schnell.web.auth import SECURITY, Reader
+from schnell.web.openapi import allowed_methods, error_answers
 from schnell.web.services import Services, services_of
 
 router = APIRouter()
 _POLICY: Final = "default-src 'none'; sandbox"
+#: Short: a key that is revoked, or a picture that is deleted, is no longer shown after it.
+_KEY_SECONDS: Final = 300
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_PICTURE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The picture's file",
+        "content": dict.fromkeys(("image/webp", "image/jpeg", "image/png"), _BINARY),
+    }
+}
 
 
 @router.api_route(
@@ -35,16 +51,45 @@ async def picture(request: Request, key: str) -> Response:
     # the signature is not enough: the path must also be a key of the store, written as links are written
     if raw_path != (FILES_PATH + quote(check_key(key))).encode():
         raise NotFoundError("no picture has this name")
-    # a picture never changes under its key, so the key identifies its content
-    etag = f'"{sha256(key.encode()).hexdigest()[:32]}"'
-    headers = {
-        "ETag": etag,
-        "Cache-Control": f"private, max-age={max(0, expires - int(time.time()))}, immutable",
+    headers = _headers(key, max(0, expires - int(time.time())))
+    return await _answer(services, key, headers, is_known=_is_known(request, key))
+
+
+@router.get(
+    "/{environment}/images/{name}",
+    tags=["pictures"],
+    summary="A picture by its key",
+    dependencies=SECURITY,
+    response_class=Response,
+    responses=_PICTURE_ANSWER | error_answers(401, 403, 404),
+)
+async def picture_by_key(request: Request, caller: Reader, environment: str, name: str) -> Response:
+    """The picture whose key a record's `resultObject` holds, for a key or a session of its team."""
+    services = services_of(request)
+    key = f"{environment}/images/{name}"
+    if not is_key(key):
+        raise HTTPException(405 if "POST" in allowed_methods(request.app, request.url.path) else 404)
+    await services.history.find_picture(caller, key)
+    return await _answer(services, key, _headers(key, _KEY_SECONDS), is_known=_is_known(request, key))
+
+
+def _headers(key: str, seconds: int) -> dict[str, str]:
+    return {
+        # a picture never changes under its key, so the key identifies its content
+        "ETag": _etag(key),
+        "Cache-Control": f"private, max-age={seconds}, immutable",
         "Content-Disposition": f'inline; filename="{file_name(key)}"',
         "Content-Security-Policy": _POLICY,
         "Cross-Origin-Resource-Policy": "cross-origin",
     }
-    return await _answer(services, key, headers, is_known=etag in request.headers.get("if-none-match", ""))
+
+
+def _etag(key: str) -> str:
+    return f'"{sha256(key.encode()).hexdigest()[:32]}"'
+
+
+def _is_known(request: Request, key: str) -> bool:
+    return _etag(key) in request.headers.get("if-none-match", "")
 
 
 async def _answer(services: Services, key: str, headers: dict[str, str], *, is_known: bool) -> Response:

@@ -44,8 +44,9 @@ async def account(request: Request) -> Response:
     async with services.database.read() as connection:
         team = await find_team(connection, caller.team_id)
         member = await find_member(connection, caller.team_id, caller.user_id)
-        rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since)
         keys = await list_keys(connection, caller.team_id)
+    async with services.database.scan() as connection:
+        rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since)
     manages = "admin" in caller.scopes
     return page(
         request,

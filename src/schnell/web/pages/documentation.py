@@ -1,4 +1,4 @@
-"""The documentation as pages, as Markdown, and as an index for machines."""
+"""The documentation as pages, as Markdown, and as an index for machines; and the page that checks pictures."""
 
 from pathlib import PurePosixPath
 from typing import Final
@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from schnell.errors import NotFoundError
+from schnell.web.pages.document_search import LONGEST_QUERY, search_documents
 from schnell.web.pages.documents import CONTENTS, Document, fill_in, find_documents, render_markdown
 from schnell.web.pages.schema_tables import generate_tables
 from schnell.web.pages.site import find_caller, page, site_of
@@ -27,6 +28,36 @@ async def index(request: Request) -> Response:
 async def openapi_viewer(request: Request) -> Response:
     """Swagger UI over `/openapi.json`."""
     return page(request, "openapi.html", await find_caller(request), contents=_contents(request), document=None)
+
+
+@router.get("/verify")
+async def verify(request: Request) -> Response:
+    """A place to drop a picture on, and what was found in it. As the documentation, it needs no sign-in."""
+    services = services_of(request)
+    most = services.config.body_limits.get("/api/verify", 0)
+    signs = services.signer is not None
+    return page(request, "verify.html", await find_caller(request), most_bytes=most, signs=signs)
+
+
+@router.get("/docs/search")
+async def search(request: Request, q: str = "") -> Response:
+    """The sections of the documentation that hold every word of `q`."""
+    query = "".join(filter(str.isprintable, q))[:LONGEST_QUERY].strip()
+    tables = generate_tables(request.app)
+    texts = (
+        (each, fill_in(each.text, tables))
+        for each in site_of(request).documents.values()
+        if not each.slug.startswith("decisions/")
+    )
+    return page(
+        request,
+        "search.html",
+        await find_caller(request),
+        contents=_contents(request),
+        document=None,
+        query=query,
+        findings=search_documents(texts, query),
+    )
 
 
 @router.get("/docs/pictures/{name}")

@@ -5,7 +5,7 @@ The pages' content security policy forbids inline styles and scripts.
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -25,8 +25,8 @@ CONTENTS: Final = (
     ("Start", ("index", "quickstart", "tips", "use-cases")),
     ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "command-line")),
     ("LoRAs", ("loras", "lora-files", "train-a-lora")),
-    ("Engine", ("speed", "memory", "engine", "embedded-model", "models", "benchmarks")),
-    ("Operation", ("self-hosting", "settings", "scaling", "safety", "licences")),
+    ("Engine", ("speed", "memory", "engine", "embedded-model", "benchmarks")),
+    ("Operation", ("self-hosting", "models", "settings", "scaling", "safety", "provenance", "licences")),
     ("Inside", ("architecture", "decisions")),
 )
 _ALIGNMENT: Final = re.compile(r"text-align:(left|right|center)")
@@ -132,19 +132,26 @@ def _read(slug: str, section: str, text: str) -> Document:
     return Document(slug, section, first.lstrip("# ").replace("`", ""), summary.split(". ")[0].rstrip(".") + ".", text)
 
 
-def _anchor_headings(tokens: Sequence[Token]) -> tuple[Heading, ...]:
-    headings: list[Heading] = []
-    taken: set[str] = set()
-    for token, inline in pairwise(tokens):
-        if token.type != "heading_open":
-            continue
-        text = "".join(child.content for child in inline.children or ())
+def anchors_of(headings: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """The anchor of each heading of a page, in order: its words in lower case, with a number where they repeat."""
+    used = set(taken)
+    anchors: list[str] = []
+    for text in headings:
         anchor = base = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
         count = 1
-        while anchor in taken:
+        while anchor in used:
             count += 1
             anchor = f"{base}-{count}"
-        taken.add(anchor)
+        used.add(anchor)
+        anchors.append(anchor)
+    return anchors
+
+
+def _anchor_headings(tokens: Sequence[Token]) -> tuple[Heading, ...]:
+    opened = [(token, inline) for token, inline in pairwise(tokens) if token.type == "heading_open"]
+    texts = ["".join(child.content for child in inline.children or ()) for _, inline in opened]
+    headings: list[Heading] = []
+    for (token, _), text, anchor in zip(opened, texts, anchors_of(texts), strict=True):
         token.attrSet("id", anchor)
         if token.tag in {"h2", "h3"}:
             headings.append(Heading(int(token.tag[1]), text, anchor))

@@ -24,6 +24,7 @@ class Picture:
     """One picture as the gallery shows it.
 
     `recall` opens the playground with its settings; `variations` also draws four pictures with the seeds after its own.
+    `proof` says what it carries, such as `marked and signed`.
     """
 
     record: str
@@ -36,6 +37,7 @@ class Picture:
     loras: str
     rating: int
     created: str
+    proof: str
     file_name: str
     recall: str
     variations: str
@@ -87,6 +89,9 @@ def describe_pictures(services: Services, record: Record) -> list[Picture]:
                 loras=", ".join(f"{each['reference']} × {each['scale']:g}" for each in settings["loras"]),
                 rating=record.rating or 0,
                 created=show_time(record.created_at) or "",
+                proof=" and ".join(
+                    name for name, carried in (("marked", image.mark), ("signed", image.manifest)) if carried
+                ),
                 file_name=image.key.rpartition("/")[2],
                 recall=f"/?{_as_query(settings, own, 1)}",
                 variations=f"/?{_as_query(settings, output_seed(own, 1), 4)}#run",

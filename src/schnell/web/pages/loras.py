@@ -7,12 +7,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from schnell.accounts.identity import Caller
 from schnell.errors import SchnellError
 from schnell.loras.repository import Labels, LibraryLora
+from schnell.web import submission
 from schnell.web.auth import Generator
 from schnell.web.errors import flat_error
 from schnell.web.fields import Fields, read_json_object
@@ -50,20 +50,19 @@ async def add_from_source(request: Request, caller: Generator) -> Response:
     fields = Fields(await read_json_object(request))
     source, name = fields.text("source", required=True), fields.text("name")
     fields.check()
+    await submission.check_may_add(request, caller)
     addition = _Addition(services_of(request), caller, str(source), name or None)
-    # the preview takes seconds: it is drawn once the answer has been sent
-    return EventSourceResponse(addition.events(), background=BackgroundTask(addition.draw_preview))
+    return EventSourceResponse(addition.events())
 
 
 class _Addition:
-    """One request to add a LoRA: its events, and the preview that is drawn after them."""
+    """One request to add a LoRA, as events."""
 
     def __init__(self, services: Services, caller: Caller, source: str, name: str | None) -> None:
         self._services = services
         self._caller = caller
         self._source = source
         self._name = name
-        self._added: LibraryLora | None = None
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """The events of the answer. A client that goes away cancels the download."""
@@ -73,17 +72,13 @@ class _Addition:
         try:
             while progress := await _latest(received):
                 yield _event("progress", {"received": progress[0], "total": progress[1]})
-            self._added = await adding
-            yield _event("done", {"lora": {"name": self._added.name}})
+            added = await adding
+            self._services.lora_previews.ask_for(added)
+            yield _event("done", {"lora": {"name": added.name}})
         except SchnellError as error:
             yield _event("error", flat_error(error, error.status))
         finally:
             adding.cancel()
-
-    async def draw_preview(self) -> None:
-        """Draw and keep the preview, if the LoRA was added."""
-        if self._added is not None:
-            await self._services.lora_previews.draw(self._added, self._caller.team_id)
 
     async def _add(self, received: "_Received") -> LibraryLora:
         return await self._services.loras.add(

@@ -1,5 +1,5 @@
 from schnell.web.dialects.translation import EXTRA_FIELDS
-from schnell.web.native.records import KNOWN_KEYS
+from schnell.web.native.prompt_object import KNOWN_KEYS
 
 
 def test_extra_fields_are_native_fields() -> None:

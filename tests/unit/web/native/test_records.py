@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schnell.web.native.records import KNOWN_KEYS, show_time
+from schnell.web.native.prompt_object import KNOWN_KEYS
+from schnell.web.native.records import show_time
 
 
 @pytest.mark.parametrize(
@@ -28,4 +29,4 @@ def test_a_shown_time_reads_back_to_the_millisecond(moment: datetime) -> None:
 
 def test_short_keys_are_echoed_first() -> None:
     assert list(KNOWN_KEYS) == sorted(KNOWN_KEYS, key=lambda name: (len(name), name))
-    assert KNOWN_KEYS[:4] == ("n", "seed", "width", "height")
+    assert KNOWN_KEYS[:5] == ("n", "seed", "loras", "width", "height")

@@ -24,7 +24,7 @@ export async function readResult(record) {
     width: found.width,
     height: found.height,
     warnings: warningsOf(found),
-    text: [`seed ${found.seed}`, `${found.width} × ${found.height}`, readable(secondsOf(found))].join(" · "),
+    text: [`seed ${found.seed}`, `${found.width} × ${found.height}`, readable(secondsOf(found)), ...proofOf(found)].join(" · "),
   };
 }
 
@@ -46,6 +46,13 @@ function warningsOf(found) {
   const flagged = found.flagged?.length ?? 0;
   const held = flagged === 1 ? "One picture was held back by the safety checker and cost nothing." : `${flagged} pictures were held back by the safety checker and cost nothing.`;
   return [...(found.warnings ?? []), ...(flagged ? [held] : [])];
+}
+
+/** What the pictures carry, such as "marked and signed". */
+function proofOf(found) {
+  const [first] = found.proof ?? [];
+  const carried = [first?.mark && "marked", first?.credentials && "signed"].filter(Boolean);
+  return carried.length ? [carried.join(" and ")] : [];
 }
 
 function secondsOf(found) {

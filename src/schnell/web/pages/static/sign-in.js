@@ -30,5 +30,13 @@ form.addEventListener("submit", (event) => {
 const printed = new URLSearchParams(location.hash.slice(1)).get("key");
 if (printed) {
   history.replaceState(null, "", location.pathname + location.search);
-  signIn(printed);
+  const { signedIn } = form.dataset;
+  if (signedIn === undefined) {
+    signIn(printed);
+  } else {
+    // whoever made the link would see what is drawn from now on: the person decides
+    input.value = printed;
+    problem.textContent = `You are signed in as ${signedIn}. This link holds another key: press Sign in to use that one instead.`;
+    input.focus();
+  }
 }

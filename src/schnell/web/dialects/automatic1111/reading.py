@@ -1,0 +1,140 @@
+"""What a request of the web UI's clients says: numbers brought into FLUX's range, and LoRAs as tags in the prompt.
+
+`<lora:NAME:SCALE>` names a LoRA; `<lyco:NAME:SCALE>` is another spelling of it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.loras.references import MAX_REFERENCE_LENGTH
+from schnell.spec import (
+    MAX_LORA_SCALE,
+    MAX_LORAS,
+    MAX_OUTPUTS,
+    MAX_PROMPT_LENGTH,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_LORA_SCALE,
+    MIN_SIDE,
+    TOKEN_SIDE,
+    LoraRef,
+    combine_loras,
+)
+from schnell.web.fields import Fields
+
+#: Numbers up to this size are brought into range; larger ones are refused.
+_MAX_CLAMPED: Final = 2**40
+_DEFAULT_SIDE: Final = 512  # the web UI's own
+_NAMES: Final = ("width", "height", "steps", "batch_size", "n_iter", "seed")
+_NUMBER: Final = re.compile(r"[-+]?[0-9]{1,16}(?:\.[0-9]{0,16})?")
+
+
+def without_text(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with numbers where they hold text that spells one: the web UI takes "20", and clients send it."""
+    found = dict(values)
+    for name in _NAMES:
+        text = found.get(name)
+        if isinstance(text, str) and _NUMBER.fullmatch(text.strip()):
+            found[name] = float(text) if "." in text else int(text)
+    return found
+
+
+def read_numbers(fields: Fields, notes: list[str]) -> dict[str, Any]:
+    """Size, steps, count and seed for a native `promptObject`, brought into FLUX's range.
+
+    Each change is added to `notes`; values that are not numbers are noted in `fields`.
+    """
+    return {
+        "aspect_ratio": "custom",
+        "width": _read_side(fields, "width", notes),
+        "height": _read_side(fields, "height", notes),
+        "num_inference_steps": _clamp(fields, "steps", (1, MAX_STEPS), notes) or MAX_STEPS,
+        "num_outputs": _read_count(fields, notes),
+        "seed": _read_seed(fields, notes),
+    }
+
+
+def _clamp(fields: Fields, name: str, limits: tuple[int, int], notes: list[str]) -> int | None:
+    asked = fields.number(name, -_MAX_CLAMPED, _MAX_CLAMPED)
+    if asked is None:
+        return None
+    value = min(max(round(asked), limits[0]), limits[1])
+    if value != asked:
+        notes.append(f"{name} {asked:g} became {value}: FLUX.1 [schnell] takes {limits[0]}-{limits[1]}")
+    return value
+
+
+def _read_side(fields: Fields, name: str, notes: list[str]) -> int:
+    side = _clamp(fields, name, (MIN_SIDE, MAX_SIDE), notes) or _DEFAULT_SIDE
+    nearest = round(side / TOKEN_SIDE) * TOKEN_SIDE
+    if nearest != side:
+        notes.append(f"{name} {side} became {nearest}: sides are multiples of {TOKEN_SIDE}")
+    return nearest
+
+
+def _read_count(fields: Fields, notes: list[str]) -> int:
+    asked = 1
+    for name in ("batch_size", "n_iter"):
+        asked *= max(1, round(fields.number(name, -_MAX_CLAMPED, _MAX_CLAMPED) or 1))
+    if asked > MAX_OUTPUTS:
+        notes.append(f"{asked} pictures became {MAX_OUTPUTS}: ask again for more")
+    return min(asked, MAX_OUTPUTS)
+
+
+def _read_seed(fields: Fields, notes: list[str]) -> int | None:
+    # -1 asks for a random seed in the web UI
+    seed = fields.whole("seed", -_MAX_CLAMPED, _MAX_CLAMPED)
+    if seed is None or seed < 0:
+        return None
+    if seed > MAX_SEED:
+        notes.append(f"seed {seed} became {seed % (MAX_SEED + 1)}: seeds have 32 bits")
+    return seed % (MAX_SEED + 1)
+
+
+_TAG: Final = re.compile(rf"<(lora|lyco):([^<>]{{1,{MAX_REFERENCE_LENGTH + 100}}})>", re.IGNORECASE)
+#: A whole prompt, and its longest possible tags.
+_MAX_TAGGED_PROMPT: Final = MAX_PROMPT_LENGTH + MAX_LORAS * (MAX_REFERENCE_LENGTH + 140)
+_WEIGHTS: Final = re.compile(
+    r"(?::(?:(?:te|unet)=)?[-+]?(?:[0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})){1,3}$", re.IGNORECASE
+)
+
+
+def read_lora_tags(prompt: str, notes: list[str]) -> tuple[str, tuple[LoraRef, ...]]:
+    """The prompt without its tags, and the LoRAs that they name, at scale 1 where none is given.
+
+    A LoRA that is named twice is one, its scales added. What a tag asks for and FLUX cannot do is added to `notes`.
+
+    Raises:
+        InvalidFieldError: the prompt is longer than any that could be drawn, or names more than eight LoRAs.
+    """
+    # before anything is parsed: a body full of tags must cost nothing
+    if len(prompt) > _MAX_TAGGED_PROMPT:
+        problem = f"must have at most {MAX_PROMPT_LENGTH} characters beside its LoRA tags, got {len(prompt)} with them"
+        raise InvalidFieldError(FieldProblem("prompt", problem))
+    loras = combine_loras(_read_tag(match[1].lower(), match[2], notes) for match in _TAG.finditer(prompt))
+    if len(loras) > MAX_LORAS:
+        problem = f"may name {MAX_LORAS} LoRAs at most, got {len(loras)}"
+        raise InvalidFieldError(FieldProblem("prompt", problem))
+    return " ".join(_TAG.sub(" ", prompt).split()) if loras else prompt, loras
+
+
+def _read_tag(kind: str, text: str, notes: list[str]) -> LoraRef:
+    if kind == "lyco":
+        notes.append(f"<lyco:{text}> is read as <lora:{text}>: both kinds of files are LoRAs here")
+    match = _WEIGHTS.search(text)
+    if match is None:
+        return LoraRef(text.strip(), 1.0, "prompt")
+    name = text[: match.start()].strip()
+    weights = [float(part.rpartition("=")[2]) for part in match[0][1:].split(":")]
+    if len(weights) > 1:
+        # the web UI has one strength for the text encoder and one for the U-Net
+        notes.append(f"<lora:{text}>: one strength counts for the whole LoRA here, {weights[0]:g}")
+    scale = min(max(weights[0], MIN_LORA_SCALE), MAX_LORA_SCALE)
+    if scale != weights[0]:
+        notes.append(
+            f"<lora:{text}>: the strength became {scale:g}, it may be {MIN_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
+        )
+    return LoraRef(name, scale, "prompt")
