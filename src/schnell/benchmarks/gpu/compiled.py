@@ -29,7 +29,7 @@ def compiled(lab: Lab) -> Figures:
     for size in (lab.shape.middle, lab.shape.small):
         none = lab.attempt(f"{size_name(size)}_none", partial(_step, lab, engine, exact, size, [[]]))
         yield none
-        for rows in ROWS[: 2 if lab.is_dry else None]:
+        for rows in ROWS[: 1 if lab.is_dry else None]:
             name = f"{size_name(size)}_one_each_{rows}_rows"
             one = lab.attempt(name, partial(_step, lab, engine, exact, size, [uses[:1]] * rows))
             yield one
@@ -68,7 +68,7 @@ def _in_turn(lab: Lab, engine: Engine, precision: Precision, uses: Sequence[Adap
     """One LoRA after the other, each at another size and number of rows: mean milliseconds, and who had to compile."""
     spent: list[float] = []
     recompiled: list[str] = []
-    sizes, counts = (lab.shape.middle, lab.shape.small), ROWS[: 2 if lab.is_dry else None]
+    sizes, counts = (lab.shape.middle, lab.shape.small), ROWS[: 1 if lab.is_dry else None]
     for index, use in enumerate(uses):
         if lab.seconds_left() < 1:
             break
