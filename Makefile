@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 # every version comes from constraints.txt, so that a release of tomorrow changes nothing here
 INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
@@ -23,10 +24,11 @@ serve: $(RUNTIME) ## what runs schnell, then the server itself
 
 test: setup check ## set up, then check everything
 
-# two at a time wait for each other's servers and browsers; each computes in one thread, since two teams of OpenMP threads
+# browser tests come apart: Playwright leaves an event loop in its thread. Others: two at a time wait for each other's servers and browsers; each computes in one thread, since two teams of OpenMP threads
 # on the same cores take several times as long
 check: quick ## what `quick` checks, and every other test
-	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/unit --numprocesses logical --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/unit --ignore tests/browser $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser $(SIDE_BY_SIDE)
 
 quick: lint unit ## before each commit: lint, types, layers, unit tests
 
@@ -39,7 +41,7 @@ lint: $(DEVELOPMENT) ## format, lint, layers, dependencies, types
 
 # unit tests share nothing, so they run beside each other; the others start servers and use every core themselves
 unit: $(DEVELOPMENT) ## the unit tests
-	$(BIN)/pytest tests/unit --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest tests/unit $(SIDE_BY_SIDE)
 
 soak: $(DEVELOPMENT) ## the full counts: takes hours
 	SCHNELL_SOAK=1 $(BIN)/pytest --timeout 7200

@@ -58,6 +58,9 @@ def run_service(folder: Path, **settings: str) -> Iterator[Service]:
         "bootstrap_key": KEY,
         "webhook_private": "true",
         "log_level": "warning",
+        # both say how a picture was asked for, so pictures that were asked for differently would differ
+        "watermark": "false",
+        "credentials": "false",
     } | settings
     environment |= {f"SCHNELL_{name.upper()}": value for name, value in given.items()}
     errors = folder / "stderr.txt"

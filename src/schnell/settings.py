@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 _PREFIX: Final = "SCHNELL_"
 #: Names in the environment that are read elsewhere: where the settings file and models are, what tests and clients use.
-OTHER_NAMES: Final = frozenset({"CONFIG", "SOAK", "API_KEY", "COMMIT", "BENCH_PICTURES"})
+OTHER_NAMES: Final = frozenset({"CONFIG", "SOAK", "API_KEY", "API_URL", "COMMIT", "BENCH_PICTURES"})
 _UNITS: Final = ("second", "minute", "hour", "day", "month", "year")
 _RATE: Final = re.compile(r"\s*([0-9]+)\s*(?:/|per)?\s*(?:1\s*)?([A-Za-z]+)\s*")
 

@@ -18,7 +18,7 @@ SERVE = """
 import schnell.web.app
 from schnell.bootstrap import build_server_runner, read_settings
 
-build_server_runner(read_settings())
+build_server_runner(read_settings(), lambda _: None)
 """
 
 

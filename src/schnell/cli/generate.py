@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from schnell.cli.output import print_json, say
-from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.errors import FieldProblem, InvalidFieldError, MissingFieldError
 from schnell.models.folder import ModelFolder
 from schnell.spec import (
     CUSTOM_RATIO,
@@ -56,6 +56,9 @@ def generate_command(
     if from_file is not None:
         spec = _spec_of_picture(from_file, file_format)
     else:
+        if (width is None) != (height is None):
+            missing, given = ("height", "width") if height is None else ("width", "height")
+            raise MissingFieldError(FieldProblem(missing, f"is required with {given}"))
         spec = GenerationSpec(
             prompt=prompt or "",
             size=resolve_size(CUSTOM_RATIO if width or height else aspect_ratio, megapixels, width, height),

@@ -22,7 +22,7 @@ from schnell.serving.queue import JobQueue
 from schnell.serving.worker import LaneKey, Worker
 from schnell.spec import AdapterUse, Job, JobOutcome, Progress, Size
 
-REQUESTS = 10_000 if os.environ.get("SCHNELL_SOAK") else 400
+REQUESTS = 10_000 if os.environ.get("SCHNELL_SOAK") else 150
 LORAS, SLOTS, IN_FLIGHT = 200, 8, 32
 MEMORY_BYTES = 2_000_000
 CANCELLED, FAILING = 0.1, 0.02
