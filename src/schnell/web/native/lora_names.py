@@ -20,7 +20,6 @@ _LIST: Final = "loras"
 LORA_KEYS: Final = (*(name for pair in _PAIRS for name in pair), _LIST)
 #: Under which name an entry of the list says which LoRA it means; the first that is given counts.
 _NAMES: Final = ("path", "name")
-_CIVITAI_VERSION: Final = re.compile(r"[?&](modelVersionId=[0-9]{1,12})(?:[&#]|$)")
 _ENTRY_KEYS: Final = (*_NAMES, "scale")
 
 
@@ -78,21 +77,12 @@ def echo_loras(echo: Mapping[str, Any]) -> dict[str, Any]:
     """A checked `promptObject` with nothing in its list of LoRAs but what is read of it: records keep it for good."""
     values = dict(echo)
     if _LIST in values:
-        values[_LIST] = [
-            _show_address(entry) if isinstance(entry, str) else _show_entry(entry) for entry in values[_LIST]
-        ]
+        values[_LIST] = [entry if isinstance(entry, str) else _known_part(entry) for entry in values[_LIST]]
     return values
 
 
-def _show_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: entry[key] for key in _ENTRY_KEYS if entry.get(key) is not None}
-    return {key: _show_address(value) if isinstance(value, str) else value for key, value in kept.items()}
-
-
-def _show_address(text: str) -> str:
-    """A LoRA's name or address without its query, in which tokens stand; a version's number on Civitai stays."""
-    match = _CIVITAI_VERSION.search(text)
-    return text.partition("#")[0].partition("?")[0] + (f"?{match[1]}" if match else "")
+def _known_part(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: entry[key] for key in _ENTRY_KEYS if entry.get(key) is not None}
 
 
 #: The id that LoRAs are listed under: the shortest of those that say what it is.
