@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.loras.references import parse_reference
 from schnell.loras.repository import LibraryLora
 from schnell.spec import DEFAULT_LORA_SCALE, MAX_LORA_SCALE, MAX_LORAS, MIN_LORA_SCALE, LoraRef
 from schnell.web.fields import Fields
@@ -96,11 +97,15 @@ _LONGEST_ID: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """The id to keep in the record, and the LoRA that it names (None: none). `scaled`: with a scale of its own."""
+    """The id to keep in the record, and the LoRA that it names (None: none). `scaled`: with a scale of its own.
+
+    `warnings` say that another model was asked for.
+    """
 
     id: str
     lora: LoraRef | None = None
     scaled: bool = False
+    warnings: tuple[str, ...] = ()
 
     def loras_beside(self, values: Mapping[str, Any]) -> tuple[LoraRef, ...]:
         """The LoRA of the id, for a request whose fields are `values`.
@@ -120,9 +125,11 @@ def choose_model(model: ServedModel, name: str) -> ModelChoice | None:
     """What `name` means; None for a model that is not served. Whether there is such a LoRA is not looked up.
 
     Raises:
-        InvalidFieldError: its scale is out of range.
+        InvalidFieldError: its scale is out of range, or what it names can be no LoRA.
     """
     name = name.strip()
+    if (target := model.aliases.get(name)) and (chosen := choose_model(replace(model, aliases={}), target)):
+        return replace(chosen, warnings=(f"{name} is not served here: {chosen.id} drew, as the operator says",))
     bare = name.removeprefix(f"{OWNER}/")
     for text in (name, bare):
         if found := model.find(text):
@@ -145,7 +152,8 @@ def _with_lora(base: str, reference: str) -> ModelChoice:
     if not MIN_LORA_SCALE <= scale <= MAX_LORA_SCALE:
         problem = f"the scale after @ must be {MIN_LORA_SCALE:g}-{MAX_LORA_SCALE:g}, got {scale:g}"
         raise InvalidFieldError(FieldProblem("model", problem))
-    lora = LoraRef(match[1] if match else reference, scale, "model")
+    lora = LoraRef(match[1].strip() if match else reference, scale, "model")
+    parse_reference(lora.reference, "model")
     shown = f"{base}:{reference}"
     # an address may hold a token, and has no place in lists of records
     kept = base if "://" in reference or len(shown) > _LONGEST_ID else shown
