@@ -25,7 +25,7 @@ async def test_a_name_that_the_operator_lists_draws_and_the_answer_says_what_dre
             drawn = await draw(server, name)
             assert drawn.status_code == 200, drawn.text
             assert drawn.json()["warnings"] == [f"{name} is not served here: {id_} drew, as the operator says"]
-            assert (drawn.json()["model"], drawn.json()["loras"]) == (server.services.model.label, loras)
+            assert (drawn.json()["model"], drawn.json()["loras"]) == (drawn.headers["x-schnell-model"], loras)
             record = (await server.client.get("/api/features")).json()["aiRecords"][0]
             assert record["model"] == id_
         listed = (await server.client.get("/v1/models")).json()["data"]
