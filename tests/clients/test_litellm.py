@@ -60,7 +60,7 @@ def run_proxy(programs: Path, folder: Path, service: Service) -> Iterator[str]:
     # nothing of the tests' own packages: LiteLLM needs other versions
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
     environment["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    command = [programs / "litellm", "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(programs / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
@@ -87,7 +87,7 @@ def proxy(programs: Path, service: Service, tmp_path_factory: pytest.TempPathFac
 def ask_sdk(programs: Path, service: Service, **asked: Any) -> dict[str, Any]:
     asked |= {"prompt": PROMPT, "api_base": f"{service.url}/v1", "api_key": service.key}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
-    command = [programs / "python", "-c", SDK, json.dumps(asked)]
+    command = [str(programs / "python"), "-c", SDK, json.dumps(asked)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
