@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     models_dir: Folder | None = None
     cache_dir: Folder | None = None
     model: str = "schnell-mini"
+    model_aliases: Names = ()
     device: str = "auto"
     devices: Names = ()
     precision: Arithmetic = None

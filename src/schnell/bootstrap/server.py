@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from schnell.generations.webhooks import WebhookSender
     from schnell.settings import Settings
     from schnell.web.metrics import Metrics
-    from schnell.web.services import Services, WebConfig
+    from schnell.web.services import ServedModel, Services, WebConfig
 
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
@@ -36,8 +36,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.metrics import Metrics
-    from schnell.web.native.feature_schema import MODEL_IDS
-    from schnell.web.services import ServedModel, Services
+    from schnell.web.services import Services
     from schnell.web.session import SessionSigner
 
     database = build_database(settings)
@@ -79,7 +78,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         sessions=SessionSigner(secrets[0]),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
-        model=ServedModel(settings.model, MODEL_IDS),
+        model=_build_served_model(settings),
         loras=loras,
         lora_previews=LoraPreviews(runner, loras),
         source_tokens=build_source_tokens(settings, database),
@@ -119,6 +118,28 @@ def _build_lease(settings: "Settings", database: "Database", servers: "LockedFil
         # `hold_data` has seen to it
         alone=database.dialect == "sqlite",
     )
+
+
+def _build_served_model(settings: "Settings") -> "ServedModel":
+    from schnell.errors import ConfigurationError, InvalidFieldError
+    from schnell.web.native.feature_schema import MODEL_IDS
+    from schnell.web.native.lora_names import choose_model
+    from schnell.web.services import ServedModel
+
+    served = ServedModel(settings.model, MODEL_IDS)
+    aliases = {}
+    for text in settings.model_aliases:
+        name, _, target = (part.strip() for part in text.partition("="))
+        try:
+            # a name that is served already must go on to mean what it means
+            holds = bool(name and choose_model(served, target or MODEL_IDS[0]) and not choose_model(served, name))
+        except InvalidFieldError:
+            holds = False
+        if not holds:
+            problem = f"{text[:100]!r} must be NAME or NAME=ID, the id one that is served and the name not"
+            raise ConfigurationError(f"SCHNELL_MODEL_ALIASES: {problem}")
+        aliases[name] = target or MODEL_IDS[0]
+    return ServedModel(settings.model, MODEL_IDS, aliases)
 
 
 def _build_web_config(settings: "Settings") -> "WebConfig":

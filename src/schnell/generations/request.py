@@ -10,7 +10,7 @@ from schnell.loras.references import show_reference
 from schnell.spec import GenerationSpec
 
 FEATURE: Final = "IMAGE_GENERATOR"
-_REFERENCES: Final = frozenset({"lora_weights", "extra_lora"})
+_REFERENCES: Final = frozenset({"lora_weights", "extra_lora", "loras"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,16 @@ class GenerationRequest:
 
 def show_prompt_object(sent: Mapping[str, Any]) -> dict[str, Any]:
     """A `promptObject` as records keep and echo it: as it was sent, but for the secrets in the addresses of LoRAs."""
-    return {
-        name: show_reference(value) if name in _REFERENCES and isinstance(value, str) else value
-        for name, value in sent.items()
-    }
+    return {name: _show_loras(value) if name in _REFERENCES else value for name, value in sent.items()}
+
+
+def _show_loras(value: Any) -> Any:
+    """What names LoRAs, one or a list of them, each as `show_reference` shows it; numbers as they are."""
+    if isinstance(value, str):
+        return show_reference(value)
+    if isinstance(value, list):
+        return [_show_loras(each) for each in value]
+    return {key: _show_loras(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def describe_spec(spec: GenerationSpec) -> dict[str, Any]:

@@ -47,10 +47,14 @@ class WebConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The model that is served under every id in `ids`; answers show the first."""
+    """The model that is served under every id in `ids`; answers show the first.
+
+    `aliases` are names of other services' models that clients have built in, with the id that each stands for here.
+    """
 
     name: str
     ids: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

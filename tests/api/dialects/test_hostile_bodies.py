@@ -75,8 +75,34 @@ WRONG_VALUES: list[dict[str, Any]] = [
     {"prompt": "a", "loras": [{"path": "black-light"}] * 10_000},
     {"prompt": "a", "loras": [{"path": "no-such-lora"}]},
     {"prompt": "a", "loras": [{"path": "x" * 100_000}]},
+    {"prompt": "a", "loras": {"path": "black-light"}},
+    {"prompt": "a", "loras": [None]},
+    {"prompt": "a", "loras": [["black-light"]]},
+    {"prompt": "a", "loras": [{"path": "black-light", "scale": True}]},
+    {"prompt": "a", "loras": [{"path": "black-light", "scale": "1"}]},
+    {"prompt": "a", "loras": [{"path": "black-light", "scale": 10**400}]},
+    {"prompt": "a", "loras": ["black\0light"]},
+    {"prompt": "a", "loras": ["\u202eblack-light"]},
+    {"prompt": "a", "loras": ["https://[::1"]},
+    {"prompt": "a", "loras": ["https://me:secret@x.org/a.safetensors"]},
+    {"prompt": "a", "lora_weights": "black-light", "loras": ["black-light"] * 8},
     {"prompt": "a", "width": "wide", "height": [], "size": {"a": 1}, "megapixels": "9"},
 ]
+#: What stands after the colon of a model id and can be no LoRA.
+NO_LORAS = (
+    "@",
+    "@0.5",
+    "a@nan",
+    "a@1e5",
+    "a@@1",
+    "a:b",
+    ":a",
+    "\u202ea",
+    "\u0433@0.5",
+    "../a",
+    "https://[::1",
+    "x" * 5000,
+)
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 
 
@@ -189,6 +215,34 @@ async def test_what_is_not_there_is_told_in_the_dialects_shape(server: Server, p
     answer = await server.client.get(path)
     assert 400 <= answer.status_code < 500
     assert is_shape(answer.json())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (
+            "/api/features",
+            lambda id_: {"type": "IMAGE_GENERATOR", "model": id_, "promptObject": {"prompt": "a"}},
+            "model",
+        ),
+        ("/v1/images/generations", lambda id_: {"model": id_, "prompt": "a"}, "model"),
+        ("/v1/predictions", lambda id_: {"version": id_, "input": {"prompt": "a"}}, "model"),
+        (
+            "/sdapi/v1/txt2img",
+            lambda id_: {"prompt": "a", "override_settings": {"sd_model_checkpoint": id_}},
+            "override_settings",
+        ),
+        ("/sdapi/v1/options", lambda id_: {"sd_model_checkpoint": id_}, "sd_model_checkpoint"),
+    ],
+)
+async def test_a_model_id_that_names_no_lora_is_refused_where_it_stands(
+    server: Server, path: str, body: Callable[[str], dict[str, Any]], field: str
+) -> None:
+    for text in NO_LORAS:
+        answer = await server.client.post(path, json=body(f"flux-schnell-lora:{text}"))
+        assert answer.status_code in {400, 422}, (text, answer.text)
+        assert field in answer.text, (text, answer.text)
+    assert server.runner.jobs == []
 
 
 async def test_a_format_that_nobody_has_is_not_acceptable(server: Server) -> None:

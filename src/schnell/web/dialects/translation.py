@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from schnell.accounts.identity import Caller
 from schnell.assets.links import FILES_PATH
-from schnell.errors import FieldError, FieldProblem, UnsupportedModelError
+from schnell.errors import FieldError, FieldProblem, InvalidFieldError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, StoredImage
 from schnell.spec import MIN_LORA_SCALE, TOKEN_SIDE, LoraRef, combine_loras
 from schnell.web import submission
@@ -41,17 +41,20 @@ _LONGEST_WARNING: Final = 400
 Rename = Callable[[str], str]
 
 
-def find_model(request: Request, name: str | None) -> ModelChoice:
-    """What a model id means; the first that is served where no `name` is given.
+def find_model(request: Request, name: str | None, field: str = "model") -> ModelChoice:
+    """What a model id, found in `field`, means; the first that is served where no `name` is given.
 
     Raises:
         UnsupportedModelError: no such model is served.
-        InvalidFieldError: the id names a LoRA at a scale that is out of range.
+        InvalidFieldError: the id names a LoRA at a scale that is out of range, or what can be no LoRA.
     """
     model = services_of(request).model
     if not name:
         return ModelChoice(model.ids[0])
-    found = choose_model(model, name)
+    try:
+        found = choose_model(model, name)
+    except InvalidFieldError as error:
+        raise InvalidFieldError(*(FieldProblem(field, each.message) for each in error.problems)) from None
     if found is None:
         raise UnsupportedModelError(
             f"the model {name[:100]!r} is not served here; {', '.join(model.ids[:4])} are, each also with a LoRA after "
@@ -63,7 +66,7 @@ def find_model(request: Request, name: str | None) -> ModelChoice:
 async def list_model_ids(request: Request, caller: Caller) -> list[str]:
     """Every model id that lists show: those of the served model, and one for each LoRA that the caller may name."""
     services = services_of(request)
-    return [*services.model.ids, *lora_ids(await services.loras.list(caller.team_id))]
+    return [*services.model.ids, *services.model.aliases, *lora_ids(await services.loras.list(caller.team_id))]
 
 
 def build_request(  # noqa: PLR0913 - what a dialect knows of one request
@@ -96,7 +99,7 @@ def build_request(  # noqa: PLR0913 - what a dialect knows of one request
         model=model.id,
         dialect=dialect,
         prompt_object=parsed.echo,
-        warnings=_bounded((*warnings, *parsed.warnings)),
+        warnings=_bounded((*model.warnings, *warnings, *parsed.warnings)),
         idempotency_key=submission.idempotency_key_in(request),
     )
 

@@ -76,7 +76,7 @@ def parse_request(request: Request, body: Fields, *, detached: bool) -> Generati
         model=chosen.id,
         dialect="onemin",
         prompt_object=parsed.echo,
-        warnings=parsed.warnings,
+        warnings=(*chosen.warnings, *parsed.warnings),
         conversation_id=conversation[:200] if conversation else None,  # as many as the column holds
         idempotency_key=submission.idempotency_key_in(request),
         detached=detached,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.loras.references import parse_reference
 from schnell.loras.repository import LibraryLora
 from schnell.spec import DEFAULT_LORA_SCALE, MAX_LORA_SCALE, MAX_LORAS, MIN_LORA_SCALE, LoraRef
 from schnell.web.fields import Fields
@@ -20,7 +21,6 @@ _LIST: Final = "loras"
 LORA_KEYS: Final = (*(name for pair in _PAIRS for name in pair), _LIST)
 #: Under which name an entry of the list says which LoRA it means; the first that is given counts.
 _NAMES: Final = ("path", "name")
-_CIVITAI_VERSION: Final = re.compile(r"[?&](modelVersionId=[0-9]{1,12})(?:[&#]|$)")
 _ENTRY_KEYS: Final = (*_NAMES, "scale")
 
 
@@ -78,21 +78,12 @@ def echo_loras(echo: Mapping[str, Any]) -> dict[str, Any]:
     """A checked `promptObject` with nothing in its list of LoRAs but what is read of it: records keep it for good."""
     values = dict(echo)
     if _LIST in values:
-        values[_LIST] = [
-            _show_address(entry) if isinstance(entry, str) else _show_entry(entry) for entry in values[_LIST]
-        ]
+        values[_LIST] = [entry if isinstance(entry, str) else _known_part(entry) for entry in values[_LIST]]
     return values
 
 
-def _show_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: entry[key] for key in _ENTRY_KEYS if entry.get(key) is not None}
-    return {key: _show_address(value) if isinstance(value, str) else value for key, value in kept.items()}
-
-
-def _show_address(text: str) -> str:
-    """A LoRA's name or address without its query, in which tokens stand; a version's number on Civitai stays."""
-    match = _CIVITAI_VERSION.search(text)
-    return text.partition("#")[0].partition("?")[0] + (f"?{match[1]}" if match else "")
+def _known_part(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: entry[key] for key in _ENTRY_KEYS if entry.get(key) is not None}
 
 
 #: The id that LoRAs are listed under: the shortest of those that say what it is.
@@ -106,11 +97,15 @@ _LONGEST_ID: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """The id to keep in the record, and the LoRA that it names (None: none). `scaled`: with a scale of its own."""
+    """The id to keep in the record, and the LoRA that it names (None: none). `scaled`: with a scale of its own.
+
+    `warnings` say that another model was asked for.
+    """
 
     id: str
     lora: LoraRef | None = None
     scaled: bool = False
+    warnings: tuple[str, ...] = ()
 
     def loras_beside(self, values: Mapping[str, Any]) -> tuple[LoraRef, ...]:
         """The LoRA of the id, for a request whose fields are `values`.
@@ -130,9 +125,11 @@ def choose_model(model: ServedModel, name: str) -> ModelChoice | None:
     """What `name` means; None for a model that is not served. Whether there is such a LoRA is not looked up.
 
     Raises:
-        InvalidFieldError: its scale is out of range.
+        InvalidFieldError: its scale is out of range, or what it names can be no LoRA.
     """
     name = name.strip()
+    if (target := model.aliases.get(name)) and (chosen := choose_model(replace(model, aliases={}), target)):
+        return replace(chosen, warnings=(f"{name} is not served here: {chosen.id} drew, as the operator says",))
     bare = name.removeprefix(f"{OWNER}/")
     for text in (name, bare):
         if found := model.find(text):
@@ -155,7 +152,8 @@ def _with_lora(base: str, reference: str) -> ModelChoice:
     if not MIN_LORA_SCALE <= scale <= MAX_LORA_SCALE:
         problem = f"the scale after @ must be {MIN_LORA_SCALE:g}-{MAX_LORA_SCALE:g}, got {scale:g}"
         raise InvalidFieldError(FieldProblem("model", problem))
-    lora = LoraRef(match[1] if match else reference, scale, "model")
+    lora = LoraRef(match[1].strip() if match else reference, scale, "model")
+    parse_reference(lora.reference, "model")
     shown = f"{base}:{reference}"
     # an address may hold a token, and has no place in lists of records
     kept = base if "://" in reference or len(shown) > _LONGEST_ID else shown

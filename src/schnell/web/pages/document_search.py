@@ -73,6 +73,9 @@ def _score(words: Iterable[str], title: str, heading: str, body: str) -> int:
 def _finding(document: Document, heading: str, anchor: str, body: str, word: str) -> Finding:
     place = max(0, body.casefold().find(word))
     start = max(0, place - _EXCERPT // 2)
+    if start:
+        # from the next word on, unless there is none before what was found
+        start = max(start, body.find(" ", start, place) + 1)
     end = place + len(word)
     return Finding(
         document.slug,

@@ -162,21 +162,6 @@ def test_a_wrong_list_of_loras_is_refused_by_its_place(loras: Any, field: str) -
     assert [each.field for each in raised.value.problems] == [field]
 
 
-@pytest.mark.parametrize(
-    ("sent", "kept"),
-    [
-        ("https://x.org/a.safetensors?token=secret", "https://x.org/a.safetensors"),
-        ("civitai.com/models/1?modelVersionId=2&token=secret", "civitai.com/models/1?modelVersionId=2"),
-        ("https://x.org/a.safetensors#secret", "https://x.org/a.safetensors"),
-        ("fofr/flux-black-light", "fofr/flux-black-light"),
-    ],
-)
-def test_no_token_of_an_address_is_kept(sent: str, kept: str) -> None:
-    parsed = parse_prompt_object({"prompt": "a cat", "loras": [sent, {"path": f"{sent}", "scale": 0.5}]})
-    assert parsed.echo["loras"] == [kept, {"path": kept, "scale": 0.5}]
-    assert parsed.spec.loras[0].reference == sent
-
-
 def test_an_empty_row_of_loras_names_none() -> None:
     parsed = parse_prompt_object({"prompt": "a cat", "loras": [{"path": " "}, "", {"name": "a"}]})
     assert parsed.spec.loras == (LoraRef("a", 0.8),)

@@ -110,7 +110,7 @@ def _parse(request: Request, caller: Caller, fields: Fields, notes: list[str]) -
     fields.check()
     overrides.check()
     native["prompt"], loras = read_lora_tags(text or "", notes)
-    model = find_model(request, checkpoint)
+    model = find_model(request, checkpoint, "override_settings")
     return build_request(request, "automatic1111", model, native, rename=_rename, loras=loras, warnings=notes)
 
 

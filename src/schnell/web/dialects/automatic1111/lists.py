@@ -87,7 +87,7 @@ async def change_options(request: Request, caller: Generator) -> None:
     checkpoint = fields.text("sd_model_checkpoint")
     fields.check()
     if checkpoint:
-        find_model(request, checkpoint)
+        find_model(request, checkpoint, "sd_model_checkpoint")
         chosen_checkpoints(request).choose(caller, checkpoint)
 
 
