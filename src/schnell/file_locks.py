@@ -135,10 +135,22 @@ class LockedFiles:
         """Remove the files of servers whose end is known, and stale ones that nobody asked for."""
         for server_id in ended:
             self._path(server_id).unlink(missing_ok=True)
-        before = time.time() - _STALE_SECONDS
-        for path in self._folder.glob("*.lock"):
-            if lock_state(path) == "free" and path.stat().st_mtime < before:
+        for path in find_old_files(self._folder, "*.lock", _STALE_SECONDS):
+            if lock_state(path) == "free":
                 path.unlink(missing_ok=True)
 
     def _path(self, server_id: str) -> Path:
         return self._folder / f"{server_id}.lock"
+
+
+def find_old_files(folder: Path, pattern: str, seconds: float) -> list[Path]:
+    """What matches the pattern and was last written more than so many seconds ago.
+
+    What goes while the folder is read, because others tidy it or finish with a file at the same moment, is left out.
+    """
+    before, found = time.time() - seconds, []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                found.append(path)
+    return found

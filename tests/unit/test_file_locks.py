@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from schnell.errors import ConfigurationError
-from schnell.file_locks import LockedFiles, describe_holder, hold_files, lock_file, lock_state
+from schnell.file_locks import LockedFiles, describe_holder, find_old_files, hold_files, lock_file, lock_state
 
 HOLD = """
 import sys, pathlib
@@ -90,3 +90,16 @@ def test_files_of_servers_that_ended_are_removed_and_forgotten_ones_after_a_whil
     os.utime(tmp_path / "stale.lock", (time.time() - 7200,) * 2)
     files.remove(["ended", "never here"])
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["fresh", "we"]
+
+
+def test_old_files_are_found_while_another_process_removes_them(tmp_path: Path) -> None:
+    remover = "import sys, pathlib\nfor n in range(100, 20_000): pathlib.Path(sys.argv[1], f'{n}.part').unlink()"
+    for number in range(20_000):
+        (tmp_path / f"{number}.part").touch()
+        os.utime(tmp_path / f"{number}.part", (0, 0))
+    with subprocess.Popen([sys.executable, "-c", remover, str(tmp_path)]) as process:
+        while process.poll() is None:
+            assert len(find_old_files(tmp_path, "*.part", 60)) >= 100
+    assert process.returncode == 0
+    (tmp_path / "new.part").touch()
+    assert len(find_old_files(tmp_path, "*.part", 60)) == 100

@@ -27,6 +27,7 @@ from schnell.adapters import (
 )
 from schnell.adapters.apart import SMALL_BYTES, convert_apart, inspect_apart
 from schnell.errors import DiskError
+from schnell.file_locks import find_old_files
 from schnell.loras.turns import Turns
 from schnell.outbound.room import KEPT_FREE
 
@@ -222,9 +223,8 @@ class AdapterFiles:
 
     def remove_leftovers(self) -> None:
         """Remove uploads and unpacked archives that a server which was killed has left."""
-        oldest = time.time() - _LEFT_SECONDS
-        for path in self.folder.glob(".u*"):
-            if path.name.startswith((".upload-", ".unpack-")) and path.stat().st_mtime < oldest:
+        for path in find_old_files(self.folder, ".u*", _LEFT_SECONDS):
+            if path.name.startswith((".upload-", ".unpack-")):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _check(self, path: Path) -> None:

@@ -6,11 +6,13 @@ resumed. When room is short, those that nobody is fetching go first, the oldest 
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from schnell.errors import DiskError, LoraDownloadError
+from schnell.file_locks import find_old_files
 
 #: What the disk keeps for the database and the pictures, whatever is fetched.
 KEPT_FREE: Final = 256 * 2**20
@@ -98,9 +100,9 @@ class DownloadRoom:
             file = self._files[path]
             if not file.in_use and file.touched < oldest:
                 self.remove(path)
-        for path in self._folder.glob("*"):
-            # also what a process that was killed has left
-            if path.suffix in _SUFFIXES and not self._is_in_use(path) and path.stat().st_mtime < oldest:
+        # also what a process that was killed has left
+        for path in find_old_files(self._folder, "*", PARTIAL_SECONDS):
+            if path.suffix in _SUFFIXES and not self._is_in_use(path):
                 path.unlink(missing_ok=True)
 
     @property
@@ -116,8 +118,9 @@ class DownloadRoom:
         self.tidy()
         for path in self._folder.glob("*"):
             if path.suffix in {".part", ".done"} and path not in self._files:
-                found = path.stat()
-                self._files[path] = _File("", found.st_size, found.st_mtime, in_use=False)
+                with suppress(FileNotFoundError):  # another server on this folder may remove it at this moment
+                    found = path.stat()
+                    self._files[path] = _File("", found.st_size, found.st_mtime, in_use=False)
 
     def _make_room(self, team: str, more: int) -> bool:
         while (own := self._used_by(team) + more > self.budget.per_team) or self.used + more > self.budget.total:
