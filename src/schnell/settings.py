@@ -177,6 +177,8 @@ class Settings(BaseSettings):
     credentials_prompt: bool = True
     credentials_time: bool = False
     credentials_time_stamps: Url = None
+    credentials_signing_url: Url = None
+    credentials_signing_token: SecretStr | None = None
     verify_rate_limit: str | None = "30/minute"
     verify_max_bytes: int = Field(20 * 2**20, ge=1024)
 

@@ -40,8 +40,8 @@ def test_requests_over_two_hundred_loras_end_once_each_and_keep_nothing(random_f
     damaged = replace(uses[0], sha256="damaged", path=tmp_path / "damaged.safetensors")
     damaged.path.write_bytes(b"not a file of tensors")
     sizer: BatchSizer[LaneKey] = BatchSizer()
-    # of one size, since the largest batch so far is what the process's peak follows, and a slow moment makes batches small
-    queue = JobQueue(lambda _: 8, adapter_slots=SLOTS)
+    # batches of one size: the process's peak follows the largest one so far, and a slow moment makes them small
+    queue: JobQueue[LaneKey] = JobQueue(lambda _: 8, adapter_slots=SLOTS)
     worker, chance = Worker(engine, queue, sizer), random.Random(0)
     worker.start()
     waiting: list[tuple[Job, Future[JobOutcome]]] = []
