@@ -80,7 +80,7 @@ async def read_shared_keys(settings: "Settings") -> "SigningKeys":
     database = build_database(settings)
     try:
         await migrate(database)
-        async with database.write() as connection:
+        async with database.migrate() as connection:
             return await share_keys(
                 connection,
                 read_secrets(settings),

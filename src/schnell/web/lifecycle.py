@@ -73,7 +73,7 @@ class Lifecycle:
 
     async def _prepare_database(self, app: FastAPI, services: Services) -> None:
         await migrate(services.database)
-        async with services.database.write() as connection:
+        async with services.database.migrate() as connection:
             # or two servers that start at once on a new database would both make the first team
             await take_turn(connection)
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
