@@ -21,18 +21,23 @@ if TYPE_CHECKING:
     from schnell.generations import Runner
     from schnell.generations.servers import ServerLease
     from schnell.generations.webhooks import WebhookSender
+    from schnell.loras.library import LoraLibrary
     from schnell.settings import Settings
+    from schnell.web.gauges import Gauges
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
 
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
+    from importlib.metadata import version
+
     from schnell.accounts.rates import RateLimits
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
+    from schnell.generations.end_log import log_end
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.metrics import Metrics
@@ -47,7 +52,9 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     runner = FileHoldingRunner(runner, loras)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
-    metrics = Metrics(runner.snapshot, closings)
+    gauges = _build_gauges(settings, database, loras)
+    metrics = Metrics(runner.snapshot, closings, [gauges])
+    metrics.tell_build(version("schnell"), settings.model)
     generations = Generations(
         database,
         store,
@@ -58,7 +65,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=metrics.count_end,
+        on_end=lambda *end: (metrics.count_end(*end), log_end(*end)),
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
@@ -78,6 +85,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         sessions=SessionSigner(secrets[0]),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
+        gauges=gauges,
         model=_build_served_model(settings),
         loras=loras,
         lora_previews=LoraPreviews(runner, loras),
@@ -167,6 +175,14 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         result_prefix=settings.result_prefix,
         credit_value=settings.credit_value,
         visitor_rate_limit=settings.verify_rate_limit,
+    )
+
+
+def _build_gauges(settings: "Settings", database: "Database", loras: "LoraLibrary") -> "Gauges":
+    from schnell.web.gauges import Gauges
+
+    return Gauges(
+        database, settings.data_dir, cache_bytes=settings.lora_cache_bytes, lookups=lambda: loras.remote_lookups
     )
 
 
