@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from schnell.accounts.credits import PriceTable
+    from schnell.accounts.identity import Caller
     from schnell.database.session import Database
+    from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Runner
+    from schnell.generations import Record, Runner
     from schnell.generations.servers import ServerLease
     from schnell.generations.webhooks import WebhookSender
     from schnell.loras.library import LoraLibrary
@@ -55,6 +57,11 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     gauges = _build_gauges(settings, database, loras)
     metrics = Metrics(runner.snapshot, closings, [gauges])
     metrics.tell_build(version("schnell"), settings.model)
+
+    def report_end(record: "Record", error: "SchnellError | None", caller: "Caller") -> None:
+        metrics.count_end(record, error, caller)
+        log_end(record, error, caller)
+
     generations = Generations(
         database,
         store,
@@ -65,7 +72,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=lambda *end: (metrics.count_end(*end), log_end(*end)),
+        on_end=report_end,
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
