@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from schnell.database.session import Database
     from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Record, Runner
+    from schnell.generations import Closings, Record, Runner
     from schnell.generations.servers import ServerLease
+    from schnell.generations.service import EndListener
     from schnell.generations.webhooks import WebhookSender
     from schnell.loras.library import LoraLibrary
     from schnell.settings import Settings
@@ -32,17 +33,13 @@ if TYPE_CHECKING:
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
-    from importlib.metadata import version
-
     from schnell.accounts.rates import RateLimits
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
     from schnell.generations import Admission, Closings, Generations, History
-    from schnell.generations.end_log import log_end
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
-    from schnell.web.metrics import Metrics
     from schnell.web.services import Services
     from schnell.web.session import SessionSigner
 
@@ -55,13 +52,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
     gauges = _build_gauges(settings, database, loras)
-    metrics = Metrics(runner.snapshot, closings, [gauges])
-    metrics.tell_build(version("schnell"), settings.model)
-
-    def report_end(record: "Record", error: "SchnellError | None", caller: "Caller") -> None:
-        metrics.count_end(record, error, caller)
-        log_end(record, error, caller)
-
+    metrics = _build_metrics(settings, runner, closings, gauges)
     generations = Generations(
         database,
         store,
@@ -72,7 +63,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=report_end,
+        on_end=_report_to(metrics),
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
@@ -183,6 +174,27 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         credit_value=settings.credit_value,
         visitor_rate_limit=settings.verify_rate_limit,
     )
+
+
+def _build_metrics(settings: "Settings", runner: "Runner", closings: "Closings", gauges: "Gauges") -> "Metrics":
+    from importlib.metadata import version
+
+    from schnell.web.metrics import Metrics
+
+    metrics = Metrics(runner.snapshot, closings, [gauges])
+    metrics.tell_build(version("schnell"), settings.model)
+    return metrics
+
+
+def _report_to(metrics: "Metrics") -> "EndListener":
+    """What is called with every generation that ended: it is counted, and has its line in the log."""
+    from schnell.generations.end_log import log_end
+
+    def report(record: "Record", error: "SchnellError | None", caller: "Caller") -> None:
+        metrics.count_end(record, error, caller)
+        log_end(record, error, caller)
+
+    return report
 
 
 def _build_gauges(settings: "Settings", database: "Database", loras: "LoraLibrary") -> "Gauges":

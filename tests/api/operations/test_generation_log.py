@@ -21,7 +21,7 @@ async def test_a_generation_is_one_line_that_says_who_and_how_long(
     assert line["record"] == answer["uuid"]
     assert (line["outcome"], line["pictures"], line["dialect"]) == ("SUCCESS", 2, "onemin")
     assert line["user"] == answer["teamUser"]["userName"]
-    assert line["team"] == "default"
+    assert line["team"] == "Default team"
     assert "test-key-of-the-first-team".startswith(line["key"])
     assert line["cost"] == 800
     assert line["seconds"]["all"] >= line["seconds"]["wait"] >= 0
