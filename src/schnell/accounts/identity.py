@@ -73,7 +73,10 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, by the key that came with it, and what they may do."""
+    """Who sent a request, by the key that came with it, and what they may do.
+
+    `team_name` and `key_prefix` (the key's first characters) are for logs and metrics.
+    """
 
     team_id: str
     user_id: str
@@ -84,3 +87,5 @@ class Caller:
     rate_limit: str | None = None
     may_disable_safety: bool = True
     may_disable_watermark: bool = False
+    team_name: str = ""
+    key_prefix: str = ""

@@ -163,6 +163,7 @@ def _caller_query(condition: ColumnElement[bool]) -> Select[Any]:
             members.c.role,
             members.c.status.label("member_status"),
             teams.c.status.label("team_status"),
+            teams.c.name.label("team_name"),
             teams.c.may_disable_safety,
             teams.c.may_disable_watermark,
         )
@@ -193,6 +194,8 @@ async def _find_caller(connection: Connection, query: Prepared, wanted: str) -> 
         rate_limit=row.rate_limit,
         may_disable_safety=row.may_disable_safety,
         may_disable_watermark=row.may_disable_watermark,
+        team_name=row.team_name,
+        key_prefix=row.prefix,
     )
 
 

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from schnell.accounts.credits import PriceTable
+    from schnell.accounts.identity import Caller
     from schnell.database.session import Database
+    from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Runner
+    from schnell.generations import Closings, Record, Runner
     from schnell.generations.servers import ServerLease
+    from schnell.generations.service import EndListener
     from schnell.generations.webhooks import WebhookSender
+    from schnell.loras.library import LoraLibrary
     from schnell.settings import Settings
+    from schnell.web.gauges import Gauges
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
 
@@ -35,7 +40,6 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
-    from schnell.web.metrics import Metrics
     from schnell.web.services import Services
     from schnell.web.session import SessionSigner
 
@@ -47,7 +51,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     runner = FileHoldingRunner(runner, loras)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
-    metrics = Metrics(runner.snapshot, closings)
+    gauges = _build_gauges(settings, database, loras)
+    metrics = _build_metrics(settings, runner, closings, gauges)
     generations = Generations(
         database,
         store,
@@ -58,7 +63,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=metrics.count_end,
+        on_end=_report_to(metrics),
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
@@ -78,6 +83,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         sessions=SessionSigner(secrets[0]),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
+        gauges=gauges,
         model=_build_served_model(settings),
         loras=loras,
         lora_previews=LoraPreviews(runner, loras),
@@ -167,6 +173,35 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         result_prefix=settings.result_prefix,
         credit_value=settings.credit_value,
         visitor_rate_limit=settings.verify_rate_limit,
+    )
+
+
+def _build_metrics(settings: "Settings", runner: "Runner", closings: "Closings", gauges: "Gauges") -> "Metrics":
+    from importlib.metadata import version
+
+    from schnell.web.metrics import Metrics
+
+    metrics = Metrics(runner.snapshot, closings, [gauges])
+    metrics.tell_build(version("schnell"), settings.model)
+    return metrics
+
+
+def _report_to(metrics: "Metrics") -> "EndListener":
+    """What is called with every generation that ended: it is counted, and has its line in the log."""
+    from schnell.generations.end_log import log_end
+
+    def report(record: "Record", error: "SchnellError | None", caller: "Caller") -> None:
+        metrics.count_end(record, error, caller)
+        log_end(record, error, caller)
+
+    return report
+
+
+def _build_gauges(settings: "Settings", database: "Database", loras: "LoraLibrary") -> "Gauges":
+    from schnell.web.gauges import Gauges
+
+    return Gauges(
+        database, settings.data_dir, cache_bytes=settings.lora_cache_bytes, lookups=lambda: loras.remote_lookups
     )
 
 

@@ -74,6 +74,11 @@ class LoraLibrary:
         # entries come and go one at a time: none appears between the last look for one and the removal of its file
         self._changing = asyncio.Lock()
 
+    @property
+    def remote_lookups(self) -> tuple[int, int]:
+        """How many remote references were found here since the start, and how many had to be fetched."""
+        return self._remote.found, self._remote.fetched
+
     async def locate(self, refs: Sequence[LoraRef], team_id: str) -> tuple[AdapterUse | MissingAdapter, ...]:
         """The converted file of each LoRA that a team's request names, in order; nothing is fetched.
 

@@ -21,6 +21,7 @@ from schnell.loras.tokens import SourceTokens
 from schnell.loras.turns import Turns
 from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.isolation import IsolatedChecks
+from schnell.web.gauges import Gauges
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
 from schnell.web.session import SessionSigner
@@ -84,6 +85,7 @@ class Services:
     rates: RateLimits
     sessions: SessionSigner
     metrics: Metrics
+    gauges: Gauges
     model: ServedModel
     loras: LoraLibrary
     lora_previews: LoraPreviews
