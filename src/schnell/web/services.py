@@ -23,7 +23,6 @@ from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.isolation import IsolatedChecks
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
-from schnell.web.session import SessionSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,6 @@ class Services:
     admission: Admission
     closings: Closings
     rates: RateLimits
-    sessions: SessionSigner
     metrics: Metrics
     model: ServedModel
     loras: LoraLibrary
