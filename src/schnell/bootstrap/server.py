@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from schnell.accounts.credits import PriceTable
     from schnell.database.session import Database
+    from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Runner
+    from schnell.generations import Record, Runner
     from schnell.generations.servers import ServerLease
     from schnell.generations.webhooks import WebhookSender
     from schnell.settings import Settings
@@ -32,6 +33,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
+    from schnell.assets.thumbnails import Thumbnails
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
@@ -48,6 +50,12 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
     metrics = Metrics(runner.snapshot, closings)
+    thumbnails = Thumbnails(store, is_busy=lambda: bool(admission.all()))
+
+    def note_end(record: "Record", error: "SchnellError | None") -> None:
+        metrics.count_end(record, error)
+        thumbnails.ask_for(image.key for image in record.images)
+
     generations = Generations(
         database,
         store,
@@ -58,7 +66,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=metrics.count_end,
+        on_end=note_end,
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
@@ -67,6 +75,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         database=database,
         lease=lease,
         store=store,
+        thumbnails=thumbnails,
         local_assets=store if isinstance(store, LocalAssets) else None,
         links=LinkSigner(*secrets),
         runner=runner,

@@ -11,6 +11,7 @@ from schnell.accounts.rates import RateLimits
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
+from schnell.assets.thumbnails import Thumbnails
 from schnell.database.session import Database
 from schnell.generations import Admission, Closings, Generations, History, Runner
 from schnell.generations.loras import LoraPreviews
@@ -75,6 +76,7 @@ class Services:
     lease: ServerLease
     store: AssetStore
     local_assets: LocalAssets | None
+    thumbnails: Thumbnails
     links: LinkSigner
     runner: Runner
     generations: Generations

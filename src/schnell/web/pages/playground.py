@@ -28,6 +28,15 @@ _SCENES: Final = (
     "Portrait of an astronaut, soft window light",
     "Isometric tiny bakery, clay render",
 )
+#: Pictures that the embedded model drew with these settings, in `static/examples`.
+_EXAMPLES: Final = (
+    {"file": "apple.webp", "prompt": "red apple on a blue background", "seed": 3},
+    {"file": "rocket.webp", "prompt": "rocket on a sky blue background", "seed": 7},
+    {"file": "frog.webp", "prompt": "green frog, flat style", "seed": 5, "lora_weights": "flat", "lora_scale": 1},
+    {"file": "castle.webp", "prompt": "castle, pixel art", "seed": 2, "lora_weights": "pixel", "lora_scale": 1},
+    {"file": "ship.webp", "prompt": "ship, blueprint", "seed": 4, "lora_weights": "blueprint", "lora_scale": 1},
+    {"file": "cat.webp", "prompt": "cat, black light", "seed": 8, "lora_weights": "black-light", "lora_scale": 1},
+)
 #: A path of this site. `//host` leads elsewhere; browsers read a backslash as a slash, and drop tabs and line breaks.
 _OWN_PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 #: Snippets beside those of the native API, and the route that each needs.
@@ -57,6 +66,7 @@ def _config(request: Request) -> dict[str, Any]:
         "endpoint": f"{services.config.public_url}/api/features",
         "publicUrl": services.config.public_url,
         "model": services.model.ids[0],
+        "examples": _EXAMPLES if services.model.name == DEFAULT_MODEL and loras else (),
         "suggestions": _ICONS if services.model.name == DEFAULT_MODEL else _SCENES,
         "example": {name: value for name, value in _EXAMPLE.items() if loras or not name.startswith("lora_")},
         "defaults": {
