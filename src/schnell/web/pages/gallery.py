@@ -70,7 +70,6 @@ class Filters:
 
     def search(self, caller: Caller) -> RecordSearch:
         """The records to list. What is no date or no number does not filter: people edit addresses."""
-        until = _read_day(self.until)
         return RecordSearch(
             prompt=self.q[:_LONGEST_QUERY],
             lora=self.lora,
@@ -79,7 +78,7 @@ class Filters:
             rating=int(self.rating) if self.rating in {"1", "2", "3", "4", "5"} else 0,
             since=_read_day(self.since),
             # the last day is shown whole
-            until=until + timedelta(days=1) if until else None,
+            until=_read_day(self.until, later=1),
             collection=self.collection,
             has_pictures=True,
         )
@@ -200,9 +199,9 @@ async def _was_drawn(services: Services, caller: Caller) -> bool:
         return await has_drawn(connection, caller.team_id)
 
 
-def _read_day(text: str) -> datetime | None:
+def _read_day(text: str, later: int = 0) -> datetime | None:
     try:
-        return datetime.combine(date.fromisoformat(text), time(), UTC)
+        return datetime.combine(date.fromisoformat(text), time(), UTC) + timedelta(days=later)
     except (ValueError, OverflowError):
         return None
 

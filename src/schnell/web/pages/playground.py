@@ -48,7 +48,8 @@ async def playground(request: Request) -> Response:
     """The page. Its script reads the configuration that stands in it as JSON."""
     caller = await find_caller(request)
     config = _config(request) | {"library": await _library(request, caller)}
-    return page(request, "playground.html", caller, config=config, ratios=_ratios(), max_seed=MAX_SEED)
+    may_add = caller is not None and "generate" in caller.scopes and config["loras"]
+    return page(request, "playground.html", caller, config=config, ratios=_ratios(), may_add=may_add)
 
 
 @router.get("/sign-in")

@@ -1,6 +1,7 @@
 import Alpine from "./vendor/alpine-csp.js";
 import { call, copy, rememberedKey, say } from "./app.js";
 import { openGrid } from "./grid.js";
+import { installDialog, isLoraFile, openDialog, takeFiles } from "./lora-dialog.js";
 import { loraPicker } from "./lora-picker.js";
 import { keep, recall, withPrompt } from "./memory.js";
 import { expandPrompt, MOST_PROMPTS } from "./prompts.js";
@@ -84,6 +85,7 @@ function playground() {
       this.$refs.more.open = this.changedInMore.some((name) => name !== "go_fast");
       this.refresh();
       this.bindKeys();
+      installDialog((lora) => this.useAdded(lora));
       const [visit] = performance.getEntriesByType("navigation");
       if (this.history.length && (!location.search || visit?.type === "reload")) this.showResult(this.history[0]);
       // only links on this server's pages may start a run: one on another site could spend the visitor's credits
@@ -512,6 +514,19 @@ function playground() {
       document.getElementById("prompt").focus();
       this.remember();
     },
+    openAdd() {
+      openDialog();
+    },
+    /** A LoRA that was added here is the one to draw with. */
+    async useAdded({ name }) {
+      const { loras } = await call("GET", "/api/loras");
+      const added = loras.find((lora) => lora.name === name);
+      if (!added) return;
+      const summary = `${added.triggerWords.join(", ") || added.madeFor} · ${t("rank {rank}", { rank: added.rank })}`;
+      this.library = [...this.library.filter((lora) => lora.name !== name), { name, also: [], words: added.triggerWords, summary, preview: "" }];
+      this.form.lora_weights = name;
+      document.getElementById("lora_weights").focus();
+    },
     openGrid() {
       openGrid({ config, library: this.library, promptObject: this.promptObject(), use: (values) => this.fillIn(values) });
     },
@@ -600,7 +615,9 @@ function playground() {
     },
     drop(event) {
       this.dragging = false;
-      if (event.dataTransfer.files.length) this.readSettings(event.dataTransfer.files[0]);
+      const { files } = event.dataTransfer;
+      if (files.length && isLoraFile(files[0])) takeFiles(files);
+      else if (files.length) this.readSettings(files[0]);
     },
     pickPicture() {
       document.getElementById("receipt-file").click();
