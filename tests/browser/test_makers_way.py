@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from browser.conftest import Visit, settle
 from browser.test_every_page import check_page
+from servers import KEY
 
 
 def _focused(page: Page) -> str:
@@ -77,7 +78,7 @@ def test_from_a_batch_to_a_shared_picture_to_a_deletion_that_is_undone_by_keyboa
 def test_the_playground_keeps_settings_queue_and_pictures(visit: Visit) -> None:
     with visit() as visitor:
         page = visitor.open("/?prompt=first+heron&megapixels=0.25")
-        assert "KEY" not in page.inner_text(".snippet")
+        assert KEY not in page.inner_text(".snippet")
         page.click("#run")
         page.fill("#prompt", "second heron")
         page.click("#run")

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
     from schnell.generations import Record, Runner
+    from schnell.generations.loras import LoraPreviews
     from schnell.generations.servers import ServerLease
     from schnell.generations.webhooks import WebhookSender
+    from schnell.loras.library import LoraLibrary
+    from schnell.loras.trainings import LoraTrainings
     from schnell.settings import Settings
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
@@ -70,6 +73,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
+    previews = LoraPreviews(runner, loras)
     return Services(
         config=_build_web_config(settings),
         database=database,
@@ -89,7 +93,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         metrics=metrics,
         model=_build_served_model(settings),
         loras=loras,
-        lora_previews=LoraPreviews(runner, loras),
+        lora_previews=previews,
+        trainings=_build_trainings(settings, loras, previews),
         source_tokens=build_source_tokens(settings, database),
         checks=IsolatedChecks(),
         signer=build_proof(settings).signer,
@@ -114,6 +119,16 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     app = create_app(build_services(settings, runner), lifecycle)
     remove_unsent_statuses(app)
     return app
+
+
+def _build_trainings(settings: "Settings", loras: "LoraLibrary", previews: "LoraPreviews") -> "LoraTrainings":
+    from schnell.loras.trainings import LoraTrainings
+    from schnell.models.catalogue import DEFAULT_MODEL
+
+    # a training of twelve billion parameters has no room beside a server that draws with them
+    minutes = settings.training_minutes if settings.model == DEFAULT_MODEL else 0.0
+    folder = settings.data_dir / "trainings"
+    return LoraTrainings(loras, folder, model=settings.model, most_minutes=minutes, on_added=previews.ask_for)
 
 
 def _build_lease(settings: "Settings", database: "Database", servers: "LockedFiles") -> "ServerLease":
@@ -154,6 +169,7 @@ def _build_served_model(settings: "Settings") -> "ServedModel":
 def _build_web_config(settings: "Settings") -> "WebConfig":
     from schnell.accounts.rates import check_rate_limit
     from schnell.errors import ConfigurationError, InvalidFieldError
+    from schnell.loras.trainings import TRAINING_BYTES
     from schnell.web.services import WebConfig
 
     try:
@@ -168,6 +184,7 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         body_limits={
             "/api/loras": settings.lora_max_bytes + 65_536,
             "/api/verify": settings.verify_max_bytes,
+            "/train": TRAINING_BYTES if settings.training_minutes else settings.max_body_bytes,
             # read before it is known who asks: FastAPI parses these bodies before it looks for a key
             **dict.fromkeys(("/api/session", "/api/admin", "/api/lora-sources"), 65_536),
         },

@@ -110,6 +110,7 @@ class Lifecycle:
     async def _stop(self, services: Services, heartbeats: "asyncio.Task[None]") -> None:
         """End what runs, then let go of everything. What fails or hangs keeps nothing else from being closed."""
         await _attempt("previews", services.lora_previews.close(), _CLOSE_SECONDS)
+        await _attempt("trainings", services.trainings.close(), _CLOSE_SECONDS)
         await _attempt("thumbnails", services.thumbnails.close(), _CLOSE_SECONDS)
         left = services.admission.seconds_left(self.drain_seconds)
         await _attempt("draining", services.generations.drain(left), None)

@@ -19,6 +19,7 @@ from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
+from schnell.loras.trainings import LoraTrainings
 from schnell.loras.turns import Turns
 from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.isolation import IsolatedChecks
@@ -89,6 +90,7 @@ class Services:
     model: ServedModel
     loras: LoraLibrary
     lora_previews: LoraPreviews
+    trainings: LoraTrainings
     source_tokens: SourceTokens
     webhooks: WebhookSender
     checks: IsolatedChecks

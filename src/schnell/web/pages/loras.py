@@ -42,6 +42,7 @@ async def library(request: Request) -> Response:
         drawn=drawn,
         model_id=services.model.ids[0],
         may_add="generate" in caller.scopes,
+        may_train="generate" in caller.scopes and services.trainings.most_minutes > 0,
     )
 
 
