@@ -58,7 +58,7 @@ async def connect_bounded(url: URL) -> BoundedConnection:
         psycopg.OperationalError: it is not there, or refuses.
     """
     arguments, options = url.get_dialect()().create_connect_args(url)
-    return await BoundedConnection.connect(*arguments, **(_PATIENCE | options))
+    return await BoundedConnection.connect(*arguments, **{**_PATIENCE, **options})
 
 
 @contextmanager
