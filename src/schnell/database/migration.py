@@ -43,6 +43,11 @@ async def schema_is_current(connection: Connection) -> bool:
     return await connection.run_sync(_is_current)
 
 
+def knows_schema(revision: str) -> bool:
+    """Whether a database whose last migration is `revision` can be brought to this version of schnell."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def _upgrade(connection: SyncConnection) -> None:
     config = _config()
     config.attributes["connection"] = connection
