@@ -5,7 +5,6 @@ import pytest
 from sqlalchemy import select
 
 from schnell.accounts.callers import authenticate
-from schnell.accounts.identity import SCOPES
 from schnell.accounts.keys import (
     NewKey,
     create_key,

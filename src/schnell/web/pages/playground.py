@@ -1,6 +1,5 @@
-"""The playground: a form for every field of the API with the reference document's example in it; and the sign-in."""
+"""The playground: a form for every field of the API with the reference document's example in it."""
 
-import re
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
@@ -28,8 +27,6 @@ _SCENES: Final = (
     "Portrait of an astronaut, soft window light",
     "Isometric tiny bakery, clay render",
 )
-#: A path of this site. `//host` leads elsewhere; browsers read a backslash as a slash, and drop tabs and line breaks.
-_OWN_PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 #: Snippets beside those of the native API, and the route that each needs.
 _CLIENTS: Final = {"openai": "/v1/images/generations", "replicate": "/v1/predictions"}
 
@@ -40,13 +37,6 @@ async def playground(request: Request) -> Response:
     caller = await find_caller(request)
     config = _config(request) | {"library": await _library(request, caller)}
     return page(request, "playground.html", caller, config=config, ratios=_ratios(), max_seed=MAX_SEED)
-
-
-@router.get("/sign-in")
-async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002 - its public name
-    """A form that makes a session of an API key, then goes to `next`."""
-    safe = next if _OWN_PATH.fullmatch(next) else "/"
-    return page(request, "sign_in.html", await find_caller(request), next=safe)
 
 
 def _config(request: Request) -> dict[str, Any]:
