@@ -119,7 +119,7 @@ async def test_a_password_that_is_quickly_guessed_is_refused(server: Server, pas
 async def test_a_name_is_one_persons_however_it_is_written(server: Server) -> None:
     async with browser(server) as ada, browser(server) as other:
         assert (await join(server, ada, "ada")).status_code == 204
-        taken = await join(server, other, " ＡＤＡ")
+        taken = await join(server, other, " \uff21\uff24\uff21")
         assert (taken.status_code, taken.json()["errorCode"]) == (409, "CONFLICT")
 
 

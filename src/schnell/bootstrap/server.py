@@ -41,8 +41,6 @@ _SMALL: Final = (
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
-    from schnell.accounts.last_uses import LastUses
-    from schnell.accounts.passwords import PasswordHashes
     from schnell.accounts.rates import RateLimits
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
@@ -90,8 +88,6 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         closings=closings,
         rates=RateLimits(settings.rate_limit),
-        last_uses=LastUses(),
-        passwords=PasswordHashes(),
         openid=_build_openid(settings),
         flows=FlowCookies(secrets),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),

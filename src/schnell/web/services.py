@@ -87,8 +87,6 @@ class Services:
     admission: Admission
     closings: Closings
     rates: RateLimits
-    last_uses: LastUses
-    passwords: PasswordHashes
     openid: OpenIdProvider | None
     flows: FlowCookies
     metrics: Metrics
@@ -99,6 +97,8 @@ class Services:
     webhooks: WebhookSender
     checks: IsolatedChecks
     signer: CredentialsSigner | None
+    last_uses: LastUses = field(default_factory=LastUses)
+    passwords: PasswordHashes = field(default_factory=PasswordHashes)
     uploads: Turns = field(default_factory=lambda: Turns("uploads", at_once=16, per_team=4))
 
 
