@@ -109,6 +109,8 @@ def test_invited_signed_in_a_key_of_ones_own_signed_out_with_the_keyboard_alone(
         page.keyboard.press("Tab")
         page.keyboard.type("short")
         page.keyboard.press("Enter")
+        expect(page.locator("#password:invalid")).to_be_focused()
+        page.keyboard.press("Control+A")
         page.keyboard.type(PASSWORD)
         page.keyboard.press("Enter")
         page.wait_for_url(f"{ada.url}/")
@@ -156,6 +158,7 @@ def test_invited_signed_in_a_key_of_ones_own_signed_out_with_the_keyboard_alone(
         page.keyboard.press("Control+A")
         page.keyboard.type(PASSWORD)
         page.keyboard.press("Enter")
+        expect(page.locator("#password-problem")).to_have_text("")
         page.wait_for_url(f"{ada.url}/account")
         assert who(page) == "Ada"
         assert ada.faults == []
