@@ -14,6 +14,7 @@ _PAGES = (
     "/verify",
     "/account",
     "/sign-in",
+    "/join",
     "/docs",
     "/docs/nothing-here",
     "/docs/openapi",
@@ -84,7 +85,7 @@ def _states(visitor: Visitor) -> Iterator[str]:
     expect(page.locator("#sweep img")).to_have_count(5)
     yield "a sweep"
     visitor.open("/account")
-    page.locator("[data-revoke]").first.click()
+    page.locator("[data-do=revoke]").first.click()
     yield "a question"
 
 

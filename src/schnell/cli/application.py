@@ -11,6 +11,7 @@ from schnell.cli.bench import bench_command
 from schnell.cli.credentials import credentials_app
 from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
+from schnell.cli.invites import audit_command, invites_app
 from schnell.cli.loras import loras_app
 from schnell.cli.mcp import mcp_command
 from schnell.cli.models import models_app
@@ -43,12 +44,14 @@ def build_app() -> typer.Typer:
     app.command("backup")(backup_command)
     app.command("restore")(restore_command)
     app.command("usage")(usage_command)
+    app.command("audit")(audit_command)
     app.command("verify")(verify_command)
     app.add_typer(loras_app, name="loras")
     app.add_typer(models_app, name="models")
     app.add_typer(train_app, name="train")
     app.add_typer(teams_app, name="teams")
     app.add_typer(users_app, name="users")
+    app.add_typer(invites_app, name="invites")
     app.add_typer(keys_app, name="keys")
     app.add_typer(assets_app, name="assets")
     app.add_typer(credentials_app, name="credentials")

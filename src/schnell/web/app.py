@@ -15,7 +15,18 @@ from schnell.web.agents import AgentTools
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import HeadAsGet, IncomingLimits, RequestContext
-from schnell.web.native import account, admin, features, loras, models, results, verification
+from schnell.web.native import (
+    account,
+    admin,
+    features,
+    invites,
+    loras,
+    models,
+    own_account,
+    results,
+    sign_in,
+    verification,
+)
 from schnell.web.operations import files, health, proof
 from schnell.web.response_headers import EXPOSED
 from schnell.web.services import Services
@@ -29,7 +40,10 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     loras.router,
     loras.sites_router,
     account.router,
+    sign_in.router,
+    own_account.router,
     admin.router,
+    invites.router,
     verification.router,
     proof.router,
     openai.router,
