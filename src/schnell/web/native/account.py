@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from schnell.accounts.keys import authenticate, end_session
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
-from schnell.web.auth import SECURITY, Reader, refuse_other_sites
+from schnell.web.auth import SECURITY, Generator, Reader, refuse_other_sites
 from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 from schnell.web.session import COOKIE, LIFETIME_SECONDS
@@ -138,6 +138,18 @@ async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
         "teamCreditLimit": team.credit_limit,
         "teamUsedCredit": team.used_credit,
     }
+
+
+@router.get(
+    "/api/webhooks/secret",
+    summary="The secret of webhooks",
+    responses={200: json_answer("The secret", example_of(object_of({"key": TEXT}), {"key": "whsec_C2FVsBQIhrscChlQ"}))}
+    | error_answers(401, 403),
+    dependencies=SECURITY,
+)
+async def show_webhook_secret(request: Request, caller: Generator) -> dict[str, str]:
+    """What this team's webhooks are signed with (https://www.standardwebhooks.com)."""
+    return {"key": services_of(request).webhooks.secret_of(caller.team_id)}
 
 
 @router.get("/api/usage", summary="Usage", responses=USAGE_ANSWER | error_answers(400, 401, 403), dependencies=SECURITY)
