@@ -41,7 +41,6 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.services import Services
-    from schnell.web.session import SessionSigner
 
     database = build_database(settings)
     servers = build_locked_files(settings)
@@ -80,7 +79,6 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         closings=closings,
         rates=RateLimits(settings.rate_limit),
-        sessions=SessionSigner(secrets[0]),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
         gauges=gauges,

@@ -24,7 +24,6 @@ from schnell.provenance.isolation import IsolatedChecks
 from schnell.web.gauges import Gauges
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
-from schnell.web.session import SessionSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,6 @@ class Services:
     admission: Admission
     closings: Closings
     rates: RateLimits
-    sessions: SessionSigner
     metrics: Metrics
     gauges: Gauges
     model: ServedModel

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
+from schnell.accounts.callers import authenticate
 from schnell.accounts.credits import release, reserve, settle
 from schnell.accounts.identity import Caller
-from schnell.accounts.keys import authenticate, create_key, list_keys
+from schnell.accounts.keys import create_key, list_keys
 from schnell.accounts.teams import add_member, create_team, find_member
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
 from schnell.database.connection import Connection

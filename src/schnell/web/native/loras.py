@@ -18,7 +18,7 @@ from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, Miss
 from schnell.loras.repository import PUBLIC, Labels, LibraryLora
 from schnell.loras.tokens import SITES, read_site
 from schnell.web import submission
-from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.auth import SECURITY, Administrator, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_schema import (
     ADD_BODY,
@@ -110,7 +110,7 @@ async def remove(
     request: Request,
     name: str,
     caller: Generator,
-    public: Annotated[bool, Query(description="The public one; needs a key with the scope admin.")] = False,
+    public: Annotated[bool, Query(description="The public one; needs the scope operator.")] = False,
 ) -> Response:
     """Take one of the team's own LoRAs out of its library. Records of pictures that used it stay."""
     await services_of(request).loras.remove(name, _owner(caller, public=public))
@@ -118,8 +118,8 @@ async def remove(
 
 
 def _owner(caller: Caller, *, public: bool) -> str:
-    if public and "admin" not in caller.scopes:
-        raise ForbiddenError("only a key with the scope admin may change the public LoRAs")
+    if public and not caller.is_operator:
+        raise ForbiddenError("only an operator of the server may change the public LoRAs, which every team sees")
     return PUBLIC if public else caller.team_id
 
 
@@ -219,19 +219,12 @@ async def list_sites(request: Request, caller: Reader) -> dict[str, Any]:
 
 
 @sites_router.put("/{site}/token", summary="Set the team's token", status_code=status.HTTP_204_NO_CONTENT)
-async def keep_token(request: Request, caller: Generator, site: str, body: Token) -> None:
-    """Fetch this team's private and gated LoRAs with its own token from now on. Only an ADMIN of the team may."""
-    _check_admin(caller)
+async def keep_token(request: Request, caller: Administrator, site: str, body: Token) -> None:
+    """Fetch this team's private and gated LoRAs with its own token from now on. For administrators."""
     await services_of(request).source_tokens.keep(caller.team_id, read_site(site), body.token, now())
 
 
 @sites_router.delete("/{site}/token", summary="Remove the team's token", status_code=status.HTTP_204_NO_CONTENT)
-async def forget_token(request: Request, caller: Generator, site: str) -> None:
+async def forget_token(request: Request, caller: Administrator, site: str) -> None:
     """Forget it. What was fetched with it is not found any more."""
-    _check_admin(caller)
     await services_of(request).source_tokens.forget(caller.team_id, read_site(site))
-
-
-def _check_admin(caller: Caller) -> None:
-    if caller.role != "ADMIN":
-        raise ForbiddenError("only an ADMIN of the team may change its tokens")
