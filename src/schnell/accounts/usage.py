@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from typing import Any
@@ -69,11 +70,16 @@ async def collect_usage(
 
 
 def write_csv(rows: list[UsageRow]) -> str:
-    """Usage as CSV, with the fields' names in the first line. A name cannot become a formula in a spreadsheet."""
+    """Usage as CSV, with the fields' names in the first line."""
+    return write_table([field.name for field in fields(UsageRow)], [tuple(asdict(row).values()) for row in rows])
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """CSV with these columns. A name cannot become a formula in a spreadsheet."""
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(field.name for field in fields(UsageRow))
-    writer.writerows([_without_formula(value) for value in asdict(row).values()] for row in rows)
+    writer.writerow(columns)
+    writer.writerows([_without_formula(value) for value in row] for row in rows)
     return file.getvalue()
 
 

@@ -16,7 +16,7 @@ from schnell.web.agents import AgentTools
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import HeadAsGet, IncomingLimits, RequestContext
-from schnell.web.native import account, admin, features, loras, models, results, verification
+from schnell.web.native import account, admin, features, loras, models, operations, results, verification
 from schnell.web.native.records import tell_record
 from schnell.web.operations import files, health, proof
 from schnell.web.response_headers import EXPOSED
@@ -33,6 +33,7 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     loras.sites_router,
     account.router,
     admin.router,
+    operations.router,
     verification.router,
     proof.router,
     openai.router,

@@ -84,6 +84,11 @@ _WHO_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+_SECRET_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer("The secret", example_of(object_of({"key": TEXT}), {"key": "whsec_C2FVsBQIhrscChlQ"}))
+}
+
+
 class Login(BaseModel):
     """An API key, to be traded for a session cookie."""
 
@@ -160,8 +165,7 @@ async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
 @router.get(
     "/api/webhooks/secret",
     summary="The secret of webhooks",
-    responses={200: json_answer("The secret", example_of(object_of({"key": TEXT}), {"key": "whsec_C2FVsBQIhrscChlQ"}))}
-    | error_answers(401, 403),
+    responses=_SECRET_ANSWER | error_answers(401, 403),
     dependencies=SECURITY,
 )
 async def show_webhook_secret(request: Request, caller: Generator) -> dict[str, str]:
