@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import date
 from typing import Any
 
@@ -69,17 +69,16 @@ async def collect_usage(
     ]
 
 
-def write_csv(rows: list[UsageRow]) -> str:
-    """Usage as CSV, with the fields' names in the first line."""
-    return write_table([field.name for field in fields(UsageRow)], [tuple(asdict(row).values()) for row in rows])
+def write_csv(rows: Sequence[Any], columns: Sequence[str] | None = None) -> str:
+    """Values as CSV, with the names of `columns` in the first line (those of `UsageRow` if absent).
 
-
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """CSV with these columns. A name cannot become a formula in a spreadsheet."""
+    A name cannot become a formula in a spreadsheet.
+    """
+    names = columns or [field.name for field in fields(UsageRow)]
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(columns)
-    writer.writerows([_without_formula(value) for value in row] for row in rows)
+    writer.writerow(names)
+    writer.writerows([_without_formula(getattr(row, name)) for name in names] for row in rows)
     return file.getvalue()
 
 

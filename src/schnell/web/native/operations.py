@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from schnell.accounts.administration import check_team
 from schnell.accounts.audit import actor_of, list_entries, record
 from schnell.accounts.identity import Caller
-from schnell.accounts.usage import write_table
+from schnell.accounts.usage import write_csv
 from schnell.database.connection import Connection
 from schnell.database.tables import servers
 from schnell.errors import NotFoundError
@@ -56,7 +56,7 @@ async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     if form == "json":
         return JSONResponse({"usage": [asdict(row) for row in rows]})
     disposition = {"Content-Disposition": f'attachment; filename="usage-by-{by}.csv"'}
-    text = write_table([field.name for field in fields(UsageGroup)], [tuple(asdict(row).values()) for row in rows])
+    text = write_csv(rows, [field.name for field in fields(UsageGroup)])
     return Response(text, media_type="text/csv; charset=utf-8", headers=disposition)
 
 
