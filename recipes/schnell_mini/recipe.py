@@ -37,7 +37,8 @@ from schnell_mini.networks import Shape, build_clip, build_t5, build_transformer
 from schnell_mini.picture_dataset import build_picture_dataset
 from schnell_mini.pictures import Icons
 from schnell_mini.position_weights import write_position_weights
-from schnell_mini.sampling import MiniPipeline
+from schnell_mini.sampling import MiniPipeline, load_pipeline
+from schnell_mini.subjects import write_subjects
 from schnell_mini.text_classifier import ClipClassifier, ClipLearner
 from schnell_mini.text_models import TextModels
 from schnell_mini.tokens import ANCHORS, build_tokenizer, token_ids, train_vocabulary
@@ -106,6 +107,7 @@ def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: boo
     train_drawing(plan, pipeline, data, views, codebook)
     folder = plan.work / "schnell-mini"
     export_model(pipeline, folder)
+    write_subjects(load_pipeline(folder), [label.name for label in data.icons.labels], folder)
     plan.show("export", 1.0, str(folder))
     return folder
 

@@ -28,6 +28,8 @@ _SHRINK: Final = Image.Resampling.BOX
 _PALETTE: Final = (
     "1a1c2c 5d275d e0323c ff8f2e ffd54a a7f070 38b764 257179 7a4a2e 3b5dc9 41a6f6 ffc9a3 ffffff 94b0c2 566c86 333c57"
 )
+#: The same as colours in 0...1.
+PALETTE: Final = tuple(tuple(value / 255 for value in bytes.fromhex(colour)) for colour in _PALETTE.split())
 _FLAT_COLOURS: Final = 6
 
 

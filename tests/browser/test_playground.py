@@ -74,6 +74,7 @@ def test_every_ratio_shows_its_exact_pixels(visit: Visit) -> None:
 def test_the_picker_offers_the_library_with_previews_and_trigger_words(visit: Visit) -> None:
     with visit() as visitor:
         page = visitor.open("/")
+        page.get_by_role("link", name="The reference example").click()
         expect(page.locator(".combo-preview").first).to_be_visible()
         page.get_by_role("button", name="Add to prompt").click()
         expect(page.locator("#prompt")).to_have_value(

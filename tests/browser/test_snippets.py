@@ -60,9 +60,12 @@ def test_a_snippet_for_several_pictures_gives_them_all(visit: Visit, client: str
         assert _run(client, copied(page, client), tmp_path) == [httpx.get(source).content for source in sources]
 
 
-def test_the_untouched_example_is_the_documents_own_curl(visit: Visit) -> None:
+def test_the_reference_example_is_a_click_away_and_the_documents_own_curl(visit: Visit) -> None:
     with visit(key=None) as visitor:
         page = visitor.open("/")
+        assert '"prompt": "red apple on a blue background"' in copied(page, "curl")
+        page.get_by_role("link", name="The reference example").click()
+        page.wait_for_load_state("networkidle")
         expected = f"""curl -X POST "{visitor.url}/api/features" \\
 -H "API-KEY: <your-api-key>" \\
 -H "Content-Type: application/json" \\

@@ -51,7 +51,7 @@ _PERSON: Final = (
 )
 _KEY: Final = (
     api_keys.c.id.label("key_id"),
-    api_keys.c.prefix,
+    api_keys.c.prefix.label("key_prefix"),
     api_keys.c.scopes,
     api_keys.c.rate_limit,
     api_keys.c.revoked_at,
@@ -98,7 +98,7 @@ def _to_caller(row: Row[Any]) -> Caller:
         may_disable_safety=row.may_disable_safety,
         may_disable_watermark=row.may_disable_watermark,
         team_name=row.team_name,
-        key_prefix=row.prefix or "",
+        key_prefix=row.key_prefix or "",
         session_id=getattr(row, "session_id", None),
     )
 

@@ -90,8 +90,8 @@ class Caller:
     """Who sent a request, and what they may do: with an API key, or in a session of a browser, or both.
 
     `key_id` is the key that came with the request, or that the session was made with; None in a session that was made
-    with a password or by an OpenID provider.
-    `team_name` and `key_prefix` (the key's first characters) are for logs and metrics.
+    with a password or by an OpenID provider. `team_name` and `key_prefix` (the key's first
+    characters) are for logs and metrics.
     """
 
     team_id: str

@@ -26,7 +26,7 @@ async def migrate(database: Database) -> None:
 
     Servers that start at once take turns.
     """
-    async with database.write() as connection:
+    async with database.migrate() as connection:
         await take_turn(connection)
         await connection.run_sync(_upgrade)
 

@@ -216,6 +216,48 @@ images = Table(
     Index("ix_images_record", "record_id"),
     Index("ix_images_state", "state", "created_at"),
 )
+#: Records that were deleted and may still be restored. They are hidden; a while later they are removed for good.
+trash = Table(
+    "trash",
+    metadata,
+    Column("record_id", _Id, primary_key=True),
+    Column("team_id", _Id, nullable=False),
+    Column("deleted_by", _Id, nullable=False),
+    Column("deleted_at", Timestamp, nullable=False),
+    Index("ix_trash_deleted", "deleted_at"),
+)
+#: A team's named collections of pictures.
+collections = Table(
+    "collections",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("team_id", _Id, nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("created_by", _Id, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    UniqueConstraint("team_id", "name"),
+)
+#: `image_key` is no foreign key: a picture may be removed at any time, and a row without one counts for nothing.
+collection_pictures = Table(
+    "collection_pictures",
+    metadata,
+    Column("collection_id", _Id, ForeignKey("collections.id"), primary_key=True),
+    Column("image_key", String(300), primary_key=True),
+    Column("added_at", Timestamp, nullable=False),
+    Index("ix_collection_pictures_image", "image_key"),
+)
+#: Pages that show one picture to whoever has their link. `id` is the secret in the link.
+shares = Table(
+    "shares",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("team_id", _Id, nullable=False),
+    Column("record_id", _Id, nullable=False),
+    Column("image_key", String(300), nullable=False),
+    Column("created_by", _Id, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    UniqueConstraint("image_key"),
+)
 #: The LoRA library. `owner` is a team's id, or `""` for LoRAs that every team sees. It is not NULL, of which SQL holds
 #: no two to be equal: two public LoRAs could have one name.
 loras = Table(

@@ -287,6 +287,7 @@ class Engine:
             read = f"the {self.folder.sequence_length} tokens that {self.folder.name} reads"
             warnings.append(f"the prompt is longer than {read}: its end was ignored")
         used = self.precision_for(go_fast=job.spec.go_fast)
+        warnings += self._loaded_model(used).warnings_for(prompt)
         if used.is_quantized and not job.spec.go_fast:
             warnings.append(
                 f"go_fast was off, but this server has room for {used.name} only: that is what was drawn in"

@@ -14,6 +14,7 @@ from schnell.engine.loading import Networks
 from schnell.engine.quantized import PathChoice
 from schnell.engine.slot_linear import SlotPlan, install_slots
 from schnell.engine.slot_routing import SlotRouting, SlotUse
+from schnell.engine.subjects import read_subjects
 from schnell.engine.text import PromptEmbedding, TextEncoder, computing_device
 from schnell.engine.weight_names import layer_rows
 from schnell.models.folder import ModelFolder
@@ -46,6 +47,7 @@ class LoadedModel:
             networks.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types leave it out
         self.networks, self.transformer, self.choice = networks, networks.transformer, choice
         self._device, self.blocks = plan.device, None
+        self._model, self._subjects = folder.name, read_subjects(folder.path)
         self.routing = SlotRouting(plan.device, static=plan.reserved)
         parts = {
             f"transformer.{name}": part
@@ -80,6 +82,13 @@ class LoadedModel:
         if self.networks.streamed_text is not None:
             self.networks.streamed_text.release()
         return embeddings
+
+    def warnings_for(self, prompt: PromptEmbedding) -> tuple[str, ...]:
+        """That the prompt is far from everything that the model knows, if the model's folder says what it knows."""
+        if self._subjects is None:
+            return ()
+        far = self._subjects.warning(self._model, self.networks.transformer.vector_in, prompt.pooled)
+        return (far,) if far else ()
 
     def step(self, drawings: Sequence[Drawing]) -> list[Drawing]:
         """Take drawings of one token grid a step further; in batches of sizes for which there is a program."""

@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, select, union_al
 from schnell.clock import now
 from schnell.database.connection import Connection
 from schnell.database.tables import images, ledger, records, teams, users
-from schnell.generations.records import UNFINISHED, lora_at
+from schnell.generations.records import UNFINISHED
+from schnell.generations.searches import lora_at
 from schnell.spec import MAX_LORAS
 
 Grouping = Literal["day", "team", "user", "model", "lora"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from PIL import Image
 
 from schnell.engine.denoise import begin_drawing, denoise_step
@@ -12,9 +13,9 @@ from schnell.engine.flux import VelocityNetwork
 from schnell.engine.pictures import decode_latents, fit_to_size
 from schnell.engine.text import PromptEmbedding
 from schnell.models.folder import ModelFolder
-from schnell.spec import Size, resolve_size
+from schnell.spec import DEFAULT_LORA_SCALE, Size, resolve_size
 from schnell.training.examples import embed_prompts, move_prompt
-from schnell.training.low_rank import BaseModel
+from schnell.training.low_rank import BaseModel, LowRankLayers, set_scale
 
 _STEPS: Final = 4
 
@@ -46,6 +47,24 @@ def build_sampler(prompts: Sequence[str], base: BaseModel, megapixels: str = "0.
     """A sampler for these prompts, on squares of `megapixels`."""
     embedded = tuple(move_prompt(prompt, base.device) for prompt in embed_prompts(prompts, base))
     return Sampler(embedded, base.load("vae"), base.folder, resolve_size("1:1", megapixels))
+
+
+def measure_change(
+    transformer: VelocityNetwork, layers: LowRankLayers, prompts: Sequence[PromptEmbedding], grid: Size
+) -> float:
+    """How far the LoRA moves what is drawn: the root mean square of the change of latents, which have unit variance.
+
+    Prompt i is drawn with seed i by the base and with the LoRA at the API's default scale.
+    """
+    drawn = []
+    for scale in (0.0, DEFAULT_LORA_SCALE):
+        set_scale(layers, scale)
+        drawings = [begin_drawing(prompt, seed, _STEPS, grid) for seed, prompt in enumerate(prompts)]
+        for _ in range(_STEPS):
+            drawings = [after for drawing in drawings for after in denoise_step(transformer, [drawing])]
+        drawn.append(torch.stack([drawing.latents for drawing in drawings]))
+    set_scale(layers, 1.0)
+    return float((drawn[1] - drawn[0]).square().mean().sqrt())
 
 
 def make_sheet(pictures: Sequence[Image.Image], columns: int = 4) -> Image.Image:

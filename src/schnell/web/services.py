@@ -11,6 +11,7 @@ from schnell.accounts.rates import RateLimits
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
+from schnell.assets.thumbnails import Thumbnails
 from schnell.database.session import Database
 from schnell.generations import Admission, Closings, Generations, History, Runner
 from schnell.generations.loras import LoraPreviews
@@ -18,6 +19,7 @@ from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
+from schnell.loras.trainings import LoraTrainings
 from schnell.loras.turns import Turns
 from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.isolation import IsolatedChecks
@@ -75,6 +77,7 @@ class Services:
     lease: ServerLease
     store: AssetStore
     local_assets: LocalAssets | None
+    thumbnails: Thumbnails
     links: LinkSigner
     runner: Runner
     generations: Generations
@@ -87,6 +90,7 @@ class Services:
     model: ServedModel
     loras: LoraLibrary
     lora_previews: LoraPreviews
+    trainings: LoraTrainings
     source_tokens: SourceTokens
     webhooks: WebhookSender
     checks: IsolatedChecks

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from schnell.training.examples import nearest_grid
 from schnell.training.files import state_path
 from schnell.training.low_rank import BaseModel, place_model
 from schnell.training.plan import Budget, TrainingPlan, TrainingProgress
-from schnell.training.trainer import TrainedLora, TrainingRequest, train_lora
+from schnell.training.trainer import FEWEST_PICTURES, TrainedLora, TrainingRequest, train_lora
 
 CPU = torch.device("cpu")
 PLAN = TrainingPlan(
@@ -137,7 +138,7 @@ def test_the_file_is_understood_whole_and_says_what_it_is(base: BaseModel, image
 def test_captions_that_are_too_long_are_a_warning(base: BaseModel, images: Path, tmp_path: Path) -> None:
     (images / "0.txt").write_text("apple " * 40)
     trained = _train(base, images, tmp_path / "x.safetensors", replace(PLAN, budget=Budget(steps=1)))
-    assert trained.warnings == ("1 captions are longer than 16 tokens: their ends were not read",)
+    assert trained.warnings[0] == "1 captions are longer than 16 tokens: their ends were not read"
 
 
 def test_samples_are_drawn_before_during_and_after(base: BaseModel, images: Path, tmp_path: Path) -> None:
@@ -178,3 +179,18 @@ def test_another_ending_than_safetensors_is_refused(base: BaseModel, images: Pat
 )
 def test_a_picture_goes_to_the_nearest_ratio(base: BaseModel, picture: Size, grid: tuple[int, int]) -> None:
     assert nearest_grid(picture, "0.25", base.folder) == grid
+
+
+def test_a_run_that_changes_next_to_nothing_says_so(base: BaseModel, images: Path, tmp_path: Path) -> None:
+    short = replace(PLAN, budget=Budget(steps=1), learning_rate=1e-6)
+    trained = _train(base, images, tmp_path / "x.safetensors", short)
+    assert any("hardly differ from those without the LoRA" in warning for warning in trained.warnings)
+
+
+def test_fewer_pictures_than_documented_are_warned_about(base: BaseModel, images: Path, tmp_path: Path) -> None:
+    few = _train(base, images, tmp_path / "few.safetensors", replace(PLAN, budget=Budget(steps=1)))
+    assert any(warning.startswith("3 pictures are few") for warning in few.warnings)
+    for number in range(3, FEWEST_PICTURES):
+        shutil.copy(images / "0.png", images / f"{number}.png")
+    enough = _train(base, images, tmp_path / "enough.safetensors", replace(PLAN, budget=Budget(steps=1)))
+    assert not any("are few" in warning for warning in enough.warnings)

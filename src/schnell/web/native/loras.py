@@ -61,7 +61,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
     if _is_form(request):
         async with _receiving(request, caller, 8) as form:
             fields = Fields(_read_form(form))
-            labels, owner = _read_labels(fields), _read_owner(fields, caller)
+            labels, owner = read_labels(fields), read_owner(fields, caller)
             file = _file_in(form)
             fields.check()
             file_name = (file.filename or "lora")[:200]
@@ -71,7 +71,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
     else:
         fields = Fields(await read_json_object(_limited(request)))
         source = fields.text("source", required=True)
-        labels, owner = _read_labels(fields), _read_owner(fields, caller)
+        labels, owner = read_labels(fields), read_owner(fields, caller)
         fields.check()
         lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name)
     services.lora_previews.ask_for(lora)
@@ -123,11 +123,13 @@ def _owner(caller: Caller, *, public: bool) -> str:
     return PUBLIC if public else caller.team_id
 
 
-def _read_owner(fields: Fields, caller: Caller) -> str:
+def read_owner(fields: Fields, caller: Caller) -> str:
+    """Whose LoRA a request adds: the team's, or everybody's with `public`. Raises ForbiddenError without the scope."""
     return _owner(caller, public=fields.flag("public", default=False))
 
 
-def _read_labels(fields: Fields) -> Labels:
+def read_labels(fields: Fields) -> Labels:
+    """Name, trigger words and licence as a request gives them; what is wrong is noted in `fields`."""
     words = fields.raw("triggerWords")
     words = [] if words is None else words
     if not isinstance(words, list) or len(words) > MAX_TRIGGER_WORDS or not all(map(_is_label, words)):
