@@ -1,7 +1,9 @@
 """What administrators see of what goes on: their team's, and operators all of it. The figures are the ledger's."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,8 @@ from servers import Server, body_with, key_for, run_server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def two_teams(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore[no-untyped-def] # an async generator
-    settings = {"database_url": new_postgres_url()} if request.param == "postgresql" else {}
+async def two_teams(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Server, dict[str, str]]]:
+    settings: dict[str, Any] = {"database_url": new_postgres_url()} if request.param == "postgresql" else {}
     async with run_server(tmp_path, **settings) as server:
         other = await key_for(server, "Design", "generate", "read", "admin")
         await server.draw(lora_weights="flat", extra_lora="line")

@@ -1,7 +1,7 @@
 """`schnell usage`, `queue`, `failures`, `storage` and `audit`: what goes on, out of the database."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from schnell.accounts.audit import Entry
     from schnell.accounts.usage import UsageRow
     from schnell.database.connection import Connection
-    from schnell.generations.overview import Failure, Grouping, StoredOfTeam, UnderWay, UsageGroup
+    from schnell.generations.overview import Failure, StoredOfTeam, UnderWay, UsageGroup
 
 _USAGE: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
 _GROUPS: Final = ("name", "requests", "failed", "pictures", "credits")
@@ -45,14 +45,11 @@ def usage_command(
         raise typer.BadParameter(f"must be one of {', '.join(GROUPINGS)}", param_hint="--by")
 
     async def run(connection: "Connection") -> "list[UsageRow] | list[UsageGroup]":
-        wanted = {
-            "team_id": await find_team_id(connection, team),
-            "since": since.date() if since else None,
-            "until": until.date() if until else None,
-        }
+        team_id = await find_team_id(connection, team)
+        first, last = since.date() if since else None, until.date() if until else None
         if by is None:
-            return await collect_usage(connection, **wanted)
-        return await group_usage(connection, cast("Grouping", by), **wanted)
+            return await collect_usage(connection, team_id=team_id, since=first, until=last)
+        return await group_usage(connection, by, team_id=team_id, since=first, until=last)
 
     rows = run_in_transaction(data_dir, run)
     columns = _USAGE if by is None else _GROUPS
