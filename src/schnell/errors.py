@@ -94,6 +94,14 @@ class UnauthorizedError(SchnellError):
     status = 401
 
 
+class SignInError(SchnellError):
+    """A sign-in with the OpenID provider did not succeed: it does not answer, refused, or took too long."""
+
+    code = "SIGN_IN_FAILED"
+    status = 400
+    retry_helps = True
+
+
 class ForbiddenError(SchnellError):
     """The key is valid, but lacks the scope or the team the permission; or a link's signature is wrong or expired."""
 

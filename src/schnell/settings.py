@@ -171,6 +171,18 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(60, ge=0)
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
 
+    # signing in beside keys
+    sign_in_rate_limit: str | None = "30/minute"
+    oidc_issuer: str | None = Field(None, pattern=r"^https?://[!-~]+$")
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    oidc_name: str = Field("OpenID", min_length=1, max_length=50)
+    oidc_scopes: str = "openid profile email"
+    oidc_role_claim: str = Field("groups", min_length=1, max_length=100)
+    oidc_roles: Names = ()
+    oidc_team: str | None = None
+    oidc_ca_file: Path | None = None
+
     # proof of origin: what pictures carry, and who may check it
     watermark: bool = True
     credentials: bool = True

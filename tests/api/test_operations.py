@@ -70,9 +70,9 @@ async def test_a_generation_is_cancelled_by_its_team_and_by_operators_only(tmp_p
         path = f"/api/admin/queue/{record}/cancel"
         assert (await server.client.post(path, headers=sales)).status_code == 404
         assert (await server.client.post(path)).json() == {"uuid": record, "status": "FAILURE"}
-        [entry] = (await server.client.get("/api/admin/audit?action=generation", headers=design)).json()["entries"]
+        [entry] = (await server.client.get("/api/admin/audit?action=generation", headers=design)).json()
         assert (entry["action"], entry["targetId"]) == ("generation.cancelled", record)
-        assert (await server.client.get("/api/admin/audit?action=generation", headers=sales)).json()["entries"] == []
+        assert (await server.client.get("/api/admin/audit?action=generation", headers=sales)).json() == []
 
 
 async def test_no_answer_holds_a_prompt(tmp_path: Path) -> None:

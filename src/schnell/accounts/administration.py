@@ -71,16 +71,24 @@ async def change_member(
         InvalidFieldError: nobody would be left who may manage the server.
     """
     before = await teams.find_member(connection, team_id, user_id)
+    ends = operator is False or changes.get("status") == "INACTIVE"
+    if ends and before.operator and await is_last_operator(connection, before):
+        problem = f"{before.user_name} is the only active operator: make another one first"
+        raise InvalidFieldError(FieldProblem("operator" if operator is False else "status", problem))
     if operator is not None:
         await teams.set_operator(connection, before.user_id, operator=operator)
     member = await teams.change_member(connection, team_id, before.user_id, updated_by=actor.name, **changes)
-    if before.operator and not await _has_operator(connection):
-        problem = f"{member.user_name} is the only active operator: make another one first"
-        raise InvalidFieldError(FieldProblem("status" if "status" in changes else "operator", problem))
     if member.status != "ACTIVE":
         await end_sessions(connection, member.user_id)
     await _record_member(connection, actor, "member.changed", member, differences(before, member))
     return member
+
+
+async def is_last_operator(connection: Connection, member: Member) -> bool:
+    """Whether nobody but this member may manage the server."""
+    active = {team.id for team in await teams.list_teams(connection) if team.status == "ACTIVE"}
+    others = (each for each in await teams.list_members(connection) if each.user_id != member.user_id)
+    return not any(each.operator and each.status == "ACTIVE" and each.team_id in active for each in others)
 
 
 async def create_key(
@@ -122,12 +130,6 @@ async def _record_member(
 async def _record_key(connection: Connection, actor: Actor, action: str, key: ApiKey, details: dict[str, Any]) -> None:
     target = f"{key.name} ({key.prefix}…)"
     await record(connection, actor, action, target, target_id=key.id, team_id=key.team_id, details=details)
-
-
-async def _has_operator(connection: Connection) -> bool:
-    found = await teams.list_members(connection)
-    active = {team.id for team in await teams.list_teams(connection) if team.status == "ACTIVE"}
-    return any(each.operator and each.status == "ACTIVE" and each.team_id in active for each in found)
 
 
 def _moment(moment: datetime | None) -> str | None:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from math import ceil
+from typing import Final
 
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
@@ -10,6 +11,9 @@ from limits.strategies import MovingWindowRateLimiter
 
 from schnell.accounts.identity import Caller
 from schnell.errors import FieldProblem, InvalidFieldError, RateLimitedError
+
+#: Guesses at one name's password, from all addresses together. Its owner can still use a key or another way in.
+_TRIES_A_NAME: Final = "60/hour"
 
 
 def check_rate_limit(text: str | None) -> str | None:
@@ -65,12 +69,37 @@ class RateLimits:
         """
         return self._hit(limit, f"address {address}", "your address")
 
+    def count_sign_in(self, name: str) -> None:
+        """Count one try to sign in with a name's password, whether somebody has this name or not.
+
+        Raises:
+            RateLimitedError: there were too many; it says when to come back.
+        """
+        self._hit(_TRIES_A_NAME, f"name {name}", "this name")
+
+    def check_address(self, address: str, limit: str | None) -> None:
+        """Refuse an address that has failed too often to sign in. Failures are counted with `count_failure`.
+
+        Raises:
+            RateLimitedError: nothing is left; it says when to come back.
+        """
+        if limit and not self._limiter.test(self._parse(limit), f"sign-in {address}"):
+            self._hit(limit, f"sign-in {address}", "your address")
+
+    def count_failure(self, address: str, limit: str | None) -> None:
+        """Count one failure of an address to sign in."""
+        if limit:
+            self._limiter.hit(self._parse(limit), f"sign-in {address}")
+
+    def _parse(self, text: str) -> RateLimitItem:
+        if text not in self._parsed:
+            self._parsed[text] = parse(text)
+        return self._parsed[text]
+
     def _hit(self, text: str | None, who: str, named: str) -> RateStatus | None:
         if not text:
             return None
-        item = self._parsed.get(text)
-        if item is None:
-            item = self._parsed[text] = parse(text)
+        item = self._parse(text)
         granted = self._limiter.hit(item, who)
         stats = self._limiter.get_window_stats(item, who)
         # rounded up, and never 0: a client that waits as long as it is told finds a place free

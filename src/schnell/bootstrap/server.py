@@ -1,6 +1,6 @@
 """The web application, out of settings, around a runner."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from schnell.bootstrap.data import (
     build_database,
@@ -13,10 +13,13 @@ from schnell.bootstrap.data import (
 from schnell.bootstrap.proof import build_proof
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from fastapi import FastAPI
 
     from schnell.accounts.credits import PriceTable
     from schnell.accounts.identity import Caller
+    from schnell.accounts.openid import OpenIdProvider
     from schnell.assets.thumbnails import Thumbnails
     from schnell.database.session import Database
     from schnell.errors import SchnellError
@@ -33,9 +36,21 @@ if TYPE_CHECKING:
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
 
+#: Paths whose bodies are read before it is known who asks: they are short, and no more is taken.
+_SMALL: Final = (
+    "/api/session",
+    "/api/admin",
+    "/api/lora-sources",
+    "/api/keys",
+    "/api/password",
+    "/api/invites",
+)
+
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
+    from schnell.accounts.last_uses import LastUses
+    from schnell.accounts.passwords import PasswordHashes
     from schnell.accounts.rates import RateLimits
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
@@ -44,6 +59,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
+    from schnell.web.flow_cookie import FlowCookies
     from schnell.web.services import Services
 
     database = build_database(settings)
@@ -86,6 +102,10 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         closings=closings,
         rates=RateLimits(settings.rate_limit),
+        last_uses=LastUses(),
+        passwords=PasswordHashes(),
+        openid=_build_openid(settings),
+        flows=FlowCookies(secrets),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
         gauges=gauges,
@@ -127,6 +147,42 @@ def _build_trainings(settings: "Settings", loras: "LoraLibrary", previews: "Lora
     minutes = settings.training_minutes if settings.model == DEFAULT_MODEL else 0.0
     folder = settings.data_dir / "trainings"
     return LoraTrainings(loras, folder, model=settings.model, most_minutes=minutes, on_added=previews.ask_for)
+
+
+def _build_openid(settings: "Settings") -> "OpenIdProvider | None":
+    """The provider of `SCHNELL_OIDC_ISSUER`, None without one."""
+    from schnell.accounts.openid import OpenIdConfig, OpenIdProvider
+    from schnell.errors import ConfigurationError
+
+    if not settings.oidc_issuer:
+        return None
+    if not settings.oidc_client_id:
+        raise ConfigurationError("SCHNELL_OIDC_ISSUER needs SCHNELL_OIDC_CLIENT_ID, which the provider gives a client")
+    roles = dict(_read_roles(settings.oidc_roles))
+    secret = settings.oidc_client_secret
+    config = OpenIdConfig(
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        secret.get_secret_value() if secret else None,
+        name=settings.oidc_name,
+        scopes=settings.oidc_scopes,
+        role_claim=settings.oidc_role_claim,
+        roles=roles,
+        team=settings.oidc_team,
+        ca_file=settings.oidc_ca_file,
+    )
+    return OpenIdProvider(config, f"{settings.base_url}/api/session/openid/callback")
+
+
+def _read_roles(texts: "Sequence[str]") -> "Iterator[tuple[str, str]]":
+    from schnell.errors import ConfigurationError
+
+    for text in texts:
+        value, _, rank = (part.strip() for part in text.rpartition("="))
+        if not value or rank not in {"OPERATOR", "ADMIN", "MEMBER"}:
+            problem = f"{text[:100]!r} must be VALUE=ROLE, the role OPERATOR, ADMIN or MEMBER"
+            raise ConfigurationError(f"SCHNELL_OIDC_ROLES: {problem}")
+        yield value, rank
 
 
 def _build_lease(settings: "Settings", database: "Database", servers: "LockedFiles") -> "ServerLease":
@@ -172,8 +228,10 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
 
     try:
         check_rate_limit(settings.verify_rate_limit)
+        check_rate_limit(settings.sign_in_rate_limit)
     except InvalidFieldError as cause:
-        raise ConfigurationError("SCHNELL_VERIFY_RATE_LIMIT must look like 30/minute or 1000/day") from cause
+        names = "SCHNELL_VERIFY_RATE_LIMIT and SCHNELL_SIGN_IN_RATE_LIMIT"
+        raise ConfigurationError(f"{names} must look like 30/minute or 1000/day") from cause
     return WebConfig(
         public_url=settings.base_url,
         link_seconds=settings.link_seconds,
@@ -184,13 +242,14 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
             "/api/verify": settings.verify_max_bytes,
             "/train": TRAINING_BYTES if settings.training_minutes else settings.max_body_bytes,
             # read before it is known who asks: FastAPI parses these bodies before it looks for a key
-            **dict.fromkeys(("/api/session", "/api/admin", "/api/lora-sources"), 65_536),
+            **dict.fromkeys(_SMALL, 65_536),
         },
         cors_origins=settings.cors_origins,
         metrics_token=settings.metrics_token,
         result_prefix=settings.result_prefix,
         credit_value=settings.credit_value,
         visitor_rate_limit=settings.verify_rate_limit,
+        sign_in_rate_limit=settings.sign_in_rate_limit,
     )
 
 

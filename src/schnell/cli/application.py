@@ -11,10 +11,11 @@ from schnell.cli.bench import bench_command
 from schnell.cli.credentials import credentials_app
 from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
+from schnell.cli.invites import audit_command, invites_app
 from schnell.cli.loras import loras_app
 from schnell.cli.mcp import mcp_command
 from schnell.cli.models import models_app
-from schnell.cli.operations import audit_command, failures_command, queue_command, storage_command, usage_command
+from schnell.cli.operations import failures_command, queue_command, storage_command, usage_command
 from schnell.cli.people import keys_app, teams_app, users_app
 from schnell.cli.serve import serve_command
 from schnell.cli.train import train_app
@@ -54,6 +55,7 @@ def build_app() -> typer.Typer:
     app.add_typer(train_app, name="train")
     app.add_typer(teams_app, name="teams")
     app.add_typer(users_app, name="users")
+    app.add_typer(invites_app, name="invites")
     app.add_typer(keys_app, name="keys")
     app.add_typer(assets_app, name="assets")
     app.add_typer(credentials_app, name="credentials")

@@ -1,16 +1,15 @@
-"""`schnell usage`, `queue`, `failures`, `storage` and `audit`: what goes on, out of the database."""
+"""`schnell usage`, `queue`, `failures` and `storage`: what goes on, out of the database."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from schnell.cli.database import DataDir, run_in_transaction
-from schnell.cli.output import AsJson, print_json, print_rows
+from schnell.cli.output import AsJson, print_rows
 from schnell.cli.people import TeamFilter, find_team_id
 
 if TYPE_CHECKING:
-    from schnell.accounts.audit import Entry
     from schnell.accounts.usage import UsageRow
     from schnell.database.connection import Connection
     from schnell.generations.overview import Failure, StoredOfTeam, UnderWay, UsageGroup
@@ -20,7 +19,6 @@ _GROUPS: Final = ("name", "requests", "failed", "pictures", "credits")
 _QUEUE: Final = ("created_at", "status", "team", "user", "dialect", "size", "pictures", "cost", "id")
 _FAILURES: Final = ("count", "code", "last_at", "team", "user", "message")
 _STORED: Final = ("team", "pictures", "bytes")
-_ENTRIES: Final = ("created_at", "actor", "via", "action", "target", "details")
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")]
 By = Annotated[
@@ -92,34 +90,3 @@ def storage_command(team: TeamFilter = None, data_dir: DataDir = None, as_json: 
         return await list_stored(connection, await find_team_id(connection, team))
 
     print_rows(run_in_transaction(data_dir, run), _STORED, as_json=as_json)
-
-
-def audit_command(
-    team: TeamFilter = None,
-    actor: Annotated[str | None, typer.Option(help="Only what this user did.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this, such as key.revoked, or key for all of keys.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Only since this moment (UTC).")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many lines.")] = 100,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Who changed what, the newest first, with values before and after."""
-    from dataclasses import asdict
-
-    from schnell.accounts.audit import list_entries
-
-    async def run(connection: "Connection") -> "list[Entry]":
-        return await list_entries(
-            connection,
-            team_id=await find_team_id(connection, team),
-            actor=actor,
-            action=action,
-            since=since.replace(tzinfo=UTC) if since else None,
-            limit=limit,
-        )
-
-    found = run_in_transaction(data_dir, run)
-    if as_json:
-        print_json([asdict(each) for each in found])
-    else:
-        print_rows(found, _ENTRIES, as_json=False)

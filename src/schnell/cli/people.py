@@ -150,7 +150,7 @@ def create_user(
         return await add_member(
             connection,
             here(),
-            (await _one_team(connection, team)).id,
+            (await one_team(connection, team)).id,
             name,
             role="ADMIN" if admin else "MEMBER",
             credit_limit=credit_limit,
@@ -195,7 +195,7 @@ def set_user(
     changes = _changes({"credit_limit": credit_limit, "role": role, "operator": operator}, budget_window, active)
 
     async def run(connection: "Connection") -> "Member":
-        found = await _one_team(connection, team)
+        found = await one_team(connection, team)
         member = await find_member(connection, found.id, user)
         return await change_member(connection, here(), found.id, member.user_id, **changes)
 
@@ -229,7 +229,7 @@ def create_key(
     expires_at = expires.replace(tzinfo=UTC) if expires else None
 
     async def run(connection: "Connection") -> "NewKey":
-        member = await find_member(connection, (await _one_team(connection, team)).id, user)
+        member = await find_member(connection, (await one_team(connection, team)).id, user)
         return await create_key(
             connection,
             here(),
@@ -286,7 +286,7 @@ def here() -> "Actor":
         return Actor(f"uid {os.getuid()}", "command line")
 
 
-async def _one_team(connection: "Connection", team: str | None) -> "Team":
+async def one_team(connection: "Connection", team: str | None) -> "Team":
     """The team that was named, or the only one."""
     from schnell.accounts.teams import find_only_team, find_team
 

@@ -16,7 +16,19 @@ from schnell.web.agents import AgentTools
 from schnell.web.dialects import automatic1111, huggingface, model_list, openai, replicate
 from schnell.web.errors import DialectErrors, install_error_handlers
 from schnell.web.middleware import HeadAsGet, IncomingLimits, RequestContext
-from schnell.web.native import account, admin, features, loras, models, operations, results, verification
+from schnell.web.native import (
+    account,
+    admin,
+    features,
+    invites,
+    loras,
+    models,
+    operations,
+    own_account,
+    results,
+    sign_in,
+    verification,
+)
 from schnell.web.native.records import tell_record
 from schnell.web.operations import files, health, proof
 from schnell.web.response_headers import EXPOSED
@@ -32,8 +44,11 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     loras.router,
     loras.sites_router,
     account.router,
+    sign_in.router,
+    own_account.router,
     admin.router,
     operations.router,
+    invites.router,
     verification.router,
     proof.router,
     openai.router,

@@ -64,6 +64,8 @@ async def identify(request: Request, scope: Scope) -> Caller:
     if scope not in caller.scopes and not (scope == "admin" and caller.is_operator):
         whose = "this key lacks" if caller.key_id else "you lack"
         raise ForbiddenError(f"{whose} the scope {scope!r}; what may be done is {', '.join(caller.scopes)}")
+    if caller.key_id:
+        services.last_uses.note(caller.key_id)
     request.scope[KNOWN] = True
     return caller
 
@@ -86,6 +88,11 @@ Operator = Annotated[Caller, caller_with("operator")]
 
 #: Declares the two recommended forms of a key in the OpenAPI document. These dependencies check nothing.
 SECURITY: Final = [Security(_key_header), Security(_bearer)]
+
+
+def address_of(request: Request) -> str:
+    """The network address that a request comes from, as rates are counted by."""
+    return request.client.host if request.client else "unknown"
 
 
 def _password_in(value: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from schnell.accounts import last_uses
 from schnell.accounts.keys import prepare_first_start
 from schnell.clock import Backoff
 from schnell.database.migration import migrate, take_turn
@@ -99,6 +100,7 @@ class Lifecycle:
             BackgroundJob("recovery", min(_MINUTE, services.lease.seconds / 2), self._reconcile),
             BackgroundJob("retention", _HOUR, self._apply_retention),
             BackgroundJob("previews", _HOUR, lambda services: services.lora_previews.draw_missing()),
+            BackgroundJob("last uses of keys", last_uses.PERIOD, _write_last_uses),
             BackgroundJob("removals", _MINUTE / 2, _remove_leftovers),
         )
 
@@ -120,6 +122,7 @@ class Lifecycle:
         await _cancel(heartbeats)
         await _attempt("lease", services.lease.end(), _CLOSE_SECONDS)
         await _attempt("runner", services.runner.close(), None)
+        await _attempt("last uses of keys", services.last_uses.write(services.database), _CLOSE_SECONDS)
         await _attempt("store", services.store.close(), _CLOSE_SECONDS)
         await _attempt("database", services.database.close(), _CLOSE_SECONDS)
 
@@ -148,6 +151,10 @@ async def _cancel(*tasks: "asyncio.Task[None]") -> None:
 
 async def _send_heartbeat(services: Services) -> None:
     await heartbeat(services.database, services.lease, services.admission)
+
+
+async def _write_last_uses(services: Services) -> None:
+    await services.last_uses.write(services.database)
 
 
 async def _remove_leftovers(services: Services) -> None:

@@ -7,6 +7,9 @@ from typing import cast
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
+from schnell.accounts.last_uses import LastUses
+from schnell.accounts.openid import OpenIdProvider
+from schnell.accounts.passwords import PasswordHashes
 from schnell.accounts.rates import RateLimits
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
@@ -23,6 +26,7 @@ from schnell.loras.trainings import LoraTrainings
 from schnell.loras.turns import Turns
 from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.isolation import IsolatedChecks
+from schnell.web.flow_cookie import FlowCookies
 from schnell.web.gauges import Gauges
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
@@ -33,7 +37,8 @@ class WebConfig:
     """The operator's settings for HTTP. `body_limits` gives paths with a prefix another limit than `max_body_bytes`.
 
     `result_prefix` stands before the keys in `resultObject`. `credit_value` is what a credit is worth in money.
-    `visitor_rate_limit` is for those who check pictures without a key, by address.
+    `visitor_rate_limit` is for those who check pictures without a key, `sign_in_rate_limit` for failures to sign in,
+    both by address.
     """
 
     public_url: str
@@ -45,6 +50,7 @@ class WebConfig:
     result_prefix: str = ""
     credit_value: float = 1.0
     visitor_rate_limit: str | None = None
+    sign_in_rate_limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,10 @@ class Services:
     admission: Admission
     closings: Closings
     rates: RateLimits
+    last_uses: LastUses
+    passwords: PasswordHashes
+    openid: OpenIdProvider | None
+    flows: FlowCookies
     metrics: Metrics
     gauges: Gauges
     model: ServedModel

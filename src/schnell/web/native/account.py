@@ -13,7 +13,8 @@ from schnell.accounts.callers import authenticate
 from schnell.accounts.sessions import LIFETIME, end_session, start_session
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
-from schnell.web.auth import COOKIE, SECURITY, Generator, Reader, refuse_other_sites
+from schnell.errors import UnauthorizedError
+from schnell.web.auth import COOKIE, SECURITY, Generator, Reader, address_of, refuse_other_sites
 from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 
@@ -28,6 +29,8 @@ _SYSTEMS: Final = {
     "Mac OS X": "macOS",
     "Linux": "Linux",
 }
+#: A path of this site. `//host` leads elsewhere; browsers read a backslash as a slash, and drop tabs and line breaks.
+_OWN_PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -97,14 +100,24 @@ class Login(BaseModel):
 
 
 @router.post(
-    "/api/session", summary="Log in", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(400, 401, 403)
+    "/api/session",
+    summary="Log in",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=error_answers(400, 401, 403, 429),
 )
 async def log_in(request: Request, body: Login) -> Response:
     """Set a session cookie for pages in a browser. It dies with the key, and when the browser signs out."""
     # or another site could sign a browser in, and see what is drawn there from now on
     refuse_other_sites(request)
-    async with services_of(request).database.write() as connection:
-        caller = await authenticate(connection, body.key.strip())
+    services = services_of(request)
+    address, limit = address_of(request), services.config.sign_in_rate_limit
+    services.rates.check_address(address, limit)
+    async with services.database.write() as connection:
+        try:
+            caller = await authenticate(connection, body.key.strip())
+        except UnauthorizedError:
+            services.rates.count_failure(address, limit)
+            raise
         token = await start_session(
             connection,
             caller.team_id,
@@ -124,7 +137,7 @@ async def log_out(request: Request) -> Response:
         async with services_of(request).database.write() as connection:
             await end_session(connection, token)
     response = Response(status_code=status.HTTP_204_NO_CONTENT)
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=_is_secure(request))
+    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=is_secure(request))
     return response
 
 
@@ -137,7 +150,7 @@ def with_cookie(request: Request, response: Response, token: str) -> Response:
         httponly=True,
         # not strict: a link to the playground in an e-mail must open signed in
         samesite="lax",
-        secure=_is_secure(request),
+        secure=is_secure(request),
     )
     return response
 
@@ -188,6 +201,11 @@ async def usage(
     return usage_response(rows, format)
 
 
+def own_path(path: str) -> str:
+    """A path to go to after a sign-in, if it is one of this site; else the first page."""
+    return path if _OWN_PATH.fullmatch(path) else "/"
+
+
 def browser_of(request: Request) -> str:
     """How the browser calls itself, cut to what its user recognizes it by."""
     agent = request.headers.get("user-agent", "")
@@ -196,7 +214,8 @@ def browser_of(request: Request) -> str:
     return f"{browser} on {_SYSTEMS[system]}" if system else browser or "unknown"
 
 
-def _is_secure(request: Request) -> bool:
+def is_secure(request: Request) -> bool:
+    """Whether browsers reach this server by HTTPS, so that its cookies may ask for it."""
     return services_of(request).config.public_url.startswith("https:")
 
 

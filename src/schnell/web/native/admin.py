@@ -42,11 +42,12 @@ _MAX_CREDITS: Final = 10**15
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")
 ]
+RateLimit = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}/(second|minute|hour|day)$", examples=["60/minute"])]
 Credits = Annotated[int, Field(ge=0, le=_MAX_CREDITS), BeforeValidator(whole_number)]
 
 
-def _only_text(value: Any) -> Any:
-    """Refuse numbers, which pydantic would read as seconds since 1970."""
+def only_text(value: Any) -> Any:
+    """`value`, if it is text. Refuse numbers, which pydantic would read as seconds since 1970."""
     if not isinstance(value, str):
         raise ValueError("must be a moment such as 2027-01-31T00:00:00Z")  # noqa: TRY004 - what pydantic understands
     return value
@@ -108,10 +109,8 @@ class NewKey(_Body):
     user: Name | None = None
     name: Name = "default"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)] = list(DEFAULT_SCOPES)
-    rate_limit: (
-        Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}/(second|minute|hour|day)$", examples=["60/minute"])] | None
-    ) = None
-    expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)] | None = None
+    rate_limit: RateLimit | None = None
+    expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(only_text)] | None = None
 
 
 # Answers: the values of `schnell.accounts.identity`, none of which holds a secret, with their fields in camel case. A
@@ -150,7 +149,8 @@ class MadeKey(BaseModel):
     details: ShownKey
 
 
-def _show(form: type[_Shown], value: Team | Member | ApiKey) -> _Shown:
+def show(form: type[_Shown], value: Team | Member | ApiKey) -> _Shown:
+    """A team, member or key as answers show it."""
     return form(**asdict(value))
 
 
@@ -162,15 +162,15 @@ async def list_teams(request: Request, caller: Administrator) -> list[ShownTeam]
     """Every team, oldest first; for administrators of a team, that team."""
     async with services_of(request).database.read() as connection:
         if caller.is_operator:
-            return [_show(ShownTeam, team) for team in await teams.list_teams(connection)]
-        return [_show(ShownTeam, await teams.find_team(connection, caller.team_id))]
+            return [show(ShownTeam, team) for team in await teams.list_teams(connection)]
+        return [show(ShownTeam, await teams.find_team(connection, caller.team_id))]
 
 
 @router.post("/teams", summary="New team", status_code=status.HTTP_201_CREATED)
 async def create_team(request: Request, caller: Operator, body: NewTeam) -> ShownTeam:
     """Make a team with one ADMIN member. For operators."""
     async with services_of(request).database.write() as connection:
-        return _show(ShownTeam, await administration.create_team(connection, actor_of(caller), **body.given()))
+        return show(ShownTeam, await administration.create_team(connection, actor_of(caller), **body.given()))
 
 
 @router.patch("/teams/{team_id}", summary="Change a team")
@@ -178,7 +178,7 @@ async def change_team(request: Request, caller: Operator, team_id: UUID, body: T
     """Change limits, the budget's window, or the status. For operators."""
     async with services_of(request).database.write() as connection:
         changed = await administration.change_team(connection, actor_of(caller), str(team_id), **body.given())
-        return _show(ShownTeam, changed)
+        return show(ShownTeam, changed)
 
 
 @router.get("/teams/{team_id}/users", summary="Members")
@@ -187,7 +187,7 @@ async def list_members(request: Request, caller: Administrator, team_id: UUID) -
     check_team(caller, str(team_id))
     async with services_of(request).database.read() as connection:
         team = await teams.find_team(connection, str(team_id))
-        return [_show(ShownMember, each) for each in await teams.list_members(connection, team.id)]
+        return [show(ShownMember, each) for each in await teams.list_members(connection, team.id)]
 
 
 @router.post("/teams/{team_id}/users", summary="New member", status_code=status.HTTP_201_CREATED)
@@ -196,7 +196,7 @@ async def add_member(request: Request, caller: Administrator, team_id: UUID, bod
     check_team(caller, str(team_id))
     async with services_of(request).database.write() as connection:
         member = await administration.add_member(connection, actor_of(caller), str(team_id), **body.given())
-        return _show(ShownMember, member)
+        return show(ShownMember, member)
 
 
 @router.patch("/teams/{team_id}/users/{user_id}", summary="Change a member")
@@ -211,16 +211,17 @@ async def change_member(
     async with services_of(request).database.write() as connection:
         check_may_change(caller, await teams.find_member(connection, str(team_id), str(user_id)))
         member = await administration.change_member(connection, actor_of(caller), str(team_id), str(user_id), **given)
-        return _show(ShownMember, member)
+        return show(ShownMember, member)
 
 
 @router.get("/teams/{team_id}/keys", summary="Keys")
 async def list_keys(request: Request, caller: Administrator, team_id: UUID) -> list[ShownKey]:
     """A team's keys with their owners, without their secrets."""
     check_team(caller, str(team_id))
+    await services_of(request).last_uses.write(services_of(request).database)
     async with services_of(request).database.read() as connection:
         team = await teams.find_team(connection, str(team_id))
-        return [_show(ShownKey, key) for key in await keys.list_keys(connection, team.id)]
+        return [show(ShownKey, key) for key in await keys.list_keys(connection, team.id)]
 
 
 @router.post("/teams/{team_id}/keys", summary="New key", status_code=status.HTTP_201_CREATED)
@@ -234,7 +235,7 @@ async def create_key(request: Request, caller: Administrator, team_id: UUID, bod
         member = await teams.find_member(connection, str(team_id), user)
         check_may_change(caller, member)
         made = await administration.create_key(connection, actor_of(caller), member, **given)
-        return MadeKey(key=made.secret, details=_show(ShownKey, made.key))
+        return MadeKey(key=made.secret, details=show(ShownKey, made.key))
 
 
 @router.delete("/keys/{key_id}", summary="Revoke a key")
@@ -244,7 +245,7 @@ async def revoke_key(request: Request, caller: Administrator, key_id: UUID) -> S
         key = await keys.find_key(connection, str(key_id))
         check_team(caller, key.team_id)
         check_may_change(caller, await teams.find_member(connection, key.team_id, key.user_id))
-        return _show(ShownKey, await administration.revoke_key(connection, actor_of(caller), key.id))
+        return show(ShownKey, await administration.revoke_key(connection, actor_of(caller), key.id))
 
 
 @router.get("/usage", summary="Usage of all teams", responses=USAGE_ANSWER)

@@ -1,4 +1,4 @@
-"""What goes on, for administrators, below `/api/admin`: usage by what, queue, failures, storage, servers, audit log.
+"""What goes on, for administrators, below `/api/admin`: usage by what, queue, failures, storage, servers.
 
 A key with the scope `admin` sees its own team, one with the scope `operator` all of it. No prompt is in any answer.
 """
@@ -14,7 +14,7 @@ from sqlalchemy import select
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.administration import check_team
-from schnell.accounts.audit import actor_of, list_entries, record
+from schnell.accounts.audit import actor_of, record
 from schnell.accounts.identity import Caller
 from schnell.accounts.usage import write_csv
 from schnell.database.connection import Connection
@@ -119,29 +119,6 @@ async def list_servers(request: Request, caller: Operator) -> dict[str, Any]:  #
     services = services_of(request)
     async with services.database.read() as connection:
         return {"servers": await describe_servers(services, connection), "devices": describe_devices(services)}
-
-
-@router.get("/audit", summary="The audit log")
-async def audit(  # noqa: PLR0913, PLR0917 - one argument a parameter
-    request: Request,
-    caller: Administrator,
-    team: TeamFilter = None,
-    actor: Annotated[str | None, Query(max_length=200, description="A user's name or id.")] = None,
-    action: Annotated[str | None, Query(max_length=100, description="Such as `key.revoked`, or `key`.")] = None,
-    before: Annotated[int | None, Query(ge=1, description="The id of the last line of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
-) -> dict[str, Any]:
-    """What administrators, operators and the command line did, the newest first, with values before and after."""
-    async with services_of(request).database.read() as connection:
-        found = await list_entries(
-            connection,
-            team_id=team_seen_by(caller, team),
-            actor=actor,
-            action=action,
-            before=before,
-            limit=limit,
-        )
-    return {"entries": [_camel(asdict(each)) for each in found]}
 
 
 def team_seen_by(caller: Caller, team: UUID | None) -> str | None:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 
 from schnell.errors import NotFoundError, UnreadablePictureError
 from schnell.generations.lookup import DrawnPicture, find_by_manifest, find_by_mark
+from schnell.web.auth import address_of
 from schnell.web.openapi import TEXT, TEXTS, error_answers, example_of, json_answer, object_of
 from schnell.web.services import Services, services_of
 
@@ -79,8 +80,7 @@ async def verify(
 def count_visitor(request: Request) -> None:
     """Count a request that needs no key, by the address that it comes from. Raises RateLimitedError."""
     services = services_of(request)
-    address = request.client.host if request.client else "unknown"
-    services.rates.count_address(address, services.config.visitor_rate_limit)
+    services.rates.count_address(address_of(request), services.config.visitor_rate_limit)
 
 
 async def _drawn_here(services: Services, found: dict[str, Any]) -> list[DrawnPicture]:

@@ -1,16 +1,22 @@
-"""The account page: credits left, usage by day, limits, and the team's API keys."""
+"""The account page: credits, usage, the member's own keys and sign-in; the sign-in page, and that of an invite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from schnell.accounts.identity import Caller
+from schnell.accounts.invites import list_invites
 from schnell.accounts.keys import list_keys
-from schnell.accounts.teams import find_member, find_team
+from schnell.accounts.passwords import SHORTEST, find_login_of
+from schnell.accounts.sessions import list_sessions
+from schnell.accounts.teams import find_member, find_team, list_members
 from schnell.accounts.usage import UsageRow, collect_usage
+from schnell.database.connection import Connection
+from schnell.web.native.account import own_path
 from schnell.web.pages.site import find_caller, page, sign_in_first
 from schnell.web.services import services_of
 
@@ -33,7 +39,7 @@ class Day:
 
 @router.get("/account")
 async def account(request: Request) -> Response:
-    """The page. An administrator sees the whole team's usage; who may manage keys sees all of them."""
+    """The page. An administrator sees the whole team's usage, its keys, members and invites, too."""
     caller = await find_caller(request)
     if caller is None:
         return sign_in_first(request)
@@ -41,24 +47,63 @@ async def account(request: Request) -> Response:
     today = datetime.now(UTC).date()
     own = None if caller.role == "ADMIN" else caller.user_id
     since = today - timedelta(days=_DAYS - 1)
+    await services.last_uses.write(services.database)
     async with services.database.read() as connection:
-        team = await find_team(connection, caller.team_id)
-        member = await find_member(connection, caller.team_id, caller.user_id)
-        keys = await list_keys(connection, caller.team_id)
+        shown = await _read(connection, caller)
     async with services.database.scan() as connection:
         rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since)
+    days = chart(rows, today)
+    return page(request, "account.html", caller, **shown, days=days, chart_height=_CHART_HEIGHT, ago=ago)
+
+
+@router.get("/sign-in")
+async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002 - its public name
+    """Forms that make a session of a password or an API key, or lead to the OpenID provider, then go to `next`."""
+    openid = services_of(request).openid
+    name = openid.config.name if openid else None
+    return page(request, "sign_in.html", await find_caller(request), next=own_path(next), openid=name)
+
+
+@router.get("/join")
+async def join(request: Request) -> Response:
+    """Where an invite's link leads. Its secret stands behind `#`, so the page's script asks what it is for."""
+    openid = services_of(request).openid
+    name = openid.config.name if openid else None
+    return page(request, "join.html", await find_caller(request), openid=name, shortest=SHORTEST)
+
+
+async def _read(connection: Connection, caller: Caller) -> dict[str, Any]:
+    """What the page shows of the member, and of the team to who manages it."""
+    keys = await list_keys(connection, caller.team_id)
     manages = "admin" in caller.scopes
-    return page(
-        request,
-        "account.html",
-        caller,
-        team=team,
-        member=member,
-        days=chart(rows, today),
-        chart_height=_CHART_HEIGHT,
-        manages=manages,
-        keys=[key for key in reversed(keys) if manages or key.user_id == caller.user_id],
-    )
+    login = await find_login_of(connection, caller.user_id)
+    member = await find_member(connection, caller.team_id, caller.user_id)
+    return {
+        "team": await find_team(connection, caller.team_id),
+        "member": member,
+        "manages": manages,
+        "keys": [key for key in reversed(keys) if key.user_id == caller.user_id],
+        "others": [key for key in reversed(keys) if manages and key.user_id != caller.user_id],
+        "members": await list_members(connection, caller.team_id) if manages else [],
+        "invites": [each for each in await list_invites(connection, caller.team_id) if manages and each.is_open],
+        "sessions": await list_sessions(connection, caller.user_id),
+        "login": login.name if login else None,
+        # a key that may less than its owner must not become a way to be the owner
+        "may_set_password": set(caller.scopes) == set(member.scopes),
+        "shortest": SHORTEST,
+    }
+
+
+def ago(moment: datetime | None) -> str:
+    """How long ago something was, in the largest unit that fits, or `never`."""
+    if moment is None:
+        return "never"
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            number = int(seconds // length)
+            return f"{number} {unit}{'s' if number > 1 else ''} ago"
+    return "just now"
 
 
 def chart(rows: Sequence[UsageRow], today: date) -> list[Day]:

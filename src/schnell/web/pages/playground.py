@@ -1,6 +1,5 @@
-"""The playground: a form for every field of the API with the reference document's example in it; and the sign-in."""
+"""The playground: a form for every field of the API with the reference document's example in it."""
 
-import re
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -40,8 +39,6 @@ _EXAMPLES: Final = (
     {"file": "ship.webp", "prompt": "ship, blueprint", "seed": 4, "lora_weights": "blueprint", "lora_scale": 1},
     {"file": "cat.webp", "prompt": "cat, black light", "seed": 8, "lora_weights": "black-light", "lora_scale": 1},
 )
-#: A path of this site. `//host` leads elsewhere; browsers read a backslash as a slash, and drop tabs and line breaks.
-_OWN_PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 #: Snippets beside those of the native API, and the route that each needs.
 _CLIENTS: Final = {"openai": "/v1/images/generations", "replicate": "/v1/predictions"}
 
@@ -53,13 +50,6 @@ async def playground(request: Request) -> Response:
     config = _config(request) | {"library": await _library(request, caller)}
     may_add = caller is not None and "generate" in caller.scopes and config["loras"]
     return page(request, "playground.html", caller, config=config, ratios=_ratios(), may_add=may_add)
-
-
-@router.get("/sign-in")
-async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002 - its public name
-    """A form that makes a session of an API key, then goes to `next`."""
-    safe = next if _OWN_PATH.fullmatch(next) else "/"
-    return page(request, "sign_in.html", await find_caller(request), next=safe)
 
 
 def _config(request: Request) -> dict[str, Any]:

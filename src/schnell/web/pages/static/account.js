@@ -1,55 +1,60 @@
-import { call, copy, rememberKey } from "./app.js";
+import { call, copy, rememberKey, say } from "./app.js";
 
 const find = (id) => document.getElementById(id);
-const team = find("keys").dataset.team;
+const { team } = find("keys").dataset;
 
-async function create(event) {
-  event.preventDefault();
-  const form = event.target;
+/** Replaces parts of the page by those of the page fetched anew. */
+async function refresh(...ids) {
+  const fresh = new DOMParser().parseFromString(await (await fetch("/account")).text(), "text/html");
+  for (const id of ids) if (find(id)) find(id).replaceWith(fresh.getElementById(id));
+}
+
+async function createKey(form) {
   const scopes = [...form.querySelectorAll("[name=scope]:checked")].map((box) => box.value);
-  find("key-problem").textContent = "";
-  if (!scopes.length) return (find("key-problem").textContent = "A key must be able to do something: choose at least one.");
+  if (!scopes.length) throw new Error("A key must be able to do something: choose at least one.");
   const body = { name: form.elements.name.value.trim(), scopes };
   const rate = form.elements.rateLimit.value.trim();
   if (rate) body.rateLimit = rate;
-  try {
-    const made = await call("POST", `/api/admin/teams/${team}/keys`, body);
-    find("secret").textContent = made.key;
-    find("made-key").hidden = false;
-    form.reset();
-    await showKeys();
-    find("secret").focus();
-  } catch (error) {
-    find("key-problem").textContent = error.message;
-  }
+  const made = await call("POST", "/api/keys", body);
+  find("secret").textContent = made.key;
+  find("made-for").textContent = made.details.userName;
+  find("made-key").hidden = false;
+  form.reset();
+  await refresh("own-keys");
+  find("secret").focus();
 }
 
-/** Replaces the table's rows by those of a page fetched anew. */
-async function showKeys() {
-  const fresh = new DOMParser().parseFromString(await (await fetch("/account")).text(), "text/html");
-  document.querySelector("#keys tbody").replaceWith(fresh.querySelector("#keys tbody"));
+async function invite(form) {
+  const body = { name: form.elements.name.value.trim(), role: form.elements.role.value };
+  showLink(await call("POST", `/api/admin/teams/${team}/invites`, body));
+  form.reset();
+  await refresh("invites");
 }
 
-function ask(text) {
+function showLink(made) {
+  find("invite-link").textContent = made.link;
+  find("invite-for").textContent = made.details.userName;
+  find("made-invite").hidden = false;
+  find("invite-link").focus();
+}
+
+async function setPassword(form) {
+  const { login, password, current } = form.elements;
+  const body = { name: login.value, password: password.value };
+  if (current) body.current = current.value;
+  await call("PUT", "/api/password", body);
+  await refresh("sign-ins");
+  find("sign-ins").querySelector("h2").focus();
+  say("Saved. Sign in with it from now on.");
+}
+
+function ask(text, yes) {
   find("question-text").textContent = text;
+  find("question-yes").textContent = yes;
   const dialog = find("question");
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
-}
-
-async function revoke(button) {
-  const own = "own" in button.dataset;
-  const more = own ? " You are signed in with it, so this signs you out." : " Whoever uses it is refused from now on.";
-  if (!(await ask(`Revoke the key “${button.dataset.name}”?${more}`))) return;
-  try {
-    await call("DELETE", `/api/admin/keys/${button.dataset.revoke}`);
-  } catch (error) {
-    find("key-problem").textContent = error.message;
-    return;
-  }
-  if (own) await signOut();
-  else await showKeys();
 }
 
 async function signOut() {
@@ -58,10 +63,70 @@ async function signOut() {
   location.assign("/");
 }
 
-find("new-key")?.addEventListener("submit", create);
-find("copy-secret")?.addEventListener("click", () => copy(find("secret").textContent));
-find("sign-out").addEventListener("click", signOut);
-find("keys").addEventListener("click", (event) => {
-  const button = event.target.closest("[data-revoke]");
-  if (button) revoke(button);
+const forms = { "new-key": createKey, "new-invite": invite, "new-password": setPassword };
+const actions = {
+  async revoke({ id, name, own, others }) {
+    const more = own === undefined ? " Whoever uses it is refused from now on." : " You are signed in with it, so this signs you out.";
+    if (!(await ask(`Revoke the key “${name}”?${more}`, "Revoke"))) return;
+    await call("DELETE", others === undefined ? `/api/keys/${id}` : `/api/admin/keys/${id}`);
+    if (own !== undefined) return signOut();
+    await refresh("own-keys", "other-keys");
+    find(others === undefined ? "own-keys" : "other-keys").focus();
+  },
+  async rename({ id }, button) {
+    const row = button.closest("tr");
+    const field = row.querySelector("input");
+    if (field.hidden) {
+      field.hidden = false;
+      row.querySelector(".key-name").hidden = true;
+      button.textContent = "Save";
+      field.select();
+      return;
+    }
+    await call("PATCH", `/api/keys/${id}`, { name: field.value.trim() });
+    await refresh("own-keys");
+    find("own-keys").querySelector(`[data-do=rename][data-id="${id}"]`).focus();
+  },
+  async uninvite({ id, name }) {
+    if (!(await ask(`Take back the invite of “${name}”? Its link opens nothing any more.`, "Take back"))) return;
+    await call("DELETE", `/api/admin/invites/${id}`);
+    await refresh("invites");
+    find("invite-name").focus();
+  },
+  async relink({ id, name }) {
+    if (!(await ask(`Make a link with which ${name} chooses a password anew? Using it signs them out everywhere.`, "Make a link"))) return;
+    showLink(await call("POST", `/api/admin/teams/${team}/users/${id}/invites`));
+    await refresh("invites");
+  },
+  async end({ id }) {
+    await call("DELETE", `/api/sessions/${id}`);
+    await refresh("sign-ins");
+    find("sign-ins").querySelector("h2").focus();
+  },
+  async endothers() {
+    await call("DELETE", "/api/sessions");
+    await refresh("sign-ins");
+    find("sign-ins").querySelector("h2").focus();
+    say("Signed out everywhere else");
+  },
+};
+
+// parts of the page are replaced, so their forms and buttons are listened for above them
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!(form.id in forms)) return;
+  event.preventDefault();
+  const problem = form.querySelector(".problem");
+  problem.textContent = "";
+  await forms[form.id](form).catch((error) => (problem.textContent = error.message));
 });
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-do]");
+  if (button) await actions[button.dataset.do](button.dataset, button).catch((error) => say(error.message));
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target.matches("td input")) event.target.closest("tr").querySelector("[data-do=rename]").click();
+});
+find("copy-secret").addEventListener("click", () => copy(find("secret").textContent));
+find("copy-link")?.addEventListener("click", () => copy(find("invite-link").textContent));
+find("sign-out").addEventListener("click", signOut);

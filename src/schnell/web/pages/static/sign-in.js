@@ -1,15 +1,16 @@
 import { call, rememberKey } from "./app.js";
 
-const form = document.getElementById("sign-in");
-const input = document.getElementById("key");
-const problem = document.getElementById("key-problem");
+const keyForm = document.getElementById("sign-in");
+const passwordForm = document.getElementById("with-password");
 
-async function signIn(key) {
+/** Signs in with what `body` holds, and leaves the page; shows what is wrong beside `input`. */
+async function signIn(form, path, body, input) {
+  const problem = form.querySelector(".problem");
   problem.textContent = "";
   form.classList.add("busy");
   try {
-    await call("POST", "/api/session", { key });
-    rememberKey(key);
+    await call("POST", path, body);
+    rememberKey(body.key ?? "");
     location.replace(form.dataset.next);
   } catch (error) {
     form.classList.remove("busy");
@@ -19,24 +20,36 @@ async function signIn(key) {
   }
 }
 
-form.addEventListener("submit", (event) => {
+function signInWithKey(key) {
+  return signIn(keyForm, "/api/session", { key }, keyForm.elements.key);
+}
+
+passwordForm.addEventListener("submit", (event) => {
   event.preventDefault();
-  const key = input.value.trim();
-  if (key) signIn(key);
-  else problem.textContent = "Enter an API key.";
+  const { login, password } = passwordForm.elements;
+  signIn(passwordForm, "/api/session/password", { name: login.value, password: password.value }, password);
+});
+
+keyForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const key = keyForm.elements.key.value.trim();
+  if (key) signInWithKey(key);
+  else keyForm.querySelector(".problem").textContent = "Enter an API key.";
 });
 
 // browsers do not send what stands behind `#`, so the key of the printed link is in no server's log
 const printed = new URLSearchParams(location.hash.slice(1)).get("key");
 if (printed) {
   history.replaceState(null, "", location.pathname + location.search);
-  const { signedIn } = form.dataset;
+  const { signedIn } = keyForm.dataset;
+  document.getElementById("key-way").open = true;
   if (signedIn === undefined) {
-    signIn(printed);
+    signInWithKey(printed);
   } else {
     // whoever made the link would see what is drawn from now on: the person decides
-    input.value = printed;
-    problem.textContent = `You are signed in as ${signedIn}. This link holds another key: press Sign in to use that one instead.`;
-    input.focus();
+    keyForm.elements.key.value = printed;
+    keyForm.querySelector(".problem").textContent =
+      `You are signed in as ${signedIn}. This link holds another key: press Sign in to use that one instead.`;
+    keyForm.elements.key.focus();
   }
 }

@@ -1,0 +1,42 @@
+import { call, rememberKey } from "./app.js";
+
+const find = (id) => document.getElementById(id);
+const form = find("join-form");
+// browsers do not send what stands behind `#`, so an invite's secret is in no server's log
+const invite = new URLSearchParams(location.hash.slice(1)).get("invite") ?? "";
+
+async function show() {
+  try {
+    const found = await call("POST", "/api/invites/show", { invite });
+    const role = found.role === "ADMIN" ? "an administrator" : "a member";
+    const { signedIn } = find("join").dataset;
+    const now = signedIn === undefined ? "" : ` You are signed in as ${signedIn}; this signs you in as the one invited.`;
+    find("join-what").textContent = `${found.createdBy} invites you to the team ${found.teamName} as ${role}.${now}`;
+    form.elements.userName.value = found.userName;
+    find("openid")?.setAttribute("href", `/api/session/openid?${new URLSearchParams({ invite })}`);
+    find("join-ways").hidden = false;
+    form.elements.login.focus();
+  } catch (error) {
+    const said = `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+    find("join-what").textContent = error.status === 400 ? "This link is not whole: copy all of it." : said;
+  }
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { userName, login, password } = form.elements;
+  find("join-problem").textContent = "";
+  form.classList.add("busy");
+  try {
+    const chosen = { userName: userName.value, name: login.value, password: password.value };
+    await call("POST", "/api/invites/accept", { invite, ...chosen });
+    rememberKey("");
+    location.replace("/");
+  } catch (error) {
+    form.classList.remove("busy");
+    find("join-problem").textContent = error.message;
+    (error.status === 409 ? login : password).focus();
+  }
+});
+
+show();
