@@ -13,6 +13,10 @@ _PAGES = (
     "/loras",
     "/verify",
     "/account",
+    "/admin",
+    "/admin/teams",
+    "/admin/usage?by=user",
+    "/admin/audit",
     "/sign-in",
     "/join",
     "/docs",
@@ -87,6 +91,15 @@ def _states(visitor: Visitor) -> Iterator[str]:
     visitor.open("/account")
     page.locator("[data-do=revoke]").first.click()
     yield "a question"
+    page.keyboard.press("Escape")
+    visitor.open("/admin/teams")
+    page.locator("td a").first.click()
+    page.wait_for_selector("#keys-title")
+    yield "a team"
+    page.fill("#team-limit", "a lot")
+    page.click("form:has(#team-limit) button")
+    expect(page.locator("#problem")).not_to_be_empty()
+    yield "a limit that is no number"
 
 
 @pytest.mark.parametrize(("color_scheme", "width"), [("light", 1280), ("dark", 390)])

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import date
 from typing import Any
 
@@ -68,12 +69,16 @@ async def collect_usage(
     ]
 
 
-def write_csv(rows: list[UsageRow]) -> str:
-    """Usage as CSV, with the fields' names in the first line. A name cannot become a formula in a spreadsheet."""
+def write_csv(rows: Sequence[Any], columns: Sequence[str] | None = None) -> str:
+    """Values as CSV, with the names of `columns` in the first line (those of `UsageRow` if absent).
+
+    A name cannot become a formula in a spreadsheet.
+    """
+    names = columns or [field.name for field in fields(UsageRow)]
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(field.name for field in fields(UsageRow))
-    writer.writerows([_without_formula(value) for value in asdict(row).values()] for row in rows)
+    writer.writerow(names)
+    writer.writerows([_without_formula(getattr(row, name)) for name in names] for row in rows)
     return file.getvalue()
 
 

@@ -15,7 +15,8 @@ from schnell.cli.invites import audit_command, invites_app
 from schnell.cli.loras import loras_app
 from schnell.cli.mcp import mcp_command
 from schnell.cli.models import models_app
-from schnell.cli.people import keys_app, teams_app, usage_command, users_app
+from schnell.cli.operations import failures_command, queue_command, storage_command, usage_command
+from schnell.cli.people import keys_app, teams_app, users_app
 from schnell.cli.serve import serve_command
 from schnell.cli.train import train_app
 from schnell.cli.verify import verify_command
@@ -44,6 +45,9 @@ def build_app() -> typer.Typer:
     app.command("backup")(backup_command)
     app.command("restore")(restore_command)
     app.command("usage")(usage_command)
+    app.command("queue")(queue_command)
+    app.command("failures")(failures_command)
+    app.command("storage")(storage_command)
     app.command("audit")(audit_command)
     app.command("verify")(verify_command)
     app.add_typer(loras_app, name="loras")

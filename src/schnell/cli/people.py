@@ -1,4 +1,4 @@
-"""`schnell teams`, `users`, `keys` and `usage`: who may use the server, and what they have used."""
+"""`schnell teams`, `users` and `keys`: who may use the server, and how much."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from schnell.accounts.audit import Actor
     from schnell.accounts.identity import ApiKey, Member, Team
     from schnell.accounts.keys import NewKey
-    from schnell.accounts.usage import UsageRow
     from schnell.database.connection import Connection
 
 teams_app = typer.Typer(help="Teams: who shares a budget and a history.", no_args_is_help=True)
@@ -49,7 +48,6 @@ _KEY_COLUMNS: Final = (
     "revoked_at",
     "note",
 )
-_USAGE_COLUMNS: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
 
 _WINDOWS: Final = get_args(BudgetWindow)
 _MOST_CREDITS: Final = 10**15
@@ -64,7 +62,6 @@ TeamFilter = Annotated[str | None, typer.Option("--team", help="Only this team's
 UserCredits = Annotated[int | None, typer.Option(min=0, max=_MOST_CREDITS, help="Credits they may use.")]
 UserRole = Annotated[bool | None, typer.Option("--admin/--member", help="Their role.")]
 NewWindow = Annotated[str | None, typer.Option(help="none, day or month.")]
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")]
 
 
 @teams_app.command("create")
@@ -173,7 +170,7 @@ def list_users(team: TeamFilter = None, data_dir: DataDir = None, as_json: AsJso
     from schnell.accounts import teams
 
     async def run(connection: "Connection") -> "list[Member]":
-        return await teams.list_members(connection, await _team_id(connection, team))
+        return await teams.list_members(connection, await find_team_id(connection, team))
 
     print_rows(run_in_transaction(data_dir, run), _USER_COLUMNS, as_json=as_json)
 
@@ -257,7 +254,7 @@ def list_keys(team: TeamFilter = None, data_dir: DataDir = None, as_json: AsJson
     from schnell.accounts import keys
 
     async def run(connection: "Connection") -> "list[ApiKey]":
-        return await keys.list_keys(connection, await _team_id(connection, team))
+        return await keys.list_keys(connection, await find_team_id(connection, team))
 
     print_rows(run_in_transaction(data_dir, run), _KEY_COLUMNS, as_json=as_json)
 
@@ -275,32 +272,6 @@ def revoke_key(
         return await revoke_key(connection, here(), key)
 
     print_rows([run_in_transaction(data_dir, run)], _KEY_COLUMNS, as_json=as_json)
-
-
-def usage_command(
-    team: TeamFilter = None,
-    since: Day = None,
-    until: Day = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Requests, pictures and credits by day, team, user and key."""
-    from schnell.accounts.usage import collect_usage, write_csv
-
-    async def run(connection: "Connection") -> "list[UsageRow]":
-        return await collect_usage(
-            connection,
-            team_id=await _team_id(connection, team),
-            since=since.date() if since else None,
-            until=until.date() if until else None,
-        )
-
-    rows = run_in_transaction(data_dir, run)
-    if as_csv:
-        typer.echo(write_csv(rows), nl=False)
-    else:
-        print_rows(rows, _USAGE_COLUMNS, as_json=as_json)
 
 
 def here() -> "Actor":
@@ -322,7 +293,8 @@ async def one_team(connection: "Connection", team: str | None) -> "Team":
     return await (find_team(connection, team) if team else find_only_team(connection))
 
 
-async def _team_id(connection: "Connection", team: str | None) -> str | None:
+async def find_team_id(connection: "Connection", team: str | None) -> str | None:
+    """The id of the team that was named, None for all of them. Raises NotFoundError."""
     from schnell.accounts.teams import find_team
 
     return (await find_team(connection, team)).id if team else None

@@ -36,7 +36,7 @@ class RecordSearch:
             records.c.settings["prompt"].as_string().icontains(word, autoescape=True) for word in self.prompt.split()
         ]
         if self.lora:
-            found.append(or_(*(_lora_at(place) == self.lora for place in range(MAX_LORAS))))
+            found.append(or_(*(lora_at(place) == self.lora for place in range(MAX_LORAS))))
         if self.status:
             found.append(records.c.status == self.status)
         if self.user_id:
@@ -66,7 +66,7 @@ async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
     """The names of the LoRAs that a team's pictures were made with."""
     made = (records.c.team_id == team_id, records.c.status == "SUCCESS")
     names = [
-        select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in range(MAX_LORAS)
+        select(lora_at(place).label("name")).where(*made, lora_at(place).is_not(None)) for place in range(MAX_LORAS)
     ]
     return sorted((await connection.execute(union(*names))).scalars())
 
@@ -78,6 +78,7 @@ async def has_drawn(connection: Connection, team_id: str) -> bool:
 
 
 # a request names only so many LoRAs, and JSON in SQL is asked by place
-def _lora_at(place: int) -> ColumnElement[str]:
+def lora_at(place: int) -> ColumnElement[str]:
+    """What a record's LoRA at this place was called, NULL where it has none."""
     reference: ColumnElement[str] = records.c.settings[("loras", place, "reference")].as_string()
     return reference

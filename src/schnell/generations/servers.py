@@ -51,7 +51,7 @@ class ServerLease:
         self.seconds = seconds
         self._database = database
         self._files = files
-        self._label = label
+        self.label = label
         self._started_at = now()
 
     async def start(self) -> None:
@@ -141,7 +141,7 @@ class ServerLease:
     def _describe(self) -> dict[str, Any]:
         return {
             "id": self.id,
-            "label": self._label,
+            "label": self.label,
             "host": socket.gethostname()[:255],
             "boot": _name_boot(),
             "pid": os.getpid(),

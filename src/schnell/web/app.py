@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -22,14 +23,17 @@ from schnell.web.native import (
     invites,
     loras,
     models,
+    operations,
     own_account,
     results,
     sign_in,
     verification,
 )
+from schnell.web.native.records import tell_record
 from schnell.web.operations import files, health, proof
 from schnell.web.response_headers import EXPOSED
 from schnell.web.services import Services
+from schnell.web.webhooks import Describe, resume_webhooks
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -43,6 +47,7 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     sign_in.router,
     own_account.router,
     admin.router,
+    operations.router,
     invites.router,
     verification.router,
     proof.router,
@@ -55,8 +60,15 @@ _ROUTERS: Final[Sequence[APIRouter]] = (
     # its paths have placeholders alone: after every route that spells its own out
     files.router,
 )
+
+
+def _words_of(dialect: str) -> Describe:
+    """How the webhooks of a dialect's records tell of them."""
+    return replicate.tell_prediction if dialect == "replicate" else tell_record
+
+
 #: What to call at a start, once no record is left unfinished by the server before (see `Lifecycle`).
-AFTER_RECOVERY: Final = (replicate.resume_webhooks,)
+AFTER_RECOVERY: Final = (partial(resume_webhooks, describe=_words_of),)
 
 
 def _model_list_error(error: SchnellError, status: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,14 @@ class DatabaseFigures:
     picture_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The data folder's disk, in bytes."""
+
+    disk_bytes: int
+    disk_free_bytes: int
+
+
 class Gauges(Collector):
     """Collects these gauges. `lookups` gives how many LoRAs were found in the cache, and how many were fetched."""
 
@@ -65,11 +73,16 @@ class Gauges(Collector):
         except (DatabaseUnavailableError, TimeoutError):
             self._figures = None
 
+    def disk(self) -> Disk:
+        """The disk now."""
+        found = shutil.disk_usage(self._data_dir)
+        return Disk(found.total, found.free)
+
     def collect(self) -> Iterator[Metric]:
         """The gauges as they were read, and the disk's now."""
-        disk = shutil.disk_usage(self._data_dir)
-        yield GaugeMetricFamily("schnell_disk_free_bytes", "Room left on the data folder's disk", value=disk.free)
-        yield GaugeMetricFamily("schnell_disk_bytes", "The size of the data folder's disk", value=disk.total)
+        size, free = astuple(self.disk())
+        yield GaugeMetricFamily("schnell_disk_free_bytes", "Room left on the data folder's disk", value=free)
+        yield GaugeMetricFamily("schnell_disk_bytes", "The size of the data folder's disk", value=size)
         yield GaugeMetricFamily("schnell_lora_cache_limit_bytes", "Room for fetched LoRAs", value=self._cache_bytes)
         found, fetched = self._lookups()
         lookups = CounterMetricFamily("schnell_lora_lookups", "References to remote LoRAs", labels=["outcome"])

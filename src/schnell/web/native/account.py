@@ -14,7 +14,7 @@ from schnell.accounts.sessions import LIFETIME, end_session, start_session
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
 from schnell.errors import UnauthorizedError
-from schnell.web.auth import COOKIE, SECURITY, Reader, address_of, refuse_other_sites
+from schnell.web.auth import COOKIE, SECURITY, Generator, Reader, address_of, refuse_other_sites
 from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 
@@ -84,6 +84,11 @@ _WHO_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
             },
         ),
     )
+}
+
+
+_SECRET_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer("The secret", example_of(object_of({"key": TEXT}), {"key": "whsec_C2FVsBQIhrscChlQ"}))
 }
 
 
@@ -168,6 +173,17 @@ async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
         "teamCreditLimit": team.credit_limit,
         "teamUsedCredit": team.used_credit,
     }
+
+
+@router.get(
+    "/api/webhooks/secret",
+    summary="The secret of webhooks",
+    responses=_SECRET_ANSWER | error_answers(401, 403),
+    dependencies=SECURITY,
+)
+async def show_webhook_secret(request: Request, caller: Generator) -> dict[str, str]:
+    """What this team's webhooks are signed with (https://www.standardwebhooks.com)."""
+    return {"key": services_of(request).webhooks.secret_of(caller.team_id)}
 
 
 @router.get("/api/usage", summary="Usage", responses=USAGE_ANSWER | error_answers(400, 401, 403), dependencies=SECURITY)

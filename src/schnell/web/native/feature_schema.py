@@ -134,6 +134,14 @@ _BODY: Final = {
         "promptObject": _PROMPT_OBJECT,
         "conversationId": _nullable("string", "Kept with the record.", pattern=r"^[^\x00]*$"),
         "async": _nullable("boolean", "Answer at once; ask /api/results/{uuid} later.", default=False),
+        "webhook": _nullable(
+            "string", "An https address that is sent the record when it has ended. Needs `async`.", format="uri"
+        ),
+        "webhookEvents": {
+            "type": ["array", "null"],
+            "items": {"enum": ["start", "output", "logs", "completed"]},
+            "description": "What the webhook is told of; the end alone if absent.",
+        },
         "dryRun": _nullable("boolean", "Only say what it would cost, and how long it would take.", default=False),
     },
 }

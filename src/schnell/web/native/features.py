@@ -7,15 +7,16 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from schnell.errors import UnsupportedFeatureError, UnsupportedModelError
-from schnell.generations import FEATURE, GenerationRequest
+from schnell.generations import FEATURE, GenerationRequest, Running
 from schnell.web import streaming, submission
 from schnell.web.auth import SECURITY, Generator
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.feature_schema import FEATURE_BODY, FEATURE_RESPONSES
 from schnell.web.native.lora_names import choose_model
 from schnell.web.native.prompt_object import parse_prompt_object
-from schnell.web.native.records import describe_quote, describe_record
+from schnell.web.native.records import describe_quote, describe_record, tell_record
 from schnell.web.services import services_of
+from schnell.web.webhooks import read_webhook, start_webhook
 
 router = APIRouter(tags=["generation"], dependencies=SECURITY)
 
@@ -36,6 +37,9 @@ async def create(
     body = Fields(await read_json_object(request))
     wants_async = body.flag("async", default=False)
     dry_run = body.flag("dryRun", default=False)
+    webhook = read_webhook(services_of(request), body, url="webhook", events="webhookEvents", default=("completed",))
+    if webhook and (is_streaming or not wants_async):
+        body.refuse("webhook", "needs `async`: true; a request that waits for its picture is told of it by its answer")
     asked = replace(parse_request(request, body, detached=wants_async), wants_previews=is_streaming)
     if dry_run:
         return JSONResponse({"dryRun": describe_quote(await submission.quote(request, caller, asked))})
@@ -44,6 +48,8 @@ async def create(
     if wants_async:
         started = await submission.start(request, caller, asked)
         async with submission.answering(request, caller, asked, started):
+            if webhook and isinstance(started, Running):
+                await start_webhook(services_of(request), started, webhook, tell_record)
             record = await submission.find_started(request, caller, started)
             return JSONResponse(await describe_record(request, record))
     async with submission.drawn(request, caller, asked) as record:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from schnell.accounts.identity import Member
 from schnell.accounts.teams import find_members
-from schnell.generations import Quote, Record
+from schnell.generations import Quote, Record, Running
 from schnell.web.services import Services, services_of
 from schnell.web.submission import add_record_headers
 
@@ -27,7 +27,15 @@ async def describe_record(request: Request, record: Record) -> dict[str, Any]:
 
 async def describe_records(request: Request, records: Sequence[Record]) -> list[dict[str, Any]]:
     """The `aiRecord` of each record. They must be of one team: their members are read with one query."""
-    services = services_of(request)
+    return await _describe(services_of(request), records)
+
+
+async def tell_record(services: Services, record: Record, running: Running | None) -> dict[str, Any]:  # noqa: ARG001 - as webhooks call it
+    """A record as webhooks tell of it: what `GET /api/results/{uuid}` answers."""
+    return {"aiRecord": (await _describe(services, [record]))[0]}
+
+
+async def _describe(services: Services, records: Sequence[Record]) -> list[dict[str, Any]]:
     members: dict[str, Member] = {}
     if records:
         async with services.database.read() as connection:

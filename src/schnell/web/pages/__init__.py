@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from schnell.web.pages import (
     account,
+    administration,
     documentation,
     gallery,
     gallery_actions,
@@ -28,5 +29,16 @@ __all__ = ["install", "install_error_pages"]
 def install(app: FastAPI, api_paths: Collection[str]) -> None:
     """Add the pages to `app`. They leave out what needs a path that is not among `api_paths`, those of its API."""
     app.state.site = Site(load_static_files(), load_documents(find_documents()), api_paths)
-    for part in (static, playground, gallery, gallery_actions, sharing, loras, training, account, documentation):
+    for part in (
+        static,
+        playground,
+        gallery,
+        gallery_actions,
+        sharing,
+        loras,
+        training,
+        account,
+        administration,
+        documentation,
+    ):
         app.include_router(part.router, include_in_schema=False)

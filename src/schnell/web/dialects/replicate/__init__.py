@@ -3,8 +3,8 @@
 The wire format is that of https://replicate.com/docs/reference/http. A prediction is a generation that goes on without
 its client; its id is the record's.
 
-`routes` holds the way of a request through the folder: `reading` understands it, `writing` shows the prediction, and
-`webhooks` tells others of it. `schema` describes all of it for the OpenAPI document. Here are the errors, which are
+`routes` holds the way of a request through the folder: `reading` understands it, `writing` shows the prediction, also
+to webhooks. `schema` describes all of it for the OpenAPI document. Here are the errors, which are
 problem details (RFC 7807): the SDKs show `detail`, and `invalid_fields` is what pages can put beside their fields. The
 list of models, which OpenAI's clients ask for under the same path, is `web/dialects/model_list.py`.
 """
@@ -19,10 +19,10 @@ from schnell.errors import (
     UnsupportedModelError,
 )
 from schnell.web.dialects.replicate.routes import router
-from schnell.web.dialects.replicate.webhooks import resume_webhooks
+from schnell.web.dialects.replicate.writing import tell_prediction
 from schnell.web.errors import DialectErrors
 
-__all__ = ["ERRORS", "STATUSES", "describe_error", "resume_webhooks", "router"]
+__all__ = ["ERRORS", "STATUSES", "describe_error", "router", "tell_prediction"]
 
 _TITLES: Final = {
     401: "Unauthenticated",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
 from schnell.errors import FieldProblem, InvalidFieldError
@@ -10,20 +10,12 @@ from schnell.generations import Record
 from schnell.web.dialects.model_list import REPLICATE_RATIOS
 from schnell.web.fields import Fields
 from schnell.web.services import Services
+from schnell.web.webhooks import EVENTS, Webhook, read_webhook
 
 _PREFER: Final = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*([0-9]{1,6}))?(?=$|[,;\s])")
 _MAX_WAIT: Final = 60
 _LIFETIME: Final = re.compile(r"(?=[0-9])(?:([0-9]{1,2})h)?(?:([0-9]{1,4})m)?(?:([0-9]{1,5})s?)?")
 _MIN_LIFETIME: Final = 5
-_EVENTS: Final = ("start", "output", "logs", "completed")
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """Where to send a prediction, and after which of Replicate's four events."""
-
-    url: str
-    events: frozenset[str]
 
 
 def read_wait(prefer: str) -> int:
@@ -51,23 +43,14 @@ def read_lifetime(cancel_after: str) -> int | None:
     return lifetime
 
 
-def read_webhook(services: Services, fields: Fields) -> Webhook | None:
+def read_prediction_webhook(services: Services, fields: Fields) -> Webhook | None:
     """The webhook that a prediction asks for, if any. What is wrong with it is noted in `fields`.
 
     `webhook_completed`, which older clients send, is a webhook that is told of the end alone.
     """
-    events = fields.raw("webhook_events_filter")
-    if events is None:
-        events = list(_EVENTS)
-    if not isinstance(events, list) or not all(isinstance(each, str) and each in _EVENTS for each in events):
-        fields.refuse("webhook_events_filter", f"must be a list out of {', '.join(_EVENTS)}")
-        return None
-    for name, told in (("webhook", events), ("webhook_completed", ["completed"])):
-        if url := fields.text(name):
-            if problem := services.webhooks.refusal_of(url):
-                fields.refuse(name, problem)
-            return Webhook(url, frozenset(told))
-    return None
+    name = "webhook" if fields.raw("webhook") else "webhook_completed"
+    found = read_webhook(services, fields, url=name, events="webhook_events_filter", default=EVENTS)
+    return found if name == "webhook" or found is None else replace(found, events=frozenset({"completed"}))
 
 
 def as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:

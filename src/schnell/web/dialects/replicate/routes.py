@@ -19,19 +19,18 @@ from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.model_list import version_id
 from schnell.web.dialects.replicate.reading import (
-    Webhook,
     as_native,
     name_in_input,
     read_lifetime,
+    read_prediction_webhook,
     read_wait,
-    read_webhook,
 )
-from schnell.web.dialects.replicate.webhooks import start_webhook
-from schnell.web.dialects.replicate.writing import describe_prediction, gives_links
+from schnell.web.dialects.replicate.writing import describe_prediction, gives_links, tell_prediction
 from schnell.web.dialects.translation import build_request, find_model, seek_model
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_names import LORA_BASE, ModelChoice
 from schnell.web.services import Services, services_of
+from schnell.web.webhooks import Webhook, start_webhook
 
 router = APIRouter(tags=["Replicate"], dependencies=SECURITY)
 _DIGITS: Final = re.compile(r"[0-9a-f]{64}")
@@ -130,7 +129,7 @@ async def _create(
     # several lines of one header are one list
     wait = read_wait(", ".join(request.headers.getlist("prefer")))
     lifetime = read_lifetime(request.headers.get("cancel-after", ""))
-    webhook = read_webhook(services, fields)
+    webhook = read_prediction_webhook(services, fields)
     fields.check()
     native = as_native(values)
     asked = build_request(request, "replicate", model, native, rename=partial(name_in_input, named_in))
@@ -146,14 +145,8 @@ async def _attach(services: Services, running: Running, webhook: Webhook | None,
     """Limit a prediction's lifetime, and report it to its webhook."""
     if lifetime is not None:
         asyncio.get_running_loop().call_later(lifetime, running.cancel)
-    if webhook is None:
-        return
-    try:
-        await start_webhook(services, running, webhook)
-    except SchnellError:
-        # the client gets an error instead of the prediction's id: nobody would ever ask for it
-        running.cancel()
-        raise
+    if webhook is not None:
+        await start_webhook(services, running, webhook, tell_prediction)
 
 
 async def _answer(request: Request, caller: Caller, started: Running | str, wait: float) -> Response:

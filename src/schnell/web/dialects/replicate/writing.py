@@ -43,6 +43,11 @@ async def describe_prediction(
     }
 
 
+async def tell_prediction(services: Services, record: Record, running: Running | None) -> dict[str, Any]:
+    """A prediction as webhooks tell of it: a message holds no pictures."""
+    return await describe_prediction(services, record, running, inline=False)
+
+
 def gives_links(services: Services) -> bool:
     """Whether the clients can follow a link to this server."""
     return services.config.public_url.startswith("https:")

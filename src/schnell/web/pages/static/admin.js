@@ -1,0 +1,73 @@
+// The administrators' pages: forms and buttons that call the API, and the part that is shown anew every few seconds.
+
+import { call, say } from "./app.js";
+
+const find = (id) => document.getElementById(id);
+
+/** Replaces a part of the page by the same part of the page fetched anew. */
+async function showAgain(id) {
+  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (!answer.ok) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(id);
+  if (fresh) find(id).replaceChildren(...fresh.childNodes);
+}
+
+/** The fields that differ from what the page came with; those of a new thing, all that have a value. */
+function changed(form) {
+  const body = {};
+  for (const field of form.elements) {
+    if (!field.name) continue;
+    const before = field.tagName === "SELECT" ? [...field.options].find((each) => each.defaultSelected)?.value : field.defaultValue;
+    if (form.dataset.method === "PATCH" && field.value === before) continue;
+    const text = field.value.trim();
+    // what is no number goes as it is: the API says what is wrong with it
+    body[field.name] = "number" in field.dataset && /^\d+$/.test(text) ? Number(text) : text;
+  }
+  return body;
+}
+
+async function act(element, body) {
+  find("problem").textContent = "";
+  try {
+    await call(element.dataset.method, element.dataset.path, body);
+  } catch (error) {
+    find("problem").textContent = error.message;
+    find("problem").scrollIntoView({ block: "center" });
+    return;
+  }
+  say(element.dataset.done);
+  const key = element.getAttribute("id") || element.getAttribute("aria-label");
+  await showAgain("content");
+  // the focus stays where it was, on the element that has taken this one's place
+  const again = [...find("content").querySelectorAll("[id], [aria-label]")].find((each) => (each.id || each.ariaLabel) === key);
+  (again?.tagName === "FORM" ? again.querySelector("button") : again)?.focus();
+}
+
+function ask(text) {
+  find("question-text").textContent = text;
+  const dialog = find("question");
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
+
+find("content").addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.dataset.path) return;
+  event.preventDefault();
+  act(form, changed(form));
+});
+find("content").addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-path]");
+  if (button && (await ask(button.dataset.ask))) act(button);
+});
+
+/** Only while nobody is in the middle of something there, and the tab is seen. */
+async function refresh() {
+  const live = find("live");
+  if (live && !document.hidden && !find("question").open && !live.contains(document.activeElement)) {
+    await showAgain("live").catch(() => {});
+  }
+}
+
+if (find("live")) setInterval(refresh, Number(find("live").dataset.refresh) * 1000);
