@@ -77,10 +77,10 @@ def test_from_a_batch_to_a_shared_picture_to_a_deletion_that_is_undone_by_keyboa
 
 def test_the_playground_keeps_settings_queue_and_pictures(visit: Visit) -> None:
     with visit() as visitor:
-        page = visitor.open("/?prompt=first+heron&megapixels=0.25")
+        page = visitor.open("/?prompt=first+egret&megapixels=0.25")
         assert KEY not in page.inner_text(".snippet")
         page.click("#run")
-        page.fill("#prompt", "second heron")
+        page.fill("#prompt", "second egret")
         page.click("#run")
         expect(page.locator(".strip-item.pending")).to_have_count(2)
         expect(page.locator(".strip-item:not(.pending)")).to_have_count(2, timeout=40_000)
@@ -88,15 +88,15 @@ def test_the_playground_keeps_settings_queue_and_pictures(visit: Visit) -> None:
         page.get_by_role("link", name="Gallery").click()
         page.wait_for_url("**/gallery")
         page.get_by_role("link", name="Playground", exact=True).click()
-        expect(page.locator("#prompt")).to_have_value("second heron")
+        expect(page.locator("#prompt")).to_have_value("second egret")
         expect(page.locator(".strip-item")).to_have_count(2)
         expect(page.locator("#result-facts")).to_contain_text("seed")
         page.reload()
         expect(page.locator(".strip-item")).to_have_count(2)
         expect(page.locator("input[name=megapixels][value='0.25']")).to_be_checked()
         page.get_by_role("button", name="Earlier prompts").click()
-        page.locator("#prompts button", has_text="first heron").click()
-        expect(page.locator("#prompt")).to_have_value("first heron")
+        page.locator("#prompts button", has_text="first egret").click()
+        expect(page.locator("#prompt")).to_have_value("first egret")
         page.get_by_role("button", name="Variations").click()
         expect(page.locator(".pictures:not(.previews) img")).to_have_count(4)
         # no trap: neither a locked seed nor four pictures are left in the form
