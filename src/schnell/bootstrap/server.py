@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from schnell.accounts.credits import PriceTable
+    from schnell.assets.store import AssetStore
+    from schnell.assets.thumbnails import Thumbnails
     from schnell.database.session import Database
     from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Record, Runner
+    from schnell.generations import Admission, Record, Runner
     from schnell.generations.loras import LoraPreviews
     from schnell.generations.servers import ServerLease
+    from schnell.generations.service import EndListener
     from schnell.generations.webhooks import WebhookSender
     from schnell.loras.library import LoraLibrary
     from schnell.loras.trainings import LoraTrainings
@@ -36,10 +39,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.assets.thumbnails import Thumbnails
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
-    from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.metrics import Metrics
     from schnell.web.services import Services
     from schnell.web.session import SessionSigner
@@ -53,12 +54,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
     metrics = Metrics(runner.snapshot, closings)
-    thumbnails = Thumbnails(store, is_busy=lambda: bool(admission.all()))
-
-    def note_end(record: "Record", error: "SchnellError | None") -> None:
-        metrics.count_end(record, error)
-        thumbnails.ask_for(image.key for image in record.images)
-
+    thumbnails = _build_thumbnails(store, admission)
     generations = Generations(
         database,
         store,
@@ -69,11 +65,10 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=note_end,
+        on_end=_note_ends(metrics, thumbnails),
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
-    previews = LoraPreviews(runner, loras)
     return Services(
         config=_build_web_config(settings),
         database=database,
@@ -93,10 +88,9 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         metrics=metrics,
         model=_build_served_model(settings),
         loras=loras,
-        lora_previews=previews,
+        lora_previews=(previews := LoraPreviews(runner, loras)),
         trainings=_build_trainings(settings, loras, previews),
         source_tokens=build_source_tokens(settings, database),
-        checks=IsolatedChecks(),
         signer=build_proof(settings).signer,
     )
 
@@ -119,6 +113,20 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     app = create_app(build_services(settings, runner), lifecycle)
     remove_unsent_statuses(app)
     return app
+
+
+def _build_thumbnails(store: "AssetStore", admission: "Admission") -> "Thumbnails":
+    from schnell.assets.thumbnails import Thumbnails
+
+    return Thumbnails(store, is_busy=lambda: bool(admission.all()))
+
+
+def _note_ends(metrics: "Metrics", thumbnails: "Thumbnails") -> "EndListener":
+    def note(record: "Record", error: "SchnellError | None") -> None:
+        metrics.count_end(record, error)
+        thumbnails.ask_for(image.key for image in record.images)
+
+    return note
 
 
 def _build_trainings(settings: "Settings", loras: "LoraLibrary", previews: "LoraPreviews") -> "LoraTrainings":

@@ -93,8 +93,8 @@ class Services:
     trainings: LoraTrainings
     source_tokens: SourceTokens
     webhooks: WebhookSender
-    checks: IsolatedChecks
     signer: CredentialsSigner | None
+    checks: IsolatedChecks = field(default_factory=IsolatedChecks)
     uploads: Turns = field(default_factory=lambda: Turns("uploads", at_once=16, per_team=4))
 
 
