@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from schnell.accounts.credits import PriceTable
     from schnell.accounts.identity import Caller
     from schnell.accounts.openid import OpenIdProvider
+    from schnell.assets.store import AssetStore
     from schnell.assets.thumbnails import Thumbnails
     from schnell.database.session import Database
     from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Closings, Record, Runner
+    from schnell.generations import Admission, Closings, Record, Runner
     from schnell.generations.loras import LoraPreviews
     from schnell.generations.servers import ServerLease
     from schnell.generations.service import EndListener
@@ -53,10 +54,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.assets.thumbnails import Thumbnails
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
-    from schnell.provenance.isolation import IsolatedChecks
     from schnell.web.flow_cookie import FlowCookies
     from schnell.web.services import Services
 
@@ -70,7 +69,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     closings = Closings(database, store)
     gauges = _build_gauges(settings, database, loras)
     metrics = _build_metrics(settings, runner, closings, gauges)
-    thumbnails = Thumbnails(store, is_busy=lambda: bool(admission.all()))
+    thumbnails = _build_thumbnails(store, admission)
     generations = Generations(
         database,
         store,
@@ -85,7 +84,6 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
-    previews = LoraPreviews(runner, loras)
     return Services(
         config=_build_web_config(settings),
         database=database,
@@ -107,10 +105,9 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         gauges=gauges,
         model=_build_served_model(settings),
         loras=loras,
-        lora_previews=previews,
+        lora_previews=(previews := LoraPreviews(runner, loras)),
         trainings=_build_trainings(settings, loras, previews),
         source_tokens=build_source_tokens(settings, database),
-        checks=IsolatedChecks(),
         signer=build_proof(settings).signer,
     )
 
@@ -133,6 +130,12 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     app = create_app(build_services(settings, runner), lifecycle)
     remove_unsent_statuses(app)
     return app
+
+
+def _build_thumbnails(store: "AssetStore", admission: "Admission") -> "Thumbnails":
+    from schnell.assets.thumbnails import Thumbnails
+
+    return Thumbnails(store, is_busy=lambda: bool(admission.all()))
 
 
 def _build_trainings(settings: "Settings", loras: "LoraLibrary", previews: "LoraPreviews") -> "LoraTrainings":
