@@ -39,9 +39,9 @@ lint: $(DEVELOPMENT) ## format, lint, layers, dependencies, types
 	$(BIN)/deptry src
 	$(BIN)/mypy
 
-# unit tests share nothing, so they run beside each other; the others start servers and use every core themselves
+# unit tests share nothing, so they run beside each other, each in one thread
 unit: $(DEVELOPMENT) ## the unit tests
-	$(BIN)/pytest tests/unit $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(SIDE_BY_SIDE)
 
 soak: $(DEVELOPMENT) ## the full counts: takes hours
 	SCHNELL_SOAK=1 $(BIN)/pytest --timeout 7200

@@ -48,8 +48,8 @@ def signer() -> CredentialsSigner:
     return CredentialsSigner.checked(keys())
 
 
-def leaf_for(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    """A certificate of another kind of key, under the same root."""
+def leaf_for(key: ec.EllipticCurvePrivateKey, purpose: x509.ObjectIdentifier | None = None) -> x509.Certificate:
+    """A certificate of another kind of key, under the same root: for signing pictures, or for this purpose alone."""
     own = keys()
     name = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Maker"), x509.NameAttribute(NameOID.COMMON_NAME, "A camera")]
     begun = (
@@ -62,7 +62,9 @@ def leaf_for(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
         .not_valid_after(own.leaf.not_valid_after_utc)
     )
     for extension in own.leaf.extensions:
-        if not isinstance(extension.value, x509.SubjectKeyIdentifier):
+        if isinstance(extension.value, x509.ExtendedKeyUsage) and purpose:
+            begun = begun.add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
+        elif not isinstance(extension.value, x509.SubjectKeyIdentifier):
             begun = begun.add_extension(extension.value, extension.critical)
     assert isinstance(own.root_key, ed25519.Ed25519PrivateKey)
     return begun.sign(own.root_key, None)

@@ -256,6 +256,12 @@ class ConfigurationError(SchnellError):
     code = "INVALID_SETTING"
 
 
+class BackupError(SchnellError):
+    """A backup cannot be made, read or put back."""
+
+    code = "BACKUP_FAILED"
+
+
 class CredentialsError(SchnellError):
     """The key or the certificates that sign pictures cannot be used: expired, unreadable, or not a pair."""
 

@@ -146,6 +146,7 @@ class Settings(BaseSettings):
     safety_threshold: float = Field(0.8, gt=0, le=1)
     offline: bool = False
     loras_per_team: int = Field(200, ge=0)
+    training_minutes: float = Field(20, ge=0, le=1440)
     lora_max_bytes: int = Field(4 * 2**30, ge=1024)
     lora_cache_bytes: int = Field(20 * 2**30, ge=0)
     lora_seconds: float = Field(600, gt=0)
@@ -177,6 +178,8 @@ class Settings(BaseSettings):
     credentials_prompt: bool = True
     credentials_time: bool = False
     credentials_time_stamps: Url = None
+    credentials_signing_url: Url = None
+    credentials_signing_token: SecretStr | None = None
     verify_rate_limit: str | None = "30/minute"
     verify_max_bytes: int = Field(20 * 2**20, ge=1024)
 

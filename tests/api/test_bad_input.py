@@ -187,3 +187,22 @@ async def test_unknown_paths_and_methods_have_flat_errors(server: Server) -> Non
     assert (missing.status_code, missing.json()["errorCode"]) == (404, "NOT_FOUND")
     assert (wrong.status_code, wrong.json()["errorCode"]) == (405, "METHOD_NOT_ALLOWED")
     assert wrong.headers["allow"]
+
+
+@pytest.mark.parametrize("path", ["/api/features", "/api/admin/teams"])
+async def test_a_nul_is_refused_saying_why(server: Server, path: str) -> None:
+    body = {"name": "a\0b"} if path.endswith("teams") else BODY | {"promptObject": {"prompt": "a\0b"}}
+    answer = await server.client.post(path, json=body)
+    assert answer.status_code == 400
+    assert "must not hold the character NUL" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("named", "status"),
+    [("flux-schnell-lora:style@9", 422), ("flux-schnell-lora:nobody", 422), ("a\0b", 422), ("b" * 600, 422)],
+)
+async def test_a_prediction_names_the_version_that_is_wrong(server: Server, named: str, status: int) -> None:
+    answer = await server.client.post("/v1/predictions", json={"version": named, "input": PROMPT})
+    assert answer.status_code == status, answer.text
+    assert [each["field"] for each in answer.json()["invalid_fields"]] == ["version"]
+    await assert_nothing_happened(server)

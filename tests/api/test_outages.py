@@ -188,6 +188,30 @@ async def test_postgresql_restarted_mid_draw_under_load(tmp_path: Path, postgres
         await asyncio.to_thread(start_postgres, postgres)
 
 
+def signal_all(postgres: PostgresServer, number: signal.Signals) -> None:
+    """Signal the server and every process of it, which are its children."""
+    main = postgres.get_pid()
+    children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    for process in (main, *map(int, children)):
+        os.kill(process, number)
+
+
+@pytest.mark.timeout(600)
+async def test_a_postgresql_that_is_frozen_is_named_within_a_bound_and_used_again_once_it_thaws(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schnell.database.bounded_postgres._LONGEST_WAIT", 1.0)
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE frozen")
+    async with running(tmp_path, database_url=postgres.get_uri(database="frozen")) as server, loaded(server) as load:
+        signal_all(postgres, signal.SIGSTOP)
+        try:
+            await until(lambda: load.answers[(503, "DATABASE_UNAVAILABLE")] > 0)
+            assert (await server.client.get("/healthz")).text == "ok"
+        finally:
+            signal_all(postgres, signal.SIGCONT)
+
+
 @pytest.mark.timeout(600)
 async def test_postgresql_out_of_reach_under_load(tmp_path: Path) -> None:
     url = new_postgres_url()

@@ -25,7 +25,8 @@ _LOOKS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 360)]
 _VENDORED = {"exclude": [["#openapi"]]}
 
 
-def _check(page: Page, name: str) -> None:
+def check_page(page: Page, name: str) -> None:
+    """No problem of accessibility, and nothing that is wider than the window."""
     found = Axe().run(page, context=_VENDORED)
     assert found.violations_count == 0, f"{name}\n{found.generate_report()}"
     overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -36,7 +37,7 @@ def _check(page: Page, name: str) -> None:
 def test_no_document_has_an_accessibility_or_console_problem(visit: Visit, color_scheme: str, width: int) -> None:
     with visit(color_scheme=color_scheme, width=width) as visitor:
         for path in _DOCUMENTS:
-            _check(visitor.open(path), path)
+            check_page(visitor.open(path), path)
         assert visitor.faults == []
 
 
@@ -44,7 +45,7 @@ def test_no_document_has_an_accessibility_or_console_problem(visit: Visit, color
 def test_no_page_has_an_accessibility_or_console_problem(visit: Visit, color_scheme: str, width: int) -> None:
     with visit(color_scheme=color_scheme, width=width) as visitor:
         for path in _PAGES:
-            _check(visitor.open(path), path)
+            check_page(visitor.open(path), path)
         assert visitor.faults == []
 
 
@@ -91,7 +92,7 @@ def _states(visitor: Visitor) -> Iterator[str]:
 def test_no_state_has_an_accessibility_or_console_problem(visit: Visit, color_scheme: str, width: int) -> None:
     with visit(color_scheme=color_scheme, width=width) as visitor:
         for state in _states(visitor):
-            _check(visitor.page, state)
+            check_page(visitor.page, state)
         assert visitor.faults == []
 
 

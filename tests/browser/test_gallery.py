@@ -1,3 +1,5 @@
+import json
+
 import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -68,7 +70,6 @@ def test_a_picture_is_found_rated_and_recalled_then_deleted(visit: Visit) -> Non
         expect(page.locator("#seed")).to_have_value("77")
         visitor.open("/gallery?q=zebra")
         page.click(".tile-open")
-        page.click("#viewer-delete")
         page.click("#viewer-delete")
         expect(page.locator(".tile")).to_have_count(0)
         visitor.open("/gallery?q=zebra")
@@ -159,7 +160,7 @@ def test_a_downloaded_picture_is_the_stored_one_under_its_own_name(visit: Visit)
     with visit() as visitor:
         _draw(visitor.url, "a downloaded crane", seed=5)
         page = visitor.open("/gallery?q=crane")
-        source = page.locator(".tile-picture").get_attribute("src") or ""
+        source = json.loads(page.locator(".tile").get_attribute("data-picture") or "{}")["url"]
         page.click(".tile-open")
         with page.expect_download() as download:
             page.click("#viewer-download")

@@ -54,7 +54,8 @@ class RateLimits:
         Raises:
             RateLimitedError: nothing is left; it says when to come back.
         """
-        return self._hit(caller.rate_limit or self._default, caller.key_id, "this key")
+        named = "this key" if caller.key_id else "you"
+        return self._hit(caller.rate_limit or self._default, caller.counted_as, named)
 
     def count_address(self, address: str, limit: str | None) -> RateStatus | None:
         """Count one request that came without a key from a network address, and say what is left (None: no limit).

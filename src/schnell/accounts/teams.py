@@ -55,6 +55,19 @@ async def list_teams(connection: Connection) -> list[Team]:
     return [_to_team(row) for row in await connection.execute(select(teams).order_by(teams.c.created_at))]
 
 
+async def find_only_team(connection: Connection) -> Team:
+    """The team of a server that has one.
+
+    Raises:
+        NotFoundError: there is none, or more than one to choose from.
+    """
+    found = await list_teams(connection)
+    if len(found) != 1:
+        names = ", ".join(repr(team.name) for team in found[:10])
+        raise NotFoundError(f"say which team: there are {names}" if found else "there is no team yet")
+    return found[0]
+
+
 async def find_team(connection: Connection, name_or_id: str) -> Team:
     """The team with this id or name.
 
@@ -173,15 +186,19 @@ async def change_member(
     return await find_member(connection, team_id, user_id)
 
 
+async def set_operator(connection: Connection, user_id: str, *, operator: bool) -> None:
+    """Make a user an operator of the server, or no longer one: their keys and sessions follow at once."""
+    await connection.execute(update(users).where(users.c.id == user_id).values(operator=operator))
+
+
 def active_status(*, active: bool) -> Status:
     """The status that an on-off switch stands for."""
     return "ACTIVE" if active else "INACTIVE"
 
 
 def _member_query() -> Select[Any]:
-    return select(members, users.c.name.label("user_name"), users.c.avatar.label("user_avatar")).join(
-        users, users.c.id == members.c.user_id
-    )
+    person = (users.c.name.label("user_name"), users.c.avatar.label("user_avatar"), users.c.operator)
+    return select(members, *person).join(users, users.c.id == members.c.user_id)
 
 
 _MEMBER: Final = Prepared(

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from schnell.assets.links import FILES_PATH, LinkSigner
-from schnell.assets.store import check_key, is_key, shared_name
+from schnell.assets.store import check_stored, is_key, shared_name, with_thumbnails
 from schnell.errors import AssetError, NotFoundError
 
 _DRAFTS: Final = ".drafts"
@@ -34,7 +34,7 @@ class LocalAssets:
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:  # noqa: ARG002 - the ending says it
         """Write the file elsewhere, then rename it: a reader sees the whole file or none. Raises AssetError."""
-        await asyncio.to_thread(self._write, f"{self.root}/{check_key(key)}", data)
+        await asyncio.to_thread(self._write, f"{self.root}/{check_stored(key)}", data)
 
     async def get(self, key: str) -> bytes:
         """The file's bytes. Raises NotFoundError, AssetError."""
@@ -47,7 +47,7 @@ class LocalAssets:
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Remove the files. Raises AssetError."""
-        await asyncio.to_thread(self._delete, [self.path(key) for key in keys])
+        await asyncio.to_thread(self._delete, [self.path(key) for key in with_thumbnails(keys)])
 
     async def list_keys(self) -> list[str]:
         """The key of every picture below the root."""
@@ -86,7 +86,7 @@ class LocalAssets:
 
     def path(self, key: str) -> Path:
         """Where the picture of this key lies. Raises NotFoundError for a text that is no picture's key."""
-        return self.root / check_key(key)
+        return self.root / check_stored(key)
 
     def _write(self, path: str, data: bytes) -> None:
         draft = f"{self._drafts}/{uuid4().hex}"

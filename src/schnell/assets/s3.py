@@ -13,7 +13,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from schnell.assets.store import CACHE_CONTROL, file_name, is_key, shared_name
+from schnell.assets.store import CACHE_CONTROL, file_name, is_key, shared_name, with_thumbnails
 from schnell.errors import AssetError, NotFoundError
 
 _log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class S3Assets:
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete the objects. Raises AssetError."""
         # one by one: not every S3 server knows the request for several
-        for key in keys:
+        for key in with_thumbnails(keys):
             await self._call(lambda name=key: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name))
 
     async def list_keys(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -12,6 +12,8 @@ from schnell.errors import NotFoundError
 #: A picture's key: `<environment>/images/YYYY_MM_DD_HH_MM_SS_mmm_NNNNNN.<ext>`. Without dots and slashes elsewhere, it
 #: cannot lead out of a folder.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/images/[0-9]{4}(_[0-9]{2}){5}_[0-9]{3}_[0-9]{6}\.(webp|jpe?g|png)")
+#: The same for its thumbnail: `<environment>/thumbnails/<name of the picture's file>.webp`.
+_THUMBNAIL: Final = re.compile(_KEY.pattern.replace("/images/", "/thumbnails/") + r"\.webp")
 #: Where files that are no pictures lie: no picture's key begins like this.
 SHARED_FILES: Final = "shared-files"
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}\.[a-z]{1,20}")
@@ -34,7 +36,7 @@ class AssetStore(Protocol):
         ...
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Delete what is under these keys; those that are not there are no error. Raises AssetError."""
+        """Delete these pictures and their thumbnails; those that are not there are no error. Raises AssetError."""
         ...
 
     async def list_keys(self) -> list[str]:
@@ -89,6 +91,24 @@ def check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise NotFoundError("no picture has this name")
     return key
+
+
+def thumbnail_key(key: str) -> str:
+    """Where the thumbnail of a picture lies. It goes when the picture is deleted. Raises NotFoundError for no key."""
+    environment, _, name = check_key(key).split("/")
+    return f"{environment}/thumbnails/{name}.webp"
+
+
+def check_stored(key: str) -> str:
+    """`key` itself, if it is that of a picture or of a thumbnail. Raises NotFoundError."""
+    return key if _THUMBNAIL.fullmatch(key) else check_key(key)
+
+
+def with_thumbnails(keys: Iterable[str]) -> Iterator[str]:
+    """These pictures' keys, each followed by that of its thumbnail."""
+    for key in keys:
+        yield key
+        yield thumbnail_key(key)
 
 
 def shared_name(name: str) -> str:

@@ -5,6 +5,7 @@ together, and a command should wait only for those that it uses: `schnell teams`
 web framework.
 """
 
+from schnell.bootstrap.backup import build_installation
 from schnell.bootstrap.data import (
     build_database,
     build_locked_files,
@@ -23,6 +24,7 @@ __all__ = [
     "build_app",
     "build_database",
     "build_engine",
+    "build_installation",
     "build_locked_files",
     "build_loras",
     "build_plan",

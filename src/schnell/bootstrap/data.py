@@ -61,7 +61,12 @@ def build_database(settings: "Settings") -> "Database":
 
     if settings.database_url is None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return Database(settings.database_url or f"sqlite:{settings.data_dir / 'schnell.db'}")
+    return Database(database_url(settings))
+
+
+def database_url(settings: "Settings") -> str:
+    """The database that the settings name: `schnell.db` in the data folder by default."""
+    return settings.database_url or f"sqlite:{settings.data_dir / 'schnell.db'}"
 
 
 def hold_data(settings: "Settings") -> "AbstractContextManager[None]":

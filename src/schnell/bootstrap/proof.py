@@ -53,12 +53,15 @@ def build_signer(settings: "Settings", keys: "SigningKeys") -> "CredentialsSigne
         CredentialsError: the key or its certificates cannot be used.
     """
     from schnell.provenance.credentials import CredentialsSigner
+    from schnell.provenance.signing_service import SigningService
 
+    url, token = settings.credentials_signing_url, settings.credentials_signing_token
     return CredentialsSigner.checked(
         keys,
         with_prompt=settings.credentials_prompt,
         with_time=settings.credentials_time,
         time_stamp_url=settings.credentials_time_stamps,
+        service=SigningService(url, token.get_secret_value() if token else None) if url else None,
     )
 
 
@@ -77,7 +80,7 @@ async def read_shared_keys(settings: "Settings") -> "SigningKeys":
     database = build_database(settings)
     try:
         await migrate(database)
-        async with database.write() as connection:
+        async with database.migrate() as connection:
             return await share_keys(
                 connection,
                 read_secrets(settings),

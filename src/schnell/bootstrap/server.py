@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from schnell.accounts.credits import PriceTable
+    from schnell.accounts.identity import Caller
+    from schnell.assets.thumbnails import Thumbnails
     from schnell.database.session import Database
+    from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Runner
+    from schnell.generations import Closings, Record, Runner
+    from schnell.generations.loras import LoraPreviews
     from schnell.generations.servers import ServerLease
+    from schnell.generations.service import EndListener
     from schnell.generations.webhooks import WebhookSender
+    from schnell.loras.library import LoraLibrary
+    from schnell.loras.trainings import LoraTrainings
     from schnell.settings import Settings
+    from schnell.web.gauges import Gauges
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
 
@@ -32,12 +40,11 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
+    from schnell.assets.thumbnails import Thumbnails
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
-    from schnell.web.metrics import Metrics
     from schnell.web.services import Services
-    from schnell.web.session import SessionSigner
 
     database = build_database(settings)
     servers = build_locked_files(settings)
@@ -47,7 +54,9 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     runner = FileHoldingRunner(runner, loras)
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
-    metrics = Metrics(runner.snapshot, closings)
+    gauges = _build_gauges(settings, database, loras)
+    metrics = _build_metrics(settings, runner, closings, gauges)
+    thumbnails = Thumbnails(store, is_busy=lambda: bool(admission.all()))
     generations = Generations(
         database,
         store,
@@ -58,15 +67,17 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=metrics.count_end,
+        on_end=_report_to(metrics, thumbnails),
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
+    previews = LoraPreviews(runner, loras)
     return Services(
         config=_build_web_config(settings),
         database=database,
         lease=lease,
         store=store,
+        thumbnails=thumbnails,
         local_assets=store if isinstance(store, LocalAssets) else None,
         links=LinkSigner(*secrets),
         runner=runner,
@@ -75,12 +86,13 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         admission=admission,
         closings=closings,
         rates=RateLimits(settings.rate_limit),
-        sessions=SessionSigner(secrets[0]),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
+        gauges=gauges,
         model=_build_served_model(settings),
         loras=loras,
-        lora_previews=LoraPreviews(runner, loras),
+        lora_previews=previews,
+        trainings=_build_trainings(settings, loras, previews),
         source_tokens=build_source_tokens(settings, database),
         checks=IsolatedChecks(),
         signer=build_proof(settings).signer,
@@ -105,6 +117,16 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     app = create_app(build_services(settings, runner), lifecycle)
     remove_unsent_statuses(app)
     return app
+
+
+def _build_trainings(settings: "Settings", loras: "LoraLibrary", previews: "LoraPreviews") -> "LoraTrainings":
+    from schnell.loras.trainings import LoraTrainings
+    from schnell.models.catalogue import DEFAULT_MODEL
+
+    # a training of twelve billion parameters has no room beside a server that draws with them
+    minutes = settings.training_minutes if settings.model == DEFAULT_MODEL else 0.0
+    folder = settings.data_dir / "trainings"
+    return LoraTrainings(loras, folder, model=settings.model, most_minutes=minutes, on_added=previews.ask_for)
 
 
 def _build_lease(settings: "Settings", database: "Database", servers: "LockedFiles") -> "ServerLease":
@@ -145,6 +167,7 @@ def _build_served_model(settings: "Settings") -> "ServedModel":
 def _build_web_config(settings: "Settings") -> "WebConfig":
     from schnell.accounts.rates import check_rate_limit
     from schnell.errors import ConfigurationError, InvalidFieldError
+    from schnell.loras.trainings import TRAINING_BYTES
     from schnell.web.services import WebConfig
 
     try:
@@ -159,6 +182,7 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         body_limits={
             "/api/loras": settings.lora_max_bytes + 65_536,
             "/api/verify": settings.verify_max_bytes,
+            "/train": TRAINING_BYTES if settings.training_minutes else settings.max_body_bytes,
             # read before it is known who asks: FastAPI parses these bodies before it looks for a key
             **dict.fromkeys(("/api/session", "/api/admin", "/api/lora-sources"), 65_536),
         },
@@ -167,6 +191,36 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         result_prefix=settings.result_prefix,
         credit_value=settings.credit_value,
         visitor_rate_limit=settings.verify_rate_limit,
+    )
+
+
+def _build_metrics(settings: "Settings", runner: "Runner", closings: "Closings", gauges: "Gauges") -> "Metrics":
+    from importlib.metadata import version
+
+    from schnell.web.metrics import Metrics
+
+    metrics = Metrics(runner.snapshot, closings, [gauges])
+    metrics.tell_build(version("schnell"), settings.model)
+    return metrics
+
+
+def _report_to(metrics: "Metrics", thumbnails: "Thumbnails") -> "EndListener":
+    """What is called with every generation that ended: it is counted, has its line in the log, and gets thumbnails."""
+    from schnell.generations.end_log import log_end
+
+    def report(record: "Record", error: "SchnellError | None", caller: "Caller") -> None:
+        metrics.count_end(record, error, caller)
+        log_end(record, error, caller)
+        thumbnails.ask_for(image.key for image in record.images)
+
+    return report
+
+
+def _build_gauges(settings: "Settings", database: "Database", loras: "LoraLibrary") -> "Gauges":
+    from schnell.web.gauges import Gauges
+
+    return Gauges(
+        database, settings.data_dir, cache_bytes=settings.lora_cache_bytes, lookups=lambda: loras.remote_lookups
     )
 
 

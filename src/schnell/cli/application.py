@@ -6,6 +6,7 @@ from typing import Final
 import typer
 
 from schnell.cli.assets import assets_app
+from schnell.cli.backup import backup_command, restore_command
 from schnell.cli.bench import bench_command
 from schnell.cli.credentials import credentials_app
 from schnell.cli.doctor import doctor_command
@@ -39,6 +40,8 @@ def build_app() -> typer.Typer:
     app.command("mcp")(mcp_command)
     app.command("generate")(generate_command)
     app.command("doctor")(doctor_command)
+    app.command("backup")(backup_command)
+    app.command("restore")(restore_command)
     app.command("usage")(usage_command)
     app.command("verify")(verify_command)
     app.add_typer(loras_app, name="loras")

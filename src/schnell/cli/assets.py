@@ -16,12 +16,13 @@ def prune(
     older_than: Annotated[
         float | None, typer.Option(min=0, help="Days; SCHNELL_RETENTION_DAYS if absent, else none by age.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove pictures older than some days, and files that no record knows. Records stay."""
     from schnell.bootstrap import build_store, read_settings
-    from schnell.generations.recovery import apply_retention, find_orphans
+    from schnell.generations.recovery import apply_retention, count_expired, find_orphans
 
     settings = read_settings(data_dir=data_dir)
     days = settings.retention_days if older_than is None else older_than
@@ -30,9 +31,9 @@ def prune(
         async with open_database(settings) as database:
             store = build_store(settings)
             try:
-                removed = await apply_retention(database, store, days)
+                removed = await (count_expired(database, days) if dry_run else apply_retention(database, store, days))
                 orphans = await find_orphans(database, store)
-                await store.delete(orphans)
+                await store.delete(() if dry_run else orphans)
             finally:
                 await store.close()
         return {"removed": removed, "orphans": len(orphans)}
@@ -41,4 +42,5 @@ def prune(
     if as_json:
         print_json(counts)
     else:
-        typer.echo(f"removed {counts['removed']} old pictures and {counts['orphans']} files that no record knew")
+        verb = "would remove" if dry_run else "removed"
+        typer.echo(f"{verb} {counts['removed']} old pictures and {counts['orphans']} files that no record knew")

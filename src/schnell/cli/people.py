@@ -1,5 +1,6 @@
 """`schnell teams`, `users`, `keys` and `usage`: who may use the server, and what they have used."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from schnell.cli.database import DataDir, run_in_transaction
 from schnell.cli.output import AsJson, print_json, print_rows, say
 
 if TYPE_CHECKING:
+    from schnell.accounts.audit import Actor
     from schnell.accounts.identity import ApiKey, Member, Team
     from schnell.accounts.keys import NewKey
     from schnell.accounts.usage import UsageRow
@@ -27,6 +29,7 @@ _USER_COLUMNS: Final = (
     "user_name",
     "team_id",
     "role",
+    "operator",
     "status",
     "credit_limit",
     "used_credit",
@@ -36,12 +39,15 @@ _KEY_COLUMNS: Final = (
     "id",
     "prefix",
     "name",
+    "user_name",
     "team_id",
     "scopes",
     "rate_limit",
     "created_at",
+    "used_at",
     "expires_at",
     "revoked_at",
+    "note",
 )
 _USAGE_COLUMNS: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
 
@@ -49,8 +55,11 @@ _WINDOWS: Final = get_args(BudgetWindow)
 _MOST_CREDITS: Final = 10**15
 _TEAM_CREDITS: Final = typer.Option(min=0, max=_MOST_CREDITS, help="Credits it may use.")
 
+OperatorSwitch = Annotated[
+    bool | None, typer.Option("--operator/--no-operator", help="Whether they may manage the server with all its teams.")
+]
 TeamArgument = Annotated[str, typer.Argument(help="The team's name or id.")]
-TeamOption = Annotated[str, typer.Option("--team", help="The team's name or id.")]
+OneTeam = Annotated[str | None, typer.Option("--team", help="The team's name or id; the only team if absent.")]
 TeamFilter = Annotated[str | None, typer.Option("--team", help="Only this team's.")]
 UserCredits = Annotated[int | None, typer.Option(min=0, max=_MOST_CREDITS, help="Credits they may use.")]
 UserRole = Annotated[bool | None, typer.Option("--admin/--member", help="Their role.")]
@@ -68,12 +77,13 @@ def create_team(
     as_json: AsJson = False,
 ) -> None:
     """Make a team with one ADMIN user."""
-    from schnell.accounts import teams
+    from schnell.accounts.administration import create_team
 
     window = _check_window(budget_window)
 
     async def run(connection: "Connection") -> "Team":
-        return await teams.create_team(connection, name, credit_limit=credit_limit, budget_window=window, owner=owner)
+        columns = {"credit_limit": credit_limit, "budget_window": window, "owner": owner}
+        return await create_team(connection, here(), name, **columns)
 
     team = run_in_transaction(data_dir, run)
     if as_json:
@@ -108,7 +118,8 @@ def set_team(
     as_json: AsJson = False,
 ) -> None:
     """Change a team."""
-    from schnell.accounts import teams
+    from schnell.accounts.administration import change_team
+    from schnell.accounts.teams import find_team
 
     columns = {
         "credit_limit": credit_limit,
@@ -118,8 +129,7 @@ def set_team(
     changes = _changes(columns, budget_window, active)
 
     async def run(connection: "Connection") -> "Team":
-        found = await teams.find_team(connection, team)
-        return await teams.change_team(connection, found.id, **changes)
+        return await change_team(connection, here(), (await find_team(connection, team)).id, **changes)
 
     print_rows([run_in_transaction(data_dir, run)], _TEAM_COLUMNS, as_json=as_json)
 
@@ -127,7 +137,7 @@ def set_team(
 @users_app.command("create")
 def create_user(
     name: Annotated[str, typer.Argument(help="The user's name.")],
-    team: TeamOption,
+    team: OneTeam = None,
     admin: UserRole = False,
     credit_limit: UserCredits = None,
     budget_window: Annotated[str, typer.Option(help="When their budget starts again: none, day or month.")] = "none",
@@ -135,14 +145,15 @@ def create_user(
     as_json: AsJson = False,
 ) -> None:
     """Make a user and put them into a team."""
-    from schnell.accounts import teams
+    from schnell.accounts.administration import add_member
 
     window = _check_window(budget_window)
 
     async def run(connection: "Connection") -> "Member":
-        return await teams.add_member(
+        return await add_member(
             connection,
-            team,
+            here(),
+            (await _one_team(connection, team)).id,
             name,
             role="ADMIN" if admin else "MEMBER",
             credit_limit=credit_limit,
@@ -170,55 +181,64 @@ def list_users(team: TeamFilter = None, data_dir: DataDir = None, as_json: AsJso
 @users_app.command("set")
 def set_user(
     user: Annotated[str, typer.Argument(help="The user's name or id.")],
-    team: TeamOption,
+    team: OneTeam = None,
     admin: UserRole = None,
+    operator: OperatorSwitch = None,
     credit_limit: UserCredits = None,
     budget_window: NewWindow = None,
-    active: Annotated[bool | None, typer.Option("--active/--inactive", help="Whether their keys work.")] = None,
+    active: Annotated[bool | None, typer.Option("--active/--inactive", help="Whether they may sign in.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a user's place in a team."""
-    from schnell.accounts import teams
+    from schnell.accounts.administration import change_member
+    from schnell.accounts.teams import find_member
 
     role = None if admin is None else "ADMIN" if admin else "MEMBER"
-    changes = _changes({"credit_limit": credit_limit, "role": role}, budget_window, active)
+    changes = _changes({"credit_limit": credit_limit, "role": role, "operator": operator}, budget_window, active)
 
     async def run(connection: "Connection") -> "Member":
-        found = await teams.find_team(connection, team)
-        member = await teams.find_member(connection, found.id, user)
-        return await teams.change_member(connection, found.id, member.user_id, **changes)
+        found = await _one_team(connection, team)
+        member = await find_member(connection, found.id, user)
+        return await change_member(connection, here(), found.id, member.user_id, **changes)
 
     print_rows([run_in_transaction(data_dir, run)], _USER_COLUMNS, as_json=as_json)
 
 
 @keys_app.command("create")
 def create_key(
-    team: TeamOption,
-    user: Annotated[str | None, typer.Option(help="The user's name or id; the team's first if absent.")] = None,
+    team: OneTeam = None,
+    user: Annotated[
+        str | None, typer.Option(help="Whose key, by name or id; the team's first user's if absent.")
+    ] = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
-    scope: Annotated[list[str] | None, typer.Option(help="generate, read or admin; may be given again.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="generate, read, admin, operator; may be given again. all: what its user may. [generate, read]"
+        ),
+    ] = None,
     rate_limit: Annotated[str | None, typer.Option(help="Such as 60/minute; the server's own if absent.")] = None,
     expires: Annotated[datetime | None, typer.Option(help="The moment it ends, such as 2027-01-31 (UTC).")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and show it, this once."""
-    from schnell.accounts import keys, teams
+    from schnell.accounts.administration import create_key
     from schnell.accounts.identity import DEFAULT_SCOPES
+    from schnell.accounts.teams import find_member
 
     # typer reads a date without a time zone
     expires_at = expires.replace(tzinfo=UTC) if expires else None
 
     async def run(connection: "Connection") -> "NewKey":
-        found = await teams.find_team(connection, team)
-        member = await teams.find_member(connection, found.id, user)
-        return await keys.create_key(
+        member = await find_member(connection, (await _one_team(connection, team)).id, user)
+        return await create_key(
             connection,
-            found.id,
-            member.user_id,
+            here(),
+            member,
             name=name,
-            scopes=scope or DEFAULT_SCOPES,
+            scopes=member.scopes if scope == ["all"] else scope or DEFAULT_SCOPES,
             rate_limit=rate_limit,
             expires_at=expires_at,
         )
@@ -227,7 +247,7 @@ def create_key(
     if as_json:
         print_json({"key": made.secret} | asdict(made.key))
     else:
-        say("this key is shown once:")
+        say(f"a key of {made.key.user_name}'s, which may {', '.join(made.key.scopes)}; it is shown once:")
         typer.echo(made.secret)
 
 
@@ -249,10 +269,10 @@ def revoke_key(
     as_json: AsJson = False,
 ) -> None:
     """Make a key useless from now on."""
-    from schnell.accounts import keys
+    from schnell.accounts.administration import revoke_key
 
     async def run(connection: "Connection") -> "ApiKey":
-        return await keys.revoke_key(connection, key)
+        return await revoke_key(connection, here(), key)
 
     print_rows([run_in_transaction(data_dir, run)], _KEY_COLUMNS, as_json=as_json)
 
@@ -281,6 +301,25 @@ def usage_command(
         typer.echo(write_csv(rows), nl=False)
     else:
         print_rows(rows, _USAGE_COLUMNS, as_json=as_json)
+
+
+def here() -> "Actor":
+    """Whoever types: for the audit log, by the name that the machine knows them by."""
+    import getpass
+
+    from schnell.accounts.audit import Actor
+
+    try:
+        return Actor(getpass.getuser(), "command line")
+    except (KeyError, OSError):  # a container's user may have no name
+        return Actor(f"uid {os.getuid()}", "command line")
+
+
+async def _one_team(connection: "Connection", team: str | None) -> "Team":
+    """The team that was named, or the only one."""
+    from schnell.accounts.teams import find_only_team, find_team
+
+    return await (find_team(connection, team) if team else find_only_team(connection))
 
 
 async def _team_id(connection: "Connection", team: str | None) -> str | None:

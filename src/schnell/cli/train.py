@@ -1,7 +1,9 @@
 """`schnell train`: LoRAs from a folder of pictures."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +21,13 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Train exactly so many st
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")]
 Model = Annotated[str, typer.Option(help="A model's name or folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")]
+
+
+class Progress(StrEnum):
+    """Bars for people, or a JSON object a line for programs."""
+
+    BARS = "bars"
+    JSON = "json"
 
 
 @train_app.callback()
@@ -50,6 +59,7 @@ def train_lora_command(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, a third more time: for 12 B parameters.")
     ] = False,
+    progress: Annotated[Progress, typer.Option(help="How progress is told on stderr.")] = Progress.BARS,
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA on a folder of pictures."""
@@ -67,7 +77,7 @@ def train_lora_command(
         checkpointing=checkpointing,
     )
     request = TrainingRequest(images, out, plan, _base_model(model, device), resume=resume, samples=samples)
-    with _progress() as report:
+    with _progress(progress) as report:
         trained = train_lora(request, report)
     for warning in trained.warnings:
         say(f"warning: {warning}")
@@ -86,6 +96,9 @@ def _base_model(model: str, device: str) -> "BaseModel":
 
 
 @contextmanager
-def _progress() -> "Iterator[ProgressReport]":
+def _progress(how: Progress) -> "Iterator[ProgressReport]":
+    if how is Progress.JSON:
+        yield lambda told: say(json.dumps({"stage": told.stage, "done": round(told.done, 4), "message": told.message}))
+        return
     with progress_bars() as show:
         yield lambda progress: show(progress.stage, progress.done, progress.message)

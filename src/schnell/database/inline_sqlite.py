@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -157,6 +157,10 @@ class InlineSqlite:
         self._scans.close()
         while self._idle:
             self._idle.pop().close()
+
+    def migrate(self) -> AbstractAsyncContextManager[InlineConnection]:
+        """As `write`: nobody waits for a server here."""
+        return self.write()
 
     @asynccontextmanager
     async def scan(self) -> AsyncIterator[ThreadedConnection | InlineConnection]:

@@ -26,7 +26,7 @@ async def migrate(database: Database) -> None:
 
     Servers that start at once take turns.
     """
-    async with database.write() as connection:
+    async with database.migrate() as connection:
         await take_turn(connection)
         await connection.run_sync(_upgrade)
 
@@ -41,6 +41,11 @@ async def take_turn(connection: Connection) -> None:
 async def schema_is_current(connection: Connection) -> bool:
     """Whether the database has had every migration of this version of schnell."""
     return await connection.run_sync(_is_current)
+
+
+def knows_schema(revision: str) -> bool:
+    """Whether a database whose last migration is `revision` can be brought to this version of schnell."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def _upgrade(connection: SyncConnection) -> None:

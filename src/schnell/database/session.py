@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from schnell.database.bounded_postgres import connect_bounded, waiting_without_end
 from schnell.database.connection import Connection
 from schnell.database.inline_sqlite import InlineSqlite
 from schnell.database.outages import is_outage, reason_of
@@ -58,6 +60,10 @@ class Database:
     def write(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that may write: committed when its block ends, rolled back when it raises."""
         return _Transaction(self._engine.write(), commits=True)
+
+    def migrate(self) -> AbstractAsyncContextManager[Connection]:
+        """As `write`, for statements that take as long as they need: changes of large tables, and turns at them."""
+        return _Transaction(self._engine.migrate(), commits=True)
 
     def read(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that only reads.
@@ -115,14 +121,6 @@ def _unavailable(kind: type[DatabaseUnavailableError], cause: BaseException) -> 
     return kind("the database does not answer; try again in a moment")
 
 
-#: libpq's settings: a server that is unreachable, or stopped without a word, is an error within seconds.
-_PATIENCE: Final[dict[str, Any]] = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
 #: No transaction of ours rests between two statements. One that does belongs to a server that was paused or cut off,
 #: and its row locks would keep the other servers waiting.
 _REST: Final = "SET idle_in_transaction_session_timeout = '15s'"
@@ -138,7 +136,7 @@ class _PooledPostgres:
             max_overflow=10,
             pool_pre_ping=True,
             pool_timeout=10,
-            connect_args=_PATIENCE,
+            async_creator=partial(connect_bounded, url),
             hide_parameters=True,
         )
         event.listen(self._engine.sync_engine, "connect", _limit_rest)
@@ -147,6 +145,12 @@ class _PooledPostgres:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.begin() as connection:
             yield connection
+
+    @asynccontextmanager
+    async def migrate(self) -> AsyncIterator[AsyncConnection]:
+        async with self.write() as connection:
+            with waiting_without_end((await connection.get_raw_connection()).driver_connection):
+                yield connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

@@ -78,13 +78,14 @@ teams = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
 )
-#: People. What they may do and use is in `members`, once for each of their teams.
+#: People. What they may do and use is in `members`, once for each of their teams. An `operator` manages the server.
 users = Table(
     "users",
     metadata,
     Column("id", _Id, primary_key=True),
     Column("name", String(200), nullable=False),
     Column("avatar", Text),
+    Column("operator", Boolean, nullable=False, server_default=false()),
     Column("created_at", Timestamp, nullable=False),
 )
 #: A user in a team, with a counter as the team's.
@@ -105,6 +106,7 @@ members = Table(
     Column("updated_by", String(200), nullable=False),
 )
 #: API keys, as the SHA-256 `digest` of each. `prefix` is what lists show; `scopes` are separated by commas.
+#: `used_at` is some seconds behind (`accounts/last_uses`); `note` says what a migration has changed about the key.
 api_keys = Table(
     "api_keys",
     metadata,
@@ -119,7 +121,10 @@ api_keys = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("expires_at", Timestamp),
     Column("revoked_at", Timestamp),
+    Column("used_at", Timestamp),
+    Column("note", String(300)),
     Index("ix_api_keys_team", "team_id"),
+    Index("ix_api_keys_user", "user_id"),
 )
 #: Append-only. `team_window` and `member_window` are the day of the row's reservation; the sum of `amount` over the
 #: days of a member's (or team's) current window is its `used_credit`, see `accounts/credits`. `record_id` is no foreign
@@ -211,6 +216,48 @@ images = Table(
     Index("ix_images_record", "record_id"),
     Index("ix_images_state", "state", "created_at"),
 )
+#: Records that were deleted and may still be restored. They are hidden; a while later they are removed for good.
+trash = Table(
+    "trash",
+    metadata,
+    Column("record_id", _Id, primary_key=True),
+    Column("team_id", _Id, nullable=False),
+    Column("deleted_by", _Id, nullable=False),
+    Column("deleted_at", Timestamp, nullable=False),
+    Index("ix_trash_deleted", "deleted_at"),
+)
+#: A team's named collections of pictures.
+collections = Table(
+    "collections",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("team_id", _Id, nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("created_by", _Id, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    UniqueConstraint("team_id", "name"),
+)
+#: `image_key` is no foreign key: a picture may be removed at any time, and a row without one counts for nothing.
+collection_pictures = Table(
+    "collection_pictures",
+    metadata,
+    Column("collection_id", _Id, ForeignKey("collections.id"), primary_key=True),
+    Column("image_key", String(300), primary_key=True),
+    Column("added_at", Timestamp, nullable=False),
+    Index("ix_collection_pictures_image", "image_key"),
+)
+#: Pages that show one picture to whoever has their link. `id` is the secret in the link.
+shares = Table(
+    "shares",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("team_id", _Id, nullable=False),
+    Column("record_id", _Id, nullable=False),
+    Column("image_key", String(300), nullable=False),
+    Column("created_by", _Id, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    UniqueConstraint("image_key"),
+)
 #: The LoRA library. `owner` is a team's id, or `""` for LoRAs that every team sees. It is not NULL, of which SQL holds
 #: no two to be equal: two public LoRAs could have one name.
 loras = Table(
@@ -288,7 +335,83 @@ signing_keys = Table(
     Column("sealed", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
 )
-#: Browser sessions that were ended by signing out, until they would have ended by themselves.
+#: What a user signs in with beside keys: a name in its folded form (`accounts/passwords`) and the password's hash.
+logins = Table(
+    "logins",
+    metadata,
+    Column("user_id", _Id, ForeignKey("users.id"), primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("password_hash", String(300), nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
+)
+#: Who a user is to an OpenID provider: `subject` never changes there, and is unique within its `issuer`.
+identities = Table(
+    "identities",
+    metadata,
+    Column("issuer", String(500), primary_key=True),
+    Column("subject", String(255), primary_key=True),
+    Column("user_id", _Id, ForeignKey("users.id"), nullable=False),
+    Column("email", String(320)),
+    Column("created_at", Timestamp, nullable=False),
+    Index("ix_identities_user", "user_id"),
+)
+#: Browsers that are signed in, as the SHA-256 `digest` of each cookie. With `key_id`, a session may what that key may,
+#: and dies with it; without, what its user may. `method` is `key`, `password` or `oidc`.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("id", _Id, nullable=False, unique=True),
+    Column("team_id", _Id, ForeignKey("teams.id"), nullable=False),
+    Column("user_id", _Id, ForeignKey("users.id"), nullable=False),
+    Column("key_id", _Id, ForeignKey("api_keys.id")),
+    Column("method", String(16), nullable=False),
+    Column("browser", String(100), nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("expires_at", Timestamp, nullable=False),
+    Index("ix_sessions_user", "user_id"),
+    Index("ix_sessions_expires", "expires_at"),
+)
+#: Links that administrators have made, as the SHA-256 `digest` of each secret. Without `user_id` one makes a new member
+#: of the team; with it, that member chooses a password anew.
+invites = Table(
+    "invites",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("team_id", _Id, ForeignKey("teams.id"), nullable=False),
+    Column("user_id", _Id, ForeignKey("users.id")),
+    Column("user_name", String(200), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("credit_limit", BigInteger),
+    Column("budget_window", String(8), nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("expires_at", Timestamp, nullable=False),
+    Column("accepted_at", Timestamp),
+    Column("revoked_at", Timestamp),
+    Index("ix_invites_team", "team_id"),
+)
+#: What administrators and operators did (`accounts/audit`). Append-only, and names stand here as they were: no row
+#: points to another that may change or go.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _Counter, primary_key=True, autoincrement=True),
+    Column("created_at", Timestamp, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("actor_id", _Id),
+    Column("via", String(16), nullable=False),
+    Column("team_id", _Id),
+    Column("action", String(40), nullable=False),
+    Column("target", String(300), nullable=False),
+    Column("target_id", String(100)),
+    Column("details", JSON, nullable=False),
+    Index("ix_audit_team", "team_id", "id"),
+    Index("ix_audit_created", "created_at"),
+)
+#: What `sessions` took the place of. Nothing reads it any more but servers of the version before, which may still run
+#: beside this one during a rolling restart.
 ended_sessions = Table(
     "ended_sessions",
     metadata,

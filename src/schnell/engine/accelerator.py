@@ -5,11 +5,15 @@ that is used for a decision or shown to somebody comes from here.
 """
 
 import gc
+import os
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Final
 
 import torch
+
+from schnell.spec import DeviceMemory
 
 #: Begun by `start_timing`; called once, it waits until the device is done and gives the seconds that it worked.
 Timing = Callable[[], float]
@@ -83,6 +87,21 @@ def release_memory(device: torch.device) -> None:
         torch.xpu.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def memory_use(device: torch.device) -> DeviceMemory | None:
+    """What is used of a device's memory now, by every process; of a CPU's, by this one. None where nothing tells."""
+    try:
+        if device.type in {"cuda", "xpu"}:
+            free, total = torch.get_device_module(device).mem_get_info(device)
+            return DeviceMemory(total - free, total)
+        if device.type == "mps":
+            return DeviceMemory(torch.mps.driver_allocated_memory(), torch.mps.recommended_max_memory())
+        page = os.sysconf("SC_PAGE_SIZE")
+        resident = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return DeviceMemory(resident * page, os.sysconf("SC_PHYS_PAGES") * page)
+    except (RuntimeError, OSError, ValueError, AttributeError):
+        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,15 +27,14 @@ from schnell.generations.records import (
     UNFINISHED,
     Record,
     RecordPage,
-    RecordSearch,
     change_record,
     find_picture,
     find_record,
     hide_record,
     list_records,
-    list_used_loras,
 )
 from schnell.generations.recovery import fail_record, remove_marked
+from schnell.generations.searches import RecordSearch, list_used_loras
 
 _POLL_SECONDS: Final = 0.5
 _CANCELLED: Final = GenerationCancelledError("the generation was cancelled; nothing was charged")
@@ -82,7 +81,7 @@ class History:
         # a page without a search is found by its index; a search may look at every record of the team
         reading = self._database.scan() if search else self._database.read()
         async with reading as connection:
-            return await list_records(connection, caller.team_id, limit, cursor, search)
+            return await list_records(connection, caller.team_id, limit, cursor, search.conditions() if search else ())
 
     async def used_loras(self, caller: Caller) -> list[str]:
         """The names of the LoRAs that the team's pictures were made with."""

@@ -11,14 +11,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
-from schnell.database.tables import images, records
+from schnell.database.tables import images, records, trash
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, SchnellError
-from schnell.spec import MAX_LORAS
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")
 _CURSOR: Final = re.compile(r"[0-9]{1,14}\.[0-9a-f-]{36}")
-_VISIBLE: Final = records.c.status != "DELETED"
+#: What was deleted a moment ago can be restored, and is hidden like what is gone.
+IS_VISIBLE: Final = and_(
+    records.c.status != "DELETED",
+    ~select(trash.c.record_id).where(trash.c.record_id == records.c.id).correlate(records).exists(),
+)
 
 
 _File = bytes  # `bytes` is also a field's name below
@@ -80,26 +83,6 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordSearch:
-    """Which records to list: words of the prompt in any case, one LoRA, one status."""
-
-    prompt: str = ""
-    lora: str = ""
-    status: RecordStatus | None = None
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """The search as conditions in SQL."""
-        found = [
-            records.c.settings["prompt"].as_string().icontains(word, autoescape=True) for word in self.prompt.split()
-        ]
-        if self.lora:
-            found.append(or_(*(_lora_at(place) == self.lora for place in range(MAX_LORAS))))
-        if self.status:
-            found.append(records.c.status == self.status)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class RecordPage:
     """Records, newest first, and the cursor of the page after (None: this is the last)."""
 
@@ -135,7 +118,7 @@ _EMPTY_AND_HIDDEN: Final = and_(
 )
 #: How many values one statement has at most: databases have a limit.
 _MOST_AT_ONCE: Final = 500
-_FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), _VISIBLE)
+_FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), IS_VISIBLE)
 # a picture that is marked for removal may have lost its file already: it is not shown
 _PICTURES: Final = (
     select(images)
@@ -234,7 +217,7 @@ async def find_picture(connection: Connection, team_id: str, key: str) -> None:
     Raises:
         NotFoundError: it has none.
     """
-    shown = and_(images.c.key == key, images.c.state == "STORED", records.c.team_id == team_id, _VISIBLE)
+    shown = and_(images.c.key == key, images.c.state == "STORED", records.c.team_id == team_id, IS_VISIBLE)
     query = select(images.c.key).join(records, records.c.id == images.c.record_id).where(shown)
     if (await connection.execute(query)).first() is None:
         raise NotFoundError("no picture has this name")
@@ -245,15 +228,14 @@ async def list_records(
     team_id: str,
     limit: int,
     cursor: str | None = None,
-    search: RecordSearch | None = None,
+    wanted: Sequence[ColumnElement[bool]] = (),
 ) -> RecordPage:
-    """A page of a team's records, newest first.
+    """A page of a team's records, newest first; `wanted` are further conditions.
 
     Raises:
         InvalidFieldError: `cursor` is not one that a page gave.
     """
-    wanted = search.conditions() if search else []
-    query = select(records).where(records.c.team_id == team_id, _VISIBLE, *wanted)
+    query = select(records).where(records.c.team_id == team_id, IS_VISIBLE, *wanted)
     if cursor is not None:
         created_at, record_id = _read_cursor(cursor)
         # the first condition is implied by the second, but only the first is one that an index can start from
@@ -263,15 +245,6 @@ async def list_records(
     found = await _load(connection, query.order_by(records.c.created_at.desc(), records.c.id.desc()).limit(limit + 1))
     page = tuple(found[:limit])
     return RecordPage(page, _write_cursor(page[-1]) if len(found) > limit else None)
-
-
-async def list_used_loras(connection: Connection, team_id: str) -> list[str]:
-    """The names of the LoRAs that a team's pictures were made with."""
-    made = (records.c.team_id == team_id, records.c.status == "SUCCESS")
-    names = [
-        select(_lora_at(place).label("name")).where(*made, _lora_at(place).is_not(None)) for place in range(MAX_LORAS)
-    ]
-    return sorted((await connection.execute(union(*names))).scalars())
 
 
 async def list_owners(connection: Connection) -> set[str]:
@@ -321,7 +294,7 @@ async def change_record(connection: Connection, team_id: str, record_id: str, **
         NotFoundError: the team has none with this id.
     """
     whose = (records.c.id == record_id) & (records.c.team_id == team_id)
-    await connection.execute(update(records).where(whose, _VISIBLE).values(changes))
+    await connection.execute(update(records).where(whose, IS_VISIBLE).values(changes))
     return await find_record(connection, team_id, record_id)
 
 
@@ -376,12 +349,6 @@ async def _load(connection: Connection, query: Select[Any], values: Mapping[str,
         )
         pictures.setdefault(image.record_id, []).append(shown)
     return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
-
-
-# a request names only so many LoRAs, and JSON in SQL is asked by place
-def _lora_at(place: int) -> ColumnElement[str]:
-    reference: ColumnElement[str] = records.c.settings[("loras", place, "reference")].as_string()
-    return reference
 
 
 def _to_record(row: Row[Any], pictures: tuple[StoredImage, ...]) -> Record:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from schnell.accounts.credits import find_reservation, release
 from schnell.assets.store import AssetStore
 from schnell.clock import now
 from schnell.database.connection import Connection
 from schnell.database.session import Database
-from schnell.database.tables import webhooks
+from schnell.database.tables import images, webhooks
 from schnell.errors import AssetError, InterruptedServerError, SchnellError
 from schnell.generations.admission import Admission
 from schnell.generations.idempotency import forget_old_claims
@@ -183,6 +183,16 @@ async def apply_retention(database: Database, store: AssetStore, days: float | N
         if days is not None:
             await expire_images(connection, now() - timedelta(days=days))
     return await remove_marked(database, store)
+
+
+async def count_expired(database: Database, days: float | None) -> int:
+    """How many pictures `apply_retention` would remove now."""
+    async with database.read() as connection:
+        marked = len(await list_removable(connection))
+        if days is None:
+            return marked
+        old = select(func.count()).where(images.c.state == "STORED", images.c.created_at < now() - timedelta(days=days))
+        return marked + int((await connection.execute(old)).scalar_one())
 
 
 async def find_orphans(database: Database, store: AssetStore) -> list[str]:

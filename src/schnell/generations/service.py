@@ -46,8 +46,8 @@ _PENDING_SUCCESS: Final = "the picture is drawn and kept; its record is still be
 _PENDING_FAILURE: Final = "there is no picture ({}); its record is still being closed, and its credits released"
 _MEDIA_TYPES: Final = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
 
-#: Called with every generation that ended, and with its error if it failed.
-EndListener = Callable[[Record, SchnellError | None], None]
+#: Called with every generation that ended, its error if it failed, and who asked for it.
+EndListener = Callable[[Record, SchnellError | None, Caller], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Generations:
             if isinstance(accepted, str):
                 return accepted
             admitted.keep()
-        self._spawn(self._carry_out(running, request, located, accepted))
+        self._spawn(self._carry_out(running, caller, request, located, accepted))
         return running
 
     def leave_unanswered(self, caller: Caller, request: GenerationRequest, started: Running | str) -> None:
@@ -227,7 +227,7 @@ class Generations:
         return reservation
 
     async def _carry_out(
-        self, running: Running, request: GenerationRequest, located: Located, reservation: Reservation
+        self, running: Running, caller: Caller, request: GenerationRequest, located: Located, reservation: Reservation
     ) -> None:
         draft = running.record
         try:
@@ -237,7 +237,7 @@ class Generations:
         running.is_kept = ending.error is None
         ended = await self._close(running, ending, reservation)
         self._admission.forget(running)
-        self._report_end(ended)
+        self._report_end(ended, caller)
         running.finish(ended.record, ended.error)
         # after the answer: it may need a store that does not answer
         await self._closings.remove_unused(draft, ended.record)
@@ -251,11 +251,11 @@ class Generations:
         finally:
             overdue.cancel()
 
-    def _report_end(self, ending: Ending) -> None:
+    def _report_end(self, ending: Ending, caller: Caller) -> None:
         if self._on_end is None:
             return
         try:
-            self._on_end(ending.record, ending.error)
+            self._on_end(ending.record, ending.error, caller)
         except Exception:  # noqa: BLE001 - whoever counts ends must not keep one from its caller
             _log.exception("the end of record %s was not counted", ending.record.id)
 

@@ -74,6 +74,11 @@ class LoraLibrary:
         # entries come and go one at a time: none appears between the last look for one and the removal of its file
         self._changing = asyncio.Lock()
 
+    @property
+    def remote_lookups(self) -> tuple[int, int]:
+        """How many remote references were found here since the start, and how many had to be fetched."""
+        return self._remote.found, self._remote.fetched
+
     async def locate(self, refs: Sequence[LoraRef], team_id: str) -> tuple[AdapterUse | MissingAdapter, ...]:
         """The converted file of each LoRA that a team's request names, in order; nothing is fetched.
 
@@ -135,7 +140,7 @@ class LoraLibrary:
                 FieldProblem("source", f"{show_reference(source)[:80]!r} is a name, not a place to fetch from")
             )
         # before the download, which can take minutes
-        await self._check_room(owner, labels.name)
+        await self.check_room(owner, labels.name)
         async with self._adding():
             converted, found = await self._remote.fetch(reference, owner, on_progress)
             labels = replace(labels, name=labels.name or suggest_name(found.name))
@@ -146,7 +151,7 @@ class LoraLibrary:
     ) -> LibraryLora:
         """Add an uploaded file to the library of `owner`. Raises as `add`."""
         labels = replace(labels, name=labels.name or suggest_name(file_name.rpartition("/")[2].rpartition(".")[0]))
-        await self._check_room(owner, labels.name)
+        await self.check_room(owner, labels.name)
         uploaded = await self._files.receive(source)
         async with self._adding():
             try:
@@ -158,7 +163,7 @@ class LoraLibrary:
     async def add_path(self, path: Path, *, owner: str, labels: Labels = NO_LABELS, created_by: str) -> LibraryLora:
         """Add a file of this machine to the library of `owner`. Raises as `add`."""
         labels = replace(labels, name=labels.name or suggest_name(path.stem))
-        await self._check_room(owner, labels.name)
+        await self.check_room(owner, labels.name)
         async with self._adding():
             converted = await self._files.convert(path)
             return await self._insert(converted, owner, labels, path.name, created_by)
@@ -285,7 +290,13 @@ class LoraLibrary:
         known = f"there are {', '.join(names[:20])}" if names else "the library is empty"
         return f"no LoRA is called {name!r}: {known}. A LoRA of the hub is written owner/name"
 
-    async def _check_room(self, owner: str, name: str | None) -> None:
+    async def check_room(self, owner: str, name: str | None) -> str:
+        """Refuse what could not be added. Returns the name in its tidy form, or an empty one.
+
+        Raises:
+            InvalidFieldError: the name cannot be one, or the owner has as many LoRAs as it may have.
+            ConflictError: the owner has a LoRA of this name.
+        """
         # two that add at once may both pass: the table itself refuses the second of one name, and one LoRA more than
         # `per_team` does no harm
         tidy = check_name(name) if name else ""
@@ -298,6 +309,7 @@ class LoraLibrary:
             )
         if taken is not None and taken.owner == owner:
             raise name_taken(tidy)
+        return tidy
 
     async def _insert(  # noqa: PLR0913, PLR0917 - who adds what, and how they call it
         self,

@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import Any, Final, Self
 from uuid import uuid4
 
-from c2pa import Builder, C2paError, C2paSignerInfo, Context, Signer
+from c2pa import Builder, C2paError, C2paSignerInfo, C2paSigningAlg, Context, Signer
 from PIL import Image
 
 from schnell.clock import now
@@ -22,6 +22,7 @@ from schnell.errors import CredentialsError
 from schnell.provenance.credentials_reading import RECEIPT_LABEL, read_credentials
 from schnell.provenance.keys import SigningKeys
 from schnell.provenance.receipt import engine_version, mark_number
+from schnell.provenance.signing_service import SigningService
 
 _log = logging.getLogger(__name__)
 #: IPTC's word for a picture that a trained model has made (https://cv.iptc.org/newscodes/digitalsourcetype/).
@@ -39,7 +40,7 @@ _UNTRUSTED: Final = "signingCredential.untrusted"
 
 @dataclass(frozen=True)
 class CredentialsSigner:
-    """Signs pictures with `keys`.
+    """Signs pictures with `keys`, or with what `service` keeps for their certificates.
 
     `with_prompt` lets the prompt into the manifest, `with_time` the time (two runs then differ by it), `time_stamp_url`
     is an RFC 3161 service that vouches for the time. Safe to call from several threads.
@@ -49,6 +50,9 @@ class CredentialsSigner:
     with_prompt: bool = True
     with_time: bool = False
     time_stamp_url: str | None = None
+    service: SigningService | None = None
+    # what the service last refused: the library's own error says only that there is no signature
+    _refusals: list[CredentialsError] = field(default_factory=list, init=False, compare=False, repr=False)
     # one signer of the library signs one picture at a time, and refuses a second one meanwhile
     _turn: threading.Lock = field(default_factory=threading.Lock, init=False, compare=False, repr=False)
 
@@ -64,7 +68,7 @@ class CredentialsSigner:
         # without the time stamp: a service that is away now keeps no server from starting
         trial = BytesIO()
         Image.new("RGB", (1, 1)).save(trial, "PNG")
-        data, _ = cls(keys).sign(trial.getvalue(), "image/png", {}, None)
+        data, _ = cls(keys, service=signer.service).sign(trial.getvalue(), "image/png", {}, None)
         found = read_credentials(data, "image/png", keys.roots_pem())
         problems = [each for each in found.problems if not each.startswith(_UNTRUSTED)]
         if problems:
@@ -98,21 +102,31 @@ class CredentialsSigner:
         definition = _manifest(label, media_type, _for_strangers(receipt), receipt, None)
         with self._turn, _make_builder(definition) as builder:
             builder.set_no_embed()
-            return bytes(builder.sign(self._signer, media_type, BytesIO(data), BytesIO()))
+            return self._sign(builder, self._signer, media_type, data, BytesIO())
 
     def _build(self, definition: str, media_type: str, data: bytes, signed: BytesIO) -> None:
+        if self.time_stamp_url is not None:
+            try:
+                with _make_builder(definition) as builder:
+                    self._sign(builder, self._stamped_signer, media_type, data, signed)
+            except CredentialsError as cause:
+                # a picture without a time stamp is worth more than none
+                _log.warning("no time stamp from %s: %s", self.time_stamp_url, cause)
+                signed.seek(0)
+                signed.truncate()
+            else:
+                return
+        with _make_builder(definition) as builder:
+            self._sign(builder, self._signer, media_type, data, signed)
+
+    def _sign(self, builder: Builder, signer: Signer, media_type: str, data: bytes, signed: BytesIO) -> bytes:
+        self._refusals.clear()
         try:
-            with _make_builder(definition) as builder:
-                builder.sign(self._stamped_signer, media_type, BytesIO(data), signed)
+            return bytes(builder.sign(signer, media_type, BytesIO(data), signed))
         except C2paError as cause:
-            if self.time_stamp_url is None:
-                raise CredentialsError(f"a picture could not be signed: {cause}") from cause
-            # a picture without a time stamp is worth more than none
-            _log.warning("no time stamp from %s: %s", self.time_stamp_url, cause)
-            signed.seek(0)
-            signed.truncate()
-            with _make_builder(definition) as builder:
-                builder.sign(self._signer, media_type, BytesIO(data), signed)
+            if self._refusals:
+                raise self._refusals[-1] from cause
+            raise CredentialsError(f"a picture could not be signed: {cause}") from cause
 
     @cached_property
     def _signer(self) -> Signer:
@@ -123,13 +137,24 @@ class CredentialsSigner:
         return self._make_signer(self.time_stamp_url) if self.time_stamp_url else self._signer
 
     def _make_signer(self, time_stamp_url: str | None) -> Signer:
-        url = None if time_stamp_url is None else time_stamp_url.encode()
-        parts = (self.keys.algorithm, self.keys.signing_chain_pem(), self.keys.key_pem())
-        info = C2paSignerInfo(*(part.encode() for part in parts), url)
+        algorithm, certificates = self.keys.algorithm, self.keys.signing_chain_pem()
         try:
-            return Signer.from_info(info)
+            if self.service is not None:
+                by_name = C2paSigningAlg[algorithm.upper()]
+                return Signer.from_callback(self._ask_service, by_name, certificates, time_stamp_url)
+            url = None if time_stamp_url is None else time_stamp_url.encode()
+            parts = (algorithm, certificates, self.keys.key_pem())
+            return Signer.from_info(C2paSignerInfo(*(part.encode() for part in parts), url))
         except C2paError as cause:
             raise CredentialsError(f"the signing key cannot be used: {cause}") from cause
+
+    def _ask_service(self, data: bytes) -> bytes:
+        assert self.service is not None  # noqa: S101 - set where this is a signer's callback
+        try:
+            return self.service.sign(data, self.keys.algorithm)
+        except CredentialsError as error:
+            self._refusals.append(error)
+            return b""  # no signature, in the library's words
 
 
 def _make_builder(definition: str) -> Builder:

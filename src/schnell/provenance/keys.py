@@ -32,11 +32,11 @@ _PEM: Final = serialization.Encoding.PEM
 class SigningKeys:
     """A private key, its certificates (its own first), and what else belongs to it.
 
-    `root_key` renews a leaf of our own; None with an operator's certificates. `older_roots` vouch for pictures that
-    were signed before.
+    `key` is None where a signing service keeps it. `root_key` renews a leaf of our own; None with an operator's
+    certificates. `older_roots` vouch for pictures that were signed before.
     """
 
-    key: PrivateKeyTypes
+    key: PrivateKeyTypes | None
     chain: tuple[Certificate, ...]
     root_key: PrivateKeyTypes | None = None
     older_roots: tuple[Certificate, ...] = ()
@@ -54,12 +54,13 @@ class SigningKeys:
     @property
     def algorithm(self) -> str:
         """C2PA's name of the signature algorithm. Raises CredentialsError for a key that it has none for."""
-        if isinstance(self.key, ed25519.Ed25519PrivateKey):
+        key = self.leaf.public_key()
+        if isinstance(key, ed25519.Ed25519PublicKey):
             return "ed25519"
-        if isinstance(self.key, rsa.RSAPrivateKey) and self.key.key_size >= 2048:
+        if isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048:
             return "ps256"
-        if isinstance(self.key, ec.EllipticCurvePrivateKey) and self.key.curve.name in _CURVES:
-            return _CURVES[self.key.curve.name]
+        if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
+            return _CURVES[key.curve.name]
         raise CredentialsError("the private key must be Ed25519, P-256, P-384, P-521, or RSA of 2048 bits and more")
 
     @property
@@ -68,7 +69,12 @@ class SigningKeys:
         return self.root_key is not None
 
     def key_pem(self) -> str:
-        """The private key, unencrypted."""
+        """The private key, unencrypted. Raises CredentialsError where it is not here."""
+        if self.key is None:
+            raise CredentialsError(
+                "the private key is not here: import it with its certificates, or name the service that signs with it "
+                "in SCHNELL_CREDENTIALS_SIGNING_URL"
+            )
         return _key_pem(self.key)
 
     def signing_chain_pem(self) -> str:
@@ -82,12 +88,12 @@ class SigningKeys:
 
     def to_pem(self) -> str:
         """Everything, as one text that `read_keys` reads."""
-        keys = [self.key, *([self.root_key] if self.root_key else [])]
+        keys = [each for each in (self.key, self.root_key) if each is not None]
         return "".join(map(_key_pem, keys)) + _certificates_pem([*self.chain, *self.older_roots])
 
     def check(self, moment: datetime) -> None:
         """Raise CredentialsError unless the key fits its certificate, and each certificate its issuer and `moment`."""
-        if _public(self.key) != _public(self.leaf):
+        if self.key is not None and _public(self.key) != _public(self.leaf):
             raise CredentialsError("the private key is not that of the first certificate")
         for certificate in self.chain:
             name = certificate.subject.rfc4514_string()
@@ -130,21 +136,22 @@ def renew_keys(keys: SigningKeys, name: str, moment: datetime) -> SigningKeys:
 def read_keys(pem: str) -> SigningKeys:
     """What `SigningKeys.to_pem` wrote, or an operator's own private key and certificates, the key's own first.
 
+    Certificates alone are those of a key that a signing service keeps.
+
     Raises:
-        CredentialsError: a part is missing or cannot be read.
+        CredentialsError: there is no certificate, or a part cannot be read.
     """
     keys = [_read_key(block) for block in _blocks(pem, "PRIVATE KEY")]
     try:
         certificates = [x509.load_pem_x509_certificate(block.encode()) for block in _blocks(pem, "CERTIFICATE")]
     except ValueError as cause:
         raise CredentialsError(f"a certificate cannot be read: {cause}") from cause
-    if not keys or not certificates:
-        missing = "no private key" if not keys else "no certificate"
-        raise CredentialsError(f"there is {missing} in the PEM text")
+    if not certificates:
+        raise CredentialsError("there is no certificate in the PEM text")
     chain = _chain_of(certificates)
     others = tuple(each for each in certificates if each not in chain)
     root_key = keys[1] if len(keys) > 1 else None
-    return SigningKeys(keys[0], chain, root_key, others)
+    return SigningKeys(keys[0] if keys else None, chain, root_key, others)
 
 
 def _chain_of(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]:

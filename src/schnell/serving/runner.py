@@ -79,6 +79,7 @@ class InProcessRunner:
             steps=sum(each.steps for each in devices),
             step_rows=sum(each.step_rows for each in devices),
             step_seconds=sum(each.step_seconds for each in devices),
+            step_counts=tuple(map(sum, zip(*(each.step_counts for each in devices), strict=True))),
             devices=devices,
         )
 
@@ -109,4 +110,6 @@ class InProcessRunner:
             steps=status.steps,
             step_rows=status.step_rows,
             step_seconds=status.step_seconds,
+            step_counts=status.step_counts,
+            memory=worker.memory(),
         )

@@ -15,7 +15,7 @@ import structlog
 from PIL import Image
 
 from schnell.clock import Stopwatch
-from schnell.engine.accelerator import is_out_of_memory
+from schnell.engine.accelerator import is_out_of_memory, memory_use
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
 from schnell.engine.engine import Engine, outcome_of
@@ -27,7 +27,7 @@ from schnell.serving.batch_size import BatchSizer
 from schnell.serving.faults import DeviceLostError, Fault, attempt, attempt_twice, memory_error
 from schnell.serving.jobs import Batch, QueuedJob, Row
 from schnell.serving.queue import JobQueue
-from schnell.spec import Job, JobOutcome, Progress, ProgressListener, Size
+from schnell.spec import NO_STEPS, DeviceMemory, Job, JobOutcome, Progress, ProgressListener, Size, count_step
 
 log = structlog.get_logger(__name__)
 _TILED: Final = "the picture was decoded in tiles, as the device's memory did not hold it whole"
@@ -71,6 +71,7 @@ class WorkerStatus:
     steps: int = 0
     step_rows: int = 0
     step_seconds: float = 0.0
+    step_counts: tuple[int, ...] = NO_STEPS
     seconds_per_row: Mapping[LaneKey, float] = field(default_factory=dict)
     is_lost: bool = False
     prepared: float = 1.0
@@ -128,6 +129,10 @@ class Worker:
     def name(self) -> str:
         """The device's name, such as `cuda:1`."""
         return str(self._engine.device)
+
+    def memory(self) -> DeviceMemory | None:
+        """What is used of the device's memory; None for a device that failed, which no call reaches."""
+        return None if self.status.is_lost else memory_use(self._engine.device)
 
     def lane_of(self, job: Job) -> LaneKey:
         """The lane that a job's rows share batches in."""
@@ -368,6 +373,7 @@ class Worker:
             steps=seen.steps + 1,
             step_rows=seen.step_rows + rows,
             step_seconds=seen.step_seconds + seconds,
+            step_counts=count_step(seen.step_counts, seconds),
             seconds_per_row=self._sizer.seconds_per_row(),
         )
 

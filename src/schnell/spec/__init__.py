@@ -19,7 +19,10 @@ from schnell.spec.generation import (
     random_seed,
 )
 from schnell.spec.job import (
+    NO_STEPS,
+    STEP_BOUNDS,
     AdapterUse,
+    DeviceMemory,
     DeviceSnapshot,
     FetchListener,
     FetchProgress,
@@ -33,6 +36,7 @@ from schnell.spec.job import (
     RunnerSnapshot,
     Stage,
     combine_adapters,
+    count_step,
 )
 from schnell.spec.size import (
     ASPECT_RATIOS,
@@ -63,9 +67,12 @@ __all__ = [
     "MEGAPIXELS",
     "MIN_LORA_SCALE",
     "MIN_SIDE",
+    "NO_STEPS",
     "SIDE_STEP",
+    "STEP_BOUNDS",
     "TOKEN_SIDE",
     "AdapterUse",
+    "DeviceMemory",
     "DeviceSnapshot",
     "FetchListener",
     "FetchProgress",
@@ -84,6 +91,7 @@ __all__ = [
     "Stage",
     "combine_adapters",
     "combine_loras",
+    "count_step",
     "output_format_named",
     "output_seed",
     "random_seed",

@@ -1,10 +1,11 @@
 """A job on its way through a runner: what is drawn, how far it is, and what came out."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from schnell.spec.generation import MAX_LORA_SCALE, MIN_LORA_SCALE, GenerationSpec
 
@@ -134,12 +135,32 @@ class QueueEstimate:
     expected_seconds: float
 
 
+#: Upper bounds, in seconds, of the groups that denoising steps are counted in; one more group is for longer ones.
+STEP_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+NO_STEPS: Final = (0,) * (len(STEP_BOUNDS) + 1)
+
+
+def count_step(counts: tuple[int, ...], seconds: float) -> tuple[int, ...]:
+    """`counts` (how many steps took how long, by `STEP_BOUNDS`) with one more step."""
+    group = bisect_left(STEP_BOUNDS, seconds)
+    return (*counts[:group], counts[group] + 1, *counts[group + 1 :])
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """A device's memory in bytes: what is used, by whomever, and what there is. A CPU's is what this process uses."""
+
+    used: int
+    total: int
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
     """What one device is doing now, and its totals; the fields as in `RunnerSnapshot`.
 
     A device that `is_lost` failed for good, and draws nothing until the server is started anew. `leased_loras` are the
     different LoRAs that it draws with now. `prepared` is the share of its programs that is compiled: at 1 it draws.
+    `step_counts` groups steps by how long they took (`STEP_BOUNDS`). `memory` is None where it cannot be read.
     """
 
     name: str
@@ -150,6 +171,8 @@ class DeviceSnapshot:
     steps: int = 0
     step_rows: int = 0
     step_seconds: float = 0.0
+    step_counts: tuple[int, ...] = NO_STEPS
+    memory: DeviceMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +181,7 @@ class RunnerSnapshot:
 
     Now: `queued` jobs wait, `active_rows` pictures are between their first and last denoising step. Totals: denoising
     `steps` of a batch, the pictures in them (`step_rows`; over `steps` it is the mean batch size), and `step_seconds`.
-    `devices` has the same of each device, where there are any to speak of.
+    `devices` has the same of each device, where there are any to speak of. `step_counts`: as `DeviceSnapshot` has it.
     """
 
     queued: int = 0
@@ -166,4 +189,5 @@ class RunnerSnapshot:
     steps: int = 0
     step_rows: int = 0
     step_seconds: float = 0.0
+    step_counts: tuple[int, ...] = NO_STEPS
     devices: tuple[DeviceSnapshot, ...] = ()

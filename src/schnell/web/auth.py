@@ -6,22 +6,21 @@ Routes declare what they need as a parameter, such as `caller: Generator`; FastA
 import base64
 import binascii
 import socket
-import time
 from ipaddress import ip_address
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from schnell.accounts.callers import authenticate, authenticate_session
 from schnell.accounts.identity import Caller, Scope
-from schnell.accounts.keys import authenticate, authenticate_id, has_ended
 from schnell.errors import ForbiddenError, UnauthorizedError
 from schnell.web.services import services_of
-from schnell.web.session import COOKIE
 
 #: Where an ASGI scope says that its caller was found: what is still to come of the request may take its time.
 KNOWN: Final = "schnell.known"
-_ENDED: Final = "The session has ended. Log in again"
+#: The cookie of a signed-in browser. It holds a random secret of the session's own, never a key.
+COOKIE: Final = "schnell_session"
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
 _key_header = APIKeyHeader(name="API-KEY", scheme_name="apiKey", auto_error=False)
 _bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
@@ -55,20 +54,16 @@ async def identify(request: Request, scope: Scope) -> Caller:
         async with services.database.read() as connection:
             caller = await authenticate(connection, key)
     elif cookie := request.cookies.get(COOKIE):
-        session = services.sessions.read(cookie, time.time())
-        if session is None:
-            raise UnauthorizedError(_ENDED)
         # a browser adds the cookie to requests that other sites make; an API key only its owner can add
         if request.method not in _SAFE_METHODS:
             refuse_other_sites(request)
         async with services.database.read() as connection:
-            if await has_ended(connection, session.id):
-                raise UnauthorizedError(_ENDED)
-            caller = await authenticate_id(connection, session.key_id)
+            caller = await authenticate_session(connection, cookie)
     else:
         raise UnauthorizedError("API Key is missing. Send it in the API-KEY header")
-    if scope not in caller.scopes:
-        raise ForbiddenError(f"this key lacks the scope {scope!r}; it has {', '.join(caller.scopes)}")
+    if scope not in caller.scopes and not (scope == "admin" and caller.is_operator):
+        whose = "this key lacks" if caller.key_id else "you lack"
+        raise ForbiddenError(f"{whose} the scope {scope!r}; what may be done is {', '.join(caller.scopes)}")
     request.scope[KNOWN] = True
     return caller
 
@@ -84,7 +79,10 @@ def caller_with(scope: Scope) -> Any:
 
 Generator = Annotated[Caller, caller_with("generate")]
 Reader = Annotated[Caller, caller_with("read")]
+#: Of the caller's own team; an operator is one of every team. Routes still ask `administration.check_team`.
 Administrator = Annotated[Caller, caller_with("admin")]
+#: Of the server, with all its teams.
+Operator = Annotated[Caller, caller_with("operator")]
 
 #: Declares the two recommended forms of a key in the OpenAPI document. These dependencies check nothing.
 SECURITY: Final = [Security(_key_header), Security(_bearer)]

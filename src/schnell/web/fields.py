@@ -16,6 +16,9 @@ _Value = TypeVar("_Value")
 _Number = TypeVar("_Number", int, float)
 #: From here on, integers are not exact for clients that read JSON numbers as doubles.
 _MAX_NUMBER: Final = 2**53
+NUL: Final = "\0"
+#: What is said to a text that no database of ours could hold.
+NO_NUL: Final = r"must not hold the character NUL (\u0000), which cannot be stored: leave it out"
 
 
 def whole_number(value: Any) -> Any:
@@ -63,7 +66,11 @@ class Fields:
 
     def text(self, name: str, *, required: bool = False) -> str | None:
         """A string without NUL characters, which PostgreSQL cannot store."""
-        return self._read(name, _as_text, "must be a string", required=required)
+        found = self._read(name, _as_text, "must be a string", required=required)
+        if found is None or NUL not in found:
+            return found
+        self.refuse(name, NO_NUL)
+        return None
 
     def choice(self, name: str, options: tuple[str, ...], *, required: bool = False) -> str | None:
         """One of `options`."""
@@ -144,7 +151,7 @@ class Fields:
 
 
 def _as_text(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str):
         raise TypeError
     return value
 

@@ -14,6 +14,7 @@ from schnell.clock import Backoff
 from schnell.database.migration import migrate, take_turn
 from schnell.errors import SchnellError
 from schnell.generations.recovery import apply_retention, heartbeat, reconcile, remove_marked
+from schnell.generations.trash import empty_trash
 from schnell.generations.webhooks import Subscription
 from schnell.web.services import Services, services_of_app
 
@@ -73,7 +74,7 @@ class Lifecycle:
 
     async def _prepare_database(self, app: FastAPI, services: Services) -> None:
         await migrate(services.database)
-        async with services.database.write() as connection:
+        async with services.database.migrate() as connection:
             # or two servers that start at once on a new database would both make the first team
             await take_turn(connection)
             app.state.first_key = await prepare_first_start(connection, self.bootstrap_key)
@@ -109,6 +110,8 @@ class Lifecycle:
     async def _stop(self, services: Services, heartbeats: "asyncio.Task[None]") -> None:
         """End what runs, then let go of everything. What fails or hangs keeps nothing else from being closed."""
         await _attempt("previews", services.lora_previews.close(), _CLOSE_SECONDS)
+        await _attempt("trainings", services.trainings.close(), _CLOSE_SECONDS)
+        await _attempt("thumbnails", services.thumbnails.close(), _CLOSE_SECONDS)
         left = services.admission.seconds_left(self.drain_seconds)
         await _attempt("draining", services.generations.drain(left), None)
         # webhooks after the drain: they send the ends that it has brought
@@ -149,6 +152,7 @@ async def _send_heartbeat(services: Services) -> None:
 
 async def _remove_leftovers(services: Services) -> None:
     await services.closings.remove_leftovers()
+    await empty_trash(services.database, services.store)
     await remove_marked(services.database, services.store)
 
 

@@ -24,6 +24,7 @@ REQUEST_ID: Final = "schnell.request_id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Where error handlers leave the code of an error in an ASGI scope, for the access log.
 ERROR_CODE: Final = "schnell.error"
+_STATIC: Final = "/static/"
 _MAX_HEADER_BYTES: Final = 32_768
 _MAX_HEADERS: Final = 256
 _MAX_DISCARDED_BYTES: Final = 256 * 1024 * 1024
@@ -72,7 +73,9 @@ class RequestContext:
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._count(scope["method"], route, status)
-        _log.info(
+        # a page brings a dozen scripts and styles: its own line says as much
+        _log.log(
+            logging.DEBUG if route.startswith(_STATIC) else logging.INFO,
             "%s %s %d",
             scope["method"],
             route,

@@ -11,6 +11,7 @@ from schnell.accounts.rates import RateLimits
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import AssetStore
+from schnell.assets.thumbnails import Thumbnails
 from schnell.database.session import Database
 from schnell.generations import Admission, Closings, Generations, History, Runner
 from schnell.generations.loras import LoraPreviews
@@ -18,12 +19,13 @@ from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import WebhookSender
 from schnell.loras.library import LoraLibrary
 from schnell.loras.tokens import SourceTokens
+from schnell.loras.trainings import LoraTrainings
 from schnell.loras.turns import Turns
 from schnell.provenance.credentials import CredentialsSigner
 from schnell.provenance.isolation import IsolatedChecks
+from schnell.web.gauges import Gauges
 from schnell.web.metrics import Metrics
 from schnell.web.response_headers import header_text
-from schnell.web.session import SessionSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Services:
     lease: ServerLease
     store: AssetStore
     local_assets: LocalAssets | None
+    thumbnails: Thumbnails
     links: LinkSigner
     runner: Runner
     generations: Generations
@@ -82,11 +85,12 @@ class Services:
     admission: Admission
     closings: Closings
     rates: RateLimits
-    sessions: SessionSigner
     metrics: Metrics
+    gauges: Gauges
     model: ServedModel
     loras: LoraLibrary
     lora_previews: LoraPreviews
+    trainings: LoraTrainings
     source_tokens: SourceTokens
     webhooks: WebhookSender
     checks: IsolatedChecks

@@ -4,16 +4,24 @@ from hashlib import sha256
 import pytest
 from sqlalchemy import select
 
+from schnell.accounts.callers import authenticate
 from schnell.accounts.keys import (
     NewKey,
-    authenticate,
-    authenticate_id,
     create_key,
     list_keys,
     prepare_first_start,
     revoke_key,
 )
-from schnell.accounts.teams import change_member, change_team, create_team, find_member, list_members, list_teams
+from schnell.accounts.teams import (
+    add_member,
+    change_member,
+    change_team,
+    create_team,
+    find_member,
+    list_members,
+    list_teams,
+    set_operator,
+)
 from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import api_keys
@@ -104,14 +112,31 @@ async def test_a_key_is_revoked_once_and_keeps_the_time(database: Database) -> N
     assert again == once
 
 
-async def test_a_caller_is_found_by_the_keys_id_as_by_the_key(database: Database) -> None:
+async def test_a_key_says_who_calls_and_what_they_may(database: Database) -> None:
     made = await make_key(database, scopes=["read", "generate", "read"], rate_limit="60/minute")
     async with database.read() as connection:
-        caller = await authenticate_id(connection, made.key.id)
-        assert caller == await authenticate(connection, made.secret)
+        caller = await authenticate(connection, made.secret)
         with pytest.raises(UnauthorizedError, match="not valid"):
-            await authenticate_id(connection, made.secret)
+            await authenticate(connection, made.key.id)
     assert (caller.key_id, caller.scopes, caller.rate_limit) == (made.key.id, ("generate", "read"), "60/minute")
+    assert (made.key.user_name, caller.session_id) == ("Ann", None)
+
+
+async def test_no_key_may_more_than_its_owner(database: Database) -> None:
+    with pytest.raises(InvalidFieldError, match="Ann is no operator"):
+        await make_key(database, scopes=["read", "operator"])
+    made = await make_key(database, scopes=["read", "admin"])
+    async with database.write() as connection:
+        bob = await add_member(connection, made.key.team_id, "Bob")
+        with pytest.raises(InvalidFieldError, match="Bob is no administrator"):
+            await create_key(connection, bob.team_id, bob.user_id, scopes=["admin"])
+        assert (await authenticate(connection, made.secret)).scopes == ("read", "admin")
+        # what an owner loses, their keys lose at once
+        await change_member(connection, made.key.team_id, made.key.user_id, role="MEMBER")
+        assert (await authenticate(connection, made.secret)).scopes == ("read",)
+        # and an operator may manage every team, whatever their role in one
+        await set_operator(connection, made.key.user_id, operator=True)
+        assert (await authenticate(connection, made.secret)).scopes == ("read", "admin")
 
 
 async def test_a_preset_key_shows_no_more_than_half_of_itself(database: Database) -> None:
@@ -131,7 +156,11 @@ async def test_the_first_start_makes_one_team_one_admin_and_a_key_shown_once(dat
     assert await start(database) is None
     async with database.read() as connection:
         caller = await authenticate(connection, secret)
-        assert (caller.role, caller.scopes, caller.rate_limit) == ("ADMIN", ("generate", "read", "admin"), None)
+        assert (caller.role, caller.scopes, caller.rate_limit) == (
+            "ADMIN",
+            ("generate", "read", "admin", "operator"),
+            None,
+        )
         assert [team.credit_limit for team in await list_teams(connection)] == [100_000_000]
         assert len(await list_members(connection)) == 1
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
+from schnell.accounts.callers import authenticate
 from schnell.accounts.credits import release, reserve, settle
 from schnell.accounts.identity import Caller
-from schnell.accounts.keys import authenticate, create_key, list_keys
+from schnell.accounts.keys import create_key, list_keys
 from schnell.accounts.teams import add_member, create_team, find_member
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
 from schnell.database.connection import Connection
@@ -80,7 +81,7 @@ async def test_each_key_of_a_user_has_a_row_of_its_own(database: Database) -> No
         second = await make_caller(connection, ann.team_id, ann.user_id)
         await draw(connection, second, TODAY, cost=3, charged=3)
         found = await collect_usage(connection, user_id=ann.user_id, since=date.fromisoformat(TODAY))
-        keys = {key.id: key.prefix for key in await list_keys(connection, ann.team_id)}
+        keys: dict[str | None, str] = {key.id: key.prefix for key in await list_keys(connection, ann.team_id)}
     assert {row.key: row.credits for row in found} == {keys[ann.key_id]: 150, keys[second.key_id]: 3}
 
 

@@ -40,7 +40,8 @@ def test_keys_of_ones_own_are_signed_with_and_are_not_renewed(run: Any, tmp_path
 @pytest.mark.parametrize(
     ("pem", "complaint"),
     [
-        ("nothing", "no private key"),
+        ("nothing", "no certificate"),
+        (keys().signing_chain_pem(), "the private key is not here"),
         (make_keys("Old", NOW.replace(year=2010)).to_pem(), "expired on"),
         (make_keys("Mixed", NOW).key_pem() + keys().roots_pem(), "not that of the first certificate"),
     ],

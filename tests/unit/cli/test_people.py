@@ -22,6 +22,7 @@ def test_without_json_only_what_a_script_needs_is_on_stdout(run: Any) -> None:
     assert made.stdout.strip() == run("teams", "list", "--json")[0]["id"]
     assert "schnell keys create --team 'acme'" in made.stderr
     key = run("keys", "create", "--team", "acme")
+    assert "a key of acme's, which may generate, read" in key.stderr
     assert key.stdout.startswith(run("keys", "list", "--json")[0]["prefix"])
     assert len(key.stdout.split()) == 1
     user = run("users", "create", "Jo", "--team", "acme")
@@ -96,6 +97,37 @@ def test_what_is_not_there_or_taken_is_named(run: Any) -> None:
         run("keys", "create", "--team", "nobody", "--json")
     with pytest.raises(NotFoundError, match="nobody"):
         run("usage", "--team", "nobody")
+
+
+def test_a_key_is_for_the_only_team_and_asks_where_there_are_more(run: Any) -> None:
+    with pytest.raises(NotFoundError, match="there is no team yet"):
+        run("keys", "create")
+    run("teams", "create", "acme")
+    assert run("keys", "create", "--name", "mine", "--json")["user_name"] == "acme"
+    run("teams", "create", "globex")
+    with pytest.raises(NotFoundError, match="say which team: there are 'acme', 'globex'"):
+        run("keys", "create")
+
+
+def test_a_key_for_everything_its_user_may(run: Any) -> None:
+    run("teams", "create", "acme")
+    assert run("keys", "create", "--scope", "all", "--json")["scopes"] == ["generate", "read", "admin"]
+    run("users", "set", "acme", "--operator")
+    assert run("keys", "create", "--scope", "all", "--json")["scopes"] == ["generate", "read", "admin", "operator"]
+    run("users", "create", "Jo")
+    with pytest.raises(InvalidFieldError, match="Jo is no operator of this server"):
+        run("keys", "create", "--user", "Jo", "--scope", "operator")
+
+
+def test_the_last_operator_stays_one(run: Any) -> None:
+    run("teams", "create", "acme")
+    run("users", "set", "acme", "--operator")
+    for change in ("--no-operator", "--inactive"):
+        with pytest.raises(InvalidFieldError, match="the only active operator"):
+            run("users", "set", "acme", change)
+    run("users", "create", "Jo")
+    run("users", "set", "Jo", "--operator")
+    assert run("users", "set", "acme", "--no-operator", "--json")[0]["operator"] is False
 
 
 def test_usage_of_nobody_is_empty(run: Any) -> None:

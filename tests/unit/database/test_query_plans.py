@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import event, text
 
 from counts import repeats
-from schnell.accounts.keys import authenticate
+from schnell.accounts.callers import authenticate
 from schnell.accounts.teams import find_members, list_teams
 from schnell.benchmarks.large_database import fill
 from schnell.benchmarks.server import KEY

@@ -38,10 +38,9 @@ def test_a_root_that_ends_too_soon_is_followed_by_another_and_kept() -> None:
 @pytest.mark.parametrize(
     ("pem", "complaint"),
     [
-        ("", "no private key"),
-        ("hello", "no private key"),
+        ("", "no certificate"),
+        ("hello", "no certificate"),
         (keys().key_pem(), "no certificate"),
-        (keys().roots_pem(), "no private key"),
         ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n" + keys().roots_pem(), "cannot be read"),
         (keys().key_pem() + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "cannot be read"),
     ],
@@ -49,6 +48,15 @@ def test_a_root_that_ends_too_soon_is_followed_by_another_and_kept() -> None:
 def test_a_text_without_keys_is_refused_with_what_is_missing(pem: str, complaint: str) -> None:
     with pytest.raises(CredentialsError, match=complaint):
         read_keys(pem)
+
+
+def test_certificates_alone_are_those_of_a_key_that_is_elsewhere() -> None:
+    alone = read_keys(keys().signing_chain_pem() + keys().roots_pem())
+    alone.check(NOW)
+    assert (alone.key, alone.algorithm, alone.is_ours) == (None, "ed25519", False)
+    assert read_keys(alone.to_pem()) == alone
+    with pytest.raises(CredentialsError, match="SCHNELL_CREDENTIALS_SIGNING_URL"):
+        alone.key_pem()
 
 
 def test_keys_that_are_no_pair_are_named() -> None:

@@ -7,7 +7,7 @@ from schnell.assets.local import LocalAssets
 from schnell.database.session import Database
 from schnell.errors import ServerBusyError
 from schnell.generations.closing import Closings
-from schnell.spec import DeviceSnapshot, RunnerSnapshot
+from schnell.spec import NO_STEPS, DeviceMemory, DeviceSnapshot, RunnerSnapshot, count_step
 from schnell.web.metrics import Metrics
 
 
@@ -41,6 +41,23 @@ def test_the_runner_is_asked_at_every_scrape(closings: Closings) -> None:
         "schnell_batch_rows_sum 10.0",
     ):
         assert line in lines, line
+
+
+def test_steps_are_grouped_by_how_long_they_took(closings: Closings) -> None:
+    counts = NO_STEPS
+    for seconds in (0.004, 0.3, 0.5, 100.0):
+        counts = count_step(counts, seconds)
+    device = DeviceSnapshot("cuda:0", steps=4, step_seconds=100.804, step_counts=counts, memory=DeviceMemory(3, 8))
+    text = Metrics(lambda: RunnerSnapshot(devices=(device,)), closings).render().decode()
+    for line in (
+        'schnell_device_step_seconds_bucket{device="cuda:0",le="0.005"} 1.0',
+        'schnell_device_step_seconds_bucket{device="cuda:0",le="0.25"} 1.0',
+        'schnell_device_step_seconds_bucket{device="cuda:0",le="0.5"} 3.0',
+        'schnell_device_step_seconds_bucket{device="cuda:0",le="60.0"} 3.0',
+        'schnell_device_step_seconds_bucket{device="cuda:0",le="+Inf"} 4.0',
+        'schnell_device_memory_used_bytes{device="cuda:0"} 3.0',
+    ):
+        assert line in text.splitlines(), line
 
 
 def test_each_device_has_series_of_its_own(closings: Closings) -> None:

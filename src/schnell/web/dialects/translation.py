@@ -51,16 +51,25 @@ def find_model(request: Request, name: str | None, field: str = "model") -> Mode
     model = services_of(request).model
     if not name:
         return ModelChoice(model.ids[0])
-    try:
-        found = choose_model(model, name)
-    except InvalidFieldError as error:
-        raise InvalidFieldError(*(FieldProblem(field, each.message) for each in error.problems)) from None
+    found = seek_model(request, name, field)
     if found is None:
         raise UnsupportedModelError(
             f"the model {name[:100]!r} is not served here; {', '.join(model.ids[:4])} are, each also with a LoRA after "
             f"a colon, such as {LORA_BASE}:NAME"
         )
     return found
+
+
+def seek_model(request: Request, name: str, field: str = "model") -> ModelChoice | None:
+    """What a model id, found in `field`, means; None where no such model is served.
+
+    Raises:
+        InvalidFieldError: the id names a LoRA at a scale that is out of range, or what can be no LoRA.
+    """
+    try:
+        return choose_model(services_of(request).model, name)
+    except InvalidFieldError as error:
+        raise InvalidFieldError(*(FieldProblem(field, each.message) for each in error.problems)) from None
 
 
 async def list_model_ids(request: Request, caller: Caller) -> list[str]:

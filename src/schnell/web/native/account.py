@@ -1,24 +1,33 @@
 """The caller's own account: browser sessions, who the caller is, and usage."""
 
 import re
-import time
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from schnell.accounts.keys import authenticate, end_session
+from schnell.accounts.callers import authenticate
+from schnell.accounts.sessions import LIFETIME, end_session, start_session
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
-from schnell.web.auth import SECURITY, Reader, refuse_other_sites
+from schnell.web.auth import COOKIE, SECURITY, Reader, refuse_other_sites
 from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
-from schnell.web.session import COOKIE, LIFETIME_SECONDS
 
 router = APIRouter(tags=["account"])
+#: What user agents name, the special before the general: each names those that it is descended from, too.
+_BROWSERS: Final = {"Firefox/": "Firefox", "Edg/": "Edge", "OPR/": "Opera", "Chrome/": "Chrome", "Safari/": "Safari"}
+_SYSTEMS: Final = {
+    "Android": "Android",
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Windows": "Windows",
+    "Mac OS X": "macOS",
+    "Linux": "Linux",
+}
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -64,7 +73,7 @@ _WHO_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
                 "userId": "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
                 "userName": "Administrator",
                 "role": "ADMIN",
-                "scopes": ["generate", "read", "admin"],
+                "scopes": ["generate", "read", "admin", "operator"],
                 "creditLimit": 100_000_000,
                 "usedCredit": 1000,
                 "teamCreditLimit": 100_000_000,
@@ -86,37 +95,45 @@ class Login(BaseModel):
     "/api/session", summary="Log in", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(400, 401, 403)
 )
 async def log_in(request: Request, body: Login) -> Response:
-    """Set a session cookie for pages in a browser. It names the key by its id, and dies with it."""
+    """Set a session cookie for pages in a browser. It dies with the key, and when the browser signs out."""
     # or another site could sign a browser in, and see what is drawn there from now on
     refuse_other_sites(request)
-    services = services_of(request)
-    async with services.database.read() as connection:
+    async with services_of(request).database.write() as connection:
         caller = await authenticate(connection, body.key.strip())
-    response = Response(status_code=status.HTTP_204_NO_CONTENT)
-    response.set_cookie(
-        COOKIE,
-        services.sessions.make(caller.key_id, int(time.time()) + LIFETIME_SECONDS),
-        max_age=LIFETIME_SECONDS,
-        httponly=True,
-        # not strict: a link to the playground in an e-mail must open signed in
-        samesite="lax",
-        secure=services.config.public_url.startswith("https:"),
-    )
-    return response
+        token = await start_session(
+            connection,
+            caller.team_id,
+            caller.user_id,
+            method="key",
+            browser=browser_of(request),
+            key_id=caller.key_id,
+        )
+    return with_cookie(request, Response(status_code=status.HTTP_204_NO_CONTENT), token)
 
 
 @router.delete("/api/session", summary="Log out", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(403))
 async def log_out(request: Request) -> Response:
     """End the session: its cookie opens nothing any more, wherever a copy of it is."""
-    services = services_of(request)
-    session = services.sessions.read(request.cookies.get(COOKIE, ""), time.time())
-    if session is not None:
+    if token := request.cookies.get(COOKIE):
         refuse_other_sites(request)
-        async with services.database.write() as connection:
-            await end_session(connection, session.id, datetime.fromtimestamp(session.expires, UTC))
+        async with services_of(request).database.write() as connection:
+            await end_session(connection, token)
     response = Response(status_code=status.HTTP_204_NO_CONTENT)
-    secure = services.config.public_url.startswith("https:")
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=secure)
+    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=_is_secure(request))
+    return response
+
+
+def with_cookie(request: Request, response: Response, token: str) -> Response:
+    """The response, which signs the browser in with a session's token."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=int(LIFETIME.total_seconds()),
+        httponly=True,
+        # not strict: a link to the playground in an e-mail must open signed in
+        samesite="lax",
+        secure=_is_secure(request),
+    )
     return response
 
 
@@ -153,6 +170,18 @@ async def usage(
     async with services_of(request).database.scan() as connection:
         rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since, until=until)
     return usage_response(rows, format)
+
+
+def browser_of(request: Request) -> str:
+    """How the browser calls itself, cut to what its user recognizes it by."""
+    agent = request.headers.get("user-agent", "")
+    system = next((name for name in _SYSTEMS if name in agent), "")
+    browser = next((shown for sign, shown in _BROWSERS.items() if sign in agent), agent.partition("/")[0][:40])
+    return f"{browser} on {_SYSTEMS[system]}" if system else browser or "unknown"
+
+
+def _is_secure(request: Request) -> bool:
+    return services_of(request).config.public_url.startswith("https:")
 
 
 def usage_response(rows: list[UsageRow], form: str) -> Response:

@@ -1,4 +1,7 @@
-"""The operator's API below `/api/admin`: teams, members, keys, usage. It needs a key with the scope `admin`."""
+"""The administrators' API below `/api/admin`: teams, members, keys, usage.
+
+A key with the scope `admin` manages its own team; one with the scope `operator` every team, and makes new ones.
+"""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final, TypeVar
@@ -10,7 +13,9 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 from starlette.responses import Response
 
-from schnell.accounts import keys, teams
+from schnell.accounts import administration, keys, teams
+from schnell.accounts.administration import check_may_change, check_team
+from schnell.accounts.audit import actor_of
 from schnell.accounts.identity import (
     DEFAULT_CREDIT_LIMIT,
     DEFAULT_SCOPES,
@@ -23,7 +28,8 @@ from schnell.accounts.identity import (
     Team,
 )
 from schnell.accounts.usage import collect_usage
-from schnell.web.auth import SECURITY, Administrator
+from schnell.errors import ForbiddenError
+from schnell.web.auth import SECURITY, Administrator, Operator
 from schnell.web.fields import whole_number
 from schnell.web.native.account import USAGE_ANSWER, Since, Until, usage_response
 from schnell.web.openapi import error_answers
@@ -93,14 +99,15 @@ class MemberChange(_Body):
     role: Role | None = None
     credit_limit: Annotated[Credits | None, Field(examples=[100_000])] = None
     budget_window: BudgetWindow | None = None
+    operator: Annotated[bool | None, Field(description="An operator of the server; only operators may say so.")] = None
 
 
 class NewKey(_Body):
-    """A key for a member, by id or name (the team's first if absent)."""
+    """A key for a member, by id or name. If absent: for the caller; in a team that is not theirs, for its first."""
 
     user: Name | None = None
     name: Name = "default"
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = list(DEFAULT_SCOPES)
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)] = list(DEFAULT_SCOPES)
     rate_limit: (
         Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}/(second|minute|hour|day)$", examples=["60/minute"])] | None
     ) = None
@@ -151,29 +158,33 @@ def _show(form: type[_Shown], value: Team | Member | ApiKey) -> _Shown:
 
 
 @router.get("/teams", summary="Teams")
-async def list_teams(request: Request, _caller: Administrator) -> list[ShownTeam]:
-    """Every team, oldest first."""
+async def list_teams(request: Request, caller: Administrator) -> list[ShownTeam]:
+    """Every team, oldest first; for administrators of a team, that team."""
     async with services_of(request).database.read() as connection:
-        return [_show(ShownTeam, team) for team in await teams.list_teams(connection)]
+        if caller.is_operator:
+            return [_show(ShownTeam, team) for team in await teams.list_teams(connection)]
+        return [_show(ShownTeam, await teams.find_team(connection, caller.team_id))]
 
 
 @router.post("/teams", summary="New team", status_code=status.HTTP_201_CREATED)
-async def create_team(request: Request, _caller: Administrator, body: NewTeam) -> ShownTeam:
-    """Make a team with one ADMIN member."""
+async def create_team(request: Request, caller: Operator, body: NewTeam) -> ShownTeam:
+    """Make a team with one ADMIN member. For operators."""
     async with services_of(request).database.write() as connection:
-        return _show(ShownTeam, await teams.create_team(connection, **body.given()))
+        return _show(ShownTeam, await administration.create_team(connection, actor_of(caller), **body.given()))
 
 
 @router.patch("/teams/{team_id}", summary="Change a team")
-async def change_team(request: Request, _caller: Administrator, team_id: UUID, body: TeamChange) -> ShownTeam:
-    """Change limits, the budget's window, or the status."""
+async def change_team(request: Request, caller: Operator, team_id: UUID, body: TeamChange) -> ShownTeam:
+    """Change limits, the budget's window, or the status. For operators."""
     async with services_of(request).database.write() as connection:
-        return _show(ShownTeam, await teams.change_team(connection, str(team_id), **body.given()))
+        changed = await administration.change_team(connection, actor_of(caller), str(team_id), **body.given())
+        return _show(ShownTeam, changed)
 
 
 @router.get("/teams/{team_id}/users", summary="Members")
-async def list_members(request: Request, _caller: Administrator, team_id: UUID) -> list[ShownMember]:
+async def list_members(request: Request, caller: Administrator, team_id: UUID) -> list[ShownMember]:
     """A team's members, oldest first."""
+    check_team(caller, str(team_id))
     async with services_of(request).database.read() as connection:
         team = await teams.find_team(connection, str(team_id))
         return [_show(ShownMember, each) for each in await teams.list_members(connection, team.id)]
@@ -182,11 +193,9 @@ async def list_members(request: Request, _caller: Administrator, team_id: UUID) 
 @router.post("/teams/{team_id}/users", summary="New member", status_code=status.HTTP_201_CREATED)
 async def add_member(request: Request, caller: Administrator, team_id: UUID, body: NewMember) -> ShownMember:
     """Make a user and put them into the team."""
-    given = body.given()
+    check_team(caller, str(team_id))
     async with services_of(request).database.write() as connection:
-        member = await teams.add_member(
-            connection, str(team_id), given.pop("name"), created_by=caller.user_name, **given
-        )
+        member = await administration.add_member(connection, actor_of(caller), str(team_id), **body.given())
         return _show(ShownMember, member)
 
 
@@ -194,50 +203,63 @@ async def add_member(request: Request, caller: Administrator, team_id: UUID, bod
 async def change_member(
     request: Request, caller: Administrator, team_id: UUID, user_id: UUID, body: MemberChange
 ) -> ShownMember:
-    """Change a member's role, limits or status."""
+    """Change a member's role, limits or status. What concerns operators of the server, only operators may change."""
+    check_team(caller, str(team_id))
+    given = body.given()
+    if "operator" in given and not caller.is_operator:
+        raise ForbiddenError("only operators may say who is an operator of this server")
     async with services_of(request).database.write() as connection:
-        member = await teams.change_member(
-            connection, str(team_id), str(user_id), updated_by=caller.user_name, **body.given()
-        )
+        check_may_change(caller, await teams.find_member(connection, str(team_id), str(user_id)))
+        member = await administration.change_member(connection, actor_of(caller), str(team_id), str(user_id), **given)
         return _show(ShownMember, member)
 
 
 @router.get("/teams/{team_id}/keys", summary="Keys")
-async def list_keys(request: Request, _caller: Administrator, team_id: UUID) -> list[ShownKey]:
-    """A team's keys, without their secrets."""
+async def list_keys(request: Request, caller: Administrator, team_id: UUID) -> list[ShownKey]:
+    """A team's keys with their owners, without their secrets."""
+    check_team(caller, str(team_id))
     async with services_of(request).database.read() as connection:
         team = await teams.find_team(connection, str(team_id))
         return [_show(ShownKey, key) for key in await keys.list_keys(connection, team.id)]
 
 
 @router.post("/teams/{team_id}/keys", summary="New key", status_code=status.HTTP_201_CREATED)
-async def create_key(request: Request, _caller: Administrator, team_id: UUID, body: NewKey) -> MadeKey:
-    """Make a key. Its secret is in this answer and nowhere else."""
+async def create_key(request: Request, caller: Administrator, team_id: UUID, body: NewKey) -> MadeKey:
+    """Make a key for a member, whose name is in the answer. Its secret is in this answer and nowhere else."""
+    check_team(caller, str(team_id))
     given = body.given()
+    # a key belongs to a person: without a name, to the one who asks for it, and not to whoever came first
+    user = given.pop("user", caller.user_id if caller.team_id == str(team_id) else None)
     async with services_of(request).database.write() as connection:
-        team = await teams.find_team(connection, str(team_id))
-        member = await teams.find_member(connection, team.id, given.pop("user", None))
-        made = await keys.create_key(connection, team.id, member.user_id, **given)
+        member = await teams.find_member(connection, str(team_id), user)
+        check_may_change(caller, member)
+        made = await administration.create_key(connection, actor_of(caller), member, **given)
         return MadeKey(key=made.secret, details=_show(ShownKey, made.key))
 
 
 @router.delete("/keys/{key_id}", summary="Revoke a key")
-async def revoke_key(request: Request, _caller: Administrator, key_id: UUID) -> ShownKey:
-    """Make a key useless from now on."""
+async def revoke_key(request: Request, caller: Administrator, key_id: UUID) -> ShownKey:
+    """Make a key useless from now on, and end the sessions of browsers that signed in with it."""
     async with services_of(request).database.write() as connection:
-        return _show(ShownKey, await keys.revoke_key(connection, str(key_id)))
+        key = await keys.find_key(connection, str(key_id))
+        check_team(caller, key.team_id)
+        check_may_change(caller, await teams.find_member(connection, key.team_id, key.user_id))
+        return _show(ShownKey, await administration.revoke_key(connection, actor_of(caller), key.id))
 
 
 @router.get("/usage", summary="Usage of all teams", responses=USAGE_ANSWER)
-async def usage(
+async def usage(  # noqa: PLR0913, PLR0917 - one argument a parameter
     request: Request,
-    _caller: Administrator,
+    caller: Administrator,
     team: Annotated[UUID | None, Query(description="Only this team's.")] = None,
     since: Since = None,
     until: Until = None,
     form: Annotated[str, Query(alias="format", pattern="^(json|csv)$", description="json or csv.")] = "json",
 ) -> Response:
-    """Requests, pictures and credits by day, team, user and key."""
+    """Requests, pictures and credits by day, team, user and key; for administrators of a team, that team's."""
+    team_id = str(team) if team else None if caller.is_operator else caller.team_id
+    if team_id:
+        check_team(caller, team_id)
     async with services_of(request).database.scan() as connection:
-        rows = await collect_usage(connection, team_id=str(team) if team else None, since=since, until=until)
+        rows = await collect_usage(connection, team_id=team_id, since=since, until=until)
     return usage_response(rows, form)

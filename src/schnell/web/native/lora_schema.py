@@ -26,7 +26,7 @@ MAX_LABEL_LENGTH: Final = 200
 _LABEL: Final = {"type": "string", "maxLength": MAX_LABEL_LENGTH, "pattern": r"^[^\x00-\x1f\x7f]*$"}
 _LICENCE: Final = _LABEL | {"description": "In place of the one that the file or its site names."}
 _WORDS: Final = "Words that wake it, in place of those that the file or its site names."
-_PUBLIC: Final = "Whether every team is to see it; needs a key with the scope admin."
+_PUBLIC: Final = "Whether every team is to see it; needs the scope operator."
 _JSON_FIELDS: Final = {
     "source": _SOURCE,
     "name": _NAME,

@@ -18,7 +18,7 @@ from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, Miss
 from schnell.loras.repository import PUBLIC, Labels, LibraryLora
 from schnell.loras.tokens import SITES, read_site
 from schnell.web import submission
-from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.auth import SECURITY, Administrator, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_schema import (
     ADD_BODY,
@@ -61,7 +61,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
     if _is_form(request):
         async with _receiving(request, caller, 8) as form:
             fields = Fields(_read_form(form))
-            labels, owner = _read_labels(fields), _read_owner(fields, caller)
+            labels, owner = read_labels(fields), read_owner(fields, caller)
             file = _file_in(form)
             fields.check()
             file_name = (file.filename or "lora")[:200]
@@ -71,7 +71,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
     else:
         fields = Fields(await read_json_object(_limited(request)))
         source = fields.text("source", required=True)
-        labels, owner = _read_labels(fields), _read_owner(fields, caller)
+        labels, owner = read_labels(fields), read_owner(fields, caller)
         fields.check()
         lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name)
     services.lora_previews.ask_for(lora)
@@ -110,7 +110,7 @@ async def remove(
     request: Request,
     name: str,
     caller: Generator,
-    public: Annotated[bool, Query(description="The public one; needs a key with the scope admin.")] = False,
+    public: Annotated[bool, Query(description="The public one; needs the scope operator.")] = False,
 ) -> Response:
     """Take one of the team's own LoRAs out of its library. Records of pictures that used it stay."""
     await services_of(request).loras.remove(name, _owner(caller, public=public))
@@ -118,16 +118,18 @@ async def remove(
 
 
 def _owner(caller: Caller, *, public: bool) -> str:
-    if public and "admin" not in caller.scopes:
-        raise ForbiddenError("only a key with the scope admin may change the public LoRAs")
+    if public and not caller.is_operator:
+        raise ForbiddenError("only an operator of the server may change the public LoRAs, which every team sees")
     return PUBLIC if public else caller.team_id
 
 
-def _read_owner(fields: Fields, caller: Caller) -> str:
+def read_owner(fields: Fields, caller: Caller) -> str:
+    """Whose LoRA a request adds: the team's, or everybody's with `public`. Raises ForbiddenError without the scope."""
     return _owner(caller, public=fields.flag("public", default=False))
 
 
-def _read_labels(fields: Fields) -> Labels:
+def read_labels(fields: Fields) -> Labels:
+    """Name, trigger words and licence as a request gives them; what is wrong is noted in `fields`."""
     words = fields.raw("triggerWords")
     words = [] if words is None else words
     if not isinstance(words, list) or len(words) > MAX_TRIGGER_WORDS or not all(map(_is_label, words)):
@@ -219,19 +221,12 @@ async def list_sites(request: Request, caller: Reader) -> dict[str, Any]:
 
 
 @sites_router.put("/{site}/token", summary="Set the team's token", status_code=status.HTTP_204_NO_CONTENT)
-async def keep_token(request: Request, caller: Generator, site: str, body: Token) -> None:
-    """Fetch this team's private and gated LoRAs with its own token from now on. Only an ADMIN of the team may."""
-    _check_admin(caller)
+async def keep_token(request: Request, caller: Administrator, site: str, body: Token) -> None:
+    """Fetch this team's private and gated LoRAs with its own token from now on. For administrators."""
     await services_of(request).source_tokens.keep(caller.team_id, read_site(site), body.token, now())
 
 
 @sites_router.delete("/{site}/token", summary="Remove the team's token", status_code=status.HTTP_204_NO_CONTENT)
-async def forget_token(request: Request, caller: Generator, site: str) -> None:
+async def forget_token(request: Request, caller: Administrator, site: str) -> None:
     """Forget it. What was fetched with it is not found any more."""
-    _check_admin(caller)
     await services_of(request).source_tokens.forget(caller.team_id, read_site(site))
-
-
-def _check_admin(caller: Caller) -> None:
-    if caller.role != "ADMIN":
-        raise ForbiddenError("only an ADMIN of the team may change its tokens")

@@ -5,23 +5,22 @@ address, opens for whoever may read the record.
 """
 
 import time
-from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from schnell.assets.links import FILES_PATH
-from schnell.assets.store import check_key, file_name, is_key, media_type_of
+from schnell.assets.store import check_key, is_key
 from schnell.errors import NotFoundError
 from schnell.web.auth import SECURITY, Reader
 from schnell.web.openapi import allowed_methods, error_answers
-from schnell.web.services import Services, services_of
+from schnell.web.services import services_of
+from schnell.web.stored_pictures import send_picture
 
 router = APIRouter()
-_POLICY: Final = "default-src 'none'; sandbox"
 #: Short: a key that is revoked, or a picture that is deleted, is no longer shown after it.
 _KEY_SECONDS: Final = 300
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
@@ -51,8 +50,7 @@ async def picture(request: Request, key: str) -> Response:
     # the signature is not enough: the path must also be a key of the store, written as links are written
     if raw_path != (FILES_PATH + quote(check_key(key))).encode():
         raise NotFoundError("no picture has this name")
-    headers = _headers(key, max(0, expires - int(time.time())))
-    return await _answer(services, key, headers, is_known=_is_known(request, key))
+    return await send_picture(request, key, max(0, expires - int(time.time())))
 
 
 @router.get(
@@ -70,35 +68,4 @@ async def picture_by_key(request: Request, caller: Reader, environment: str, nam
     if not is_key(key):
         raise HTTPException(405 if "POST" in allowed_methods(request.app, request.url.path) else 404)
     await services.history.find_picture(caller, key)
-    return await _answer(services, key, _headers(key, _KEY_SECONDS), is_known=_is_known(request, key))
-
-
-def _headers(key: str, seconds: int) -> dict[str, str]:
-    return {
-        # a picture never changes under its key, so the key identifies its content
-        "ETag": _etag(key),
-        "Cache-Control": f"private, max-age={seconds}, immutable",
-        "Content-Disposition": f'inline; filename="{file_name(key)}"',
-        "Content-Security-Policy": _POLICY,
-        "Cross-Origin-Resource-Policy": "cross-origin",
-    }
-
-
-def _etag(key: str) -> str:
-    return f'"{sha256(key.encode()).hexdigest()[:32]}"'
-
-
-def _is_known(request: Request, key: str) -> bool:
-    return _etag(key) in request.headers.get("if-none-match", "")
-
-
-async def _answer(services: Services, key: str, headers: dict[str, str], *, is_known: bool) -> Response:
-    if services.local_assets is None:
-        data = b"" if is_known else await services.store.get(key)
-        return Response(data, 304 if is_known else 200, headers, None if is_known else media_type_of(key))
-    path = services.local_assets.path(key)
-    if not path.is_file():
-        raise NotFoundError("this picture is no longer stored")
-    if is_known:
-        return Response(status_code=304, headers=headers)
-    return FileResponse(path, media_type=media_type_of(key), headers=headers)
+    return await send_picture(request, key, _KEY_SECONDS)

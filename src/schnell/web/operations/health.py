@@ -95,4 +95,5 @@ async def metrics(request: Request) -> Response:
     # compared in constant time: how long it takes tells nothing about the token
     if token and not hmac.compare_digest((key_in(request) or "").encode(), token.encode()):
         raise UnauthorizedError("send the metrics token as Authorization: Bearer")
+    await services.gauges.refresh()
     return Response(services.metrics.render(), media_type=CONTENT_TYPE)

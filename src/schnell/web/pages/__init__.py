@@ -7,7 +7,17 @@ from collections.abc import Collection
 
 from fastapi import FastAPI
 
-from schnell.web.pages import account, documentation, gallery, loras, playground, static
+from schnell.web.pages import (
+    account,
+    documentation,
+    gallery,
+    gallery_actions,
+    loras,
+    playground,
+    sharing,
+    static,
+    training,
+)
 from schnell.web.pages.documents import find_documents, load_documents
 from schnell.web.pages.site import Site, install_error_pages
 from schnell.web.pages.static import load_static_files
@@ -18,5 +28,5 @@ __all__ = ["install", "install_error_pages"]
 def install(app: FastAPI, api_paths: Collection[str]) -> None:
     """Add the pages to `app`. They leave out what needs a path that is not among `api_paths`, those of its API."""
     app.state.site = Site(load_static_files(), load_documents(find_documents()), api_paths)
-    for part in (static, playground, gallery, loras, account, documentation):
+    for part in (static, playground, gallery, gallery_actions, sharing, loras, training, account, documentation):
         app.include_router(part.router, include_in_schema=False)

@@ -16,6 +16,7 @@ from schnell.web import submission
 from schnell.web.auth import Generator
 from schnell.web.errors import flat_error
 from schnell.web.fields import Fields, read_json_object
+from schnell.web.native.loras import read_labels, read_owner
 from schnell.web.pages.site import find_caller, page, sign_in_first
 from schnell.web.services import Services, services_of
 
@@ -41,6 +42,7 @@ async def library(request: Request) -> Response:
         drawn=drawn,
         model_id=services.model.ids[0],
         may_add="generate" in caller.scopes,
+        may_train="generate" in caller.scopes and services.trainings.most_minutes > 0,
     )
 
 
@@ -48,21 +50,23 @@ async def library(request: Request) -> Response:
 async def add_from_source(request: Request, caller: Generator) -> Response:
     """Fetch a LoRA into the team's library. Answers with server-sent events: `progress`, then `done` or `error`."""
     fields = Fields(await read_json_object(request))
-    source, name = fields.text("source", required=True), fields.text("name")
+    source = fields.text("source", required=True)
+    labels, owner = read_labels(fields), read_owner(fields, caller)
     fields.check()
     await submission.check_may_add(request, caller)
-    addition = _Addition(services_of(request), caller, str(source), name or None)
+    addition = _Addition(services_of(request), caller, str(source), labels, owner)
     return EventSourceResponse(addition.events())
 
 
 class _Addition:
     """One request to add a LoRA, as events."""
 
-    def __init__(self, services: Services, caller: Caller, source: str, name: str | None) -> None:
+    def __init__(self, services: Services, caller: Caller, source: str, labels: Labels, owner: str) -> None:
         self._services = services
         self._caller = caller
         self._source = source
-        self._name = name
+        self._labels = labels
+        self._owner = owner
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """The events of the answer. A client that goes away cancels the download."""
@@ -83,8 +87,8 @@ class _Addition:
     async def _add(self, received: "_Received") -> LibraryLora:
         return await self._services.loras.add(
             self._source,
-            owner=self._caller.team_id,
-            labels=Labels(self._name),
+            owner=self._owner,
+            labels=self._labels,
             created_by=self._caller.user_name,
             on_progress=lambda done, total: received.put_nowait((done, total)),
         )

@@ -31,6 +31,15 @@ _SCENES: Final = (
 #: What the page opens with where the embedded model is served, which draws no scenes; the document's own example stands
 #: behind a link.
 _OPENING: Final = {"prompt": _ICONS[0], "aspect_ratio": "1:1", "num_inference_steps": 4}
+#: Pictures that the embedded model drew with these settings, in `static/examples`.
+_EXAMPLES: Final = (
+    {"file": "apple.webp", "prompt": "red apple on a blue background", "seed": 3},
+    {"file": "rocket.webp", "prompt": "rocket on a sky blue background", "seed": 7},
+    {"file": "frog.webp", "prompt": "green frog, flat style", "seed": 5, "lora_weights": "flat", "lora_scale": 1},
+    {"file": "castle.webp", "prompt": "castle, pixel art", "seed": 2, "lora_weights": "pixel", "lora_scale": 1},
+    {"file": "ship.webp", "prompt": "ship, blueprint", "seed": 4, "lora_weights": "blueprint", "lora_scale": 1},
+    {"file": "cat.webp", "prompt": "cat, black light", "seed": 8, "lora_weights": "black-light", "lora_scale": 1},
+)
 #: A path of this site. `//host` leads elsewhere; browsers read a backslash as a slash, and drop tabs and line breaks.
 _OWN_PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 #: Snippets beside those of the native API, and the route that each needs.
@@ -42,7 +51,8 @@ async def playground(request: Request) -> Response:
     """The page. Its script reads the configuration that stands in it as JSON."""
     caller = await find_caller(request)
     config = _config(request) | {"library": await _library(request, caller)}
-    return page(request, "playground.html", caller, config=config, ratios=_ratios(), max_seed=MAX_SEED)
+    may_add = caller is not None and "generate" in caller.scopes and config["loras"]
+    return page(request, "playground.html", caller, config=config, ratios=_ratios(), may_add=may_add)
 
 
 @router.get("/sign-in")
@@ -60,6 +70,7 @@ def _config(request: Request) -> dict[str, Any]:
         "endpoint": f"{services.config.public_url}/api/features",
         "publicUrl": services.config.public_url,
         "model": services.model.ids[0],
+        "examples": _EXAMPLES if services.model.name == DEFAULT_MODEL and loras else (),
         "suggestions": _ICONS if services.model.name == DEFAULT_MODEL else _SCENES,
         **_opening(embedded=services.model.name == DEFAULT_MODEL, loras=loras),
         "defaults": {

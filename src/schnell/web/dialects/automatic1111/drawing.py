@@ -82,7 +82,8 @@ def _running_for(services: Services, caller: Caller) -> list[Running]:
     return [
         running
         for running in services.admission.all()
-        if running.record.key_id == caller.key_id and running.record.dialect == "automatic1111"
+        if (running.record.key_id or running.record.user_id) == caller.counted_as
+        and running.record.dialect == "automatic1111"
     ]
 
 

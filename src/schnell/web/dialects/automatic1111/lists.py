@@ -28,12 +28,12 @@ class ChosenCheckpoints:
 
     def of(self, caller: Caller) -> str | None:
         """The model id that this key has chosen; None without a choice."""
-        return self._by_key.get(caller.key_id)
+        return self._by_key.get(caller.counted_as)
 
     def choose(self, caller: Caller, model_id: str) -> None:
         """Draw with this model for this key from now on. Of very many choices the oldest is forgotten."""
-        self._by_key[caller.key_id] = model_id
-        self._by_key.move_to_end(caller.key_id)
+        self._by_key[caller.counted_as] = model_id
+        self._by_key.move_to_end(caller.counted_as)
         if len(self._by_key) > _MOST_CHECKPOINTS:
             self._by_key.popitem(last=False)
 

@@ -97,6 +97,6 @@ def as_sent(record: Record) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in {"width", "height"}} | {"aspect_ratio": name}
 
 
-def name_in_input(field: str) -> str:
-    """Where a native field stands in the body of a prediction."""
-    return field if field == "model" else f"input.{field}"
+def name_in_input(named_in: str, field: str) -> str:
+    """Where a native field stands in the body of a prediction, whose model is named by its field `named_in`."""
+    return named_in if field == "model" else f"input.{field}"

@@ -4,6 +4,7 @@ import asyncio
 import re
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -27,9 +28,9 @@ from schnell.web.dialects.replicate.reading import (
 )
 from schnell.web.dialects.replicate.webhooks import start_webhook
 from schnell.web.dialects.replicate.writing import describe_prediction, gives_links
-from schnell.web.dialects.translation import build_request, find_model
+from schnell.web.dialects.translation import build_request, find_model, seek_model
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.native.lora_names import LORA_BASE, ModelChoice, choose_model
+from schnell.web.native.lora_names import LORA_BASE, ModelChoice
 from schnell.web.services import Services, services_of
 
 router = APIRouter(tags=["Replicate"], dependencies=SECURITY)
@@ -62,7 +63,7 @@ async def create(request: Request, caller: Generator) -> Response:
     fields = Fields(await read_json_object(request))
     version = fields.text("version", required=True) or ""
     fields.check()
-    return await _create(request, caller, await _find_version(request, caller, version), fields)
+    return await _create(request, caller, await _find_version(request, caller, version), fields, "version")
 
 
 async def _find_version(request: Request, caller: Caller, version: str) -> ModelChoice:
@@ -73,15 +74,15 @@ async def _find_version(request: Request, caller: Caller, version: str) -> Model
             raise NotFoundError(
                 "this version does not exist here; GET /v1/models/{owner}/{name} names the one that does"
             )
-        return find_model(request, model)
-    if chosen := choose_model(services.model, version):
+        return find_model(request, model, "version")
+    if chosen := seek_model(request, version, "version"):
         return chosen
-    lora = choose_model(services.model, f"{LORA_BASE}:{version}")
+    lora = seek_model(request, f"{LORA_BASE}:{version}", "version")
     if lora is not None and lora.lora is not None:
         with suppress(NotFoundError):
             await services.loras.show(lora.lora.reference, caller.team_id)
             return lora
-    return find_model(request, version)
+    return find_model(request, version, "version")
 
 
 @router.get("/v1/predictions", summary="Earlier predictions", **examples.PREDICTIONS)
@@ -120,7 +121,10 @@ def _parse_id(text: str) -> str:
         raise NotFoundError("no prediction has this id") from None
 
 
-async def _create(request: Request, caller: Caller, model: ModelChoice, fields: Fields) -> Response:
+async def _create(
+    request: Request, caller: Caller, model: ModelChoice, fields: Fields, named_in: str = "model"
+) -> Response:
+    """Start what the fields ask for. `named_in` is the field that named the model, for what is wrong with it."""
     services = services_of(request)
     values = fields.object("input", required=True) or {}
     # several lines of one header are one list
@@ -129,7 +133,7 @@ async def _create(request: Request, caller: Caller, model: ModelChoice, fields: 
     webhook = read_webhook(services, fields)
     fields.check()
     native = as_native(values)
-    asked = build_request(request, "replicate", model, native, rename=name_in_input)
+    asked = build_request(request, "replicate", model, native, rename=partial(name_in_input, named_in))
     asked = replace(asked, detached=True, inline=not gives_links(services))
     started = await submission.start(request, caller, asked)
     async with submission.answering(request, caller, asked, started):

@@ -1,5 +1,9 @@
 // What every page needs: the theme, copy buttons, short messages, calls of the API.
 
+import { guardFocus } from "./focus.js";
+import { forgetAll } from "./memory.js";
+import { t } from "./texts.js";
+
 const KEY = "schnell-key";
 
 /** The API key of this tab's sign-in, if it came through this tab. The session itself is a cookie that scripts cannot read. */
@@ -12,15 +16,30 @@ export function rememberKey(key) {
   else sessionStorage.removeItem(KEY);
 }
 
-export function say(message) {
+/** A short message. With `action`, {label, run}, it holds a button and stays until that loses the focus. */
+export function say(message, action = null) {
   const toast = document.getElementById("toast");
   toast.textContent = message;
-  toast.hidden = false;
+  // above whatever dialog is open
+  toast.hidePopover();
+  toast.showPopover();
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => (toast.hidden = true), 2600);
+  const hide = () => toast.hidePopover();
+  say.timer = setTimeout(hide, action ? 12_000 : 2600);
+  if (!action) return;
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "toast-action", textContent: action.label });
+  button.addEventListener("click", () => {
+    hide();
+    action.run();
+  });
+  // who needs longer than the message would stay is there with the focus
+  button.addEventListener("focus", () => clearTimeout(say.timer));
+  button.addEventListener("blur", () => (say.timer = setTimeout(hide, 4000)));
+  toast.append(button);
+  button.focus({ preventScroll: true });
 }
 
-export async function copy(text) {
+export async function copy(text, told = t("Copied")) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
@@ -33,7 +52,7 @@ export async function copy(text) {
     document.execCommand("copy");
     area.remove();
   }
-  say("Copied");
+  say(told);
 }
 
 /** The API's answer as JSON (null for 204). Throws an Error with the API's message, its `answer` and `status`. */
@@ -72,3 +91,6 @@ function addCopyButtons() {
 
 document.getElementById("theme").addEventListener("click", switchTheme);
 addCopyButtons();
+guardFocus();
+// on a machine that several people use, nothing of the person before is left
+if (!document.body.dataset.user) forgetAll();

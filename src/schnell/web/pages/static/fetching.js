@@ -1,7 +1,10 @@
 // The progress of a LoRA's download as text.
 
+import { t } from "./texts.js";
+
 export function fetchingText({ received, total }) {
-  return `Fetching: ${megabytes(received)}${total ? ` of ${megabytes(total)}` : ""} MB`;
+  const values = { received: megabytes(received), total: megabytes(total ?? 0) };
+  return total ? t("Fetching: {received} of {total} MB", values) : t("Fetching: {received} MB", values);
 }
 
 export function megabytes(bytes) {

@@ -1,199 +1,198 @@
 import { call, say } from "./app.js";
-import { download } from "./results.js";
+import { compare } from "./comparison.js";
+import { installShortcuts } from "./shortcuts.js";
+import { t } from "./texts.js";
+import { close, dataOf, fullScreen, open, rate, shownTile } from "./viewer.js";
 
 const find = (id) => document.getElementById(id);
 const pictures = find("pictures");
-const viewer = find("viewer");
-const comparison = find("comparison");
-const chosen = [];
-let shown = null;
+let chosen = [];
+let lastChosen = null;
+let removed = null;
 
-const dataOf = (tile) => JSON.parse(tile.dataset.picture);
+const tiles = () => [...pictures.querySelectorAll(".tile")];
+const boxOf = (tile) => tile.querySelector(".compare-box");
 
-function facts(picture) {
-  const made = new Date(picture.created).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  const rows = [["Size", `${picture.width} × ${picture.height}`], ["Seed", picture.seed], ["Steps", picture.steps]];
-  if (picture.loras) rows.push(["LoRA", picture.loras]);
-  rows.push(["Drawn", made]);
-  return rows;
-}
-
-function fillFacts(list, picture, differing = new Set()) {
-  list.replaceChildren(
-    ...facts(picture).flatMap(([name, value]) => {
-      const term = document.createElement("dt");
-      const text = document.createElement("dd");
-      term.textContent = name;
-      text.textContent = value;
-      text.classList.toggle("differs", differing.has(name));
-      return [term, text];
-    }),
-  );
-}
-
-function open(tile) {
-  shown = { tile, picture: dataOf(tile) };
-  const { picture } = shown;
-  const image = find("viewer-image");
-  Object.assign(image, { src: picture.url, alt: picture.prompt, width: picture.width, height: picture.height });
-  find("viewer-prompt").textContent = picture.prompt;
-  fillFacts(find("viewer-facts"), picture);
-  find("viewer-recall").href = picture.recall;
-  find("viewer-variations").href = picture.variations;
-  find("viewer-download").href = picture.url;
-  find("viewer-download").download = picture.file;
-  find("viewer-problem").textContent = "";
-  find("viewer-newer").disabled = !neighbour(-1);
-  find("viewer-older").disabled = !neighbour(1);
-  showRating(picture.rating);
-  calm();
-  if (!viewer.open) viewer.showModal();
-}
-
-function neighbour(by) {
-  const tiles = [...pictures.querySelectorAll(".tile")];
-  return tiles[tiles.indexOf(shown.tile) + by] ?? null;
-}
-
-function turn(by) {
-  const tile = neighbour(by);
-  if (!tile) return;
-  open(tile);
-  tile.scrollIntoView({ block: "nearest" });
-}
-
-function showRating(rating) {
-  for (const star of find("viewer-stars").querySelectorAll("button")) {
-    star.classList.toggle("lit", Number(star.dataset.rating) <= rating);
-    star.setAttribute("aria-pressed", String(Number(star.dataset.rating) === rating));
-  }
-}
-
-async function rate(rating) {
-  const next = shown.picture.rating === rating ? null : rating;
-  try {
-    await call("POST", `/api/results/${shown.picture.record}/rating`, { rating: next });
-  } catch (error) {
-    find("viewer-problem").textContent = error.message;
-    return;
-  }
-  for (const tile of pictures.querySelectorAll(`[data-record="${shown.picture.record}"]`)) {
-    tile.dataset.picture = JSON.stringify({ ...dataOf(tile), rating: next ?? 0 });
-    const mark = tile.querySelector(".tile-rating");
-    mark.hidden = next === null;
-    mark.querySelector("span").textContent = String(next ?? 0);
-  }
-  shown.picture.rating = next ?? 0;
-  showRating(next ?? 0);
-}
-
-async function remove() {
-  const button = find("viewer-delete");
-  const siblings = [...pictures.querySelectorAll(`[data-record="${shown.picture.record}"]`)];
-  if (button.dataset.sure !== "yes") {
-    button.dataset.sure = "yes";
-    button.textContent = siblings.length > 1 ? `Delete all ${siblings.length} of this run?` : "Delete for good?";
-    return;
-  }
-  try {
-    await call("DELETE", `/api/results/${shown.picture.record}`);
-  } catch (error) {
-    find("viewer-problem").textContent = error.message;
-    return;
-  }
-  for (const tile of siblings) {
-    unchoose(tile);
-    tile.remove();
-  }
-  viewer.close();
-  say("Deleted");
-}
-
-function calm() {
-  const button = find("viewer-delete");
-  delete button.dataset.sure;
-  button.textContent = "Delete";
-}
-
-function save(event) {
-  // browsers ignore `download` on links to another origin, such as an S3 store
-  if (new URL(shown.picture.url, location.href).origin === location.origin) return;
-  event.preventDefault();
-  download(shown.picture);
-}
-
-function unchoose(tile) {
-  const place = chosen.indexOf(tile);
-  if (place === -1) return;
-  chosen.splice(place, 1);
-  tile.querySelector(".compare-box").checked = false;
+function choose(tile, is) {
+  boxOf(tile).checked = is;
+  chosen = chosen.filter((each) => each !== tile);
+  if (is) chosen.push(tile);
   showChosen();
 }
 
-function choose(tile) {
-  chosen.push(tile);
-  if (chosen.length > 2) unchoose(chosen[0]);
-  showChosen();
+/** With the shift key, everything from the last choice up to here. */
+function chooseUpTo(tile, is) {
+  const all = tiles();
+  const [first, last] = [all.indexOf(lastChosen), all.indexOf(tile)].sort((one, other) => one - other);
+  for (const each of all.slice(Math.max(0, first), last + 1)) choose(each, is);
 }
 
 function showChosen() {
-  find("compare-bar").hidden = chosen.length === 0;
-  find("compare-count").textContent = chosen.length === 2 ? "Two pictures chosen" : "Choose one more to compare";
-  find("compare").disabled = chosen.length !== 2;
+  const count = chosen.length;
+  find("compare-bar").hidden = count === 0;
+  find("compare-count").textContent = count === 1 ? t("One chosen") : t("{count} chosen", { count });
+  find("compare").disabled = count !== 2;
+  find("delete-chosen").disabled = !chosen.some((tile) => dataOf(tile).deletable);
 }
 
-function compare() {
-  const pair = chosen.map(dataOf);
-  const [left, right] = pair.map((picture) => new Map(facts(picture).map(([name, value]) => [name, String(value)])));
-  const differing = new Set([...left.keys(), ...right.keys()].filter((name) => left.get(name) !== right.get(name)));
-  find("pair").replaceChildren(...pair.map((picture) => column(picture, differing)));
-  comparison.showModal();
+function clear() {
+  for (const tile of [...chosen]) choose(tile, false);
 }
 
-function column(picture, differing) {
-  const figure = document.createElement("figure");
-  const image = document.createElement("img");
-  const caption = document.createElement("figcaption");
-  const prompt = document.createElement("p");
-  const list = document.createElement("dl");
-  Object.assign(image, { src: picture.url, alt: picture.prompt, width: picture.width, height: picture.height });
-  prompt.textContent = picture.prompt;
-  list.className = "facts";
-  fillFacts(list, picture, differing);
-  caption.append(prompt, list);
-  figure.append(image, caption);
-  return figure;
+/** Deletes the runs of these tiles; every picture of a run goes, and comes back with "Undo". */
+async function remove(of) {
+  const records = [...new Set(of.filter((tile) => dataOf(tile).deletable).map((tile) => tile.dataset.record))];
+  if (!records.length) return say(t("Only who drew a picture, or an administrator, may delete it"));
+  try {
+    await call("POST", "/gallery/delete", { records });
+  } catch (error) {
+    return say(error.message);
+  }
+  const gone = tiles().filter((tile) => records.includes(tile.dataset.record));
+  // what comes after each tile, the last tile first: put back in that order, each finds its place
+  removed = { records, places: gone.reverse().map((tile) => [tile, tile.nextSibling]) };
+  for (const tile of gone) {
+    choose(tile, false);
+    tile.remove();
+  }
+  close();
+  say(gone.length === 1 ? t("Deleted") : t("{count} pictures deleted", { count: gone.length }), { label: t("Undo"), run: undo });
+}
+
+async function undo() {
+  if (!removed) return;
+  const { records, places } = removed;
+  removed = null;
+  try {
+    await call("POST", "/gallery/restore", { records });
+  } catch (error) {
+    return say(error.message);
+  }
+  for (const [tile, next] of places) pictures.insertBefore(tile, next?.parentNode === pictures ? next : null);
+  places.at(-1)?.[0].querySelector(".tile-open").focus();
+  say(t("Restored"));
+}
+
+function downloadZip() {
+  find("zip-keys").value = chosen.map((tile) => tile.dataset.key).join(" ");
+  find("zip").submit();
+}
+
+function openCollect() {
+  find("collect-form").reset();
+  find("collect-problem").textContent = "";
+  const within = find("collection").value !== "";
+  find("take-out").hidden = find("remove-collection").hidden = !within;
+  find("collect-dialog").showModal();
+}
+
+async function collect(event) {
+  event.preventDefault();
+  const form = find("collect-form");
+  const name = form.elements.name.value.trim();
+  const existing = form.querySelector("[name=collection]:checked")?.value;
+  if (!name && !existing) return (find("collect-problem").textContent = t("Choose a collection, or name a new one."));
+  await collecting(async () => {
+    const id = name ? (await call("POST", "/gallery/collections", { name })).id : existing;
+    const { added } = await call("POST", `/gallery/collections/${id}/add`, { keys: chosen.map((tile) => tile.dataset.key) });
+    if (name) addCollection(id, name);
+    clear();
+    say(added === 1 ? t("One picture added") : t("{count} pictures added", { count: added }));
+  });
+}
+
+async function takeOut() {
+  await collecting(async () => {
+    await call("POST", `/gallery/collections/${find("collection").value}/take-out`, { keys: chosen.map((tile) => tile.dataset.key) });
+    const gone = [...chosen];
+    clear();
+    for (const tile of gone) tile.remove();
+    say(t("Taken out of the collection"));
+  });
+}
+
+async function removeCollection() {
+  await collecting(async () => {
+    await call("DELETE", `/gallery/collections/${find("collection").value}`);
+    location.href = "/gallery";
+  });
+}
+
+async function collecting(action) {
+  try {
+    await action();
+    find("collect-dialog").close();
+  } catch (error) {
+    find("collect-problem").textContent = error.message;
+  }
+}
+
+function addCollection(id, name) {
+  find("collection").append(new Option(name, id));
+  const label = document.createElement("label");
+  label.className = "check";
+  label.append(Object.assign(document.createElement("input"), { type: "radio", name: "collection", value: id }), ` ${name}`);
+  find("collect-list").append(label);
+  find("collect-existing").hidden = false;
+}
+
+/** Moves the focus from tile to tile. */
+function step(by) {
+  const all = tiles();
+  const place = all.indexOf(document.activeElement?.closest(".tile"));
+  const next = all[place === -1 ? 0 : Math.min(all.length - 1, Math.max(0, place + by))];
+  next?.querySelector(".tile-open").focus();
+}
+
+/** How many tiles stand in a row. */
+function columns() {
+  const [first, ...others] = tiles();
+  return first ? others.filter((tile) => tile.offsetTop === first.offsetTop).length + 1 : 1;
 }
 
 pictures.addEventListener("click", (event) => {
   const button = event.target.closest(".tile-open");
   if (button) open(button.closest(".tile"));
+  const box = event.target.closest(".compare-box");
+  if (!box) return;
+  const tile = box.closest(".tile");
+  if (event.shiftKey && lastChosen) chooseUpTo(tile, box.checked);
+  else choose(tile, box.checked);
+  lastChosen = tile;
 });
-pictures.addEventListener("change", (event) => {
-  const tile = event.target.closest(".tile");
-  if (event.target.checked) choose(tile);
-  else unchoose(tile);
-});
-find("viewer-stars").addEventListener("click", (event) => {
-  const star = event.target.closest("button");
-  if (star) rate(Number(star.dataset.rating));
-});
-find("viewer-delete").addEventListener("click", remove);
-find("viewer-download").addEventListener("click", save);
-find("viewer-newer").addEventListener("click", () => turn(-1));
-find("viewer-older").addEventListener("click", () => turn(1));
-viewer.addEventListener("keydown", (event) => {
-  if (event.key === "ArrowLeft") turn(-1);
-  if (event.key === "ArrowRight") turn(1);
-});
-viewer.addEventListener("close", calm);
-find("compare").addEventListener("click", compare);
-find("compare-clear").addEventListener("click", () => [...chosen].forEach(unchoose));
-for (const dialog of [viewer, comparison]) {
+find("viewer-delete").addEventListener("click", () => remove([shownTile()]));
+find("compare").addEventListener("click", () => compare(chosen));
+find("compare-clear").addEventListener("click", clear);
+find("choose-all").addEventListener("click", () => tiles().forEach((tile) => choose(tile, true)));
+find("delete-chosen").addEventListener("click", () => remove(chosen));
+find("download-chosen").addEventListener("click", downloadZip);
+find("collect").addEventListener("click", openCollect);
+find("collect-form").addEventListener("submit", collect);
+find("take-out").addEventListener("click", takeOut);
+find("remove-collection").addEventListener("click", removeCollection);
+for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
   });
 }
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.target === pictures) find("compare-clear").click();
+  if (event.detail.target === pictures) clear();
 });
+
+const focused = () => document.activeElement?.closest?.(".tile") ?? null;
+installShortcuts([
+  { keys: "/", label: t("Search"), run: () => find("q").focus() },
+  { keys: "ArrowLeft", label: t("Newer picture"), run: () => step(-1) },
+  { keys: "ArrowRight", label: t("Older picture"), run: () => step(1) },
+  { keys: "ArrowUp", label: t("The row above"), run: () => step(-columns()) },
+  { keys: "ArrowDown", label: t("The row below"), run: () => step(columns()) },
+  { keys: "Enter", label: t("Open the picture") },
+  { keys: "x", label: t("Choose the picture"), run: () => focused() && choose(focused(), !boxOf(focused()).checked) },
+  { keys: "a", label: t("Choose all that are shown"), run: () => tiles().forEach((tile) => choose(tile, true)) },
+  { keys: "Escape", label: t("Choose none"), run: clear },
+  { keys: "c", label: t("Compare two"), run: () => chosen.length === 2 && compare(chosen) },
+  { keys: "Delete", label: t("Delete"), anywhere: true, run: () => (shownTile() ? remove([shownTile()]) : remove(chosen.length ? chosen : [focused()].filter(Boolean))) },
+  { keys: "u", label: t("Undo the deletion"), run: undo },
+  { keys: "f", label: t("Full screen"), anywhere: true, run: () => shownTile() && fullScreen() },
+  { keys: "1 2 3 4 5", label: t("Rate the open picture"), anywhere: true, run: (event) => shownTile() && rate(Number(event.key)) },
+]);

@@ -1,14 +1,16 @@
-// Adds a LoRA to the library: fetched by the server, or uploaded. Both call `report(part, text)` as they go on.
+// Adds a LoRA to the library: fetched by the server, or uploaded. `labels` are the API's fields that were filled in.
+// Both call `report(part, text)` as they go on.
 
 import { readEvents } from "./events.js";
 import { fetchingText, megabytes } from "./fetching.js";
+import { t } from "./texts.js";
 
 /** Returns the added LoRA. Throws an Error with the API's `answer`. */
-export async function addFromPlace(source, name, report) {
+export async function addFromPlace(source, labels, report) {
   const response = await fetch("/loras", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(name ? { source, name } : { source }),
+    body: JSON.stringify({ source, ...labels }),
   });
   if (!response.ok) throw refusal(await response.json());
   for await (const event of readEvents(response.body)) {
@@ -16,20 +18,20 @@ export async function addFromPlace(source, name, report) {
     else if (event.name === "done") return event.data.lora;
     else if (event.name === "error") throw refusal(event.data);
   }
-  throw new Error("The connection ended early. Asking again resumes the download.");
+  throw new Error(t("The connection ended early. Asking again resumes the download."));
 }
 
 /** Returns the added LoRA. Throws an Error with the API's `answer`. */
-export function uploadFile(file, name, report) {
+export function uploadFile(file, labels, report) {
   const body = new FormData();
-  if (name) body.append("name", name);
+  for (const [name, value] of Object.entries(labels)) body.append(name, Array.isArray(value) ? value.join(", ") : String(value));
   body.append("file", file);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", "/api/loras");
-    request.upload.addEventListener("progress", ({ loaded, total }) => report(loaded / total, `Uploading: ${megabytes(loaded)} of ${megabytes(total)} MB`));
-    request.upload.addEventListener("load", () => report(null, "Checking the file …"));
-    request.addEventListener("error", () => reject(new Error("The server could not be reached.")));
+    request.upload.addEventListener("progress", ({ loaded, total }) => report(loaded / total, t("Uploading: {loaded} of {total} MB", { loaded: megabytes(loaded), total: megabytes(total) })));
+    request.upload.addEventListener("load", () => report(null, t("Checking the file …")));
+    request.addEventListener("error", () => reject(new Error(t("The server could not be reached."))));
     request.addEventListener("load", () => {
       const answer = parse(request.responseText);
       if (request.status < 300) resolve(answer.lora);
@@ -40,7 +42,7 @@ export function uploadFile(file, name, report) {
 }
 
 function progressOf({ received, total }) {
-  if (total && received >= total) return [null, "Checking the file …"];
+  if (total && received >= total) return [null, t("Checking the file …")];
   return [total ? received / total : null, fetchingText({ received, total })];
 }
 
@@ -48,7 +50,7 @@ function parse(text) {
   try {
     return JSON.parse(text);
   } catch {
-    return { message: "The server refused the file." };
+    return { message: t("The server refused the file.") };
   }
 }
 

@@ -1,5 +1,7 @@
 // The field for one LoRA of the request: chosen from the library, or any reference as text.
 
+import { t } from "./texts.js";
+
 /** Alpine data, inside the playground's. `field` and `scale` are the names of the two fields of the form. */
 export function loraPicker(field, scale) {
   return {
@@ -34,7 +36,7 @@ export function loraPicker(field, scale) {
     },
     get triggerText() {
       const words = this.missingWords;
-      return words.length ? `Trigger: ${words.join(", ")}` : "";
+      return words.length ? t("Trigger: {words}", { words: words.join(", ") }) : "";
     },
 
     isChosen(lora) {
@@ -58,13 +60,12 @@ export function loraPicker(field, scale) {
       this.form[field] = "";
       this.open = false;
       document.getElementById(field).focus();
-      this.open = false;
     },
     choose(lora) {
       this.form[field] = lora.name;
-      document.getElementById(field).focus();
       this.open = false;
       this.searching = false;
+      document.getElementById(field).focus();
     },
     focusFirst() {
       const focus = () => document.querySelector(`#${field}-list li`)?.focus();

@@ -1,76 +1,18 @@
-import { addFromPlace, uploadFile } from "./lora-adding.js";
 import { call, copy, say } from "./app.js";
+import { acceptDrops, installDialog, openDialog } from "./lora-dialog.js";
 import { openSweep } from "./lora-sweep.js";
+import { installShortcuts } from "./shortcuts.js";
+import { t } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 const PREVIEW_WAITS = 40;
 
-const dialog = find("add-dialog");
-const form = find("add-lora");
-
-async function add(event) {
-  event.preventDefault();
-  const isFile = form.elements.from.value === "file";
-  const name = form.elements.name.value.trim();
-  const file = form.elements.file.files[0];
-  const source = form.elements.source.value.trim();
-  showProblems({});
-  if (isFile && !file) return showProblems({ file: "Choose a file first." });
-  if (!isFile && !source) return showProblems({ source: "Name a place first." });
-  busy(true);
-  try {
-    const lora = isFile ? await uploadFile(file, name, showProgress) : await addFromPlace(source, name, showProgress);
-    await showAdded(lora);
-  } catch (error) {
-    showProblems(problemsOf(error, isFile ? "file" : "source"));
-  }
-  busy(false);
-}
-
-/** The messages of an error by field; without a list of fields, the message of `field`. */
-function problemsOf(error, field) {
-  if (error.answer?.errorCode === "CONFLICT") return { name: error.message };
-  try {
-    const details = JSON.parse(error.answer?.details ?? "[]");
-    const known = details.filter((each) => ["source", "name", "file"].includes(each.field));
-    if (known.length) return Object.fromEntries(known.map((each) => [each.field, each.message]));
-  } catch {
-    // `details` is no JSON: the message has to do
-  }
-  return { [field]: error.message };
-}
-
-function showProblems(problems) {
-  for (const [name, input] of [["source", "source"], ["file", "file"], ["name", "lora-name"]]) {
-    find(`${name}-problem`).textContent = problems[name] ?? "";
-    find(input).setAttribute("aria-invalid", String(name in problems));
-    if (name in problems) find(input).focus();
-  }
-}
-
-function busy(is) {
-  find("add").disabled = is;
-  find("add-progress").hidden = !is;
-  if (is) showProgress(null, "Asking …");
-}
-
-/** `part` is 0 to 1, or null where the size is unknown. */
-function showProgress(part, text) {
-  if (part === null) find("upload").removeAttribute("value");
-  else find("upload").value = part;
-  find("add-state").textContent = text;
-}
-
+/** A card that was just added is shown, and gets its preview once that is drawn. */
 async function showAdded(lora) {
-  form.reset();
-  chooseFrom();
-  showFile();
-  dialog.close();
   await redraw();
   const card = cardOf(lora.name);
   card?.scrollIntoView({ block: "center" });
   card?.classList.add("new");
-  say(`Added ${lora.name}`);
   awaitPreview(lora.name, PREVIEW_WAITS);
 }
 
@@ -96,13 +38,13 @@ async function awaitPreview(name, waits) {
 async function remove(card, button) {
   if (button.dataset.sure !== "yes") {
     button.dataset.sure = "yes";
-    button.textContent = "Remove for good?";
+    button.textContent = t("Remove for good?");
     return;
   }
   try {
     await call("DELETE", `/api/loras/${encodeURIComponent(card.dataset.name)}`);
     await redraw();
-    say("Removed");
+    say(t("Removed"));
   } catch (error) {
     say(error.message);
   }
@@ -118,35 +60,9 @@ function search() {
   find("none-match").hidden = !words.length || cards.some((card) => !card.hidden);
 }
 
-function chooseFrom() {
-  const isFile = form.elements.from.value === "file";
-  find("from-place").hidden = isFile;
-  find("from-file").hidden = !isFile;
-  showProblems({});
-}
-
-function showFile() {
-  const file = find("file").files[0];
-  find("file-name").textContent = file ? file.name : "Choose a .safetensors file";
-  find("file-size").textContent = file ? `${(file.size / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB` : "or drop it here";
-  if (file) showProblems({});
-}
-
-function dropFile(event) {
-  event.preventDefault();
-  if (!event.dataTransfer.files.length) return;
-  form.elements.from.value = "file";
-  chooseFrom();
-  find("file").files = event.dataTransfer.files;
-  showFile();
-}
-
-find("open-add")?.addEventListener("click", () => dialog.showModal());
-form.addEventListener("submit", add);
-for (const choice of form.elements.from) choice.addEventListener("change", chooseFrom);
-find("file").addEventListener("change", showFile);
-dialog.addEventListener("dragover", (event) => event.preventDefault());
-dialog.addEventListener("drop", dropFile);
+find("open-add")?.addEventListener("click", () => openDialog());
+installDialog(showAdded);
+acceptDrops();
 find("search").addEventListener("input", search);
 for (const each of document.querySelectorAll("dialog")) {
   each.addEventListener("click", (event) => {
@@ -160,3 +76,7 @@ find("loras").addEventListener("click", (event) => {
   if (button?.matches("[data-sweep]")) openSweep(card.dataset.name, card.dataset.words.split(", ").filter(Boolean));
   if (button?.matches("[data-remove]")) remove(card, button);
 });
+installShortcuts([
+  { keys: "/", label: t("Search"), run: () => find("search").focus() },
+  { keys: "a", label: t("Add a LoRA"), run: () => find("open-add") && openDialog() },
+]);

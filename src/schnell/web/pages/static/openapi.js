@@ -14,3 +14,13 @@ addEventListener("DOMContentLoaded", () => {
 function nameNoSecondMain() {
   for (const main of document.querySelectorAll("#openapi main")) main.setAttribute("role", "presentation");
 }
+
+// its dark colours go by a class; the page's by the chosen theme, or by what the system says
+const root = document.documentElement;
+const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+function followTheme() {
+  root.classList.toggle("dark-mode", root.dataset.theme ? root.dataset.theme === "dark" : systemIsDark.matches);
+}
+systemIsDark.addEventListener("change", followTheme);
+new MutationObserver(followTheme).observe(root, { attributeFilter: ["data-theme"] });
+followTheme();

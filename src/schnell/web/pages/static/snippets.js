@@ -15,6 +15,11 @@ export function writeSnippet(client, request) {
   return WRITERS[client](request);
 }
 
+/** A key as it may stand on a screen that others see: its prefix and its last four characters. */
+export function maskKey(key) {
+  return key.length > 16 ? `${key.slice(0, 8)}…${key.slice(-4)}` : key && "…";
+}
+
 function body({ model, promptObject }) {
   return { type: "IMAGE_GENERATOR", model, promptObject };
 }

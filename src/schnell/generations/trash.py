@@ -1,0 +1,84 @@
+"""Deleting that can be undone: records are hidden at once, and removed for good when the time to undo is over."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import ColumnElement, delete, insert, select
+
+from schnell.accounts.identity import Caller
+from schnell.assets.store import AssetStore
+from schnell.clock import now
+from schnell.database.connection import Connection
+from schnell.database.session import Database
+from schnell.database.tables import collection_pictures, images, records, shares, trash
+from schnell.errors import ForbiddenError
+from schnell.generations.history import History
+from schnell.generations.records import IS_VISIBLE, hide_record
+from schnell.generations.recovery import remove_marked
+
+#: How long what was deleted can be restored.
+UNDO_FOR: Final = timedelta(minutes=10)
+_NOT_YOURS: Final = "only who drew a picture, or an administrator of the team, may delete it; {} of these are others'"
+
+
+async def throw_away(database: Database, history: History, caller: Caller, record_ids: Sequence[str]) -> list[str]:
+    """Hide records until they are restored or removed. What is under way is cancelled. Returns those that were found.
+
+    Raises:
+        ForbiddenError: some are another member's, and the caller is no administrator. Nothing is deleted then.
+    """
+    async with database.read() as connection:
+        query = select(records.c.id, records.c.user_id).where(_of_team(caller, record_ids), IS_VISIBLE)
+        found = (await connection.execute(query)).all()
+    foreign = [row.id for row in found if row.user_id != caller.user_id]
+    if foreign and caller.role != "ADMIN":
+        raise ForbiddenError(_NOT_YOURS.format(len(foreign)))
+    for row in found:
+        await history.cancel(caller, row.id)
+    moment = now()
+    async with database.write() as connection:
+        # looked up again: somebody else may have deleted one meanwhile
+        left = list((await connection.execute(query.with_only_columns(records.c.id))).scalars())
+        rows = [
+            {"record_id": each, "team_id": caller.team_id, "deleted_by": caller.user_id, "deleted_at": moment}
+            for each in left
+        ]
+        if rows:
+            await connection.execute(insert(trash), rows)
+    return left
+
+
+async def restore(database: Database, caller: Caller, record_ids: Sequence[str]) -> int:
+    """Show again what was deleted: one's own deletions, an administrator also others'. Returns how many."""
+    theirs = (trash.c.team_id == caller.team_id) & trash.c.record_id.in_(record_ids)
+    if caller.role != "ADMIN":
+        theirs &= trash.c.deleted_by == caller.user_id
+    async with database.write() as connection:
+        return (await connection.execute(delete(trash).where(theirs))).rowcount
+
+
+async def empty_trash(database: Database, store: AssetStore, before: datetime | None = None) -> int:
+    """Remove for good what was deleted before a moment, by default as long ago as `UNDO_FOR`. Returns how many."""
+    old = trash.c.deleted_at < (before or now() - UNDO_FOR)
+    async with database.read() as connection:
+        # most rounds find nothing, and must not take SQLite's lock for it
+        if (await connection.execute(select(trash.c.record_id).where(old).limit(1))).first() is None:
+            return 0
+    async with database.write() as connection:
+        gone = list((await connection.execute(delete(trash).where(old).returning(trash.c.record_id))).scalars())
+        for record_id in gone:
+            await _forget(connection, record_id)
+    await remove_marked(database, store)
+    return len(gone)
+
+
+async def _forget(connection: Connection, record_id: str) -> None:
+    keys = select(images.c.key).where(images.c.record_id == record_id)
+    await connection.execute(delete(collection_pictures).where(collection_pictures.c.image_key.in_(keys)))
+    await connection.execute(delete(shares).where(shares.c.record_id == record_id))
+    await hide_record(connection, record_id)
+
+
+def _of_team(caller: Caller, record_ids: Sequence[str]) -> ColumnElement[bool]:
+    return (records.c.team_id == caller.team_id) & records.c.id.in_(record_ids)
