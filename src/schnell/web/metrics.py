@@ -104,6 +104,17 @@ def _of_devices(devices: Sequence[DeviceSnapshot]) -> Iterator[Metric]:
         steps.add_metric(labels, count_value=device.steps, sum_value=device.step_seconds)
         rows.add_metric(labels, count_value=device.steps, sum_value=device.step_rows)
     yield from (up, active, leased, steps, rows)
+    yield from _of_replicas([(name, device) for name, device in zip(names, devices, strict=True) if device.host])
+
+
+def _of_replicas(replicas: Sequence[tuple[str, DeviceSnapshot]]) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("schnell_replica_queue_seconds", "Work before a new job", labels=["device", "host"])
+    resident = GaugeMetricFamily("schnell_replica_resident_loras", "LoRAs in slots", labels=["device", "host"])
+    for name, replica in replicas:
+        waiting.add_metric([name, replica.host], replica.queue_seconds)
+        resident.add_metric([name, replica.host], len(replica.resident_loras))
+    if replicas:
+        yield from (waiting, resident)
 
 
 class _ClosingsCollector(Collector):
