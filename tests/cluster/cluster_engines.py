@@ -1,5 +1,6 @@
 """Replicas for tests: with the engine without arithmetic, whose steps take a fixed time."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class SteadyEngine(EngineWithoutArithmetic):
     def note(self, text: str) -> None:
         if self.diary is not None:
             with self.diary.open("a") as file:
-                file.write(f"{text}\n")
+                file.write(f"{os.getpid()} {text}\n")
 
     def place_adapters(
         self, adapters: Sequence[AdapterUse], slots: Sequence[int], precision: Precision
@@ -86,6 +87,7 @@ def build_steady(
     worker = Worker(cast("Engine", engine), queue, sizer)
     worker._previews = cast("Any", NothingLearned())
     worker.start()
+    engine.note("start")
     store = LocalAssets(folder / "pictures", LinkSigner("x" * 32), "http://test")
     files = ReplicaFiles(folder / f"replica-{id(engine)}", store.fetch_file, 10**9)
     return ReplicaParts(InProcessRunner(worker), files)

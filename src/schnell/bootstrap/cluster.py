@@ -25,6 +25,13 @@ _HANDED_OVER: Final = frozenset(
         "assets_url", "s3_endpoint", "s3_region",
     }
 )  # fmt: skip
+_RAY_DEFAULTS: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # by default Ray runs its processes, the replicas among them, after everything else of the machine
+    "RAY_worker_niceness": "0",
+    # a call that comes after this process has left would join again, or start a cluster that listens everywhere
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+}
 _NO_RAY: Final = "a cluster needs Ray: pip install 'schnell[cluster]'"
 
 
@@ -41,7 +48,7 @@ def build_ray_runner(settings: "Settings", tell: "Callable[[str], object]") -> "
     Raises:
         ConfigurationError: Ray is not installed, there is no cluster, or its replicas do not start.
     """
-    check_ray()
+    prepare_ray()
     from schnell.bootstrap.data import build_store
     from schnell.loras.replicas import ReplicaShelf
     from schnell.serving.ray_cluster import ClusterConnection, join
@@ -104,14 +111,16 @@ def build_replica(given: "Mapping[str, Any]") -> "ReplicaParts":
     return ReplicaParts(runner, files, tuple(lines))
 
 
-def check_ray() -> None:
-    """Raises ConfigurationError where Ray is not installed."""
+def prepare_ray() -> None:
+    """What Ray reads from the environment when it is imported. Raises ConfigurationError where it is not installed."""
     from importlib.util import find_spec
 
     from schnell.errors import ConfigurationError
 
     if find_spec("ray") is None or find_spec("ray.serve") is None:
         raise ConfigurationError(f"SCHNELL_RUNNER: {_NO_RAY}")
+    for name, value in _RAY_DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 def _end_this_process() -> None:

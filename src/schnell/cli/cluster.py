@@ -27,12 +27,12 @@ def up_command(
     Settings of the model and of pictures go to the replicas from here; secrets they read where they run.
     """
     from schnell.bootstrap import read_settings
-    from schnell.bootstrap.cluster import check_ray, deploy_replicas
+    from schnell.bootstrap.cluster import prepare_ray, deploy_replicas
     from schnell.errors import ConfigurationError
     from schnell.serving.ray_cluster import head_of, is_deployed, join, leave
 
     settings = read_settings(ray_address=address, data_dir=data_dir, replicas_min=replicas, replicas_max=most)
-    check_ray()
+    prepare_ray()
     if not settings.ray_address:
         raise ConfigurationError("name the cluster: SCHNELL_RAY_ADDRESS, or --address HOST:PORT of its head")
     join(settings.ray_address)
@@ -53,11 +53,11 @@ def up_command(
 def status_command(address: Address = None, as_json: AsJson = False) -> None:
     """The replicas that take jobs now, with their work, memory plan and LoRAs."""
     from schnell.bootstrap import read_settings
-    from schnell.bootstrap.cluster import check_ray
+    from schnell.bootstrap.cluster import prepare_ray
     from schnell.serving.ray_cluster import look_at_replicas
 
     settings = read_settings(ray_address=address)
-    check_ray()
+    prepare_ray()
     rows = look_at_replicas(settings.ray_address)
     print_rows(rows, ("replica", "host", "queue_seconds", "queued", "loras"), as_json=as_json)
 
@@ -66,11 +66,11 @@ def status_command(address: Address = None, as_json: AsJson = False) -> None:
 def down_command(address: Address = None) -> None:
     """Take the replicas away; each draws what it has first. The cluster itself stays."""
     from schnell.bootstrap import read_settings
-    from schnell.bootstrap.cluster import check_ray
+    from schnell.bootstrap.cluster import prepare_ray
     from schnell.serving.ray_cluster import join, leave, undeploy
 
     settings = read_settings(ray_address=address)
-    check_ray()
+    prepare_ray()
     join(settings.ray_address)
     undeploy()
     leave()

@@ -5,7 +5,6 @@ Gateways are drivers of Ray that use Serve's replicas and controller, and neithe
 
 import asyncio
 import math
-import os
 import socket
 import threading
 import time
@@ -77,9 +76,6 @@ def join(address: str) -> None:
     Raises:
         ConfigurationError: there is no cluster, or it does not take this process.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # by default Ray runs its processes, the replicas among them, after everything else of the machine
-    os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict[str, Any] = {"namespace": APP, "log_to_driver": False, "logging_level": "warning"}
     try:
         if address:
@@ -245,9 +241,13 @@ class ClusterConnection:
 
     async def close(self) -> None:
         """Stop watching, and leave the cluster."""
-        self._stopping.set()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self.stop_watching)
         await asyncio.to_thread(leave)
+
+    def stop_watching(self) -> None:
+        """End the thread that watches the head."""
+        self._stopping.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         heard = time.monotonic()

@@ -40,9 +40,12 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc] - Ray is not typed
         # without it, Ray would ask again at once, and again, as long as no replica takes the job
         pending_request.routing_context.should_backoff = True
         found = {each.replica_id.unique_id: each for each in candidate_replicas}
-        return [
-            [found[name]] for name in cluster_view.VIEW.rank(tuple(found), job, cluster_view.VIEW.seconds_of(job.spec))
-        ]
+        seconds = _seconds_of(job)
+        ordered = cluster_view.VIEW.rank(tuple(found), job, seconds)
+        if ordered:
+            # at once: of a burst, each job has to know where those before it go
+            cluster_view.VIEW.sent(ordered[0], job, seconds)
+        return [[found[name]] for name in ordered]
 
     def on_request_routed(
         self,
@@ -50,9 +53,14 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc] - Ray is not typed
         replica_id: ReplicaID,
         result: ReplicaResult,  # noqa: ARG002 - Ray's form
     ) -> None:
-        """Count the job as work of the replica that takes it."""
+        """Count the job as work of the replica that has taken it, which may be another one than it was meant for."""
         if (job := _job_of(pending_request)) is not None:
-            cluster_view.VIEW.sent(replica_id.unique_id, job, cluster_view.VIEW.seconds_of(job.spec))
+            cluster_view.VIEW.sent(replica_id.unique_id, job, _seconds_of(job))
+
+
+def _seconds_of(job: Job) -> float:
+    # as long as nothing was drawn, each picture counts the same
+    return cluster_view.VIEW.seconds_of(job.spec) or float(job.spec.num_outputs)
 
 
 def _job_of(pending: PendingRequest | None) -> Job | None:
