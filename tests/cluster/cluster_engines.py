@@ -71,7 +71,12 @@ class SteadyEngine(EngineWithoutArithmetic):
         buffer = BytesIO()
         # small: what a picture costs to encode is not what these tests are about
         Image.new("RGB", (8, 8), (seed % 251, seed // 251 % 251, len(job.adapters))).save(buffer, "WEBP")
-        receipt = {"seed": seed, "prompt": job.spec.prompt, "loras": [use.sha256 for use in job.adapters]}
+        receipt = {
+            "model": {"name": "schnell-mini"},
+            "seed": seed,
+            "prompt": job.spec.prompt,
+            "loras": [use.sha256 for use in job.adapters],
+        }
         return GeneratedImage(
             index, seed, buffer.getvalue(), "image/webp", job.spec.size.width, job.spec.size.height, receipt
         )

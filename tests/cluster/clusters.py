@@ -1,4 +1,4 @@
-"""A Ray cluster for tests, on the loopback alone: a head in processes of its own, further nodes, and replicas on them."""
+"""A Ray cluster for tests, on the loopback alone: a head in its own processes, further nodes, and replicas on them."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster_engines import build_steady
+
 from s3_servers import free_port
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
@@ -92,7 +93,7 @@ class TestCluster:
             )
         node = Node(process, log)
         self.nodes.append(node)
-        await_that(lambda: "Ray runtime started" in log.read_text() or _ended(node), 120, lambda: log.read_text())
+        await_that(lambda: "Ray runtime started" in log.read_text() or _ended(node), 120, log.read_text)
         return node
 
 

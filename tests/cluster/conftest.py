@@ -16,9 +16,10 @@ os.environ |= {
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
-from clusters import TestCluster, new_cluster, ray_environment  # noqa: E402
-from namespace import own_network  # noqa: E402
-from schnell.serving.ray_cluster import join, leave  # noqa: E402
+from clusters import TestCluster, new_cluster, ray_environment
+from namespace import own_network
+
+from schnell.serving.ray_cluster import join, leave
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Gateways of one installation: `schnell serve` with `SCHNELL_RUNNER=ray`, over PostgreSQL and one folder of pictures."""
+"""Gateways of one installation: `schnell serve` with `SCHNELL_RUNNER=ray`, over PostgreSQL and a folder of pictures."""
 
 import asyncio
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from clusters import await_that, ray_environment
 from sqlalchemy import func, select
 
-from clusters import await_that, ray_environment
 from databases import new_postgres_url
 from s3_servers import free_port
 from schnell.accounts.credits import audit
@@ -73,7 +73,7 @@ class Gateways:
         }
         log = self.folder / f"gateway-{number}.txt"
         with log.open("wb") as sink:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
                 [sys.executable, "-m", "schnell", "serve"], env=environment, stdout=sink, stderr=sink
             )
         gateway = Gateway(process, f"http://127.0.0.1:{port}", log)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from clusters import Replicas, TestCluster, await_that, kill, replicas
-from counts import repeats
 from gateways import draw, gateways
+
+from counts import repeats
 from schnell.serving.ray_cluster import ReplicaPlan
 from servers import body_with
 

@@ -3,14 +3,13 @@
 import asyncio
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import ray
-
 from clusters import Replicas, TestCluster, await_that, kill, replicas
-from counts import repeats
 from namespace import interfaces
+
+from counts import repeats
 from schnell.errors import AdapterError, GenerationFailedError
 from schnell.serving.ray_cluster import ReplicaPlan
 

@@ -27,7 +27,7 @@ def up_command(
     Settings of the model and of pictures go to the replicas from here; secrets they read where they run.
     """
     from schnell.bootstrap import read_settings
-    from schnell.bootstrap.cluster import prepare_ray, deploy_replicas
+    from schnell.bootstrap.cluster import deploy_replicas, prepare_ray
     from schnell.errors import ConfigurationError
     from schnell.serving.ray_cluster import head_of, is_deployed, join, leave
 
