@@ -3,140 +3,78 @@
 A change here needs a migration (`database/migrations`); a test compares the two.
 """
 
-from datetime import UTC, datetime
-from uuid import uuid4
-
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Boolean,
     Column,
-    DateTime,
-    Dialect,
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
-    false,
 )
 
-# one name for each constraint on both databases: a migration can only change what it can name
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-class Timestamp(TypeDecorator[datetime]):
-    """An aware datetime, stored as UTC in both databases."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
-        """`value` in UTC: SQLite would drop the zone of any other."""
-        return value.astimezone(UTC) if value else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
-        """`value` as an aware datetime: SQLite has stored it without its zone, which was UTC."""
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
-
-
-#: An id that both databases count up: SQLite does so for INTEGER only, where it has 64 bits anyway.
-_Counter = BigInteger().with_variant(Integer, "sqlite")
-#: A UUID as text: SQLite has no type of its own for it.
-_Id = String(36)
-
-
-def new_id() -> str:
-    """A new id for a row: a random UUID (version 4), 36 characters."""
-    return str(uuid4())
-
-
-#: `used_credit` is what was used in the budget window called `window_label` (`accounts/credits` writes both).
-teams = Table(
-    "teams",
+from schnell.database.people_tables import (
+    Counter,
+    Id,
+    Timestamp,
+    api_keys,
+    audit,
+    ended_sessions,
+    identities,
+    invites,
+    logins,
+    members,
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("name", String(200), nullable=False, unique=True),
-    Column("status", String(16), nullable=False),
-    Column("credit_limit", BigInteger, nullable=False),
-    Column("used_credit", BigInteger, nullable=False),
-    Column("budget_window", String(8), nullable=False),
-    Column("window_label", String(10), nullable=False),
-    Column("may_disable_safety", Boolean, nullable=False),
-    Column("may_disable_watermark", Boolean, nullable=False, server_default=false()),
-    Column("created_at", Timestamp, nullable=False),
-    Column("updated_at", Timestamp, nullable=False),
+    new_id,
+    sessions,
+    teams,
+    users,
 )
-#: People. What they may do and use is in `members`, once for each of their teams. An `operator` manages the server.
-users = Table(
-    "users",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("name", String(200), nullable=False),
-    Column("avatar", Text),
-    Column("operator", Boolean, nullable=False, server_default=false()),
-    Column("created_at", Timestamp, nullable=False),
-)
-#: A user in a team, with a counter as the team's.
-members = Table(
-    "members",
-    metadata,
-    Column("team_id", _Id, ForeignKey("teams.id"), primary_key=True),
-    Column("user_id", _Id, ForeignKey("users.id"), primary_key=True),
-    Column("status", String(16), nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("credit_limit", BigInteger, nullable=False),
-    Column("used_credit", BigInteger, nullable=False),
-    Column("budget_window", String(8), nullable=False),
-    Column("window_label", String(10), nullable=False),
-    Column("created_at", Timestamp, nullable=False),
-    Column("created_by", String(200), nullable=False),
-    Column("updated_at", Timestamp, nullable=False),
-    Column("updated_by", String(200), nullable=False),
-)
-#: API keys, as the SHA-256 `digest` of each. `prefix` is what lists show; `scopes` are separated by commas.
-#: `used_at` is some seconds behind (`accounts/last_uses`); `note` says what a migration has changed about the key.
-api_keys = Table(
+
+__all__ = [
+    "Timestamp",
     "api_keys",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("team_id", _Id, ForeignKey("teams.id"), nullable=False),
-    Column("user_id", _Id, ForeignKey("users.id"), nullable=False),
-    Column("name", String(200), nullable=False),
-    Column("prefix", String(16), nullable=False),
-    Column("digest", String(64), nullable=False, unique=True),
-    Column("scopes", String(100), nullable=False),
-    Column("rate_limit", String(100)),
-    Column("created_at", Timestamp, nullable=False),
-    Column("expires_at", Timestamp),
-    Column("revoked_at", Timestamp),
-    Column("used_at", Timestamp),
-    Column("note", String(300)),
-    Index("ix_api_keys_team", "team_id"),
-    Index("ix_api_keys_user", "user_id"),
-)
+    "audit",
+    "collection_pictures",
+    "collections",
+    "ended_sessions",
+    "idempotency_keys",
+    "identities",
+    "images",
+    "invites",
+    "ledger",
+    "logins",
+    "lora_downloads",
+    "loras",
+    "members",
+    "metadata",
+    "new_id",
+    "records",
+    "servers",
+    "sessions",
+    "shares",
+    "signing_keys",
+    "source_tokens",
+    "teams",
+    "trash",
+    "users",
+    "webhooks",
+]
+
 #: Append-only. `team_window` and `member_window` are the day of the row's reservation; the sum of `amount` over the
 #: days of a member's (or team's) current window is its `used_credit`, see `accounts/credits`. `record_id` is no foreign
 #: key: records are deleted one day, the rows of the ledger never are. `day` is what usage is reported by.
 ledger = Table(
     "ledger",
     metadata,
-    Column("id", _Counter, primary_key=True, autoincrement=True),
-    Column("team_id", _Id, nullable=False),
-    Column("user_id", _Id, nullable=False),
-    Column("key_id", _Id),
-    Column("record_id", _Id, nullable=False),
+    Column("id", Counter, primary_key=True, autoincrement=True),
+    Column("team_id", Id, nullable=False),
+    Column("user_id", Id, nullable=False),
+    Column("key_id", Id),
+    Column("record_id", Id, nullable=False),
     Column("kind", String(8), nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("team_window", String(10), nullable=False),
@@ -154,7 +92,7 @@ ledger = Table(
 servers = Table(
     "servers",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("label", String(100), nullable=False),
     Column("host", String(255), nullable=False),
     Column("boot", String(100), nullable=False),
@@ -168,10 +106,10 @@ servers = Table(
 records = Table(
     "records",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("team_id", _Id, nullable=False),
-    Column("user_id", _Id, nullable=False),
-    Column("key_id", _Id),
+    Column("id", Id, primary_key=True),
+    Column("team_id", Id, nullable=False),
+    Column("user_id", Id, nullable=False),
+    Column("key_id", Id),
     Column("instance", String(100), nullable=False),
     Column("dialect", String(32), nullable=False),
     Column("type", String(64), nullable=False),
@@ -203,7 +141,7 @@ images = Table(
     "images",
     metadata,
     Column("key", String(300), primary_key=True),
-    Column("record_id", _Id, ForeignKey("records.id"), nullable=False),
+    Column("record_id", Id, ForeignKey("records.id"), nullable=False),
     Column("output", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("media_type", String(32), nullable=False),
@@ -220,9 +158,9 @@ images = Table(
 trash = Table(
     "trash",
     metadata,
-    Column("record_id", _Id, primary_key=True),
-    Column("team_id", _Id, nullable=False),
-    Column("deleted_by", _Id, nullable=False),
+    Column("record_id", Id, primary_key=True),
+    Column("team_id", Id, nullable=False),
+    Column("deleted_by", Id, nullable=False),
     Column("deleted_at", Timestamp, nullable=False),
     Index("ix_trash_deleted", "deleted_at"),
 )
@@ -230,10 +168,10 @@ trash = Table(
 collections = Table(
     "collections",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("team_id", _Id, nullable=False),
+    Column("id", Id, primary_key=True),
+    Column("team_id", Id, nullable=False),
     Column("name", String(100), nullable=False),
-    Column("created_by", _Id, nullable=False),
+    Column("created_by", Id, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     UniqueConstraint("team_id", "name"),
 )
@@ -241,7 +179,7 @@ collections = Table(
 collection_pictures = Table(
     "collection_pictures",
     metadata,
-    Column("collection_id", _Id, ForeignKey("collections.id"), primary_key=True),
+    Column("collection_id", Id, ForeignKey("collections.id"), primary_key=True),
     Column("image_key", String(300), primary_key=True),
     Column("added_at", Timestamp, nullable=False),
     Index("ix_collection_pictures_image", "image_key"),
@@ -251,10 +189,10 @@ shares = Table(
     "shares",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("team_id", _Id, nullable=False),
-    Column("record_id", _Id, nullable=False),
+    Column("team_id", Id, nullable=False),
+    Column("record_id", Id, nullable=False),
     Column("image_key", String(300), nullable=False),
-    Column("created_by", _Id, nullable=False),
+    Column("created_by", Id, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     UniqueConstraint("image_key"),
 )
@@ -263,8 +201,8 @@ shares = Table(
 loras = Table(
     "loras",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("owner", _Id, nullable=False),
+    Column("id", Id, primary_key=True),
+    Column("owner", Id, nullable=False),
     Column("name", String(100), nullable=False),
     Column("source", String(600), nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -297,10 +235,10 @@ lora_downloads = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    Column("team_id", _Id, primary_key=True),
+    Column("team_id", Id, primary_key=True),
     Column("key", String(255), primary_key=True),
     Column("body_sha256", String(64), nullable=False),
-    Column("record_id", _Id, nullable=False),
+    Column("record_id", Id, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Index("ix_idempotency_created", "created_at"),
 )
@@ -309,9 +247,9 @@ idempotency_keys = Table(
 webhooks = Table(
     "webhooks",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("record_id", _Id, nullable=False),
-    Column("team_id", _Id, nullable=False),
+    Column("id", Id, primary_key=True),
+    Column("record_id", Id, nullable=False),
+    Column("team_id", Id, nullable=False),
     Column("instance", String(100), nullable=False),
     Column("url", String(2000), nullable=False),
     Column("tries", Integer, nullable=False),
@@ -322,7 +260,7 @@ webhooks = Table(
 source_tokens = Table(
     "source_tokens",
     metadata,
-    Column("team_id", _Id, primary_key=True),
+    Column("team_id", Id, primary_key=True),
     Column("site", String(16), primary_key=True),
     Column("token", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
@@ -334,88 +272,4 @@ signing_keys = Table(
     Column("name", String(20), primary_key=True),
     Column("sealed", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
-)
-#: What a user signs in with beside keys: a name in its folded form (`accounts/passwords`) and the password's hash.
-logins = Table(
-    "logins",
-    metadata,
-    Column("user_id", _Id, ForeignKey("users.id"), primary_key=True),
-    Column("name", String(200), nullable=False, unique=True),
-    Column("password_hash", String(300), nullable=False),
-    Column("updated_at", Timestamp, nullable=False),
-)
-#: Who a user is to an OpenID provider: `subject` never changes there, and is unique within its `issuer`.
-identities = Table(
-    "identities",
-    metadata,
-    Column("issuer", String(500), primary_key=True),
-    Column("subject", String(255), primary_key=True),
-    Column("user_id", _Id, ForeignKey("users.id"), nullable=False),
-    Column("email", String(320)),
-    Column("created_at", Timestamp, nullable=False),
-    Index("ix_identities_user", "user_id"),
-)
-#: Browsers that are signed in, as the SHA-256 `digest` of each cookie. With `key_id`, a session may what that key may,
-#: and dies with it; without, what its user may. `method` is `key`, `password` or `oidc`.
-sessions = Table(
-    "sessions",
-    metadata,
-    Column("digest", String(64), primary_key=True),
-    Column("id", _Id, nullable=False, unique=True),
-    Column("team_id", _Id, ForeignKey("teams.id"), nullable=False),
-    Column("user_id", _Id, ForeignKey("users.id"), nullable=False),
-    Column("key_id", _Id, ForeignKey("api_keys.id")),
-    Column("method", String(16), nullable=False),
-    Column("browser", String(100), nullable=False),
-    Column("created_at", Timestamp, nullable=False),
-    Column("expires_at", Timestamp, nullable=False),
-    Index("ix_sessions_user", "user_id"),
-    Index("ix_sessions_expires", "expires_at"),
-)
-#: Links that administrators have made, as the SHA-256 `digest` of each secret. Without `user_id` one makes a new member
-#: of the team; with it, that member chooses a password anew.
-invites = Table(
-    "invites",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("digest", String(64), nullable=False, unique=True),
-    Column("team_id", _Id, ForeignKey("teams.id"), nullable=False),
-    Column("user_id", _Id, ForeignKey("users.id")),
-    Column("user_name", String(200), nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("credit_limit", BigInteger),
-    Column("budget_window", String(8), nullable=False),
-    Column("created_by", String(200), nullable=False),
-    Column("created_at", Timestamp, nullable=False),
-    Column("expires_at", Timestamp, nullable=False),
-    Column("accepted_at", Timestamp),
-    Column("revoked_at", Timestamp),
-    Index("ix_invites_team", "team_id"),
-)
-#: What administrators and operators did (`accounts/audit`). Append-only, and names stand here as they were: no row
-#: points to another that may change or go.
-audit = Table(
-    "audit",
-    metadata,
-    Column("id", _Counter, primary_key=True, autoincrement=True),
-    Column("created_at", Timestamp, nullable=False),
-    Column("actor", String(200), nullable=False),
-    Column("actor_id", _Id),
-    Column("via", String(16), nullable=False),
-    Column("team_id", _Id),
-    Column("action", String(40), nullable=False),
-    Column("target", String(300), nullable=False),
-    Column("target_id", String(100)),
-    Column("details", JSON, nullable=False),
-    Index("ix_audit_team", "team_id", "id"),
-    Index("ix_audit_created", "created_at"),
-)
-#: What `sessions` took the place of. Nothing reads it any more but servers of the version before, which may still run
-#: beside this one during a rolling restart.
-ended_sessions = Table(
-    "ended_sessions",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("expires_at", Timestamp, nullable=False),
-    Index("ix_ended_sessions_expires", "expires_at"),
 )
