@@ -31,7 +31,12 @@ def issuer() -> Iterator[OpenIdIssuer]:
 @pytest.fixture(scope="module")
 def team_site(tmp_path_factory: pytest.TempPathFactory, issuer: OpenIdIssuer) -> Iterator[ServerProcess]:
     """A server of its own, whose people may also sign in with the provider."""
-    provider = {"oidc_issuer": issuer.url, "oidc_client_id": "schnell", "oidc_name": "Example login"}
+    provider = {
+        "oidc_issuer": issuer.url,
+        "oidc_client_id": "schnell",
+        "oidc_client_secret": "secret",
+        "oidc_name": "Example login",
+    }
     roles = {"oidc_roles": "leads=ADMIN,staff=MEMBER", "oidc_team": "Default team"}
     with serving(tmp_path_factory.mktemp("team"), **provider, **roles) as server:
         yield server
