@@ -200,7 +200,7 @@ def test_who_has_no_role_at_the_provider_is_told_so_on_a_page(enter: Enter, issu
         page.click("#openid")
         page.fill("[name=sub]", subject)
         page.click("text=Authorize >> nth=-1")
-        expect(page.locator("main")).to_contain_text("mallory@example.org has no role on this server")
+        expect(page.locator("main")).to_contain_text("allory@example.org has no role on this server")
 
 
 def test_a_link_that_was_used_or_cut_says_so(enter: Enter) -> None:
