@@ -38,7 +38,7 @@ def team_site(tmp_path_factory: pytest.TempPathFactory, issuer: OpenIdIssuer) ->
         "oidc_name": "Example login",
     }
     roles = {"oidc_roles": "leads=ADMIN,staff=MEMBER", "oidc_team": "Default team"}
-    with serving(tmp_path_factory.mktemp("team"), **provider, **roles) as server:
+    with serving(tmp_path_factory.mktemp("team"), 0.0, **provider, **roles) as server:
         yield server
 
 
