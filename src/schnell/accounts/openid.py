@@ -1,5 +1,6 @@
 """Sign-in by an OpenID provider (authorization code with PKCE), over Authlib: any issuer, roles from a claim."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from joserfc.errors import JoseError
 
 from schnell.errors import ForbiddenError, SignInError
 
+_log = logging.getLogger(__name__)
 #: Signatures that only the provider can make. `none`, and those with a shared secret, are not among them.
 _ALGORITHMS: Final = (
     "RS256",
@@ -72,6 +74,11 @@ class Identity:
     rank: str | None
 
 
+def _reason(cause: Exception) -> str:
+    # codes and tokens stand in addresses and bodies: the kind of failure and its first words are enough for an operator
+    return f"{type(cause).__name__}: {str(cause).split('?')[0][:200]}"
+
+
 class OpenIdProvider:
     """A provider that people may sign in with; `redirect_uri` is the address here that it sends them back to."""
 
@@ -101,6 +108,7 @@ class OpenIdProvider:
             await self._load()
             made = await self._app.create_authorization_url(self._redirect_uri)
         except (httpx2.HTTPError, AuthlibBaseError, RuntimeError, ValueError) as cause:
+            _log.warning("the OpenID provider does not answer as it should: %s", _reason(cause))
             raise SignInError(f"{self.config.name} does not answer as it should; try again later") from cause
         return str(made["url"]), Flow(made["state"], made["nonce"], made["code_verifier"], next_path, invite)
 
@@ -114,6 +122,7 @@ class OpenIdProvider:
         try:
             claims = await self._exchange(flow, code)
         except (httpx2.HTTPError, AuthlibBaseError, JoseError, RuntimeError, ValueError, KeyError) as cause:
+            _log.warning("a sign-in with the OpenID provider failed: %s", _reason(cause))
             raise SignInError(f"the sign-in with {self.config.name} did not succeed; try again") from cause
         subject = str(claims["sub"])
         name = next(
