@@ -1,6 +1,6 @@
 """The web application, out of settings, around a runner."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from schnell.bootstrap.data import (
     build_database,
@@ -49,17 +49,12 @@ _SMALL: Final = (
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
-    from schnell.accounts.last_uses import LastUses
-    from schnell.accounts.passwords import PasswordHashes
-    from schnell.accounts.rates import RateLimits
-    from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
     from schnell.assets.thumbnails import Thumbnails
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
     from schnell.provenance.isolation import IsolatedChecks
-    from schnell.web.flow_cookie import FlowCookies
     from schnell.web.services import Services
 
     database = build_database(settings)
@@ -95,17 +90,12 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         store=store,
         thumbnails=thumbnails,
         local_assets=store if isinstance(store, LocalAssets) else None,
-        links=LinkSigner(*secrets),
         runner=runner,
         generations=generations,
         history=History(database, store, admission),
         admission=admission,
         closings=closings,
-        rates=RateLimits(settings.rate_limit),
-        last_uses=LastUses(),
-        passwords=PasswordHashes(),
-        openid=_build_openid(settings),
-        flows=FlowCookies(secrets),
+        **_build_door(settings, secrets),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
         gauges=gauges,
@@ -117,6 +107,24 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         checks=IsolatedChecks(),
         signer=build_proof(settings).signer,
     )
+
+
+def _build_door(settings: "Settings", secrets: "Sequence[str]") -> dict[str, Any]:
+    """The services that say who comes in, how, and how often."""
+    from schnell.accounts.last_uses import LastUses
+    from schnell.accounts.passwords import PasswordHashes
+    from schnell.accounts.rates import RateLimits
+    from schnell.assets.links import LinkSigner
+    from schnell.web.flow_cookie import FlowCookies
+
+    return {
+        "links": LinkSigner(*secrets),
+        "rates": RateLimits(settings.rate_limit),
+        "last_uses": LastUses(),
+        "passwords": PasswordHashes(),
+        "openid": _build_openid(settings),
+        "flows": FlowCookies(secrets),
+    }
 
 
 def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
@@ -278,9 +286,7 @@ def _report_to(metrics: "Metrics", thumbnails: "Thumbnails") -> "EndListener":
 def _build_gauges(settings: "Settings", database: "Database", loras: "LoraLibrary") -> "Gauges":
     from schnell.web.gauges import Gauges
 
-    return Gauges(
-        database, settings.data_dir, cache_bytes=settings.lora_cache_bytes, lookups=lambda: loras.remote_lookups
-    )
+    return Gauges(database, settings.data_dir, cache_bytes=settings.lora_cache_bytes, lookups=loras.remote_lookups)
 
 
 def _build_prices(settings: "Settings") -> "PriceTable":
