@@ -16,6 +16,8 @@ from schnell.errors import SchnellError
 
 if TYPE_CHECKING:
     from schnell.training.plan import ProgressReport
+    from schnell_mini.look_figures import LookFigures
+    from schnell_mini.loop import Show
 
 _FAILURE = 1
 
@@ -39,11 +41,14 @@ def model_command(
         Path | None, typer.Option(help="With --evaluate: the model folder; without: the embedded model.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --evaluate: ask for this many random icons.")] = None,
+    own_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="With --evaluate: train three LoRAs for so long; 3 for the goal.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make schnell-mini from nothing: data, autoencoder, text encoders, flow transformer, model folder."""
     if evaluate:
-        evaluate_model(model, work, device, limit, as_json=as_json)
+        evaluate_model(model, work, device, limit, own_minutes, as_json=as_json)
     else:
         make_model(work, minutes, device, start, resume=resume, as_json=as_json)
 
@@ -69,13 +74,17 @@ def make_model(work: Path, minutes: float, device: str, start: Path | None, *, r
         typer.echo(folder)
 
 
-def evaluate_model(model: Path | None, work: Path, device: str, limit: int | None, *, as_json: bool) -> None:
+def evaluate_model(
+    model: Path | None, work: Path, device: str, limit: int | None, own_minutes: float | None, *, as_json: bool
+) -> None:
     """Print the figures of a model folder; of the embedded model if none is given.
 
     Raises:
         TrainingDataError: the icons cannot be fetched.
         ModelFolderError: the device is unknown, or not on this machine.
     """
+    from dataclasses import asdict
+
     from schnell.engine.devices import choose_device
     from schnell.models.catalogue import find_model
     from schnell_mini.data import fetch_icons
@@ -85,11 +94,63 @@ def evaluate_model(model: Path | None, work: Path, device: str, limit: int | Non
     with progress_bars() as show:
         icons = fetch_icons(work / "packages")
         figures = evaluate(folder, icons, limit, str(choose_device(device)), lambda title, done: show(title, done, ""))
+        looks = [] if model else measure_shipped_looks(work / "packages", limit, show)
+        own = {} if own_minutes is None else measure_own(folder, work, own_minutes, show)
     if as_json:
-        print_json({"model": str(folder), **figures.to_json()})
+        print_json({"model": str(folder), **figures.to_json(), "looks": [asdict(look) for look in looks], "own": own})
         return
     for name, value, goal in figures.rows():
         typer.echo(f"{name:42} {value:>9}  {goal}")
+    for look in looks:
+        typer.echo(f"{look.look:14} own style {look.own_style:6.1%}  ≥95%   named {look.named:6.1%}  ≥85%", nl=False)
+        typer.echo(f"   edges {look.edge:5.1f} of 255  ≤3")
+    for name, seen in own.items():
+        typer.echo(f"own LoRA {name:10} seen {seen:6.1%}  ≥90%")
+
+
+def measure_shipped_looks(packages: Path, limit: int | None, show: "Show") -> "list[LookFigures]":
+    """The figures of the LoRAs that come with the model."""
+    from schnell_mini.look_figures import LoraArtist, measure_looks
+    from schnell_mini.lora_icons import read_icons
+
+    drawn = min(100, limit or 100)
+    return measure_looks(
+        LoraArtist(), read_icons(packages), drawn, 3 * drawn, lambda title, done: show(title, done, "")
+    )
+
+
+def measure_own(folder: Path, work: Path, minutes: float, show: "Show") -> dict[str, float]:
+    """How often the looks of LoRAs that are trained here and now are seen."""
+    from schnell_mini.look_figures import LoraArtist
+    from schnell_mini.lora_icons import read_icons
+    from schnell_mini.own_looks import measure_own_looks
+
+    icons, artist = read_icons(work / "packages"), LoraArtist(folder)
+    return measure_own_looks(artist, icons, work / "own-loras", minutes, lambda title, done: show(title, done, ""))
+
+
+@app.command("learned")
+def learned_command(
+    minutes: Annotated[float, typer.Option(min=0.01, help="Training time in all, divided over the stages.")] = 6,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the work folder's last state.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    work: Annotated[Path, typer.Option(help="Where data, states and the result lie.")] = Path("work/learned"),
+    start: Annotated[Path | None, typer.Option("--from", help="The model whose text side to keep.")] = None,
+    shards: Annotated[Path | None, typer.Option(help="Copy states and result here, in files of 16 MiB.")] = None,
+) -> None:
+    """Learn every block by flow matching, in several looks; not what ships yet (see the README)."""
+    from schnell.engine.devices import choose_device
+    from schnell.models.catalogue import find_model
+    from schnell_mini.data import fetch_icons
+    from schnell_mini.learned.recipe import LearnedPlan, shard_run, train_learned
+
+    folder = start or find_model("schnell-mini").path
+    with progress_bars() as show:
+        plan = LearnedPlan(work, minutes, choose_device(device), show, folder)
+        made = train_learned(plan, fetch_icons(work / "packages"), resume=resume)
+    if shards is not None:
+        shard_run(work, shards)
+    typer.echo(made)
 
 
 @app.command("forms")

@@ -1,6 +1,6 @@
 """How well a model folder draws what it is asked: the figures of `python -m schnell_mini model --evaluate`.
 
-Every figure is a share between 0 and 1 except variety and reconstruction (PSNR in dB).
+Every figure is a share between 0 and 1 except variety, reconstruction and distances (PSNR in dB).
 """
 
 import json
@@ -16,12 +16,14 @@ from torch import Tensor
 from schnell_mini.captions import COLOURS, half_of_keywords
 from schnell_mini.gallery import Gallery, build_gallery, inside_frame, nearest_colour
 from schnell_mini.latents import icon_size
+from schnell_mini.picture_figures import aligned_psnr, median, sharpness, training_pictures
 from schnell_mini.pictures import Icons, render_icons
 from schnell_mini.sampling import MiniPipeline, draw_pictures, load_pipeline
 
 SQUARE = (256, 256)
 FRAMES = {"16:9": (192, 336), "9:16": (336, 192), "0.25 MP": (128, 128)}
 STEPS = 4
+COMPARED_STEPS = (1, 2, 4)
 SEED = 7
 BATCH = 8
 
@@ -43,6 +45,8 @@ class Figures:
     free_prompts: float
     composition: float
     reconstruction_db: float
+    sharpness: float
+    training_db: tuple[float, float, float]
     pictures: int
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -59,6 +63,11 @@ class Figures:
             ("(f) free prompts", f"{self.free_prompts:.1%}", "≥70%"),
             ("(g) composition", f"{self.composition:.1%}", "≥95%"),
             ("(h) reconstruction", f"{self.reconstruction_db:.1f} dB", "≥30 dB"),
+            ("sharpness, median", f"{self.sharpness:.2f}", "≥0.80"),
+            *(
+                (f"to the training picture, {steps} steps", f"{value:.1f} dB", "≥24 dB" if steps == STEPS else "rises")
+                for steps, value in zip(COMPARED_STEPS, self.training_db, strict=True)
+            ),
         ]
 
     def to_json(self) -> dict[str, float]:
@@ -160,6 +169,20 @@ def composition_share(run: EvaluationRun, count: int) -> float:
     return share(hits)
 
 
+def distances(run: EvaluationRun, count: int) -> tuple[float, tuple[float, float, float]]:
+    """Median sharpness at four steps, and median PSNR to the training pictures at one, two and four steps."""
+    names, wanted = run.names()[:count], training_pictures(run.icons, run.asked[:count])
+    near = []
+    for steps in COMPARED_STEPS:
+        drawn = list(run.pictures(f"{steps} steps to the training pictures", names, steps))
+        near.append(median([aligned_psnr(one, other) for one, other in zip(drawn, wanted, strict=True)]))
+    return median([sharpness(one, other) for one, other in zip(drawn, wanted, strict=True)]), (
+        near[0],
+        near[1],
+        near[2],
+    )
+
+
 @torch.no_grad()
 def reconstruction(run: EvaluationRun) -> float:
     """(h): mean PSNR of the VAE on the asked icons at drawn size."""
@@ -183,6 +206,7 @@ def evaluate(folder: Path, icons: Icons, limit: int | None, device: str, report:
     named = run.ranks("named", run.names())
     keywords = run.ranks("keywords", [half_of_keywords(rng, icons.labels[i]) for i in asked])
     between, stays = variety(run, min(50, count))
+    crisp, near = distances(run, min(200, count))
     return Figures(
         named=share((named == 0).tolist()),
         named_within_ten=share((named < 10).tolist()),
@@ -195,5 +219,7 @@ def evaluate(folder: Path, icons: Icons, limit: int | None, device: str, report:
         free_prompts=free_share(run, min(100, count)),
         composition=composition_share(run, min(100, count)),
         reconstruction_db=reconstruction(run),
+        sharpness=crisp,
+        training_db=near,
         pictures=count,
     )

@@ -22,8 +22,11 @@ LORA_LAYERS = r"single_transformer_blocks\.{}\.proj_out"
 EXACT_LAYERS = r"double_blocks\.|single_blocks\.[0-{}]\."
 
 
-def export_model(pipeline: MiniPipeline, folder: Path) -> None:
-    """Write the model beside `folder` first, then rename it; an earlier one is replaced."""
+def export_model(pipeline: MiniPipeline, folder: Path, *, computed: bool = True) -> None:
+    """Write the model beside `folder` first, then rename it; an earlier one is replaced.
+
+    `computed`: some blocks hold computed weights, which LoRAs and quantization must leave alone.
+    """
     fresh = folder.with_name(folder.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     clip_tokenizer, t5_tokenizer = pipeline.text.tokenizers
@@ -37,12 +40,10 @@ def export_model(pipeline: MiniPipeline, folder: Path) -> None:
         transformer=pipeline.transformer,
     ).to(torch.float16).save_pretrained(fresh)
     last = len(pipeline.transformer.single_transformer_blocks) - ADAPTER_BLOCKS
-    convention = {
-        "draw_scale": DRAW_SCALE,
-        "sequence_length": MAX_TOKENS,
-        "lora_layers": LORA_LAYERS.format(last),
-        "exact_layers": EXACT_LAYERS.format(POSITION_BLOCKS + KEY_VALUE_BLOCKS - 1),
-    }
+    convention: dict[str, int | str] = {"draw_scale": DRAW_SCALE, "sequence_length": MAX_TOKENS}
+    if computed:
+        convention["lora_layers"] = LORA_LAYERS.format(last)
+        convention["exact_layers"] = EXACT_LAYERS.format(POSITION_BLOCKS + KEY_VALUE_BLOCKS - 1)
     (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

@@ -15,8 +15,6 @@ from schnell.spec import Size
 from schnell_mini.networks import as_velocity
 from schnell_mini.text_models import TextModels
 
-PIXELS_PER_TOKEN = 16
-
 
 @dataclass(frozen=True)
 class MiniPipeline:
@@ -77,9 +75,11 @@ def draw_pictures(
 ) -> Tensor:
     """Pictures `[B, 3, H, W]` in 0..1 for prompts and seeds; `size` is (height, width) in drawn pixels.
 
-    A size that is no multiple of 16 is drawn on the next larger grid and cut at the right and below.
+    A size that is no multiple of a token is drawn on the next larger grid and cut at the right and below.
     """
-    height, width = (-(-side // PIXELS_PER_TOKEN) for side in size)
+    # the autoencoder halves the picture between its levels, and a token holds two by two latents
+    pixels = 2 ** len(pipeline.vae.config["block_out_channels"])
+    height, width = (-(-side // pixels) for side in size)
     grid = Size(width, height)
     noise = torch.stack([initial_noise(seed, grid) for seed in seeds]).to(pipeline.device)
     latents = denoise(pipeline.transformer, pipeline.text.encode(prompts), noise, grid, steps)

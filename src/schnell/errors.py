@@ -5,7 +5,10 @@ the codes with their causes and fixes.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+#: What is said of a text that PostgreSQL could not store.
+NO_NUL: Final = r"must not hold the character NUL (\u0000), which cannot be stored: leave it out"
 
 
 class SchnellError(Exception):

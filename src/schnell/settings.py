@@ -117,6 +117,17 @@ class Settings(BaseSettings):
     decode: Decode = None
     keep_quantized: bool = True
     compile: Compile = "auto"
+    # where pictures are drawn: in this process, or on a cluster's replicas
+    runner: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    replicas_min: int = Field(1, ge=0, le=10_000)
+    replicas_max: int = Field(1, ge=1, le=10_000)
+    replica_cpus: float = Field(1, gt=0, le=1024)
+    replica_gpus: float | None = Field(None, ge=0, le=64)
+    replica_queue_seconds: float = Field(10, gt=0)
+    replica_idle_seconds: float = Field(300, ge=0)
+    replica_start_seconds: float = Field(60, ge=0)
+    replica_drain_seconds: float = Field(600, gt=0)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     public_url: PublicUrl = None

@@ -11,6 +11,7 @@ _PAGES = (
     "/?prompt=x",
     "/gallery",
     "/loras",
+    "/train",
     "/verify",
     "/account",
     "/admin",
@@ -18,6 +19,7 @@ _PAGES = (
     "/admin/usage?by=user",
     "/admin/audit",
     "/sign-in",
+    "/join",
     "/docs",
     "/docs/nothing-here",
     "/docs/openapi",
@@ -51,6 +53,16 @@ def test_no_page_has_an_accessibility_or_console_problem(visit: Visit, color_sch
         for path in _PAGES:
             check_page(visitor.open(path), path)
         assert visitor.faults == []
+
+
+def test_no_page_is_wider_than_the_window_from_360_to_2560_pixels(visit: Visit) -> None:
+    with visit() as visitor:
+        for path in _PAGES:
+            page = visitor.open(path)
+            for width in (360, 560, 900, 901, 1180, 1440, 1920, 2560):
+                page.set_viewport_size({"width": width, "height": 900})
+                overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                assert overflow <= 0, f"{path} at {width} px is {overflow} px too wide"
 
 
 def _states(visitor: Visitor) -> Iterator[str]:
@@ -88,7 +100,7 @@ def _states(visitor: Visitor) -> Iterator[str]:
     expect(page.locator("#sweep img")).to_have_count(5)
     yield "a sweep"
     visitor.open("/account")
-    page.locator("[data-revoke]").first.click()
+    page.locator("[data-do=revoke]").first.click()
     yield "a question"
     page.keyboard.press("Escape")
     visitor.open("/admin/teams")

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from browser.conftest import Visit, settle
 from browser.test_every_page import check_page
+from mini_loras import lora_bytes
 from servers import KEY
 
 
@@ -77,10 +78,10 @@ def test_from_a_batch_to_a_shared_picture_to_a_deletion_that_is_undone_by_keyboa
 
 def test_the_playground_keeps_settings_queue_and_pictures(visit: Visit) -> None:
     with visit() as visitor:
-        page = visitor.open("/?prompt=first+heron&megapixels=0.25")
+        page = visitor.open("/?prompt=first+egret&megapixels=0.25")
         assert KEY not in page.inner_text(".snippet")
         page.click("#run")
-        page.fill("#prompt", "second heron")
+        page.fill("#prompt", "second egret")
         page.click("#run")
         expect(page.locator(".strip-item.pending")).to_have_count(2)
         expect(page.locator(".strip-item:not(.pending)")).to_have_count(2, timeout=40_000)
@@ -88,15 +89,15 @@ def test_the_playground_keeps_settings_queue_and_pictures(visit: Visit) -> None:
         page.get_by_role("link", name="Gallery").click()
         page.wait_for_url("**/gallery")
         page.get_by_role("link", name="Playground", exact=True).click()
-        expect(page.locator("#prompt")).to_have_value("second heron")
+        expect(page.locator("#prompt")).to_have_value("second egret")
         expect(page.locator(".strip-item")).to_have_count(2)
         expect(page.locator("#result-facts")).to_contain_text("seed")
         page.reload()
         expect(page.locator(".strip-item")).to_have_count(2)
         expect(page.locator("input[name=megapixels][value='0.25']")).to_be_checked()
         page.get_by_role("button", name="Earlier prompts").click()
-        page.locator("#prompts button", has_text="first heron").click()
-        expect(page.locator("#prompt")).to_have_value("first heron")
+        page.locator("#prompts button", has_text="first egret").click()
+        expect(page.locator("#prompt")).to_have_value("first egret")
         page.get_by_role("button", name="Variations").click()
         expect(page.locator(".pictures:not(.previews) img")).to_have_count(4)
         # no trap: neither a locked seed nor four pictures are left in the form
@@ -142,4 +143,40 @@ def test_chosen_pictures_are_collected_and_downloaded(visit: Visit) -> None:
         visitor.open("/gallery")
         page.select_option("#collection", label="Stoats (2)")
         expect(page.locator(".tile")).to_have_count(2)
+        assert visitor.faults == []
+
+
+def test_a_lora_file_is_dropped_on_the_playground_and_drawn_with(visit: Visit) -> None:
+    with visit() as visitor:
+        page = visitor.open("/?prompt=x&megapixels=0.25")
+        page.focus("#lora_weights")
+        expect(page.locator("#lora_weights-list")).to_be_hidden()
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("#lora_weights-list li").first).to_be_focused()
+        # it moves what comes after it, and covers nothing
+        listed, after = page.locator("#lora_weights-list").bounding_box(), page.locator("#seed").bounding_box()
+        assert listed is not None
+        assert after is not None
+        assert listed["y"] + listed["height"] <= after["y"]
+        page.keyboard.press("Escape")
+        data = page.evaluate_handle(
+            """bytes => { const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "Dropped Glass.safetensors")); return data; }""",
+            list(lora_bytes(21)),
+        )
+        page.dispatch_event("#snippet", "drop", {"dataTransfer": data})
+        expect(page.locator("#file-name")).to_have_text("Dropped Glass.safetensors")
+        page.fill("#lora-words", "DGLASS, shiny")
+        page.fill("#lora-licence", "CC0-1.0")
+        page.select_option("#lora-visibility", "public")
+        check_page(page, "a LoRA that was dropped")
+        page.click("#add")
+        expect(page.locator("#lora_weights")).to_have_value("dropped-glass")
+        expect(page.locator("#lora_weights")).to_be_focused()
+        page.get_by_role("button", name="Add to prompt").click()
+        expect(page.locator("#prompt")).to_have_value("x, DGLASS, shiny")
+        added = httpx.get(f"{visitor.url}/api/loras/dropped-glass", headers={"API-KEY": KEY}).json()["lora"]
+        assert (added["triggerWords"], added["licence"], added["public"]) == (["DGLASS", "shiny"], "CC0-1.0", True)
+        page.click("#run")
+        settle(page)
         assert visitor.faults == []

@@ -100,10 +100,10 @@ def test_a_made_key_works_until_it_is_revoked(visit: Visit) -> None:
         expect(page.locator("#key-problem")).to_be_empty()
         key = page.inner_text("#secret")
         assert _session(visitor.url, key) == 200
-        page.click("[data-revoke][data-name=notebook]")
+        page.click("[data-do=revoke][data-name=notebook]")
         page.click("#question button[value=no]")
         assert _session(visitor.url, key) == 200
-        page.click("[data-revoke][data-name=notebook]")
+        page.click("[data-do=revoke][data-name=notebook]")
         page.click("#question button[value=yes]")
         expect(page.locator("tr.gone", has_text="notebook")).to_be_visible()
         assert _session(visitor.url, key) == 401

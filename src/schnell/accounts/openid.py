@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.starlette_client import OAuth
 from joserfc.errors import JoseError
@@ -100,7 +100,7 @@ class OpenIdProvider:
         try:
             await self._load()
             made = await self._app.create_authorization_url(self._redirect_uri)
-        except (httpx.HTTPError, AuthlibBaseError, RuntimeError, ValueError) as cause:
+        except (httpx2.HTTPError, AuthlibBaseError, RuntimeError, ValueError) as cause:
             raise SignInError(f"{self.config.name} does not answer as it should; try again later") from cause
         return str(made["url"]), Flow(made["state"], made["nonce"], made["code_verifier"], next_path, invite)
 
@@ -113,7 +113,7 @@ class OpenIdProvider:
         """
         try:
             claims = await self._exchange(flow, code)
-        except (httpx.HTTPError, AuthlibBaseError, JoseError, RuntimeError, ValueError, KeyError) as cause:
+        except (httpx2.HTTPError, AuthlibBaseError, JoseError, RuntimeError, ValueError, KeyError) as cause:
             raise SignInError(f"the sign-in with {self.config.name} did not succeed; try again") from cause
         subject = str(claims["sub"])
         name = next(

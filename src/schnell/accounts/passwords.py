@@ -89,6 +89,11 @@ async def find_login_of(connection: Connection, user_id: str) -> Login | None:
     return Login(row.user_id, row.name, row.password_hash) if row else None
 
 
+async def has_logins(connection: Connection) -> bool:
+    """Whether anybody here signs in with a password."""
+    return (await connection.execute(select(logins.c.user_id).limit(1))).first() is not None
+
+
 async def keep_login(connection: Connection, user_id: str, name: str, password_hash: str) -> None:
     """Let a user sign in with this name and password from now on, in place of what they had.
 

@@ -15,7 +15,8 @@ from schnell.errors import NotFoundError, SchnellError
 _log = logging.getLogger(__name__)
 #: The longer side in pixels: a tile of the gallery on a screen with two pixels to a CSS pixel.
 SIDE: Final = 448
-MOST_BYTES: Final = 30_000
+#: A page of the gallery shows 24 of them, and shall weigh no more than 600 kB.
+MOST_BYTES: Final = 20_000
 _QUALITIES: Final = (78, 64, 48, 32, 16)
 _MOST_WAITING: Final = 500
 _PATIENCE: Final = 0.5
@@ -93,7 +94,7 @@ class Thumbnails:
 
 
 def make_thumbnail(picture: bytes) -> bytes:
-    """A WebP of at most 448 pixels a side and 30 kB, in a quality that fits."""
+    """A WebP of at most 448 pixels a side and 20 kB, in a quality that fits."""
     with Image.open(io.BytesIO(picture)) as opened:
         opened.draft("RGB", (SIDE, SIDE))
         image = opened.convert("RGB")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from schnell.benchmarks.busy_neighbour import busy_neighbour
 from schnell.benchmarks.joining import joining
 from schnell.benchmarks.large_database import large_database
 from schnell.benchmarks.many_loras import lora_switch, mixed_loras, proof_throughput, slots_installed
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lora_switch": Benchmark("alternating two LoRAs against repeating one", lora_switch),
     "slots_installed": Benchmark("a step without LoRA, with slots in every layer against none", slots_installed),
     "server_overhead": Benchmark("the server around the engine, one client", server_overhead),
+    "busy_neighbour": Benchmark("the LoRA mix over HTTP beside busy processes, against none", busy_neighbour),
     "large_database": Benchmark("a history page at 1,000 keys and 100,000 records, against none", large_database),
     "safety_cost": Benchmark("a default request with the safety check, against without", safety_cost),
     "quantized_quality": Benchmark("pictures in each quantized form, against bfloat16", quantized_quality),

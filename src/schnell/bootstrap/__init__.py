@@ -6,6 +6,7 @@ web framework.
 """
 
 from schnell.bootstrap.backup import build_installation
+from schnell.bootstrap.cluster import build_server_runner
 from schnell.bootstrap.data import (
     build_database,
     build_locked_files,
@@ -16,7 +17,7 @@ from schnell.bootstrap.data import (
     read_settings,
 )
 from schnell.bootstrap.memory import build_plan
-from schnell.bootstrap.model import build_engine, build_runner, build_server_runner
+from schnell.bootstrap.model import build_engine, build_runner
 from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer, read_shared_keys
 from schnell.bootstrap.server import build_app, build_services
 

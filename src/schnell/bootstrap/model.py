@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from schnell.engine.engine import Engine
-    from schnell.generations import Runner
     from schnell.provenance.proof import Proof
     from schnell.serving.batch_size import BatchSizer
     from schnell.serving.device_share import BatchLimit
@@ -88,8 +87,8 @@ def _refuse_mixed_precisions(engines: "Sequence[Engine]") -> None:
         )
 
 
-def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -> "Runner":
-    """The server's runner: an engine a device, with the operator's model and safety classifiers, loaded and started.
+def build_local_runner(settings: "Settings", tell: "Callable[[str], object]") -> "InProcessRunner":
+    """The runner of this process: an engine a device, with the operator's model and safety classifiers, loaded.
 
     `tell` is given the lines of the memory plan before anything is loaded.
 

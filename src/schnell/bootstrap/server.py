@@ -1,6 +1,6 @@
 """The web application, out of settings, around a runner."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from schnell.bootstrap.data import (
     build_database,
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from schnell.accounts.credits import PriceTable
     from schnell.accounts.identity import Caller
     from schnell.accounts.openid import OpenIdProvider
+    from schnell.assets.store import AssetStore
     from schnell.assets.thumbnails import Thumbnails
     from schnell.database.session import Database
     from schnell.errors import SchnellError
     from schnell.file_locks import LockedFiles
-    from schnell.generations import Closings, Record, Runner
+    from schnell.generations import Admission, Closings, Record, Runner
     from schnell.generations.loras import LoraPreviews
     from schnell.generations.servers import ServerLease
     from schnell.generations.service import EndListener
@@ -49,12 +50,13 @@ _SMALL: Final = (
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
+    from schnell.accounts.rates import RateLimits
+    from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
-    from schnell.assets.thumbnails import Thumbnails
     from schnell.generations import Admission, Closings, Generations, History
     from schnell.generations.loras import FileHoldingRunner, LoraPreviews
-    from schnell.provenance.isolation import IsolatedChecks
+    from schnell.web.flow_cookie import FlowCookies
     from schnell.web.services import Services
 
     database = build_database(settings)
@@ -67,7 +69,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     closings = Closings(database, store)
     gauges = _build_gauges(settings, database, loras)
     metrics = _build_metrics(settings, runner, closings, gauges)
-    thumbnails = Thumbnails(store, is_busy=lambda: bool(admission.all()))
+    thumbnails = _build_thumbnails(store, admission)
     generations = Generations(
         database,
         store,
@@ -82,7 +84,6 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     secrets = read_secrets(settings)
-    previews = LoraPreviews(runner, loras)
     return Services(
         config=_build_web_config(settings),
         database=database,
@@ -90,41 +91,25 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         store=store,
         thumbnails=thumbnails,
         local_assets=store if isinstance(store, LocalAssets) else None,
+        links=LinkSigner(*secrets),
         runner=runner,
         generations=generations,
         history=History(database, store, admission),
         admission=admission,
         closings=closings,
-        **_build_door(settings, secrets),
+        rates=RateLimits(settings.rate_limit),
+        openid=_build_openid(settings),
+        flows=FlowCookies(secrets),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
         metrics=metrics,
         gauges=gauges,
         model=_build_served_model(settings),
         loras=loras,
-        lora_previews=previews,
+        lora_previews=(previews := LoraPreviews(runner, loras)),
         trainings=_build_trainings(settings, loras, previews),
         source_tokens=build_source_tokens(settings, database),
-        checks=IsolatedChecks(),
         signer=build_proof(settings).signer,
     )
-
-
-def _build_door(settings: "Settings", secrets: "Sequence[str]") -> dict[str, Any]:
-    """The services that say who comes in, how, and how often."""
-    from schnell.accounts.last_uses import LastUses
-    from schnell.accounts.passwords import PasswordHashes
-    from schnell.accounts.rates import RateLimits
-    from schnell.assets.links import LinkSigner
-    from schnell.web.flow_cookie import FlowCookies
-
-    return {
-        "links": LinkSigner(*secrets),
-        "rates": RateLimits(settings.rate_limit),
-        "last_uses": LastUses(),
-        "passwords": PasswordHashes(),
-        "openid": _build_openid(settings),
-        "flows": FlowCookies(secrets),
-    }
 
 
 def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
@@ -145,6 +130,12 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     app = create_app(build_services(settings, runner), lifecycle)
     remove_unsent_statuses(app)
     return app
+
+
+def _build_thumbnails(store: "AssetStore", admission: "Admission") -> "Thumbnails":
+    from schnell.assets.thumbnails import Thumbnails
+
+    return Thumbnails(store, is_busy=lambda: bool(admission.all()))
 
 
 def _build_trainings(settings: "Settings", loras: "LoraLibrary", previews: "LoraPreviews") -> "LoraTrainings":

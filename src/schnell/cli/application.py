@@ -8,6 +8,7 @@ import typer
 from schnell.cli.assets import assets_app
 from schnell.cli.backup import backup_command, restore_command
 from schnell.cli.bench import bench_command
+from schnell.cli.cluster import cluster_app
 from schnell.cli.credentials import credentials_app
 from schnell.cli.doctor import doctor_command
 from schnell.cli.generate import generate_command
@@ -53,6 +54,7 @@ def build_app() -> typer.Typer:
     app.add_typer(loras_app, name="loras")
     app.add_typer(models_app, name="models")
     app.add_typer(train_app, name="train")
+    app.add_typer(cluster_app, name="cluster")
     app.add_typer(teams_app, name="teams")
     app.add_typer(users_app, name="users")
     app.add_typer(invites_app, name="invites")

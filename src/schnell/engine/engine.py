@@ -25,6 +25,7 @@ from schnell.engine.accelerator import (
     synchronize,
 )
 from schnell.engine.compiler import Compiler
+from schnell.engine.cpu_team import CpuTeam
 from schnell.engine.denoise import Drawing, begin_drawing
 from schnell.engine.device import Precision, choose_precision
 from schnell.engine.flux import FluxParams
@@ -94,7 +95,7 @@ class Engine:
         self._adapter_bytes, self._adapter_rank = adapter_bytes, form.adapter_rank if form else adapter_rank
         # by dtype: arithmetics that share one share the networks, and with them the LoRA slots
         self._loaded: dict[torch.dtype, LoadedModel] = {}
-        self._prompts = PromptCache(_PROMPT_CACHE_BYTES)
+        self._prompts, self._team = PromptCache(_PROMPT_CACHE_BYTES), CpuTeam.of(device)
 
     @cached_property
     def model_sha256(self) -> str:
@@ -203,6 +204,7 @@ class Engine:
     def make_current(self) -> None:
         """Let the calling thread compute on this engine's device: to be called once by the thread that owns it."""
         make_current(self.device)
+        self._team.take_short_turns()
 
     def start_timing(self) -> Timing:
         """Begin to time what the device works from now on: the call that comes back waits for it, and gives seconds."""
@@ -229,9 +231,9 @@ class Engine:
 
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
         """Take drawings of one token grid a step further, whatever their prompts, seeds, timesteps and LoRAs."""
-        model = self._loaded_model(precision)
-        model.choice.quantized = precision.is_quantized
-        return model.step(drawings)
+        (model := self._loaded_model(precision)).choice.quantized = precision.is_quantized
+        with self._team.stepping(len(drawings)):
+            return model.step(drawings)
 
     def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
         """Pictures of finished drawings of one token grid, at the size they were drawn at.

@@ -1,6 +1,7 @@
 """What can be done with a record after it was made: look, wait, cancel, rate, delete."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from schnell.accounts.identity import Caller
@@ -12,6 +13,7 @@ from schnell.errors import (
     ClosingError,
     DatabaseUnavailableError,
     DiskError,
+    ForbiddenError,
     GenerationCancelledError,
     GenerationFailedError,
     InterruptedServerError,
@@ -136,13 +138,27 @@ class History:
             return await change_record(connection, caller.team_id, record_id, feedback=feedback)
 
     async def delete(self, caller: Caller, record_id: str) -> None:
-        """Remove a record and its pictures; one under way is cancelled first. Raises NotFoundError, AssetError."""
+        """Remove a record and its pictures; one under way is cancelled first.
+
+        Raises:
+            NotFoundError, AssetError: there is none, or its pictures cannot be removed.
+            ForbiddenError: it is another member's, and the caller is no administrator.
+        """
+        check_may_delete(caller, [(await self.find(caller, record_id)).user_id])
         record = await self.cancel(caller, record_id)
         async with self._database.write() as connection:
             # unless it has ended: nobody looks at a hidden record again, so it must not hold credits
             await fail_record(connection, record, _CANCELLED, drawn_elsewhere=True)
             await hide_record(connection, record_id)
         await remove_marked(self._database, self._store)
+
+
+def check_may_delete(caller: Caller, authors: Iterable[str]) -> None:
+    """Refuse to let a member delete what others have drawn. Raises ForbiddenError."""
+    foreign = sum(author != caller.user_id for author in authors)
+    if foreign and caller.role != "ADMIN":
+        problem = f"{foreign} of these are another member's: they and the team's administrators may delete them"
+        raise ForbiddenError(problem)
 
 
 def failure_of(record: Record) -> SchnellError:

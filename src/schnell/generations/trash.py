@@ -12,14 +12,12 @@ from schnell.clock import now
 from schnell.database.connection import Connection
 from schnell.database.session import Database
 from schnell.database.tables import collection_pictures, images, records, shares, trash
-from schnell.errors import ForbiddenError
-from schnell.generations.history import History
+from schnell.generations.history import History, check_may_delete
 from schnell.generations.records import IS_VISIBLE, hide_record
 from schnell.generations.recovery import remove_marked
 
 #: How long what was deleted can be restored.
 UNDO_FOR: Final = timedelta(minutes=10)
-_NOT_YOURS: Final = "only who drew a picture, or an administrator of the team, may delete it; {} of these are others'"
 
 
 async def throw_away(database: Database, history: History, caller: Caller, record_ids: Sequence[str]) -> list[str]:
@@ -31,9 +29,7 @@ async def throw_away(database: Database, history: History, caller: Caller, recor
     async with database.read() as connection:
         query = select(records.c.id, records.c.user_id).where(_of_team(caller, record_ids), IS_VISIBLE)
         found = (await connection.execute(query)).all()
-    foreign = [row.id for row in found if row.user_id != caller.user_id]
-    if foreign and caller.role != "ADMIN":
-        raise ForbiddenError(_NOT_YOURS.format(len(foreign)))
+    check_may_delete(caller, (row.user_id for row in found))
     for row in found:
         await history.cancel(caller, row.id)
     moment = now()

@@ -250,10 +250,11 @@ class JobQueue(Generic[LaneT]):
         """Those that have started on a device."""
         return tuple(queued for queued in self.jobs if queued.device == device and queued.is_started)
 
-    def held_adapters(self, device: int = 0) -> frozenset[str]:
-        """The LoRAs that jobs lease slots for on a device."""
+    def held_adapters(self, device: int = 0, *, idle_too: bool = False) -> frozenset[str]:
+        """The LoRAs that jobs lease slots for on a device; with `idle_too` all that are in slots there."""
         with self._changed:
-            return frozenset(self._devices[device].leases.held)
+            leases = self._devices[device].leases
+            return frozenset(leases.resident if idle_too else leases.held)
 
     def _why_never(self, queued: QueuedJob[LaneT]) -> SchnellError | None:
         """Why no device could ever draw a job; None if one could."""

@@ -55,19 +55,31 @@ class InProcessRunner:
         """
         return await asyncio.wrap_future(self._workers[0].submit(job, on_progress))
 
-    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:
+    def estimate(self, spec: GenerationSpec, team_id: str) -> QueueEstimate:  # noqa: ARG002 - teams take turns
         """What a job would meet if it came now, by what steps have cost so far."""
-        lane = self._workers[0].lane_of(Job(id="estimate", team_id=team_id, spec=spec, seed=0))
+        return QueueEstimate(
+            position=self._queue.counts().waiting_jobs,
+            expected_seconds=self.backlog_seconds() + self.own_seconds(spec),
+        )
+
+    def backlog_seconds(self) -> float:
+        """How long the steps last that all jobs have still to take, on all devices together."""
+        known = self._seconds_per_row()
+        backlog = sum(count * known.get(each, 0.0) for each, count in self._queue.remaining_steps().items())
+        return backlog / max(1, len(self._alive()))
+
+    def own_seconds(self, spec: GenerationSpec) -> float:
+        """How long a job's own steps last; 0 as long as nothing was drawn."""
+        lane = self._workers[0].lane_of(Job(id="estimate", team_id="", spec=spec, seed=0))
         known = self._seconds_per_row()
         # a size that was never drawn costs about what its share of another size's tokens costs
         per_token = max((seconds / other.tokens for other, seconds in known.items()), default=0.0)
-        backlog = sum(count * known.get(each, 0.0) for each, count in self._queue.remaining_steps().items())
-        # one picture is drawn on one device, but those before it are drawn on all
-        own = known.get(lane, lane.tokens * per_token) * spec.steps * spec.num_outputs
-        return QueueEstimate(
-            position=self._queue.counts().waiting_jobs,
-            expected_seconds=backlog / max(1, len(self._alive())) + own,
-        )
+        return known.get(lane, lane.tokens * per_token) * spec.steps * spec.num_outputs
+
+    def resident_adapters(self) -> tuple[str, ...]:
+        """The LoRAs (content hashes) that are in slots of any device, whether somebody draws with them or not."""
+        found = (self._queue.held_adapters(index, idle_too=True) for index in range(len(self._workers)))
+        return tuple(sorted(frozenset().union(*found)))
 
     def snapshot(self) -> RunnerSnapshot:
         """What the workers are doing."""

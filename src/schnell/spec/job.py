@@ -84,7 +84,8 @@ class Progress:
     """How far a job is. `position` is the number of jobs ahead of it while it is queued.
 
     `step` of `total` denoising steps are done. `previews` holds one small PNG an output,
-    made from an estimate of the finished latents, if the job wants them. `fetched` is how far a download is.
+    made from an estimate of the finished latents, if the job wants them. `fetched` is how far a download is. `attempt`
+    is 2 or more for a job that a cluster began again, because the replica that drew it failed.
     """
 
     stage: Stage
@@ -93,6 +94,7 @@ class Progress:
     position: int | None = None
     previews: tuple[bytes, ...] = ()
     fetched: FetchProgress | None = None
+    attempt: int = 1
 
 
 ProgressListener = Callable[[Progress], None]
@@ -161,6 +163,8 @@ class DeviceSnapshot:
     A device that `is_lost` failed for good, and draws nothing until the server is started anew. `leased_loras` are the
     different LoRAs that it draws with now. `prepared` is the share of its programs that is compiled: at 1 it draws.
     `step_counts` groups steps by how long they took (`STEP_BOUNDS`). `memory` is None where it cannot be read.
+    Of a cluster's replica also: its `host`, the work before a new job in `queue_seconds`, the content hashes of the
+    LoRAs in its slots, and the lines of its memory plan.
     """
 
     name: str
@@ -173,6 +177,10 @@ class DeviceSnapshot:
     step_seconds: float = 0.0
     step_counts: tuple[int, ...] = NO_STEPS
     memory: DeviceMemory | None = None
+    host: str = ""
+    queue_seconds: float = 0.0
+    resident_loras: tuple[str, ...] = ()
+    plan: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +190,7 @@ class RunnerSnapshot:
     Now: `queued` jobs wait, `active_rows` pictures are between their first and last denoising step. Totals: denoising
     `steps` of a batch, the pictures in them (`step_rows`; over `steps` it is the mean batch size), and `step_seconds`.
     `devices` has the same of each device, where there are any to speak of. `step_counts`: as `DeviceSnapshot` has it.
+    `problem` says why nothing can be drawn now.
     """
 
     queued: int = 0
@@ -191,3 +200,4 @@ class RunnerSnapshot:
     step_seconds: float = 0.0
     step_counts: tuple[int, ...] = NO_STEPS
     devices: tuple[DeviceSnapshot, ...] = ()
+    problem: str | None = None

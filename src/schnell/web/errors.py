@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from schnell.errors import (
+    NO_NUL,
     DiskError,
     FieldError,
     FieldProblem,
@@ -23,7 +24,6 @@ from schnell.errors import (
     SchnellError,
     UnreadableBodyError,
 )
-from schnell.web.fields import NO_NUL, NUL
 from schnell.web.middleware import ERROR_CODE, REQUEST_ID
 from schnell.web.openapi import allowed_methods
 from schnell.web.response_headers import rate_headers
@@ -176,6 +176,6 @@ def _as_field_error(error: RequestValidationError) -> FieldError:
 def _advice(found: Mapping[str, Any]) -> str:
     if found["type"] == "model_attributes_type":  # a body that was sent as a form, as curl does unless told otherwise
         return "must be a JSON object, sent with Content-Type: application/json"
-    if found["type"] == "string_pattern_mismatch" and NUL in str(found.get("input", "")):
+    if found["type"] == "string_pattern_mismatch" and "\0" in str(found.get("input", "")):
         return NO_NUL
     return str(found["msg"])

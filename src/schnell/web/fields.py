@@ -10,15 +10,19 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from schnell.errors import ClientGoneError, FieldProblem, InvalidFieldError, MissingFieldError, UnreadableBodyError
+from schnell.errors import (
+    NO_NUL,
+    ClientGoneError,
+    FieldProblem,
+    InvalidFieldError,
+    MissingFieldError,
+    UnreadableBodyError,
+)
 
 _Value = TypeVar("_Value")
 _Number = TypeVar("_Number", int, float)
 #: From here on, integers are not exact for clients that read JSON numbers as doubles.
 _MAX_NUMBER: Final = 2**53
-NUL: Final = "\0"
-#: What is said to a text that no database of ours could hold.
-NO_NUL: Final = r"must not hold the character NUL (\u0000), which cannot be stored: leave it out"
 
 
 def whole_number(value: Any) -> Any:
@@ -67,7 +71,7 @@ class Fields:
     def text(self, name: str, *, required: bool = False) -> str | None:
         """A string without NUL characters, which PostgreSQL cannot store."""
         found = self._read(name, _as_text, "must be a string", required=required)
-        if found is None or NUL not in found:
+        if found is None or "\0" not in found:
             return found
         self.refuse(name, NO_NUL)
         return None

@@ -132,12 +132,23 @@ def _of_devices(devices: Sequence[DeviceSnapshot]) -> Iterator[Metric]:
             used.add_metric(labels, device.memory.used)
             total.add_metric(labels, device.memory.total)
     yield from (up, active, leased, steps, rows, used, total)
+    yield from _of_replicas([(name, device) for name, device in zip(names, devices, strict=True) if device.host])
 
 
 def _buckets(counts: Sequence[int], steps: int) -> list[tuple[str, float]]:
     """Prometheus' cumulative buckets. The last one is the count itself, whatever a runner groups."""
     sums = itertools.accumulate(counts[:-1])
     return [*((str(bound), float(each)) for bound, each in zip(STEP_BOUNDS, sums, strict=True)), ("+Inf", float(steps))]
+
+
+def _of_replicas(replicas: Sequence[tuple[str, DeviceSnapshot]]) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("schnell_replica_queue_seconds", "Work before a new job", labels=["device", "host"])
+    resident = GaugeMetricFamily("schnell_replica_resident_loras", "LoRAs in slots", labels=["device", "host"])
+    for name, replica in replicas:
+        waiting.add_metric([name, replica.host], replica.queue_seconds)
+        resident.add_metric([name, replica.host], len(replica.resident_loras))
+    if replicas:
+        yield from (waiting, resident)
 
 
 class _ClosingsCollector(Collector):

@@ -91,8 +91,6 @@ class Services:
     admission: Admission
     closings: Closings
     rates: RateLimits
-    last_uses: LastUses
-    passwords: PasswordHashes
     openid: OpenIdProvider | None
     flows: FlowCookies
     metrics: Metrics
@@ -103,8 +101,10 @@ class Services:
     trainings: LoraTrainings
     source_tokens: SourceTokens
     webhooks: WebhookSender
-    checks: IsolatedChecks
     signer: CredentialsSigner | None
+    last_uses: LastUses = field(default_factory=LastUses)
+    passwords: PasswordHashes = field(default_factory=PasswordHashes)
+    checks: IsolatedChecks = field(default_factory=IsolatedChecks)
     uploads: Turns = field(default_factory=lambda: Turns("uploads", at_once=16, per_team=4))
 
 

@@ -55,9 +55,10 @@ def _progress_event(progress: Progress) -> ServerSentEvent:
     if progress.fetched is not None:
         fetched = progress.fetched
         return _event("download", {"lora": fetched.lora, "received": fetched.received, "total": fetched.total})
+    again = {"attempt": progress.attempt} if progress.attempt > 1 else {}
     if progress.stage == "queued":
-        return _event("queued", {"position": progress.position or 0})
-    data = {"stage": progress.stage, "step": progress.step, "total": progress.total}
+        return _event("queued", {"position": progress.position or 0} | again)
+    data = {"stage": progress.stage, "step": progress.step, "total": progress.total} | again
     previews = [f"data:image/png;base64,{b64encode(preview).decode('ascii')}" for preview in progress.previews]
     return _event("step", data | ({"previews": previews} if previews else {}))
 

@@ -81,8 +81,8 @@ async def test_each_key_of_a_user_has_a_row_of_its_own(database: Database) -> No
         second = await make_caller(connection, ann.team_id, ann.user_id)
         await draw(connection, second, TODAY, cost=3, charged=3)
         found = await collect_usage(connection, user_id=ann.user_id, since=date.fromisoformat(TODAY))
-        keys: dict[str | None, str] = {key.id: key.prefix for key in await list_keys(connection, ann.team_id)}
-    assert {row.key: row.credits for row in found} == {keys[ann.key_id]: 150, keys[second.key_id]: 3}
+        keys = {key.id: key.prefix for key in await list_keys(connection, ann.team_id)}
+    assert {row.key: row.credits for row in found} == {keys[str(ann.key_id)]: 150, keys[str(second.key_id)]: 3}
 
 
 @pytest.mark.parametrize(

@@ -86,5 +86,8 @@ async def comment(request: Request, caller: Generator, record_id: UUID, body: Fe
     responses=error_answers(400, 401, 403, 404, 503),
 )
 async def delete(request: Request, caller: Generator, record_id: UUID) -> None:
-    """Remove the record and its pictures for good. What it cost stays in the books."""
+    """Remove the record and its pictures for good: members their own, an ADMIN of the team all.
+
+    What it cost stays in the books.
+    """
     await services_of(request).history.delete(caller, str(record_id))

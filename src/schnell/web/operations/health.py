@@ -9,6 +9,7 @@ from sqlalchemy import text
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from schnell.errors import DatabaseUnavailableError, UnauthorizedError
+from schnell.spec import RunnerSnapshot
 from schnell.web.auth import key_in
 from schnell.web.metrics import CONTENT_TYPE
 from schnell.web.openapi import error_answers, example_of, json_answer, object_of
@@ -65,12 +66,8 @@ async def readyz(request: Request) -> Response:
 async def _find_problem(services: Services) -> str | None:
     if services.admission.closed:
         return "the server is stopping"
-    devices = services.runner.snapshot().devices
-    if devices and all(device.is_lost for device in devices):
-        return "every device has failed; restart the server"
-    # one that is ready draws alone until the others are
-    if devices and all(device.is_lost or device.prepared < 1 for device in devices):
-        return f"the model is being compiled, {max(device.prepared for device in devices):.0%} so far"
+    if problem := _problem_of(services.runner.snapshot()):
+        return problem
     overdue = services.closings.overdue()
     if overdue.count:
         return f"the ends of {overdue.count} generations are not written yet, for {overdue.seconds:.0f} s"
@@ -79,6 +76,17 @@ async def _find_problem(services: Services) -> str | None:
             await connection.execute(text("SELECT 1"))
     except (DatabaseUnavailableError, TimeoutError):
         return "the database does not answer"
+    return None
+
+
+def _problem_of(now: RunnerSnapshot) -> str | None:
+    if now.problem is not None:
+        return now.problem
+    if now.devices and all(device.is_lost for device in now.devices):
+        return "every device has failed; restart the server"
+    # one that is ready draws alone until the others are
+    if now.devices and all(device.is_lost or device.prepared < 1 for device in now.devices):
+        return f"the model is being compiled, {max(device.prepared for device in now.devices):.0%} so far"
     return None
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from schnell.accounts.identity import Caller
 from schnell.accounts.invites import list_invites
 from schnell.accounts.keys import list_keys
-from schnell.accounts.passwords import SHORTEST, find_login_of
+from schnell.accounts.passwords import SHORTEST, find_login_of, has_logins
 from schnell.accounts.sessions import list_sessions
 from schnell.accounts.teams import find_member, find_team, list_members
 from schnell.accounts.usage import UsageRow, collect_usage
@@ -59,9 +59,13 @@ async def account(request: Request) -> Response:
 @router.get("/sign-in")
 async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002 - its public name
     """Forms that make a session of a password or an API key, or lead to the OpenID provider, then go to `next`."""
-    openid = services_of(request).openid
-    name = openid.config.name if openid else None
-    return page(request, "sign_in.html", await find_caller(request), next=own_path(next), openid=name)
+    services = services_of(request)
+    name = services.openid.config.name if services.openid else None
+    async with services.database.read() as connection:
+        # on a fresh server a key is all that anybody has
+        keys_alone = name is None and not await has_logins(connection)
+    shown = {"next": own_path(next), "openid": name, "keys_alone": keys_alone}
+    return page(request, "sign_in.html", await find_caller(request), **shown)
 
 
 @router.get("/join")

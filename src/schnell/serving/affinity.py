@@ -1,0 +1,48 @@
+"""Which replica draws a job: one that has its LoRAs in slots, unless that one is busier than another by a bound.
+
+Loading a LoRA takes time and pushes out another one, so a job goes where its LoRAs are; a LoRA that is asked for more
+than one replica can draw is loaded by a second one, and then has two. No tensors and no Ray here: the adapter to Ray's
+router (`ray_router.py`) asks, and so does the simulation in `tests/cluster`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+#: How much longer a job waits for its LoRA's replica, in drawings of its own, before another one loads the LoRA.
+PATIENCE: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """What is known of one replica: the seconds of work before a new job there, and the LoRAs in its slots.
+
+    `resident` are content hashes, those on their way there included.
+    """
+
+    seconds: float = 0.0
+    resident: Collection[str] = ()
+
+
+def rank(
+    loads: Mapping[str, ReplicaLoad], adapters: Sequence[str], own_seconds: float, patience: float = PATIENCE
+) -> list[str]:
+    """The replicas (ids) in the order in which they should be tried for a job of `own_seconds` with these LoRAs.
+
+    Each LoRA that a replica would have to load counts as much as `patience` drawings that lie before the job. Where
+    that decides nothing, the replica with fewer LoRAs goes first; among equals, every gateway finds the same one.
+    """
+    bound = patience * max(own_seconds, 1e-3)
+
+    def cost(replica: str) -> tuple[float, int, bytes]:
+        load = loads[replica]
+        missing = sum(adapter not in load.resident for adapter in adapters)
+        return (load.seconds + bound * missing, len(load.resident) if adapters else 0, _weight(replica, adapters))
+
+    return sorted(loads, key=cost)
+
+
+def _weight(replica: str, adapters: Sequence[str]) -> bytes:
+    """Rendezvous hashing (Thaler and Ravishankar, IEEE/ACM ToN 1998): a stable choice, another for each LoRA."""
+    return blake2b("\0".join((replica, *adapters)).encode(), digest_size=8).digest()

@@ -1,0 +1,102 @@
+"""Two gateways over one database and one cluster: clients must not notice where pictures are drawn, nor who dies."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clusters import Replicas, TestCluster, await_that, kill, replicas
+from gateways import draw, gateways
+
+from counts import repeats
+from schnell.serving.ray_cluster import ReplicaPlan
+from servers import body_with
+
+PLAN = ReplicaPlan(least=2, most=2, cpus=0.5, health_seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def two(cluster: TestCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    with replicas(tmp_path_factory.mktemp("gateways"), PLAN, step_seconds=0.1, rows=4) as found:
+        yield found
+
+
+async def test_two_gateways_answer_in_every_dialect_and_one_may_be_killed(
+    two: Replicas, cluster: TestCluster, tmp_path: Path
+) -> None:
+    async with gateways(tmp_path, cluster.address) as found:
+        first, second = await asyncio.gather(found.start(), found.start())
+        async with first.client() as one, second.client() as other:
+            await _dialects(one)
+            await _streams(other)
+            await _cancels(one, other, two)
+        for turn in range(repeats(10)):
+            victim = found.running[-2]
+            async with victim.client() as one, second.client() as other:
+                bodies = [body_with(prompt=f"{turn} {n}", seed=n) for n in range(20)]
+                answers = [
+                    asyncio.create_task(draw(one if n % 2 else other, body, f"key {turn} {n}"))
+                    for n, body in enumerate(bodies)
+                ]
+                await asyncio.to_thread(await_that, lambda turn=turn: two.steps_of(f"{turn} 1") >= 1)
+                kill(victim.process.pid)
+                given = await asyncio.gather(*answers)
+                assert all(answer is not None and answer.status_code == 200 for answer in given[::2])
+                # the client asks again, with the same key, at the gateway that is left
+                again = [await _until_answered(other, body, f"key {turn} {n}") for n, body in enumerate(bodies)]
+                assert [each["aiRecord"]["status"] for each in again] == ["SUCCESS"] * 20
+            await asyncio.to_thread(victim.process.wait, 20)
+            if turn + 1 < repeats(10):
+                found.running.insert(-1, await found.start())
+                found.running.pop()
+        await asyncio.to_thread(await_that, lambda: True)
+        assert await _settled(found)
+        await found.check_books()
+        assert second.stop() == 0
+
+
+async def _until_answered(client, body, key):  # type: ignore[no-untyped-def]
+    for _ in range(120):
+        answer = await draw(client, body, key)
+        if answer is not None and answer.status_code == 200 and answer.json()["aiRecord"]["status"] == "SUCCESS":
+            return answer.json()
+        await asyncio.sleep(0.25)
+    raise AssertionError(answer and answer.text)
+
+
+async def _settled(found) -> bool:  # type: ignore[no-untyped-def]
+    for _ in range(200):
+        if not {"QUEUED", "PROCESSING"} & set(await found.count()):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+async def _dialects(client) -> None:  # type: ignore[no-untyped-def]
+    native = await draw(client, body_with(prompt="native", seed=3))
+    assert native is not None
+    assert native.status_code == 200, native.text
+    openai = await client.post("/v1/images/generations", json={"prompt": "openai", "model": "flux-schnell"})
+    assert openai.status_code == 200, openai.text
+    wrong = await draw(client, body_with(prompt="wrong", num_inference_steps=99))
+    assert wrong is not None
+    assert wrong.status_code == 400
+    failed = await draw(client, body_with(prompt="step"))
+    assert failed is not None
+    assert (failed.status_code, failed.json()["errorCode"]) == (500, "GENERATION_FAILED")
+
+
+async def _streams(client) -> None:  # type: ignore[no-untyped-def]
+    answer = await client.post("/api/features?isStreaming=true", json=body_with(prompt="streamed"))
+    events = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert events[-1] == "done"
+    assert events.count("step") == 4
+
+
+async def _cancels(client, other, two: Replicas) -> None:  # type: ignore[no-untyped-def]
+    """Through another gateway than the one that draws: it finds out with its next heartbeat."""
+    body = body_with(prompt="cancelled", num_outputs=4) | {"async": True}
+    accepted = (await draw(client, body)).json()
+    await asyncio.to_thread(await_that, lambda: two.steps_of("cancelled") >= 1)
+    answer = await client.post(f"/api/results/{accepted['aiRecord']['uuid']}/cancel")
+    assert answer.status_code < 300, answer.text

@@ -1,0 +1,114 @@
+"""What a gateway's runner does with two replicas: same pictures, streams, cancelling, LoRA files, and faults."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+
+import pytest
+import ray
+from clusters import Replicas, TestCluster, await_that, kill, replicas
+from namespace import interfaces
+
+from counts import repeats
+from schnell.errors import AdapterError, GenerationFailedError
+from schnell.serving.ray_cluster import ReplicaPlan
+
+PLAN = ReplicaPlan(least=2, most=2, cpus=0.5, health_seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def two(cluster: TestCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    with replicas(tmp_path_factory.mktemp("two"), PLAN, step_seconds=0.1, rows=4) as found:
+        yield found
+
+
+def test_ray_listens_on_the_loopback_alone_here(two: Replicas) -> None:
+    assert interfaces() == ["lo"]
+
+
+async def test_progress_streams_and_every_step_is_told(two: Replicas) -> None:
+    two.heard.clear()
+    await two.draw("streamed")
+    assert [each.step for each in two.heard if each.stage == "denoise"] == [1, 2, 3, 4]
+
+
+async def test_the_same_seed_gives_the_same_picture_on_either_replica(two: Replicas) -> None:
+    found = await asyncio.gather(*[two.draw(f"same {index}", seed=7) for index in range(8)])
+    assert len(set(found)) == 1
+    drawn_by = {line[0] for line in two.diary() if len(line) == 3 and line[2].startswith("same ")}
+    assert len(drawn_by) == 2
+
+
+async def test_a_lora_is_loaded_by_one_replica_and_stays_there(two: Replicas) -> None:
+    lora = two.lora("loyal")
+    for index in range(6):
+        await two.draw(f"loyal {index}", loras=(lora,))
+    assert sum(line[1] == "load" and line[2] == lora.sha256 for line in two.diary()) == 1
+
+
+async def test_a_file_that_the_store_has_lost_is_put_there_again(two: Replicas) -> None:
+    lora = two.lora("lost")
+    await two.runner._share((lora,))
+    for shared in (two.folder / "pictures").rglob("*.safetensors"):
+        shared.unlink()
+    assert await two.draw("lost", loras=(lora,))
+
+
+async def test_other_bytes_in_the_store_are_refused(two: Replicas) -> None:
+    lora = two.lora("forged")
+    contents = await two.runner._share((lora,))
+    [shared] = (two.folder / "pictures").rglob(f"{contents[lora.sha256]}.safetensors")
+    shared.write_bytes(b"other")
+    with pytest.raises(AdapterError, match="not this LoRA"):
+        await two.draw("forged", loras=(lora,))
+
+
+async def test_cancelling_stops_the_replica_within_one_step(two: Replicas) -> None:
+    for turn in range(repeats(100)):
+        prompt = f"cancelled {turn}"
+        task = asyncio.create_task(two.draw(prompt))
+        await asyncio.to_thread(await_that, lambda prompt=prompt: two.steps_of(prompt) >= 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        seen = two.steps_of(prompt)
+        # another picture, drawn from its first to its last step meanwhile
+        await two.draw(f"after {turn}")
+        assert two.steps_of(prompt) <= seen + 1
+
+
+async def test_every_job_of_a_replica_that_is_killed_is_drawn_elsewhere(two: Replicas) -> None:
+    expected = [await two.draw(f"alone {seed}", seed=seed) for seed in range(4)]
+    for turn in range(repeats(10)):
+        two.heard.clear()
+        jobs = [asyncio.create_task(two.draw(f"killed {turn} {n}", seed=n % 4)) for n in range(16)]
+        await asyncio.to_thread(await_that, lambda turn=turn: two.steps_of(f"killed {turn} 0") >= 1)
+        victim = next(int(line[0]) for line in two.diary() if line[1:] == ["step", f"killed {turn} 0"])
+        kill(victim)
+        found = await asyncio.gather(*jobs)
+        assert found == [expected[n % 4] for n in range(16)]
+        # the stream says that a job was begun again
+        assert {each.attempt for each in two.heard} == {1, 2}
+        await asyncio.to_thread(await_that, lambda: len(two.pids()) == 2, 120)
+
+
+async def test_a_replica_that_is_paused_goes_on_with_what_it_has(two: Replicas) -> None:
+    jobs = [asyncio.create_task(two.draw(f"paused {n}")) for n in range(repeats(100))]
+    await asyncio.to_thread(await_that, lambda: two.steps_of("paused 0") >= 1)
+    [victim, _] = sorted(two.pids())
+    kill(victim, signal.SIGSTOP)
+    await asyncio.sleep(repeats(20))
+    kill(victim, signal.SIGCONT)
+    assert len(await asyncio.gather(*jobs)) == repeats(100)
+    assert two.pids() >= {victim}
+
+
+async def test_drawing_goes_on_while_the_controller_is_dead(two: Replicas) -> None:
+    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    ray.kill(controller, no_restart=False)
+    assert len(await asyncio.gather(*[two.draw(f"headless {n}") for n in range(repeats(100))])) == repeats(100)
+
+
+async def test_a_job_that_is_wrong_fails_and_says_why_as_on_one_machine(two: Replicas) -> None:
+    with pytest.raises(GenerationFailedError, match="nothing was charged"):
+        await two.draw("step")

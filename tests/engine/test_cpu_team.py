@@ -1,0 +1,127 @@
+"""Threads spin while they are alone and sleep beside others; what is counted here is what libgomp and Linux count."""
+
+import itertools
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from schnell.engine import cpu_team
+from schnell.engine.cpu_team import CpuTeam, Usage, WaitPolicy
+
+
+def step(policy: WaitPolicy, now: float, *, cores: float = 2.0, switches: float = 0.0, rows: int = 1) -> bool:
+    """A step of a tenth of a second that used so many cores, and was switched away from so often a second."""
+    spun = policy.choose(rows)
+    policy.learn(Usage(now, 0.0, 0), Usage(now + 0.1, cores * 0.1, round(switches * 0.1)), spun=spun)
+    return spun
+
+
+def test_a_team_that_has_its_cores_for_itself_spins() -> None:
+    policy = WaitPolicy(2)
+    assert all(step(policy, number, cores=1.9, switches=300) for number in range(100))
+
+
+def test_a_team_that_loses_a_core_sleeps_until_nobody_wants_it() -> None:
+    policy = WaitPolicy(2)
+    step(policy, 0, cores=1.2)
+    assert not any(step(policy, number, cores=1.0, switches=1000) for number in range(1, 100))
+    assert not step(policy, 101, cores=1.3, switches=50)
+    assert step(policy, 102, cores=2.0)
+
+
+def test_spinning_that_fails_again_and_again_is_tried_more_and_more_rarely() -> None:
+    policy = WaitPolicy(2)
+    tried = [number for number in range(1000) if step(policy, number / 10, cores=1.0)]
+    gaps = [after - before for before, after in itertools.pairwise(tried)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 8 * gaps[0]
+
+
+def test_a_batch_of_many_rows_sleeps_whoever_is_there() -> None:
+    policy = WaitPolicy(2)
+    assert not step(policy, 0, rows=8)
+    assert step(policy, 1, rows=1)
+
+
+def test_what_a_large_batch_met_holds_for_the_single_row_after_it() -> None:
+    policy = WaitPolicy(2)
+    step(policy, 0, rows=8, switches=2000)
+    assert not step(policy, 1, rows=1, switches=2000)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="libgomp and its counting")
+
+
+def compute() -> bytes:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    return (left @ right).softmax(-1).numpy().tobytes()
+
+
+@linux
+def test_the_crowd_comes_and_goes_and_no_result_depends_on_it() -> None:
+    crowd = cpu_team._Crowd.beside(max(2, torch.get_num_threads()))
+    assert crowd is not None
+
+    def run() -> set[bytes]:
+        results = set()
+        for is_there in (False, True, True, False, True, False):
+            crowd.stand(is_there=is_there)
+            assert any(each.name == "schnell-crowd" for each in threading.enumerate()) == is_there
+            results.add(compute())
+        return results
+
+    with ThreadPoolExecutor(1) as engine_thread:
+        assert len(engine_thread.submit(run).result()) == 1
+
+
+@linux
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a team of one never waits")
+def test_a_crowd_lets_waiting_threads_sleep() -> None:
+    """Between two operations a spinning thread uses its core; asleep it uses none."""
+
+    def used_while_nothing_happens(crowd: cpu_team._Crowd, *, is_there: bool) -> float:
+        crowd.stand(is_there=is_there)
+        used = 0.0
+        for _ in range(100):
+            large.add_(1)
+            before = time.process_time()
+            time.sleep(0.001)
+            used += time.process_time() - before
+        return used
+
+    large, crowd = torch.zeros(1 << 20), cpu_team._Crowd.beside(2)
+    assert crowd is not None
+
+    def run() -> tuple[float, float]:
+        torch.set_num_threads(2)
+        try:
+            return used_while_nothing_happens(crowd, is_there=False), used_while_nothing_happens(crowd, is_there=True)
+        finally:
+            crowd.stand(is_there=False)
+            torch.set_num_threads(threads)
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as engine_thread:
+        spinning, asleep = engine_thread.submit(run).result()
+    # processor time, which other load on the machine takes from nobody's count
+    assert asleep < spinning
+
+
+@linux
+def test_short_turns_are_the_calling_threads_alone() -> None:
+    def turn() -> int:
+        attributes = cpu_team._SchedAttr()
+        cpu_team.read_turn(attributes)
+        return int(attributes.runtime)
+
+    before = turn()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(CpuTeam(2).take_short_turns).result()
+        assert other.submit(turn).result() in {cpu_team._TURN_NS, before}  # kernels before 6.12 have no such turns
+    assert turn() == before
