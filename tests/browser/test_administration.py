@@ -71,6 +71,18 @@ def test_a_key_is_revoked_where_its_owner_is_shown(visit: Visit, site: ServerPro
     assert httpx.get(f"{site.url}/api/session", headers={"API-KEY": member.key}).status_code == 401
 
 
+def test_an_invite_is_made_and_taken_back(visit: Visit, site: ServerProcess) -> None:
+    team = httpx.get(f"{site.url}/api/session", headers=ADMIN).json()["teamId"]
+    with visit() as admin:
+        page = admin.open(f"/admin/teams/{team}")
+        page.fill("#invite-name", "Invited Zoe")
+        page.click("#invite button")
+        expect(page.locator("#made-link")).to_contain_text("/join#invite=")
+        page.get_by_role("button", name="Take back the invite of Invited Zoe").click()
+        page.click("#question-yes")
+        expect(page.locator("#content")).not_to_contain_text("Invited Zoe")
+
+
 def test_what_waits_is_cancelled_from_the_queue(visit: Visit, tmp_path_factory: pytest.TempPathFactory) -> None:
     # a server of its own, on which a picture takes as long as the test
     with serving(tmp_path_factory.mktemp("slow"), 60.0) as slow, visit(key=None) as admin:

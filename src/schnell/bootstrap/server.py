@@ -277,9 +277,7 @@ def _report_to(metrics: "Metrics", thumbnails: "Thumbnails") -> "EndListener":
 def _build_gauges(settings: "Settings", database: "Database", loras: "LoraLibrary") -> "Gauges":
     from schnell.web.gauges import Gauges
 
-    return Gauges(
-        database, settings.data_dir, cache_bytes=settings.lora_cache_bytes, lookups=lambda: loras.remote_lookups
-    )
+    return Gauges(database, settings.data_dir, cache_bytes=settings.lora_cache_bytes, lookups=loras.remote_lookups)
 
 
 def _build_prices(settings: "Settings") -> "PriceTable":

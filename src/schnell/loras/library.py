@@ -68,16 +68,12 @@ class LoraLibrary:
         self._database = database
         self._files = files
         self._remote = remote
+        self.remote_lookups = remote.lookups
         self._bundled = BundledLoras(files, bundled)
         self._per_team = per_team
         self._shelf = LoraShelf(files, store)
         # entries come and go one at a time: none appears between the last look for one and the removal of its file
         self._changing = asyncio.Lock()
-
-    @property
-    def remote_lookups(self) -> tuple[int, int]:
-        """How many remote references were found here since the start, and how many had to be fetched."""
-        return self._remote.found, self._remote.fetched
 
     async def locate(self, refs: Sequence[LoraRef], team_id: str) -> tuple[AdapterUse | MissingAdapter, ...]:
         """The converted file of each LoRA that a team's request names, in order; nothing is fetched.

@@ -89,8 +89,11 @@ class RemoteLoras:
         self._turns = turns or Turns("LoRA downloads", at_once=8, per_team=2, waiting=256)
         self._under_way: dict[str, _SharedFetch] = {}
         self._refused: dict[str, tuple[float, str]] = {}
-        #: How many references were found here, and how many fetches began.
-        self.found = self.fetched = 0
+        self._found = self._fetched = 0
+
+    def lookups(self) -> tuple[int, int]:
+        """How many references were found here since the start, and how many fetches began."""
+        return self._found, self._fetched
 
     async def find(
         self, reference: Reference, team_id: str, on_progress: DownloadListener | None = None
@@ -120,7 +123,7 @@ class RemoteLoras:
             if is_touch_due(known):
                 async with self._database.write() as connection:
                     await touch_download(connection, key)
-            self.found += 1
+            self._found += 1
             return known.sha256, path
         until, message = self._refused.get(key, (0.0, ""))
         if time.monotonic() < until:
@@ -146,7 +149,7 @@ class RemoteLoras:
         fetch = self._under_way.get(key)
         if fetch is None:
             listeners = _Listeners()
-            self.fetched += 1
+            self._fetched += 1
             task = asyncio.create_task(self._fetch_in_turn(reference, sites, key, team_id, listeners.call))
             fetch = self._under_way[key] = _SharedFetch(task, listeners)
             task.add_done_callback(lambda done: self._end_fetch(key, done))

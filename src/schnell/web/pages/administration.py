@@ -13,6 +13,7 @@ from starlette.responses import Response
 from schnell.accounts.administration import check_team
 from schnell.accounts.audit import list_entries
 from schnell.accounts.identity import Caller
+from schnell.accounts.invites import list_invites
 from schnell.accounts.keys import list_keys
 from schnell.accounts.teams import find_team, list_members, list_teams
 from schnell.errors import ForbiddenError
@@ -77,7 +78,13 @@ async def team(request: Request, team_id: UUID) -> Response:
         found = await find_team(connection, str(team_id))
         members = await list_members(connection, found.id)
         keys = await list_keys(connection, found.id)
-    shown = {"team": found, "members": members, "keys": sorted(keys, key=lambda key: key.revoked_at is not None)}
+        invited = await list_invites(connection, found.id)
+    shown = {
+        "team": found,
+        "members": members,
+        "invites": [each for each in invited if not each.accepted_at and not each.revoked_at],
+        "keys": sorted(keys, key=lambda key: key.revoked_at is not None),
+    }
     return page(request, "admin_team.html", caller, section="Teams", **shown)
 
 

@@ -1,6 +1,6 @@
 // The administrators' pages: forms and buttons that call the API, and the part that is shown anew every few seconds.
 
-import { call, say } from "./app.js";
+import { call, copy, say } from "./app.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -28,8 +28,9 @@ function changed(form) {
 
 async function act(element, body) {
   find("problem").textContent = "";
+  let answer;
   try {
-    await call(element.dataset.method, element.dataset.path, body);
+    answer = await call(element.dataset.method, element.dataset.path, body);
   } catch (error) {
     find("problem").textContent = error.message;
     find("problem").scrollIntoView({ block: "center" });
@@ -41,6 +42,11 @@ async function act(element, body) {
   // the focus stays where it was, on the element that has taken this one's place
   const again = [...find("content").querySelectorAll("[id], [aria-label]")].find((each) => (each.id || each.ariaLabel) === key);
   (again?.tagName === "FORM" ? again.querySelector("button") : again)?.focus();
+  find("made").hidden = !("link" in element.dataset);
+  if (!find("made").hidden) {
+    find("made-link").textContent = answer.link;
+    find("made-link").focus();
+  }
 }
 
 function ask(text) {
@@ -61,6 +67,8 @@ find("content").addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-path]");
   if (button && (await ask(button.dataset.ask))) act(button);
 });
+
+find("copy-link").addEventListener("click", () => copy(find("made-link").textContent));
 
 /** Only while nobody is in the middle of something there, and the tab is seen. */
 async function refresh() {
