@@ -104,6 +104,7 @@ def build_local_runner(settings: "Settings", tell: "Callable[[str], object]") ->
     from schnell.engine.engine import Engine
     from schnell.engine.memory_plan import describe, make_plan
     from schnell.engine.network_sizes import read_network_sizes
+    from schnell.engine.pictures import keep_memory_of_pictures
     from schnell.engine.processors import fit_threads_to_quota
     from schnell.engine.safety import load_safety_checker
     from schnell.errors import ConfigurationError
@@ -115,6 +116,7 @@ def build_local_runner(settings: "Settings", tell: "Callable[[str], object]") ->
     # before the model: a key that cannot be used ends the start at once
     proof = build_shared_proof(settings)
     fit_threads_to_quota()
+    keep_memory_of_pictures()
     folder = find_model(settings.model)
     devices = choose_server_devices(settings.devices or (settings.device,), folder.path)
     sizes, wishes = read_network_sizes(folder), wishes_of(settings)

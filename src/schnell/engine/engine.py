@@ -284,12 +284,11 @@ class Engine:
 
     def warnings_for(self, job: Job, prompt: PromptEmbedding) -> tuple[str, ...]:
         """What the caller should know about how the prompt was read and in which arithmetic the picture was drawn."""
-        warnings = []
+        used, warnings = self.precision_for(go_fast=job.spec.go_fast), []
         if prompt.was_truncated:
             read = f"the {self.folder.sequence_length} tokens that {self.folder.name} reads"
             warnings.append(f"the prompt is longer than {read}: its end was ignored")
-        used = self.precision_for(go_fast=job.spec.go_fast)
-        warnings += self._loaded_model(used).warnings_for(prompt)
+        warnings += [prompt.warning] if prompt.warning else []
         if used.is_quantized and not job.spec.go_fast:
             warnings.append(
                 f"go_fast was off, but this server has room for {used.name} only: that is what was drawn in"

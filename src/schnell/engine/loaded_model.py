@@ -81,14 +81,17 @@ class LoadedModel:
             embeddings = self._text.encode([request.prompt for request in requests])
         if self.networks.streamed_text is not None:
             self.networks.streamed_text.release()
-        return embeddings
+        return [self._with_warning(embedding) for embedding in embeddings]
 
-    def warnings_for(self, prompt: PromptEmbedding) -> tuple[str, ...]:
-        """That the prompt is far from everything that the model knows, if the model's folder says what it knows."""
+    def _with_warning(self, embedding: PromptEmbedding) -> PromptEmbedding:
+        """Beside it, that the prompt is far from everything that the model knows, if its folder says what it knows.
+
+        Here, since only the engine's thread may compute: another one would meet the slots of the batch that runs.
+        """
         if self._subjects is None:
-            return ()
-        far = self._subjects.warning(self._model, self.networks.transformer.vector_in, prompt.pooled)
-        return (far,) if far else ()
+            return embedding
+        embedder = self.networks.transformer.vector_in
+        return replace(embedding, warning=self._subjects.warning(self._model, embedder, embedding.pooled))
 
     def step(self, drawings: Sequence[Drawing]) -> list[Drawing]:
         """Take drawings of one token grid a step further; in batches of sizes for which there is a program."""

@@ -22,11 +22,13 @@ class PromptEmbedding:
     """A prompt as the transformer is conditioned on it, in the networks' dtype and on their device.
 
     `states` is (tokens, T5 width), `pooled` is (CLIP width). `was_truncated`: the prompt had more tokens than T5 reads.
+    `warning` is what its author should know about the prompt itself.
     """
 
     states: Tensor
     pooled: Tensor
     was_truncated: bool
+    warning: str | None = None
 
     @property
     def nbytes(self) -> int:
