@@ -105,7 +105,7 @@ def test_rows_step_in_batches_for_which_there_is_a_program(rows: int, batches: l
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two cases in one arithmetic: tracing takes seconds each, and all of them are counted elsewhere."""
-    cases = [(1, ()), (2, (SlotUse(1, 1.0),))]
+    cases = [(1, (), "compact"), (2, (SlotUse(1, 1.0),), "compact")]
     monkeypatch.setattr("schnell.engine.compiled_blocks._warm_cases", lambda: iter(cases))
     monkeypatch.setattr(Engine, "precision_for", lambda *_, go_fast: FLOAT32)  # noqa: ARG005 - by name
     torch._dynamo.reset()

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from schnell.engine.lora_factors import KroneckerFactors
-from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots
+from schnell.engine.quantized import PathChoice, two_path_form
+from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots, widened
+from schnell.engine.slot_programs import WidenedLinear, takes_columns, widened_numbers
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.weight_names import LayerRows
 
@@ -151,23 +153,65 @@ def test_a_cleared_slot_acts_as_none_and_a_reused_one_forgets_its_larger_rank() 
         assert torch.equal(layer(x), base(x))
 
 
-@pytest.mark.parametrize("uses", [[SlotUse(1, 0.8)], [SlotUse(2, 0.5), SlotUse(1, -1.0)]])
-@torch.inference_mode()
-def test_loras_as_further_columns_of_the_weights_are_the_same_sum(uses: list[SlotUse]) -> None:
+PROGRAM_USES = {
+    "compact": [SlotUse(1, 0.8)],
+    "full": [SlotUse(3, 0.5), SlotUse(1, -1.0)],
+    "any": [SlotUse(1, 0.8), SlotUse(2, 0.5), SlotUse(3, 0.3)],
+}
+
+
+def build_for_programs(
+    in_features: int, out_features: int, rank: int, *, two_paths: bool
+) -> tuple[nn.Linear, SlotLinear, SlotRouting]:
+    """A widened layer of two parts: slots 1 and 2 hold LoRAs, slot 3 a DoRA."""
     torch.manual_seed(0)
-    base, routing = nn.Linear(IN, OUT), SlotRouting(CPU, static=True)
-    weight = base.weight.clone()
-    rows = (LayerRows("a", 0, 8), LayerRows("b", 8, OUT))
-    layer = SlotLinear(base, routing, SlotPlan(count=SLOTS, rank=6, reserved=True, widened=True), rows)
-    assert torch.equal(layer.full_weight(), weight)
-    for slot, rank in ((1, 4), (2, 6)):
+    base, routing = (
+        nn.Linear(in_features, out_features).requires_grad_(requires_grad=False),
+        SlotRouting(CPU, static=True),
+    )
+    plain = nn.Linear(in_features, out_features)
+    plain.load_state_dict(base.state_dict())
+    rows = (LayerRows("a", 0, 8), LayerRows("b", 8, out_features))
+    both = two_path_form(lambda _: "int8", PathChoice())("layer", base) if two_paths else None
+    module = widened(both or base, rows, rank)
+    layer = SlotLinear(module, routing, SlotPlan(count=SLOTS, rank=rank, reserved=True), rows)
+    for slot, depth in ((1, 4), (2, rank), (3, rank)):
         for part in layer.parts:
-            part.write_low_rank(slot, torch.randn(rank, IN), torch.randn(part.out_features, rank))
-    x = torch.randn(1, 3, IN)
-    for used in (uses, uses[:1]):
-        with routing.using([used]):
-            assert_close(layer.widened(x), layer(x))
-    assert torch.equal(layer(x), nn.functional.linear(x, weight, base.bias))
+            gain = torch.rand(part.out_features) * 0.2 if slot == 3 else None
+            part.write_low_rank(slot, torch.randn(depth, in_features), torch.randn(part.out_features, depth), gain)
+    return plain, layer, routing
+
+
+@pytest.mark.parametrize("two_paths", [False, True])
+@pytest.mark.parametrize("rank", [8, 48])
+@pytest.mark.parametrize(("in_features", "out_features"), [(16, 32), (64, 16)])
+@torch.inference_mode()
+def test_a_program_computes_what_a_plain_run_does(
+    in_features: int, out_features: int, rank: int, two_paths: bool
+) -> None:
+    base, layer, routing = build_for_programs(in_features, out_features, rank, two_paths=two_paths)
+    assert torch.equal(layer.full_weight(), base.weight)
+    for rows in (1, 2):
+        x = torch.randn(rows, 3, in_features)
+        for form, uses in PROGRAM_USES.items():
+            with routing.using([uses] * rows):
+                assert routing.form == form
+                assert_close(layer.by_program(x), layer(x))
+        assert_close(layer(x), base(x))
+
+
+def test_wide_inputs_take_rows_and_narrow_ones_columns_as_long_as_there_are_few() -> None:
+    assert takes_columns(3072, 21504, 16)
+    assert takes_columns(3072, 3072, 64)
+    assert not takes_columns(3072, 21504, 128)
+    assert not takes_columns(15360, 3072, 16)
+    for in_features, out_features in ((3072, 21504), (15360, 3072)):
+        layer = WidenedLinear(
+            nn.Linear(in_features, out_features, device="meta"), (LayerRows("a", 0, out_features),), 64
+        )
+        more = layer.wide.numel() - in_features * out_features
+        assert more == widened_numbers(in_features, out_features, 1, 64)
+        assert more < 0.06 * in_features * out_features
 
 
 def test_any_module_with_the_form_of_a_linear_layer_can_be_the_base() -> None:

@@ -40,7 +40,9 @@ def build(plan: SlotPlan) -> tuple[AdapterSlots, dict[str, SlotPart], SlotRoutin
 
 
 def planned(plan: SlotPlan) -> int:
-    return plan.bytes_for(WIDTH, [WIDTH] * 3) + plan.bytes_for(WIDTH, [WIDTH])
+    """The most that both layers' slots take: down and up factors of each part, and DoRA's gains."""
+    numbers = sum(plan.rank * (parts * WIDTH + parts * WIDTH) + parts * WIDTH for parts in (3, 1))
+    return plan.count * numbers * plan.dtype.itemsize
 
 
 def source(parts: dict[str, SlotPart]) -> nn.Module:
@@ -131,7 +133,7 @@ def test_a_lokr_that_is_a_low_rank_product_becomes_one_where_shapes_must_not_cha
         layer = parts["transformer.q"].layer
         for uses, low_rank in (([SlotUse(1, 0.5)], reserved), ([SlotUse(1, 1.0), SlotUse(2, 1.0)], False)):
             with torch.inference_mode(), routing.using([uses]):
-                assert routing.is_low_rank == low_rank
+                assert routing.form == ("compact" if low_rank else "any")
                 found.append(layer(x))
     assert torch.allclose(found[0], found[2], atol=1e-3)
     assert torch.allclose(found[1], found[3], atol=1e-3)

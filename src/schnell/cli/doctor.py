@@ -73,6 +73,7 @@ def examine(settings: "Settings", memory: float | None = None) -> Iterator[Findi
     yield _torch()
     yield _model(settings)
     yield _memory(settings, memory)
+    yield _compiling(settings)
     yield _safety(settings)
     yield _space(settings)
     yield from asyncio.run(_database_and_store(settings))
@@ -117,6 +118,24 @@ def _memory(settings: "Settings", memory: float | None) -> Finding:
     except SchnellError as error:
         return Finding("memory", "problem", f"no plan without the model: {error.message}")
     return Finding("memory", "ok", "\n           ".join(describe(plan)))
+
+
+def _compiling(settings: "Settings") -> Finding:
+    """Whether the transformer's blocks would be compiled, and among which kernels attention is chosen."""
+    from schnell.engine.attention_kernels import candidates
+    from schnell.engine.compiler import find_missing
+    from schnell.engine.devices import choose_devices, look_at_hardware
+    from schnell.models.folder import compiled_home
+
+    device = choose_devices(("auto",), look_at_hardware())[0]
+    kernels = f"attention by the fastest of {', '.join(candidates())}" if device.type == "cuda" else "torch's attention"
+    if settings.compile == "off" or (settings.compile == "auto" and device.type != "cuda"):
+        why = "SCHNELL_COMPILE is off" if settings.compile == "off" else f"nothing is gained on {device.type}"
+        return Finding("compiling", "ok", f"blocks run uncompiled, as {why}; {kernels}")
+    if missing := find_missing(device):
+        state: Literal["warning", "problem"] = "problem" if settings.compile == "on" else "warning"
+        return Finding("compiling", state, f"blocks run uncompiled; {kernels}", missing)
+    return Finding("compiling", "ok", f"blocks are compiled on {device}, programs kept in {compiled_home()}; {kernels}")
 
 
 def _safety(settings: "Settings") -> Finding:

@@ -107,8 +107,6 @@ class AdapterSlots:
                 self._write_part(slot, name, forms[name])
         for name in filterfalse(_is_of_transformer, forms):
             self._write_part(slot, name, forms[name])
-        plain = all(isinstance(form, tuple) and form[2] is None for form in forms.values())
-        self._routing.describe_slot(slot, is_low_rank=plain)
 
     def _write_part(self, slot: int, name: str, form: LoadedForm) -> None:
         if isinstance(form, KroneckerFactors):
@@ -125,7 +123,7 @@ class AdapterSlots:
                 self._parts[name].clear(slot)
         for name in filterfalse(_is_of_transformer, names):
             self._parts[name].clear(slot)
-        self._routing.describe_slot(slot, is_low_rank=True)
+        self._routing.note_empty(slot)
         return names
 
 

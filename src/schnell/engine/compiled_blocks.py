@@ -1,10 +1,9 @@
 """FLUX's blocks through torch's compiler, block by block, so that no request ever waits for it.
 
-All blocks of a kind are one program over other weights. There is one for each number of rows (`ROWS`) and for none, one
-or two LoRAs a row; the number of tokens is open, so picture sizes share it. Which LoRAs a batch uses are numbers to it
-(`engine.slot_linear`). A batch with DoRA, with a LoKr whose delta is no low-rank product, or with another number of
-rows or LoRAs runs the same blocks uncompiled: the gains would cost every other batch a pass over every output, and a
-LoKr's factors have shapes of their own.
+All blocks of a kind are one program over other weights. There is one for each number of rows (`ROWS`), for none, one or
+two LoRAs a row, of small and of the largest rank with DoRA's gains, and one for whatever else a row may name
+(`engine.slot_programs`). The number of tokens is open, so picture sizes share it. Which LoRAs a batch uses are numbers
+to a program.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +14,19 @@ from torch import Tensor, nn
 
 from schnell.engine.denoise import position_ids
 from schnell.engine.flux import Flux
-from schnell.engine.slot_linear import MAX_ADAPTERS_PER_ROW
-from schnell.engine.slot_routing import SlotRouting, SlotUse
+from schnell.engine.slot_routing import MAX_ADAPTERS_PER_ROW, Form, SlotRouting, SlotUse
 from schnell.spec import Size
 
 #: Rows of a batch for which there is a program.
 ROWS: Final = (1, 2, 4)
-_MOST_PROGRAMS: Final = 64
-#: Two sizes, so that the compiler sees that the number of tokens varies.
+#: Of one kind of block: for each of these two precisions, on several devices.
+_MOST_PROGRAMS: Final = 256
+#: Two sizes: the second shows that the first's programs are for any number of tokens.
 _WARM_GRIDS: Final = (Size(16, 16), Size(16, 24))
+
+
+#: Rows, what each of them uses, and the form of the batch.
+WarmCase = tuple[int, Sequence[SlotUse], Form]
 
 
 class CompiledBlocks:
@@ -31,6 +34,7 @@ class CompiledBlocks:
 
     def __init__(self, network: Flux, routing: SlotRouting, backend: str | Callable[..., Any] = "inductor") -> None:
         self._network, self._routing = network, routing
+        self._is_warming_up = False
         # a program a case and a kind of block; the compiler would give up after 8 of them
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_PROGRAMS)
         self._compiled: dict[nn.Module, Any] = {
@@ -40,22 +44,28 @@ class CompiledBlocks:
         network.run_block = self._run
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
-        if len(inputs[0]) not in ROWS or (self._routing.is_active and not self._has_program()):
+        if len(inputs[0]) not in ROWS:
             return block(*inputs)
+        if self._is_warming_up:
+            # otherwise a program would be made for the first size, and another, for all sizes, at the second
+            torch._dynamo.maybe_mark_dynamic(inputs[0], 1)
+            torch._dynamo.maybe_mark_dynamic(inputs[-1], 0)
         return self._compiled[block](*inputs)
 
-    def _has_program(self) -> bool:
-        """A row with more LoRAs than most have would be a program that nobody has made before."""
-        return self._routing.is_low_rank and self._routing.slots.shape[1] <= MAX_ADAPTERS_PER_ROW
-
-    def warm_up(self, text_tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[float]:
-        """Make all programs, with empty slots; yields the share that is done, from 0 to 1."""
-        cases = list(_warm_cases())
-        for done, (rows, uses) in enumerate(cases):
+    def warm_up(
+        self, text_tokens: int, device: torch.device, dtype: torch.dtype, chosen: Sequence[WarmCase] | None = None
+    ) -> Iterator[float]:
+        """Make all programs, or those of the `chosen` cases, with empty slots; yields the share done, from 0 to 1."""
+        cases = list(_warm_cases() if chosen is None else chosen)
+        for done, (rows, uses, form) in enumerate(cases):
             yield done / len(cases)
-            for grid in _WARM_GRIDS:
-                with torch.inference_mode(), self._routing.using([uses] * rows):
-                    self._network(*self._inputs(rows, grid, text_tokens, device, dtype))
+            self._is_warming_up = True
+            try:
+                for grid in _WARM_GRIDS:
+                    with torch.inference_mode(), self._routing.using([uses] * rows, form):
+                        self._network(*self._inputs(rows, grid, text_tokens, device, dtype))
+            finally:
+                self._is_warming_up = False
         yield 1.0
 
     def _inputs(
@@ -71,7 +81,12 @@ class CompiledBlocks:
         )
 
 
-def _warm_cases() -> Iterator[tuple[int, Sequence[SlotUse]]]:
+def _warm_cases() -> Iterator[WarmCase]:
     for rows in ROWS:
-        for count in range(MAX_ADAPTERS_PER_ROW + 1):
-            yield rows, tuple(SlotUse(slot, 1.0) for slot in range(1, count + 1))
+        yield rows, (), "compact"
+        # one slot is enough: how many LoRAs a row names is nothing that this program sees
+        yield rows, (SlotUse(1, 1.0),), "any"
+        for count in range(1, MAX_ADAPTERS_PER_ROW + 1):
+            uses = tuple(SlotUse(slot, 1.0) for slot in range(1, count + 1))
+            yield rows, uses, "compact"
+            yield rows, uses, "full"

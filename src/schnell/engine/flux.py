@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from schnell.engine.flux_kernels import (
+    NormScales,
     RotaryTables,
     attention,
     gelu,
@@ -194,9 +195,9 @@ class QKNorm(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query_norm, self.key_norm = RmsScale(width), RmsScale(width)
-        self._kept: tuple[tuple[Tensor, int], tuple[Tensor, int], Tensor] | None = None
+        self._kept: tuple[tuple[Tensor, int], tuple[Tensor, int], NormScales] | None = None
 
-    def scales(self) -> Tensor:
+    def scales(self) -> NormScales:
         """Both weights as `normalised_and_turned` wants them; kept in place runs, four launches a block on a GPU."""
         query, key = self.query_norm.scale, self.key_norm.scale
         # a tensor made in inference mode does not count its changes

@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -71,16 +72,22 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), scale)
 
 
-def norm_scales(of_query: Tensor, of_key: Tensor) -> Tensor:
-    """(2, 1, 1, 1, head width) in float32: what normalised queries and keys are multiplied with.
+#: What normalised queries and keys are multiplied with: (2, 1, 1, 1, head width), or two vectors in a functional run.
+NormScales = Tensor | tuple[Tensor, Tensor]
+
+
+def norm_scales(of_query: Tensor, of_key: Tensor) -> NormScales:
+    """The scales of queries and of keys in float32.
 
     Queries are divided by the square root of their width here, so that attention need not scale its scores.
     """
-    return torch.stack([of_query.float() * of_query.shape[-1] ** -0.5, of_key.float()])[:, None, None, None]
+    query, key = of_query.float() * of_query.shape[-1] ** -0.5, of_key.float()
+    # apart, the compiler multiplies them where they are used; joined, they would be a kernel and a buffer of their own
+    return (query, key) if is_functional() else torch.stack([query, key])[:, None, None, None]
 
 
 def normalised_and_turned(
-    pair: Tensor, scales: Sequence[tuple[int, Tensor]], rotation: Tensor
+    pair: Tensor, scales: Sequence[tuple[int, NormScales]], rotation: Tensor
 ) -> tuple[Tensor, Tensor]:
     """RMS norm and rotary embedding of queries and keys, `pair` (2, rows, heads, tokens, head width), in one dtype.
 
@@ -88,25 +95,39 @@ def normalised_and_turned(
     that of `RotaryTables`.
     """
     if is_functional() or pair.device.type not in {"cpu", "cuda", "meta"}:
-        turned = _turned_functionally(pair, scales, rotation)
-    elif pair.device.type == "cpu":
+        query, key = (
+            _turned_functionally(pair[side], [(length, scale[side]) for length, scale in scales], rotation)
+            for side in (0, 1)
+        )
+        return query, key
+    if pair.device.type == "cpu":
         turned = _turned_in_few_passes(pair, scales, rotation)
     else:
         turned = _turned_in_few_launches(pair, scales, rotation)
     return turned[0], turned[1]
 
 
-def _turned_functionally(pair: Tensor, scales: Sequence[tuple[int, Tensor]], rotation: Tensor) -> Tensor:
-    normed = F.rms_norm(pair.float(), pair.shape[-1:], eps=NORM_EPS)
-    parts = torch.split(normed, [length for length, _ in scales], dim=-2)
-    scaled = torch.cat([part * scale for part, (_, scale) in zip(parts, scales, strict=True)], dim=-2)
-    real, imaginary = scaled.view(*scaled.shape[:-1], -1, 2).unbind(-1)
-    cosine, sine = rotation.unbind(-1)
-    turned = torch.stack([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
-    return turned.flatten(-2).to(pair.dtype)
+def _turned_functionally(heads: Tensor, scales: Sequence[tuple[int, Tensor]], rotation: Tensor) -> Tensor:
+    """Of queries or of keys alone, (rows, heads, tokens, head width): nothing is joined, so that it is one kernel."""
+    normed = F.rms_norm(heads.float(), heads.shape[-1:], eps=NORM_EPS)
+    scaled = normed * _scale_of_each_token(scales, heads)
+    pairs = scaled.view(*scaled.shape[:-1], -1, 2)
+    cosine, sine = rotation[..., :1], rotation[..., 1:]
+    # (a, b) turns to (a*cos - b*sin, b*cos + a*sin): each number, and the other one of its pair
+    signs = 2 * torch.arange(2, device=heads.device) - 1
+    return (pairs * cosine + pairs.flip(-1) * (sine * signs)).flatten(-2).to(heads.dtype)
 
 
-def _turned_in_few_passes(pair: Tensor, scales: Sequence[tuple[int, Tensor]], rotation: Tensor) -> Tensor:
+def _scale_of_each_token(scales: Sequence[tuple[int, Tensor]], heads: Tensor) -> Tensor:
+    chosen, start = scales[0][1].flatten(), 0
+    tokens = torch.arange(heads.shape[-2], device=heads.device)[:, None]
+    for (length, _), (_, scale) in pairwise(scales):
+        start += length
+        chosen = torch.where(tokens < start, chosen, scale.flatten())
+    return chosen
+
+
+def _turned_in_few_passes(pair: Tensor, scales: Sequence[tuple[int, NormScales]], rotation: Tensor) -> Tensor:
     # a copy whatever the dtype is (`.float()` would hand back float32 itself), since what follows writes in place
     exact = torch.empty(pair.shape).copy_(pair)
     mean_square = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_().div_(pair.shape[-1])
@@ -116,15 +137,16 @@ def _turned_in_few_passes(pair: Tensor, scales: Sequence[tuple[int, Tensor]], ro
     return torch.mul(exact, inverse, out=torch.empty(pair.shape, dtype=pair.dtype))
 
 
-def _turned_in_few_launches(pair: Tensor, scales: Sequence[tuple[int, Tensor]], rotation: Tensor) -> Tensor:
+def _turned_in_few_launches(pair: Tensor, scales: Sequence[tuple[int, NormScales]], rotation: Tensor) -> Tensor:
     exact = F.rms_norm(pair.to(torch.float32, memory_format=torch.contiguous_format), pair.shape[-1:], eps=NORM_EPS)
     _scale_and_turn_in_place(exact, scales, rotation)
     return exact.to(pair.dtype)
 
 
-def _scale_and_turn_in_place(exact: Tensor, scales: Sequence[tuple[int, Tensor]], rotation: Tensor) -> None:
+def _scale_and_turn_in_place(exact: Tensor, scales: Sequence[tuple[int, NormScales]], rotation: Tensor) -> None:
     start = 0
     for length, scale in scales:
+        assert isinstance(scale, Tensor)  # noqa: S101 - for the type checker: joined wherever memory is written over
         exact[..., start : start + length, :].mul_(scale)
         start += length
     # a turn by an angle is a product with a complex number of length 1

@@ -138,7 +138,7 @@ def plan_for(sizes: NetworkSizes, target: Target, form: Form) -> MemoryPlan:
         return MemoryPlan(sizes, target, form, resident_shares(sizes, form), work_shares(sizes, form))
     # bfloat16 and float32 share no number: on a CPU each of two precisions has networks and slots of its own
     forms = [replace(form, precision=name, exact=None) for name in dict.fromkeys((form.precision, form.exact)) if name]
-    shares = list(dict.fromkeys(share for each in forms for share in resident_shares(sizes, each)))
+    shares = list(dict.fromkeys(share for each in forms for share in resident_shares(sizes, each, is_compiled=False)))
     work = [share for each in forms for share in work_shares(sizes, each)]
     # it has one memory: what would wait in the host's lies in the device's
     in_one = [[Share(each.name, each.device + each.host) for each in some] for some in (shares, work)]
@@ -239,8 +239,8 @@ def _tiles_from(form: Form) -> str:
     if form.whole_pixels >= LARGEST_PIXELS:
         return "whole"
     if not form.whole_pixels:
-        return "in tiles"
-    return f"in tiles above {form.whole_pixels / MEGAPIXEL:g} MP"
+        return "in strips"
+    return f"in strips above {form.whole_pixels / MEGAPIXEL:g} MP"
 
 
 def _line(name: str, share: Share) -> str:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from schnell.engine.device import Precision
 from schnell.engine.network_sizes import Blocks, Linears, NetworkSizes
 from schnell.engine.quantized import Kind, stored_bytes
+from schnell.engine.slot_programs import widened_numbers
 from schnell.spec import MAX_SIDE
 
 #: Where a network's weights lie: on the device; in host memory, each block copied when its turn comes; or in host
@@ -47,7 +48,7 @@ class Form:
 
     `precision` is that of requests with `go_fast`, `exact` that of those without: None where there is room for one of
     them only. `modulation` and `text` (T5's layers) are None where they stay in the compute dtype. `rows` is how many
-    rows of one megapixel may step together, `whole_pixels` the largest picture that is not decoded in tiles, `streamed`
+    rows of one megapixel may step together, `whole_pixels` the largest picture that is decoded whole, `streamed`
     how many of the transformer's blocks wait in host memory.
     """
 
@@ -67,7 +68,7 @@ class Form:
         return Precision(self.precision if go_fast or self.exact is None else self.exact)
 
     def decodes_in_tiles(self, pixels: int) -> bool:
-        """Whether a picture of so many drawn pixels is decoded in tiles from the start."""
+        """Whether a picture of so many drawn pixels is decoded in strips from the start."""
         return pixels > self.whole_pixels
 
     @property
@@ -112,7 +113,7 @@ def row_tokens(sizes: NetworkSizes, pixels: int) -> int:
     return -(-pixels // (sizes.draw_scale * sizes.pixels_per_token) ** 2) + sizes.text_tokens
 
 
-def resident_shares(sizes: NetworkSizes, form: Form) -> tuple[Share, ...]:
+def resident_shares(sizes: NetworkSizes, form: Form, *, is_compiled: bool = True) -> tuple[Share, ...]:
     """What stays for as long as the model is loaded."""
     slots = _slot_bytes(sizes, form)
     prompt = sizes.text_tokens * sizes.t5[0].in_features * form.number_bytes
@@ -122,6 +123,7 @@ def resident_shares(sizes: NetworkSizes, form: Form) -> tuple[Share, ...]:
         *_text_shares(sizes, form),
         Share("autoencoder", sizes.vae * size),
         Share(f"LoRA slots, {form.adapter_slots} of rank {form.adapter_rank}", *slots),
+        Share("room for LoRAs beside the weights", _room_bytes(sizes, form) if is_compiled else 0),
         Share("LoRAs beside the slots", 0, min(ADAPTER_BYTES, sum(slots))),
         Share("prompts", KEPT_PROMPTS * prompt),
         Share("libraries", _LIBRARIES),
@@ -195,6 +197,15 @@ def _text_shares(sizes: NetworkSizes, form: Form) -> Iterator[Share]:
 
 def _plain(linears: Sequence[Linears]) -> int:
     return sum(each.weights + each.biases for each in linears)
+
+
+def _room_bytes(sizes: NetworkSizes, form: Form) -> int:
+    """What compiled blocks hold beside plain weights, so that a LoRA is part of a layer's own product."""
+    if form.streamed or all(block_kind(path) for path in (form.precision, form.exact) if path):
+        return 0
+    return form.number_bytes * sum(
+        count * widened_numbers(into, out, parts, form.adapter_rank) for count, into, out, parts in sizes.token_layers
+    )
 
 
 def _slot_bytes(sizes: NetworkSizes, form: Form) -> tuple[int, int]:

@@ -89,6 +89,20 @@ class NetworkSizes:
         return (self.double, self.single)
 
     @property
+    def token_layers(self) -> tuple[tuple[int, int, int, int], ...]:
+        """The products over tokens in all blocks: how many, inputs, outputs, and how many of LoRAs' layers each is."""
+        width, hidden = self.width, _MLP_RATIO * self.width
+        doubles, singles = 2 * self.double.count, self.single.count  # a double block has each twice
+        return (
+            (doubles, width, 3 * width, 3),
+            (doubles, width, width, 1),
+            (doubles, width, hidden, 1),
+            (doubles, hidden, width, 1),
+            (singles, width, 3 * width + hidden, 4),
+            (singles, width + hidden, width, 1),
+        )
+
+    @property
     def transformer(self) -> int:
         """Numbers in the whole transformer."""
         blocks = sum(sort.count * (_numbers(*sort.layers, *sort.modulation) + sort.norms) for sort in self.block_sorts)

@@ -95,11 +95,6 @@ class StreamedBlocks:
         """Bytes of host memory that all blocks take."""
         return sum(block.host.nbytes for block in self._blocks)
 
-    @property
-    def device_bytes(self) -> int:
-        """Bytes of device memory that are held now."""
-        return sum(piece.nbytes for piece in self._pieces)
-
     def release(self) -> None:
         """Give the device memory back; the next pass takes it again."""
         self._copies.wait_for_all()

@@ -348,6 +348,8 @@ class TwoPathLinear(nn.Module):
     So a server whose card has room draws with `go_fast` on and off from one network with one set of LoRA slots.
     """
 
+    exact: Any
+
     def __init__(self, exact: nn.Linear, quantized: QuantizedLinear, choice: PathChoice) -> None:
         super().__init__()
         self.exact, self.quantized = exact, quantized
@@ -357,7 +359,12 @@ class TwoPathLinear(nn.Module):
 
     def full_weight(self) -> Tensor:
         """The weight (out, in) as it is."""
-        return self.exact.weight
+        weight: Tensor = self.exact.weight if isinstance(self.exact, nn.Linear) else self.exact.full_weight()
+        return weight
+
+    def exact_now(self) -> nn.Module | None:
+        """The layer as it is, if that is what runs now."""
+        return None if self._choice.quantized else self.exact
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out), in the dtype of `x`."""
@@ -367,7 +374,8 @@ class TwoPathLinear(nn.Module):
     @property
     def nbytes(self) -> int:
         """The bytes of both weights, without the bias."""
-        return self.exact.weight.nbytes + self.quantized.nbytes
+        weight = self.full_weight()
+        return weight.numel() * weight.itemsize + self.quantized.nbytes
 
 
 def two_path_form(kind_of: KindOf, choice: PathChoice) -> Callable[[str, nn.Linear], TwoPathLinear | None]:

@@ -19,12 +19,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from schnell.engine.lora_factors import KroneckerFactors, RowFactors, WidenedLinear
-from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
-from schnell.engine.weight_names import LayerRows
+from schnell.engine.lora_factors import KroneckerFactors, RowFactors
+from schnell.engine.quantized import TwoPathLinear
+from schnell.engine.slot_programs import (
+    WidenedLinear,
+    define_operators,
+    gains_of,
+    gathered,
+    low_rank_sum,
+    number_of,
+)
+from schnell.engine.slot_routing import COMPACT_RANK, KeptPerBatch, SlotRouting
+from schnell.engine.weight_names import LayerRows, is_of_tokens
 
-#: LoRAs a row that compiled programs have room for; a request may name more, and runs uncompiled then.
-MAX_ADAPTERS_PER_ROW: Final = 2
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
 #: a batch of 4 rows with LoRAs of rank 16 would be 0.7 GB.
@@ -44,8 +51,8 @@ class SlotPlan:
     `count` slots in every layer, slot 0 (no LoRA) included, each for ranks up to `rank`, in `dtype` on `device`.
     `reserved`: all of it is taken at once and kept, so that shapes never change, as a compiled network needs. Otherwise
     a layer takes memory while an adapter acts on it, as deep as its rank asks for, and gives it back. `widened`:
-    compiled batches of one row take their LoRAs as further columns of the weights (`engine.lora_factors`), where the
-    layer's own product is a plain one.
+    blocks' layers have room for the LoRAs of one row beside their weights (`slot_programs.WidenedLinear`), where these
+    are plain ones.
     """
 
     count: int = 17
@@ -54,12 +61,6 @@ class SlotPlan:
     device: torch.device = _CPU
     reserved: bool = False
     widened: bool = False
-
-    def bytes_for(self, in_features: int, part_sizes: Sequence[int]) -> int:
-        """The most that the slots of a layer with these parts take: down and up factors, and DoRA's gains."""
-        outputs = sum(part_sizes)
-        numbers = self.rank * (len(part_sizes) * in_features + outputs) + outputs
-        return self.count * numbers * self.dtype.itemsize
 
 
 class SlotLinear(nn.Module):
@@ -72,15 +73,15 @@ class SlotLinear(nn.Module):
     down: Tensor | None
     up: Tensor | None
     gain: Tensor | None
+    number: Tensor
 
     def __init__(self, base: Any, routing: SlotRouting, plan: SlotPlan, parts: Sequence[LayerRows] = ()) -> None:
         super().__init__()
         rows = tuple(parts) or (LayerRows("", 0, int(base.out_features)),)
-        if plan.widened and isinstance(base, nn.Linear):
-            base = WidenedLinear(base, len(rows) * MAX_ADAPTERS_PER_ROW * plan.rank)
         self.base = base
         self.in_features, self.out_features = int(base.in_features), int(base.out_features)
         self.routing, self.plan = routing, plan
+        self.rows = rows
         self.parts = tuple(SlotPart(self, index, each) for index, each in enumerate(rows))
         self._ranks = [[0] * len(self.parts) for _ in range(plan.count)]
         # buffers, so that a compiled network takes them for its inputs; not persistent: a state dict is the base's
@@ -93,73 +94,78 @@ class SlotLinear(nn.Module):
         if plan.reserved:
             self._reserve(plan.rank)
             self.gain = self._zeros(plan.count, self.out_features)
+            define_operators()
+            self.register_buffer("number", number_of(self), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, ..., in) to (rows, ..., out). Rows are the batch's, in the order that `routing` was given."""
-        compiling = torch.compiler.is_compiling()
-        if compiling and self.routing.is_active and len(x) == 1 and isinstance(self.base, WidenedLinear):
-            return self.widened(x)
+        if self.routing.is_active and torch.compiler.is_compiling():
+            return self.by_program(x)
         y: Tensor = self.base(x)
         if not self.routing.is_active:
             return y
-        flat_x = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
-        flat_y = y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1)
-        if compiling:
-            return self._add_by_shapes(flat_x, flat_y).view_as(y)
+        flat_x, flat_y = _with_tokens(x), _with_tokens(y)
         if self.down is None and self.gain is None and not self.kronecker:
             return y
         rows = self.routing.rows
         if rows is None:
-            return self._add(flat_x, flat_y).view_as(y)
+            self.add_to(flat_x, flat_y)
+            return y
         # rows without LoRA are left out: they are exactly the base layer's
-        return flat_y.index_copy_(0, rows, self._add(flat_x[rows], flat_y[rows])).view_as(y)
-
-    def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        """The base output `y` (rows, tokens, out) plus every side path of `x` (rows, tokens, in), mostly in place."""
-        routing = self.routing
-        result = self._with_gain(y) if any(slot in routing.slots_used for slot, _ in self._gains) else y
-        factors = self._row_factors(routing)
-        if factors is not None:
-            factors.add_to(result, x)
-        return self._add_kronecker(x, result, routing) if self.kronecker else result
-
-    def _add_by_shapes(self, x: Tensor, y: Tensor) -> Tensor:
-        """The same for a compiled network: nothing here asks which slots a batch uses, or what is in them.
-
-        So other LoRAs are other numbers to the same program. DoRA and LoKr are left out: batches with them run
-        uncompiled (`engine.compiled_blocks`).
-        """
-        assert self.down is not None  # noqa: S101 - for the type checker: a compiled network's stacks are reserved
-        assert self.up is not None  # noqa: S101
-        routing = self.routing
-        down = self.down[routing.slots].transpose(1, 2).flatten(1, 3)  # (rows, parts, uses, rank, in)
-        up = (self.up[routing.slots] * routing.scales.to(self.up.dtype)[..., None, None]).flatten(1, 2)
-        hidden = torch.split(torch.bmm(x, down.transpose(1, 2)), up.shape[1], dim=-1)
-        for part, low in zip(self.parts, hidden, strict=True):
-            y[..., part.start : part.stop].baddbmm_(low, up[..., part.start : part.stop])
+        chosen = flat_y[rows]
+        self.add_to(flat_x[rows], chosen)
+        flat_y.index_copy_(0, rows, chosen)
         return y
 
-    def widened(self, x: Tensor) -> Tensor:
-        """One row (1, ..., in) to (1, ..., out), its LoRAs as further columns of the product."""
-        assert isinstance(self.base, WidenedLinear)  # noqa: S101 - for the type checker: asked by the callers
-        assert self.down is not None  # noqa: S101
-        assert self.up is not None  # noqa: S101
-        slots, scales = self.routing.slots[0], self.routing.scales[0].to(self.up.dtype)
-        down = self.down[slots].transpose(0, 1).flatten(0, 2)  # (parts * uses * rank, in)
-        up = (self.up[slots] * scales[:, None, None]).flatten(0, 1).T  # (out, uses * rank)
-        # each part's outputs see the columns of that part alone
-        outputs = torch.arange(self.out_features, device=x.device)
-        own = [(outputs >= part.start) & (outputs < part.stop) for part in self.parts]
-        columns = torch.cat([up * mask[:, None] for mask in own], dim=1)
-        return self.base.forward_with(x, nn.functional.linear(x, down), columns)
+    def add_to(self, x: Tensor, y: Tensor) -> None:
+        """Add every side path of `x` (rows, tokens, in) to the base output `y` (rows, tokens, out), in place."""
+        routing = self.routing
+        if any(slot in routing.slots_used for slot, _ in self._gains):
+            self._add_gain(y)
+        factors = self._row_factors(routing)
+        if factors is not None:
+            factors.add_to(y, x)
+        self._add_kronecker(x, y, routing)
 
-    def _with_gain(self, y: Tensor) -> Tensor:
+    def by_program(self, x: Tensor) -> Tensor:
+        """`forward` as a compiler follows it: of a batch, its form and its shapes alone decide what is done."""
+        if self.routing.form == "any":
+            y: Tensor = self.base(x)
+            torch.ops.schnell.add_side_paths(_with_tokens(x), _with_tokens(y), self.number)
+            return y
+        assert self.down is not None  # noqa: S101 - for the type checker: a compiled network's stacks are reserved
+        assert self.up is not None  # noqa: S101
+        assert self.gain is not None  # noqa: S101
+        slots, scales, is_compact = self.routing.slots, self.routing.scales, self.routing.form == "compact"
+        rank = min(COMPACT_RANK, self.plan.rank) if is_compact else self.plan.rank
+        down, up = gathered(self.down, self.up, slots, scales, rank)
+        if is_compact:
+            return self._with_factors(x, down, up)
+        gain = gains_of(self.gain, slots, scales)
+        bias = self.base.bias
+        y = _with_tokens(self._with_factors(x, down, (up / gain).to(up.dtype)))
+        # g*(Wx + b + BAx/g) + (1 - g)*b: the next pass over the outputs does it on its way
+        scaled = y * gain if bias is None else torch.addcmul(bias * (1 - gain), y, gain)
+        return scaled.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def _with_factors(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        wide = self.base.exact_now() if isinstance(self.base, TwoPathLinear) else self.base
+        if len(x) == 1 and isinstance(wide, WidenedLinear):
+            return wide.with_factors(x, down[0], up[0], self.rows)
+        y: Tensor = self.base(x)
+        low = low_rank_sum(torch.bmm(_with_tokens(x), down.transpose(1, 2)), up, self.rows)
+        return y + low.view_as(y)
+
+    def _add_gain(self, y: Tensor) -> None:
         """DoRA at scale s adds s*(g - 1) times the weights' own product; its low-rank part is stored as g*B."""
         assert self.gain is not None  # noqa: S101 - for the type checker: asked by the callers
         routing = self.routing
-        gain = torch.einsum("ra,rao->ro", routing.scales.to(y.dtype), self.gain[routing.slots])
+        gain = torch.einsum("ra,rao->ro", routing.scales.to(y.dtype), self.gain[routing.slots]).unsqueeze(1)
         bias = self.base.bias
-        return y + (y if bias is None else y - bias) * gain.unsqueeze(1)
+        if bias is None:
+            y.mul_(1 + gain)
+        else:
+            torch.addcmul(-bias * gain, y, 1 + gain, out=y)
 
     def _row_factors(self, routing: SlotRouting) -> RowFactors | None:
         """The batch's low-rank factors as deep as it needs them; kept while it comes again, where that pays."""
@@ -207,7 +213,7 @@ class SlotLinear(nn.Module):
         ups = self.up[:, :rank][slots].mul_(scales).flatten(1, 2)
         return RowFactors(down, tuple((part.start, part.stop, ups[..., part.start : part.stop]) for part in self.parts))
 
-    def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> Tensor:
+    def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> None:
         for (slot, index), factors in sorted(self.kronecker.items()):
             if slot not in routing.slots_used:
                 continue
@@ -215,7 +221,6 @@ class SlotLinear(nn.Module):
             scale = ((routing.slots == slot) * routing.scales).sum(1).to(y.dtype)
             part = self.parts[index]
             y[..., part.start : part.stop] += part.turn(factors.apply(x), -1) * scale[:, None, None]
-        return y
 
     def full_weight(self) -> Tensor:
         """The base layer's matrix [out, in] in the compute dtype."""
@@ -237,6 +242,7 @@ class SlotLinear(nn.Module):
         # noted before anything is written, so that what fails half way is cleared. Whole multiples of 8, which products
         # are fastest at
         self._ranks[slot][part.index] = min(-(-rank // 8) * 8, self.down.shape[2])
+        self.routing.note(slot, rank, has_gains=gain is not None)
         # factors in pinned memory are copied while others' steps run; whoever reads the slot waits (`engine.uploads`)
         self.down[slot, part.index, :rank].copy_(down, non_blocking=True)
         self.up[slot, :rank, part.start : part.stop].copy_(part.turn(up, 0).T, non_blocking=True)
@@ -247,6 +253,7 @@ class SlotLinear(nn.Module):
     def write_kronecker(self, slot: int, part: "SlotPart", factors: KroneckerFactors) -> None:
         """Put a LoKr delta into a slot, in the place of what that part of it held before."""
         self.clear(slot, part)
+        self.routing.note(slot, has_kronecker=True)
         left, right = factors.left.to(self.plan.device), factors.right.to(self.plan.device)
         self.kronecker[slot, part.index] = KroneckerFactors(left, right, factors.start, factors.stop)
 
@@ -335,6 +342,20 @@ class SlotPart:
         self.layer.clear(slot, self)
 
 
+def _with_tokens(x: Tensor) -> Tensor:
+    """(rows, channels) or (rows, ..., tokens, channels) as (rows, tokens, channels)."""
+    return x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
+
+
+def widened(base: nn.Module, parts: Sequence[LayerRows], rank: int) -> nn.Module:
+    """The layer with room for the LoRAs of one row beside its weights, where these are plain ones."""
+    if type(base) is nn.Linear:
+        return WidenedLinear(base, parts, rank)
+    if isinstance(base, TwoPathLinear) and type(base.exact) is nn.Linear:
+        base.exact = WidenedLinear(base.exact, parts, rank)
+    return base
+
+
 def install_slots(
     network: nn.Module,
     routing: SlotRouting,
@@ -352,7 +373,8 @@ def install_slots(
         if (type(module) is nn.Linear or hasattr(module, "full_weight")) and not path.startswith(inside):
             inside = f"{path}."
             parts = tuple(rows_of(path, module.out_features)) if rows_of else (LayerRows(path, 0, module.out_features),)
-            layer = SlotLinear(module, routing, plan, parts)
+            base = widened(module, parts, plan.rank) if plan.widened and is_of_tokens(path) else module
+            layer = SlotLinear(base, routing, plan, parts)
             parent, _, name = path.rpartition(".")
             network.get_submodule(parent).register_module(name, layer)
             installed |= {rows.module: part for rows, part in zip(parts, layer.parts, strict=True)}

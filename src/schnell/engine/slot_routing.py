@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
+
+#: LoRAs a row that programs have room for themselves, and a rank that most LoRAs do not exceed.
+MAX_ADAPTERS_PER_ROW: Final = 2
+COMPACT_RANK: Final = 16
+#: By what a batch's slots hold, which of the compiler's programs runs (`engine.slot_programs`): plain LoRAs of small
+#: rank; of any rank that slots hold, with DoRA's gains; or whatever else there may be.
+Form = Literal["compact", "full", "any"]
 
 #: How many different batches are remembered. Batches of two picture sizes take turns, so one would not do; layers keep
 #: copies of factors for each, so batches that do not come again cost memory for nothing.
@@ -25,6 +32,15 @@ class SlotUse:
 
     slot: int
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotContent:
+    """What a slot holds over all layers: the largest rank, and whether there are DoRA's gains or a LoKr."""
+
+    rank: int = 0
+    has_gains: bool = False
+    has_kronecker: bool = False
 
 
 Uses = tuple[tuple[SlotUse, ...], ...]
@@ -66,9 +82,10 @@ class SlotRouting:
         self._static = static
         self._numbers = count(1)
         self._routes: OrderedDict[Uses, Route] = OrderedDict()
-        self._not_low_rank: set[int] = set()
+        self._contents: dict[int, SlotContent] = {}
         self.remembered: frozenset[int] = frozenset()
         self.is_active = False
+        self.form: Form = "compact"
         nothing = torch.zeros(0, 1, dtype=torch.long, device=device)
         self._follow(Route(0, None, nothing, nothing.float(), frozenset(), None))
 
@@ -79,15 +96,26 @@ class SlotRouting:
         """
         self._routes.clear()
 
-    def describe_slot(self, slot: int, *, is_low_rank: bool) -> None:
-        """Note whether low-rank factors are all that a slot holds in the network: no DoRA's gains, no LoKr."""
-        (self._not_low_rank.discard if is_low_rank else self._not_low_rank.add)(slot)
+    def note(self, slot: int, rank: int = 0, *, has_gains: bool = False, has_kronecker: bool = False) -> None:
+        """Note what a layer's slot holds from now on, beside what is noted of other layers."""
+        held = self._contents.get(slot, SlotContent())
+        self._contents[slot] = SlotContent(
+            max(held.rank, rank), held.has_gains or has_gains, held.has_kronecker or has_kronecker
+        )
+
+    def note_empty(self, slot: int) -> None:
+        """Note that no layer has anything in this slot."""
+        self._contents.pop(slot, None)
 
     @contextmanager
-    def using(self, uses: Sequence[Sequence[SlotUse]]) -> Iterator[None]:
-        """Route a batch for the duration of the block: one sequence of slot uses a row."""
+    def using(self, uses: Sequence[Sequence[SlotUse]], form: Form | None = None) -> Iterator[None]:
+        """Route a batch for the duration of the block: one sequence of slot uses a row.
+
+        `form` is for programs that are made ahead, with empty slots.
+        """
         # a LoRA at scale 0 changes nothing: its row is left out, and draws bit for bit what it draws without
         self._route(tuple(tuple(use for use in row if use.slot and use.scale) for row in uses))
+        self.form = form or self.form
         try:
             yield
         finally:
@@ -129,7 +157,13 @@ class SlotRouting:
         # attributes of this one object, not a route that changes: a compiled network takes the tensors for its inputs
         self.route_number, self.rows, self.slots, self.scales = route.number, route.rows, route.slots, route.scales
         self.slots_used, self.shared = route.slots_used, route.shared
-        self.is_low_rank = self._not_low_rank.isdisjoint(route.slots_used)
+        self.form = self._form_of(route)
+
+    def _form_of(self, route: Route) -> Form:
+        held = [self._contents.get(slot, SlotContent()) for slot in route.slots_used]
+        if route.slots.shape[1] > MAX_ADAPTERS_PER_ROW or any(each.has_kronecker for each in held):
+            return "any"
+        return "full" if any(each.has_gains or each.rank > COMPACT_RANK for each in held) else "compact"
 
 
 class KeptPerBatch(Generic[KeptT]):

@@ -29,6 +29,7 @@ _NORMS: Final = {
     "norm.key_norm": "attn.norm_k",
 }
 _NORM: Final = re.compile(r"^(double|single)_blocks\.(\d+)\.(.*norm)\.scale$")
+_TOKEN_LAYER: Final = re.compile(r"^(double|single)_blocks\.\d+\.(?!img_mod|txt_mod|modulation)")
 _FAMILIES: Final = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
 
 
@@ -43,6 +44,11 @@ class LayerRows:
     start: int
     stop: int
     turned: bool = False
+
+
+def is_of_tokens(layer: str) -> bool:
+    """Whether one of our layers multiplies every token of a block, and not one vector a row, as modulation does."""
+    return _TOKEN_LAYER.match(layer) is not None
 
 
 def layer_rows(layer: str, out_features: int) -> tuple[LayerRows, ...]:

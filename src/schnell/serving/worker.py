@@ -30,7 +30,7 @@ from schnell.serving.queue import JobQueue
 from schnell.spec import NO_STEPS, DeviceMemory, Job, JobOutcome, Progress, ProgressListener, Size, count_step
 
 log = structlog.get_logger(__name__)
-_TILED: Final = "the picture was decoded in tiles, as the device's memory did not hold it whole"
+_TILED: Final = "the picture was decoded in strips, as the device's memory did not hold it whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ class Worker:
             self._finishing.submit(self._finish, row, started, *decoded)
 
     def _decode_row(self, row: LaneRow, started: Started) -> tuple[Image.Image, Lesson | None] | Fault:
-        """A row's picture, in tiles where it does not fit into memory whole, and what it teaches about previews."""
+        """A row's picture, in strips where it does not fit into memory whole, and what it teaches about previews."""
         lane, drawing = row.job.lane, started.drawings[row.index]
 
         def decode(*, tiles: bool) -> tuple[Image.Image, Lesson | None]:
@@ -307,7 +307,7 @@ class Worker:
                 decoded = None
         if decoded is None:
             started.is_tiled = True
-            decoded = attempt_twice(self._engine, "decode in tiles", [row.job], lambda: decode(tiles=True))
+            decoded = attempt_twice(self._engine, "decode in strips", [row.job], lambda: decode(tiles=True))
         return decoded
 
     def _finish(self, row: LaneRow, started: Started, picture: Image.Image, lesson: Lesson | None) -> None:

@@ -169,7 +169,7 @@ def test_a_picture_that_does_not_fit_whole_is_decoded_in_tiles_and_so_are_the_ne
     with running(engine) as worker:
         large = worker.submit(job("large"), ignore)
         worker.start()
-        assert any("in tiles" in warning for warning in large.result(10).warnings)
+        assert any("in strips" in warning for warning in large.result(10).warnings)
         engine.calls.clear()
         worker.submit(job("large again"), ignore).result(10)
         other_size = worker.submit(job("small", size=Size(512, 256)), ignore).result(10)

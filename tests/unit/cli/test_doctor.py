@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from schnell.accounts.credits import reserve
 from schnell.accounts.identity import Caller
 from schnell.accounts.teams import change_team, create_team, find_member
+from schnell.bootstrap import read_settings
 from schnell.cli.application import build_app
-from schnell.cli.doctor import _torch
+from schnell.cli.doctor import _compiling, _torch
 from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.database.tables import teams
@@ -65,3 +66,17 @@ def test_a_gpu_that_torch_cannot_use_is_a_warning_with_the_ways_out(monkeypatch:
     assert finding.state == "warning"
     assert "on cpu" in finding.found
     assert "580 or newer" in finding.advice
+
+
+def test_whether_blocks_are_compiled_is_told_with_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = read_settings(data_dir=tmp_path)
+    found = _compiling(settings)
+    assert (found.state, "uncompiled" in found.found) == ("ok", True)
+    forced = settings.model_copy(update={"compile": "on"})
+    monkeypatch.setattr("schnell.engine.compiler.find_missing", lambda _: "there is no C compiler")
+    assert (_compiling(forced).state, _compiling(forced).advice) == ("problem", "there is no C compiler")
+    monkeypatch.setattr("schnell.engine.compiler.find_missing", lambda _: None)
+    assert "programs kept in" in _compiling(forced).found
+    assert "SCHNELL_COMPILE is off" in _compiling(settings.model_copy(update={"compile": "off"})).found

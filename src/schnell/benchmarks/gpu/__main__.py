@@ -4,10 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+#: Packages, by the names that they are imported by.
+_NEEDED: Final = ("torch", "numpy", "PIL", "safetensors", "tokenizers", "structlog", "ml_dtypes")
 #: Seconds that the table and the last write are kept.
 _RESERVE: Final = 5.0
 #: A dry run may take so many times as long.
@@ -18,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sections that were asked for within the budget; 0 if each of them came to its end."""
     # torch then asks NVML whether there is a card, and leaves the driver alone: sections are forked from this process
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    if missing := _missing():
+        sys.stderr.write(f"missing: {', '.join(missing)} (docs/measurements/README.md says what the check needs)\n")
+        return 2
     from schnell.benchmarks.gpu.report import Report, about_this_run
     from schnell.benchmarks.gpu.sections import SECTIONS, run_section
 
@@ -50,15 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(section["error"] for section in report.sections.values()))
 
 
-def _import_peers() -> None:
-    """Once, before the sections are forked: each of them would take seconds to do it again."""
-    import diffusers.pipelines.flux.pipeline_flux
-    import peft  # noqa: F401 - in memory is all that is wanted
-    import torch._dynamo  # noqa: F401 - same
-    import transformers
+def _missing() -> list[str]:
+    """What the check cannot do without and is not there: told at once, since every minute with a card counts."""
+    return [name for name in _NEEDED if find_spec(name) is None]
 
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
+
+def _import_peers() -> None:
+    """Once, before the sections are forked: each of them would take seconds to do it again.
+
+    What is missing is missed where it is compared with: everything else is measured all the same.
+    """
+    for name in ("diffusers.pipelines.flux.pipeline_flux", "peft", "torch._dynamo", "transformers"):
+        try:
+            import_module(name)
+        except Exception as error:  # noqa: BLE001 - two releases that do not fit raise whatever they like
+            sys.stderr.write(f"{name} cannot be compared with: {type(error).__name__}: {error}\n")
 
 
 def _parse(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Namespace:

@@ -199,7 +199,7 @@ class RandomEngine(Engine):
 
     def _slot_plan(self, precision: Precision) -> SlotPlan:
         # as on a GPU, also in a dry run: what is compiled needs slots that never change their shape
-        return replace(super()._slot_plan(precision), reserved=True)
+        return replace(super()._slot_plan(precision), reserved=True, widened=not self.plan.form.streamed)
 
     def _loaded_model(self, precision: Precision) -> LoadedModel:
         with random_weights(self.device):

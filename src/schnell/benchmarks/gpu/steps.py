@@ -1,9 +1,12 @@
 """The network at its true size: what it holds, what a step takes, and a picture from the prompt to its file."""
 
+from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from time import perf_counter
 from typing import Any
+
+from torch import Tensor, nn
 
 from schnell.benchmarks.gpu.compiled import compile_lazily
 from schnell.benchmarks.gpu.drawing import PROMPTS, make_job, size_name, start
@@ -24,11 +27,20 @@ def memory(lab: Lab) -> Figures:
     lab.synchronize()
     yield "load_seconds", perf_counter() - begin
     for name in ("transformer", "t5", "clip", "vae"):
-        parameters = engine.network(name, precision).parameters()
-        yield f"{name}_gib", sum(parameter.nbytes for parameter in parameters) / GIB
+        yield f"{name}_gib", sum(map(_nbytes, _stored(engine.network(name, precision)))) / GIB
     yield "loaded_gib", lab.allocated_gib()
     for size in lab.shape.sizes:
         yield lab.attempt(f"{size_name(size)}_gib", partial(_peaks, lab, engine, size))
+
+
+def _stored(network: nn.Module) -> Iterator[Tensor]:
+    """Weights, however they are stored, and without what LoRAs have beside them."""
+    yield from network.parameters()
+    yield from (each for name, each in network.named_buffers() if not name.endswith((".down", ".up", ".gain")))
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.nbytes
 
 
 def _peaks(lab: Lab, engine: Engine, size: Size) -> dict[str, float]:
