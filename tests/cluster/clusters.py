@@ -112,7 +112,7 @@ def _descendants(pid: int) -> list[int]:
     return [*children, *(deeper for child in children for deeper in _descendants(child))]
 
 
-def await_that(condition: Callable[[], bool], seconds: float = 60, tell: Callable[[], object] = lambda: "") -> None:
+def await_that(condition: Callable[[], object], seconds: float = 60, tell: Callable[[], object] = lambda: "") -> None:
     """Wait until something holds; the time is only there for the case that it never does."""
     deadline = time.monotonic() + seconds
     while not condition():
