@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import pytest
-from clusters import Replicas, TestCluster, await_that, replicas
 
+from clusters import Replicas, TestCluster, await_that, replicas
 from counts import SOAK
 from schnell.serving.ray_cluster import ReplicaPlan
 from schnell.spec import AdapterUse, GenerationSpec, Job
@@ -95,7 +95,7 @@ async def test_replicas_come_and_go_with_the_work_and_lose_none(cluster: TestClu
         jobs = [asyncio.create_task(found.draw(f"load {n}")) for n in range(100)]
         await asyncio.to_thread(await_that, lambda: len(found.connection.view.reports()) == 3, 90)
         assert len(await asyncio.gather(*jobs)) == 100
-        trickle = []
+        trickle: list[bytes] = []
         while len(found.connection.view.reports()) > 1:
             trickle.append(await found.draw(f"trickle {len(trickle)}", steps=1))
             await asyncio.sleep(0.3)

@@ -1,7 +1,6 @@
 """Many replicas, LoRAs and teams, simulated: nobody starves, teams share alike, jobs find their LoRAs."""
 
-from simulation import STEP, STEPS, Simulation, jain
-
+from cluster_simulation import STEP, STEPS, Simulation, jain
 from counts import SOAK
 
 

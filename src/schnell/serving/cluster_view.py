@@ -30,19 +30,23 @@ class _Known:
     """One replica. Kept up to date job by job: with a hundred replicas, counting anew for each job costs too much."""
 
     report: ReplicaReport = field(default_factory=ReplicaReport)
-    load: ReplicaLoad = field(default_factory=lambda: ReplicaLoad(expected=Counter()))
+    load: ReplicaLoad = field(default_factory=ReplicaLoad)
+    expected: Counter[str] = field(default_factory=Counter)
     #: what other gateways had there when it reported, and what this one has there
     others_seconds: float = 0.0
     own_seconds: float = 0.0
     own_jobs: int = 0
     suspect_until: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.load.expected = self.expected
+
     def count(self, sent: _Sent, sign: int) -> None:
         """A job comes (`sign` 1) or goes (-1)."""
         self.own_jobs += sign
         # nothing is left where there is nothing: sums of differences would drift
         self.own_seconds = max(0.0, self.own_seconds + sign * sent.seconds) if self.own_jobs > 0 else 0.0
-        expected: Counter[str] = self.load.expected  # type: ignore[assignment] - made above
+        expected = self.expected
         for adapter in sent.adapters:
             expected[adapter] += sign
             if expected[adapter] <= 0:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from clusters import await_that, ray_environment
 from sqlalchemy import func, select
 
+from clusters import await_that, ray_environment
 from databases import new_postgres_url
 from s3_servers import free_port
 from schnell.accounts.credits import audit
