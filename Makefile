@@ -27,7 +27,8 @@ test: setup check ## set up, then check everything
 # browser tests come apart: Playwright leaves an event loop in its thread. Others: two at a time wait for each other's servers and browsers; each computes in one thread, since two teams of OpenMP threads
 # on the same cores take several times as long
 check: quick ## what `quick` checks, and every other test
-	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/unit --ignore tests/browser $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/unit --ignore tests/browser --ignore tests/cluster $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/cluster
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser $(SIDE_BY_SIDE)
 
 quick: lint unit ## before each commit: lint, types, layers, unit tests

@@ -1,13 +1,9 @@
 """One cluster for all tests here, in a network namespace of its own, with token authentication."""
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # what replicas import is a module for them, and for the tests
 
 # before Ray is imported: it reads its token once
 os.environ |= {
@@ -17,8 +13,7 @@ os.environ |= {
 }
 
 from clusters import TestCluster, new_cluster, ray_environment
-from namespace import own_network
-
+from own_network import own_network
 from schnell.serving.ray_cluster import join, leave
 
 

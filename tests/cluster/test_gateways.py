@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from clusters import Replicas, TestCluster, await_that, kill, replicas
-from gateways import draw, gateways
+from clusters import Replicas, TestCluster, await_that, kill, new_cluster, replicas
+from gateways import Gateways, draw, gateways
 
 from counts import repeats
 from schnell.serving.ray_cluster import ReplicaPlan
@@ -49,22 +51,22 @@ async def test_two_gateways_answer_in_every_dialect_and_one_may_be_killed(
             if turn + 1 < repeats(10):
                 found.running.insert(-1, await found.start())
                 found.running.pop()
-        await asyncio.to_thread(await_that, lambda: True)
         assert await _settled(found)
         await found.check_books()
         assert second.stop() == 0
 
 
-async def _until_answered(client, body, key):  # type: ignore[no-untyped-def]
+async def _until_answered(client: httpx.AsyncClient, body: dict[str, Any], key: str) -> dict[str, Any]:
     for _ in range(120):
         answer = await draw(client, body, key)
         if answer is not None and answer.status_code == 200 and answer.json()["aiRecord"]["status"] == "SUCCESS":
-            return answer.json()
+            found: dict[str, Any] = answer.json()
+            return found
         await asyncio.sleep(0.25)
     raise AssertionError(answer and answer.text)
 
 
-async def _settled(found) -> bool:  # type: ignore[no-untyped-def]
+async def _settled(found: Gateways) -> bool:
     for _ in range(200):
         if not {"QUEUED", "PROCESSING"} & set(await found.count()):
             return True
@@ -72,7 +74,7 @@ async def _settled(found) -> bool:  # type: ignore[no-untyped-def]
     return False
 
 
-async def _dialects(client) -> None:  # type: ignore[no-untyped-def]
+async def _dialects(client: httpx.AsyncClient) -> None:
     native = await draw(client, body_with(prompt="native", seed=3))
     assert native is not None
     assert native.status_code == 200, native.text
@@ -86,17 +88,36 @@ async def _dialects(client) -> None:  # type: ignore[no-untyped-def]
     assert (failed.status_code, failed.json()["errorCode"]) == (500, "GENERATION_FAILED")
 
 
-async def _streams(client) -> None:  # type: ignore[no-untyped-def]
+async def _streams(client: httpx.AsyncClient) -> None:
     answer = await client.post("/api/features?isStreaming=true", json=body_with(prompt="streamed"))
     events = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
     assert events[-1] == "done"
     assert events.count("step") == 4
 
 
-async def _cancels(client, other, two: Replicas) -> None:  # type: ignore[no-untyped-def]
+async def _cancels(client: httpx.AsyncClient, other: httpx.AsyncClient, two: Replicas) -> None:
     """Through another gateway than the one that draws: it finds out with its next heartbeat."""
     body = body_with(prompt="cancelled", num_outputs=4) | {"async": True}
-    accepted = (await draw(client, body)).json()
+    accepted = (await other.post("/api/features", json=body)).json()
     await asyncio.to_thread(await_that, lambda: two.steps_of("cancelled") >= 1)
     answer = await client.post(f"/api/results/{accepted['aiRecord']['uuid']}/cancel")
     assert answer.status_code < 300, answer.text
+
+
+async def test_a_gateway_without_a_head_closes_its_records_and_ends(environment: None, tmp_path: Path) -> None:
+    """Its supervisor starts it anew, and it serves again once there is a head."""
+    alone = new_cluster(tmp_path / "alone")
+    try:
+        head = alone.start_head(cpus=1)
+        async with gateways(tmp_path, alone.address) as found:
+            gateway = await found.start(expect_ready=False)
+            async with gateway.client() as client:
+                await asyncio.to_thread(await_that, lambda: "cluster up" in str(gateway.problem()), 60, gateway.problem)
+                head.kill()
+                await asyncio.to_thread(await_that, lambda: "head" in str(gateway.problem()), 60, gateway.problem)
+                assert (await client.get("/healthz")).status_code == 200
+            await asyncio.to_thread(gateway.process.wait, 90)
+            assert gateway.process.returncode == 0
+            await found.check_books()
+    finally:
+        alone.stop()

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-from clusters import Replicas, TestCluster, await_that, kill, replicas
-from namespace import interfaces
 
+from clusters import Replicas, TestCluster, await_that, kill, replicas
 from counts import repeats
+from own_network import interfaces
 from schnell.errors import AdapterError, GenerationFailedError
 from schnell.serving.ray_cluster import ReplicaPlan
 

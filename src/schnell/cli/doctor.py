@@ -75,6 +75,8 @@ def examine(settings: "Settings", memory: float | None = None) -> Iterator[Findi
     yield _memory(settings, memory)
     yield _compiling(settings)
     yield _safety(settings)
+    if settings.runner == "ray":
+        yield from _cluster(settings)
     yield _space(settings)
     yield from asyncio.run(_database_and_store(settings))
 
@@ -149,6 +151,29 @@ def _safety(settings: "Settings") -> Finding:
     except SchnellError as error:
         return Finding("safety", "problem", error.message, "install it again: make setup")
     return Finding("safety", "ok", f"{', '.join(settings.safety)}, threshold {settings.safety_threshold}")
+
+
+def _cluster(settings: "Settings") -> Iterator[Finding]:
+    from schnell.bootstrap.cluster import prepare_ray
+
+    if not settings.ray_address:
+        yield Finding("cluster", "ok", "this server starts one of its own; doctor does not")
+        return
+    try:
+        prepare_ray()
+        from schnell.serving.ray_cluster import look_at_replicas
+
+        rows = look_at_replicas(settings.ray_address)
+    except SchnellError as error:
+        advice = "check that Ray's head runs there, and that RAY_AUTH_TOKEN is its own; then `schnell cluster up`"
+        yield Finding("cluster", "problem", error.message, advice)
+        return
+    if not rows and settings.replicas_min:
+        yield Finding("cluster", "warning", "no replica is ready", "look at the logs of `schnell cluster up`")
+    for row in rows:
+        found = f"{row.queue_seconds} s of work, {row.queued} jobs wait, {row.loras} LoRAs in slots"
+        plan = "".join(f"\n           {line}" for line in row.plan)
+        yield Finding(f"replica {row.replica}", "ok", f"on {row.host}: {found}{plan}")
 
 
 def _space(settings: "Settings") -> Finding:

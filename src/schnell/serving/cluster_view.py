@@ -5,6 +5,7 @@ Written from Ray's router thread and from the event loop, so it has a lock of it
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,15 +22,42 @@ _SUSPECT_SECONDS: Final = 15.0
 class _Sent:
     replica: str
     seconds: float
-    adapters: frozenset[str]
+    adapters: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class _Known:
+    """One replica. Kept up to date job by job: with a hundred replicas, counting anew for each job costs too much."""
+
     report: ReplicaReport = field(default_factory=ReplicaReport)
-    #: what other gateways had there when it reported
+    load: ReplicaLoad = field(default_factory=ReplicaLoad)
+    expected: Counter[str] = field(default_factory=Counter)
+    #: what other gateways had there when it reported, and what this one has there
     others_seconds: float = 0.0
+    own_seconds: float = 0.0
+    own_jobs: int = 0
     suspect_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.load.expected = self.expected
+
+    def count(self, sent: _Sent, sign: int) -> None:
+        """A job comes (`sign` 1) or goes (-1)."""
+        self.own_jobs += sign
+        # nothing is left where there is nothing: sums of differences would drift
+        self.own_seconds = max(0.0, self.own_seconds + sign * sent.seconds) if self.own_jobs > 0 else 0.0
+        expected = self.expected
+        for adapter in sent.adapters:
+            expected[adapter] += sign
+            if expected[adapter] <= 0:
+                del expected[adapter]
+        self.load.seconds = self.others_seconds + self.own_seconds
+
+    def take(self, report: ReplicaReport) -> None:
+        """The replica has reported."""
+        self.report, self.load.resident = report, frozenset(report.resident)
+        self.others_seconds = max(0.0, report.queue_seconds - self.own_seconds)
+        self.load.seconds = self.others_seconds + self.own_seconds
 
 
 class ClusterView:
@@ -43,36 +71,37 @@ class ClusterView:
     def keep_only(self, replicas: Collection[str]) -> None:
         """These are the replicas that take jobs now: others are forgotten, new ones begin without a report."""
         with self._lock:
-            self._known = {each: self._known.get(each, _Known()) for each in replicas}
+            self._known = {each: self._known.get(each) or _Known() for each in replicas}
 
     def report(self, replica: str, report: ReplicaReport) -> None:
         """Take a replica's newest report. One of a replica that takes no jobs any more is left aside."""
         with self._lock:
             known = self._known.get(replica)
             if known is not None:
-                own = sum(each.seconds for each in self._sent.values() if each.replica == replica)
-                known.report, known.others_seconds = report, max(0.0, report.queue_seconds - own)
+                known.take(report)
 
     def rank(self, candidates: Sequence[str], job: Job, own_seconds: float) -> list[str]:
         """Of these replicas, which to try first for a job; those that have just failed one go last."""
         moment = time.monotonic()
-        adapters = [adapter.sha256 for adapter in job.adapters]
         with self._lock:
-            loads = self._loads(candidates)
-            suspects = {each for each in candidates if self._is_suspect(each, moment)}
-        ordered = rank(loads, adapters, own_seconds)
-        return sorted(ordered, key=suspects.__contains__)
+            loads = {each: self._known[each].load if each in self._known else ReplicaLoad() for each in candidates}
+            suspects = {each for each, known in self._known.items() if known.suspect_until > moment}
+            ordered = rank(loads, [adapter.sha256 for adapter in job.adapters], own_seconds)
+        return sorted(ordered, key=suspects.__contains__) if suspects else ordered
 
     def sent(self, replica: str, job: Job, own_seconds: float) -> None:
-        """A job is on its way to a replica."""
+        """A job is on its way to a replica, and to no other that it was meant for before."""
         with self._lock:
-            self._sent[job.id] = _Sent(replica, own_seconds, frozenset(each.sha256 for each in job.adapters))
+            self._take_back(job)
+            sent = _Sent(replica, own_seconds, tuple(each.sha256 for each in job.adapters))
+            self._sent[job.id] = sent
+            if known := self._known.get(replica):
+                known.count(sent, 1)
 
     def returned(self, job: Job) -> str | None:
         """A job is no longer at a replica: it ended, or is to be drawn elsewhere. Gives the replica, if it had one."""
         with self._lock:
-            sent = self._sent.pop(job.id, None)
-        return sent.replica if sent else None
+            return self._take_back(job)
 
     def suspect(self, replica: str) -> None:
         """A replica has failed a job by dying, or by not being reached."""
@@ -89,8 +118,7 @@ class ClusterView:
     def least_seconds(self) -> float | None:
         """The work before a new job on the replica that has the least; None without any replica."""
         with self._lock:
-            loads = self._loads(tuple(self._known))
-        return min((each.seconds for each in loads.values()), default=None)
+            return min((each.load.seconds for each in self._known.values()), default=None)
 
     def reports(self) -> Mapping[str, ReplicaReport]:
         """The last report of each replica that takes jobs."""
@@ -102,22 +130,13 @@ class ClusterView:
         """How many jobs of this gateway are at replicas."""
         return len(self._sent)
 
-    def _is_suspect(self, replica: str, moment: float) -> bool:
-        known = self._known.get(replica)
-        return known is not None and moment < known.suspect_until
-
-    def _loads(self, replicas: Collection[str]) -> dict[str, ReplicaLoad]:
-        seconds = dict.fromkeys(replicas, 0.0)
-        resident: dict[str, set[str]] = {each: set() for each in replicas}
-        for replica in replicas:
-            if known := self._known.get(replica):
-                seconds[replica] = known.others_seconds
-                resident[replica].update(known.report.resident)
-        for sent in self._sent.values():
-            if sent.replica in seconds:
-                seconds[sent.replica] += sent.seconds
-                resident[sent.replica].update(sent.adapters)
-        return {each: ReplicaLoad(seconds[each], frozenset(resident[each])) for each in replicas}
+    def _take_back(self, job: Job) -> str | None:
+        sent = self._sent.pop(job.id, None)
+        if sent is None:
+            return None
+        if known := self._known.get(sent.replica):
+            known.count(sent, -1)
+        return sent.replica
 
 
 #: This process's: Ray makes the router (`ray_router.py`) itself, and hands nothing of ours to it.

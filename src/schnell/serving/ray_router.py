@@ -13,7 +13,7 @@ from schnell.serving import cluster_view
 from schnell.spec import Job
 
 
-class AffinityRouter(RequestRouter):  # type: ignore[misc] - Ray is not typed
+class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is not typed
     """Sends each job to the first replica of `ClusterView.rank` that takes it."""
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:

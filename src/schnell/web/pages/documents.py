@@ -27,6 +27,7 @@ CONTENTS: Final = (
     ("LoRAs", ("loras", "lora-files", "train-a-lora")),
     ("Engine", ("speed", "memory", "engine", "embedded-model", "benchmarks")),
     ("Operation", ("self-hosting", "members", "models", "settings", "scaling", "safety", "provenance", "licences")),
+    ("Operation", ("self-hosting", "models", "settings", "scale-out", "safety", "provenance", "licences")),
     ("Inside", ("architecture", "decisions")),
 )
 _ALIGNMENT: Final = re.compile(r"text-align:(left|right|center)")

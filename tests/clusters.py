@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from cluster_engines import build_steady
-
 from s3_servers import free_port
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
@@ -22,13 +21,13 @@ from schnell.serving.ray_cluster import ClusterConnection, ReplicaPlan, deploy
 from schnell.serving.ray_runner import RayRunner
 from schnell.spec import AdapterUse, GenerationSpec, Job, Progress
 
-TESTS: Final = Path(__file__).parent.parent
+TESTS: Final = Path(__file__).parent
 _STORE_BYTES: Final = 80 * 2**20
 
 
 def ray_environment() -> dict[str, str]:
     """What every process of a test cluster has in its environment."""
-    paths = (TESTS.parent / "src", TESTS, TESTS / "cluster", *map(Path, os.environ.get("PYTHONPATH", "").split(":")))
+    paths = (TESTS.parent / "src", TESTS, *map(Path, os.environ.get("PYTHONPATH", "").split(":")))
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
@@ -112,7 +111,7 @@ def _descendants(pid: int) -> list[int]:
     return [*children, *(deeper for child in children for deeper in _descendants(child))]
 
 
-def await_that(condition: Callable[[], bool], seconds: float = 60, tell: Callable[[], object] = lambda: "") -> None:
+def await_that(condition: Callable[[], object], seconds: float = 60, tell: Callable[[], object] = lambda: "") -> None:
     """Wait until something holds; the time is only there for the case that it never does."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -167,7 +166,7 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 def replicas(folder: Path, plan: ReplicaPlan, **engine: float) -> Iterator[Replicas]:
     """Steady replicas by this plan, on the cluster that this process has joined."""
     folder.mkdir(parents=True, exist_ok=True)
-    deploy(partial(build_steady, folder, **engine), plan)  # type: ignore[arg-type]
+    deploy(partial(build_steady, folder, **engine), plan)
     connection = ClusterConnection(60, lambda: None)
     shelf = ReplicaShelf(LocalAssets(folder / "pictures", LinkSigner("x" * 32), "http://test"))
     await_that(lambda: len(connection.view.reports()) >= plan.least)

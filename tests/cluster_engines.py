@@ -46,7 +46,10 @@ class SteadyEngine(EngineWithoutArithmetic):
                 file.write(f"{os.getpid()} {text}\n")
 
     def place_adapters(
-        self, adapters: Sequence[AdapterUse], slots: Sequence[int], precision: Precision
+        self,
+        adapters: Sequence[AdapterUse],
+        slots: Sequence[int],
+        precision: Precision,  # noqa: ARG002 - there is one
     ) -> tuple[SlotUse, ...]:
         for adapter, slot in zip(adapters, slots, strict=True):
             if self.loaded.get(slot) != adapter.sha256:
@@ -54,7 +57,8 @@ class SteadyEngine(EngineWithoutArithmetic):
                 time.sleep(self.load_seconds)
                 self.loaded[slot] = adapter.sha256
                 self.note(f"load {adapter.sha256}")
-        return super().place_adapters(adapters, slots, precision)
+            self.in_slot[slot] = adapter.sha256
+        return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
 
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
         time.sleep(self.step_seconds)
