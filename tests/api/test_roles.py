@@ -22,7 +22,7 @@ from schnell.accounts.sessions import start_session
 from schnell.accounts.teams import add_member, create_team, find_member, set_operator
 from schnell.clock import now
 from schnell.database.connection import Connection
-from schnell.database.tables import sessions
+from schnell.database.tables import new_id, sessions
 from servers import BODY, Server
 
 Who = Literal[
@@ -36,16 +36,42 @@ Who = Literal[
     "revoked session",
     "expired session",
 ]
-#: open: for everybody. link: for who has a signed link, whatever their key. page: a page that leads others to sign in.
-#: read, generate, admin, operator: for who has that scope. Where the path names something, `team` is for who may manage
-#: its team, `own` for its owner, and the rest for its team; for others it does not exist.
-Need = Literal["open", "link", "page", "read", "generate", "admin", "operator", "team", "own"]
+#: open: for everybody. link: for who has a signed link, whatever their key. page, admin page, team page: pages for `read`,
+#: for `admin`, and for who may manage the team. read, generate, admin, operator: for who has that scope. Where the path
+#: names something, `team` is for who may manage its team, `own` for its owner, `author` for who drew it and their
+#: administrators, and the rest for its team; for others it does not exist. admin ended: for `admin`, of a generation that
+#: has ended: it exists for nobody.
+Need = Literal[
+    "open",
+    "link",
+    "page",
+    "admin page",
+    "team page",
+    "read",
+    "generate",
+    "admin",
+    "operator",
+    "team",
+    "own",
+    "author",
+    "admin ended",
+]
 _SCOPES: Final[Mapping[Who, frozenset[str]]] = {
     "read": frozenset({"read"}),
     "generate": frozenset({"generate"}),
     "team admin": frozenset({"read", "generate", "admin"}),
     "operator": frozenset({"read", "generate", "admin", "operator"}),
     "other team": frozenset({"read", "generate", "admin"}),
+}
+#: The scope that a need takes, where it is not called as the need is.
+_WANTED: Final[Mapping[Need, str]] = {
+    "own": "read",
+    "team": "admin",
+    "author": "generate",
+    "page": "read",
+    "admin page": "admin",
+    "team page": "admin",
+    "admin ended": "admin",
 }
 #: Who is in the team that paths name.
 _INSIDE: Final = frozenset({"read", "generate", "team admin"})
@@ -58,7 +84,7 @@ TABLE: Final[Mapping[str, Need]] = {
     "POST /api/results/{record_id}/cancel": "generate",
     "POST /api/results/{record_id}/rating": "generate",
     "POST /api/results/{record_id}/feedback": "generate",
-    "DELETE /api/results/{record_id}": "generate",
+    "DELETE /api/results/{record_id}": "author",
     "GET /models": "open",
     "GET /api/loras": "read",
     "POST /api/loras": "generate",
@@ -70,6 +96,7 @@ TABLE: Final[Mapping[str, Need]] = {
     "PUT /api/lora-sources/{site}/token": "admin",
     "DELETE /api/lora-sources/{site}/token": "admin",
     "POST /api/verify": "open",
+    "GET /api/webhooks/secret": "generate",
     "GET /mcp": "read",
     "POST /mcp": "read",
     "DELETE /mcp": "read",
@@ -107,6 +134,17 @@ TABLE: Final[Mapping[str, Need]] = {
     "DELETE /api/admin/invites/{invite_id}": "team",
     "GET /api/admin/usage": "admin",
     "GET /api/admin/audit": "admin",
+    "GET /api/admin/usage/{by}": "admin",
+    "GET /api/admin/queue": "admin",
+    "POST /api/admin/queue/{record_id}/cancel": "admin ended",
+    "GET /api/admin/failures": "admin",
+    "GET /api/admin/storage": "admin",
+    "GET /api/admin/servers": "operator",
+    "GET /admin": "admin page",
+    "GET /admin/teams": "admin page",
+    "GET /admin/teams/{team_id}": "team page",
+    "GET /admin/usage": "admin page",
+    "GET /admin/audit": "admin page",
     # other services' APIs
     "POST /v1/images/generations": "generate",
     "GET /v1/webhooks/default/secret": "generate",
@@ -147,6 +185,24 @@ TABLE: Final[Mapping[str, Need]] = {
     "GET /sign-in": "open",
     "GET /join": "open",
     "GET /gallery": "page",
+    "GET /gallery/loras": "page",
+    "GET /thumbnails/{environment}/images/{name}": "read",
+    "POST /gallery/delete": "generate",
+    "POST /gallery/restore": "generate",
+    "POST /gallery/download": "read",
+    "POST /gallery/collections": "generate",
+    "DELETE /gallery/collections/{collection_id}": "generate",
+    "POST /gallery/collections/{collection_id}/add": "generate",
+    "POST /gallery/collections/{collection_id}/take-out": "generate",
+    "POST /gallery/share": "generate",
+    "POST /gallery/unshare": "generate",
+    "GET /s/{secret}": "open",
+    "GET /s/{secret}/picture": "open",
+    "GET /train": "page",
+    "POST /train": "generate",
+    "GET /train/{training_id}": "read",
+    "POST /train/{training_id}/cancel": "generate",
+    "GET /train/{training_id}/samples/{name}": "read",
     "GET /loras": "page",
     "POST /loras": "generate",
     "GET /account": "page",
@@ -168,6 +224,9 @@ BODIES: Final[Mapping[str, Any]] = {
     "PATCH /api/keys/{key_id}": {"name": "renamed"},
     "POST /api/admin/teams/{team_id}/users": {"name": "Another"},
     "POST /api/admin/teams/{team_id}/invites": {"name": "Another"},
+    "POST /gallery/collections": {"name": "Another"},
+    "POST /gallery/collections/{collection_id}/add": {"keys": ["dev/images/none.webp"]},
+    "POST /gallery/collections/{collection_id}/take-out": {"keys": ["dev/images/none.webp"]},
 }
 
 
@@ -253,6 +312,11 @@ async def fill(server: Server, world: World, path: str) -> tuple[str, bool]:
     if "record_id" in names:
         drawn = await server.client.post("/api/features", json=BODY, headers=world.headers["team admin"])
         made["{record_id}"] = drawn.json()["aiRecord"]["uuid"]
+    if "{collection_id}" in path:
+        answer = await server.client.post(
+            "/gallery/collections", json={"name": new_id()}, headers=world.headers["team admin"]
+        )
+        made["{collection_id}"] = answer.json()["id"]
     if "prediction_id" in names:
         path_of_model = "/v1/models/black-forest-labs/flux-schnell/predictions"
         drawn = await server.client.post(
@@ -272,18 +336,25 @@ def expected(who: Who, need: Need, *, named: bool) -> set[str]:  # noqa: PLR0911
         return {"in"}
     if need == "link":
         return {"403"}
-    if need == "page":
-        return {"in"} if scopes and "read" in scopes else {"sign in"}
+    # a page leads whom it can show nothing to sign in
+    if need.endswith("page") and (scopes is None or "read" not in scopes):
+        return {"sign in"}
     if scopes is None:
         return {"401"}
-    wanted = {"own": "read", "team": "admin"}.get(need, need)
-    if wanted not in scopes:
+    if _WANTED.get(need, need) not in scopes:
         return {"403"}
-    if not named or need == "operator":
-        return {"in"}
+    if need == "admin ended":
+        return {"404"}
+    return expected_of_named(who, need) if named and need not in {"operator", "page", "admin page"} else {"in"}
+
+
+def expected_of_named(who: Who, need: Need) -> set[str]:
+    """What may happen where the path names something of a team, for who has the scope."""
     if need == "own":
         return {"in"} if who in {"read", "generate"} else {"404"}
-    if need == "team":
+    if need == "author" and who == "generate":
+        return {"403"}
+    if need in {"team", "team page"}:
         return {"404"} if who == "other team" else {"in"}
     return {"in"} if who in _INSIDE else {"404"}
 

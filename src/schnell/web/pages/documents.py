@@ -26,8 +26,7 @@ CONTENTS: Final = (
     ("Reference", ("flux-schnell-lora", "api", "errors", "clients", "command-line")),
     ("LoRAs", ("loras", "lora-files", "train-a-lora")),
     ("Engine", ("speed", "memory", "engine", "embedded-model", "benchmarks")),
-    ("Operation", ("self-hosting", "members", "models", "settings", "scaling", "safety", "provenance", "licences")),
-    ("Operation", ("self-hosting", "models", "settings", "scale-out", "safety", "provenance", "licences")),
+    ("Operation", ("self-hosting", "members", "models", "settings", "scale-out", "safety", "provenance", "licences")),
     ("Inside", ("architecture", "decisions")),
 )
 _ALIGNMENT: Final = re.compile(r"text-align:(left|right|center)")
