@@ -36,11 +36,11 @@ Who = Literal[
     "revoked session",
     "expired session",
 ]
-#: open: for everybody. link: for who has a signed link, whatever their key. page, admin page, team page: pages for `read`,
-#: for `admin`, and for who may manage the team. read, generate, admin, operator: for who has that scope. Where the path
-#: names something, `team` is for who may manage its team, `own` for its owner, `author` for who drew it and their
-#: administrators, and the rest for its team; for others it does not exist. admin ended: for `admin`, of a generation that
-#: has ended: it exists for nobody.
+#: open: for everybody. link: for who has a signed link, whatever their key. page, admin page, team page: pages for
+#: `read`, for `admin`, and for who may manage the team. read, generate, admin, operator: for who has that scope. Where
+#: the path names something, `team` is for who may manage its team, `own` for its owner, `author` for who drew it and
+#: their administrators, and the rest for its team; for others it does not exist. admin ended: for `admin`, of a
+#: generation that has ended: it exists for nobody.
 Need = Literal[
     "open",
     "link",
