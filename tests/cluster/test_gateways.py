@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from clusters import Replicas, TestCluster, await_that, kill, new_cluster, replicas
-from gateways import Gateways, draw, gateways
 
+from clusters import Replicas, TestCluster, await_that, kill, new_cluster, replicas
 from counts import repeats
+from gateways import Gateways, draw, gateways
 from schnell.serving.ray_cluster import ReplicaPlan
 from servers import body_with
 

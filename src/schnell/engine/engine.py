@@ -387,16 +387,4 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
     with watch.timing("decode"):
         pictures = engine.decode(drawings, precision)
     finished = [engine.finish(job, index, picture, watch) for index, picture in enumerate(pictures)]
-    return outcome_of(finished, engine.warnings_for(job, prompt), watch.seconds)
-
-
-def outcome_of(
-    finished: Sequence[GeneratedImage | None], warnings: tuple[str, ...], timings: dict[str, float]
-) -> JobOutcome:
-    """A job's outcome from its outputs in order, None for each that was flagged as unsafe; `timings` in seconds."""
-    return JobOutcome(
-        images=tuple(image for image in finished if image is not None),
-        flagged=tuple(index for index, image in enumerate(finished) if image is None),
-        warnings=warnings,
-        timings=timings,
-    )
+    return JobOutcome.of(finished, engine.warnings_for(job, prompt), watch.seconds)

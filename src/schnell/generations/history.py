@@ -24,7 +24,6 @@ from schnell.errors import (
     SchnellError,
     UnsafeContentError,
 )
-from schnell.generations.admission import Admission
 from schnell.generations.records import (
     UNFINISHED,
     Record,
@@ -36,6 +35,7 @@ from schnell.generations.records import (
     list_records,
 )
 from schnell.generations.recovery import fail_record, remove_marked
+from schnell.generations.running import Admission
 from schnell.generations.searches import RecordSearch, list_used_loras
 
 _POLL_SECONDS: Final = 0.5

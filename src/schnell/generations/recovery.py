@@ -19,7 +19,6 @@ from schnell.database.connection import Connection
 from schnell.database.session import Database
 from schnell.database.tables import images, webhooks
 from schnell.errors import AssetError, InterruptedServerError, SchnellError
-from schnell.generations.admission import Admission
 from schnell.generations.idempotency import forget_old_claims
 from schnell.generations.records import (
     Record,
@@ -36,6 +35,7 @@ from schnell.generations.records import (
     mark_for_removal,
     without_picture,
 )
+from schnell.generations.running import Admission
 from schnell.generations.servers import ServerLease
 from schnell.generations.webhooks import Subscription
 

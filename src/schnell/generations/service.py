@@ -27,13 +27,12 @@ from schnell.errors import (
     NotFoundError,
     SchnellError,
 )
-from schnell.generations.admission import Admission
 from schnell.generations.closing import Closings, Ending, failed
 from schnell.generations.drawing import Drawer, Located, as_failure
 from schnell.generations.idempotency import Unanswered, claim
 from schnell.generations.records import Record, StoredImage, find_record, insert_record
 from schnell.generations.request import GenerationRequest, describe_spec, show_prompt_object
-from schnell.generations.running import PATIENCE_SECONDS, Runner, Running
+from schnell.generations.running import PATIENCE_SECONDS, Admission, Runner, Running
 from schnell.loras.library import LoraLibrary
 from schnell.spec import MIN_SIDE, GenerationSpec, MissingAdapter, QueueEstimate, Size
 

@@ -50,7 +50,7 @@ class JobQueue(Generic[LaneT]):
 
     `batch_limit` gives the most rows that a batch of a lane may have; `adapter_slots` is how many different LoRAs can
     be in slots at once; both are the first device's, `others` has those of the further ones. `weights` gives teams more
-    or less than one share. How many jobs may wait is decided where they are accepted (`generations/admission.py`), not
+    or less than one share. How many jobs may wait is decided where they are accepted (`generations/running.py`), not
     here. Devices are numbered from 0.
     """
 

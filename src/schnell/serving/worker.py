@@ -18,7 +18,7 @@ from schnell.clock import Stopwatch
 from schnell.engine.accelerator import is_out_of_memory, memory_use
 from schnell.engine.denoise import Drawing
 from schnell.engine.device import Precision
-from schnell.engine.engine import Engine, outcome_of
+from schnell.engine.engine import Engine
 from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.pictures import Lesson, PreviewFit
 from schnell.engine.text import PromptEmbedding
@@ -322,7 +322,7 @@ class Worker:
             if self._queue.complete_row(row, image):
                 images = [queued.images[index] for index in range(len(queued.rows))]
                 self._queue.settle(
-                    queued, outcome_of(images, self._warnings(queued.job, started), dict(started.watch.seconds))
+                    queued, JobOutcome.of(images, self._warnings(queued.job, started), dict(started.watch.seconds))
                 )
         except Exception as error:  # noqa: BLE001 - it would be lost in this thread
             self._fail(queued, Fault(error, is_out_of_memory(error)))

@@ -1,11 +1,11 @@
 """A job on its way through a runner: what is drawn, how far it is, and what came out."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from schnell.spec.generation import MAX_LORA_SCALE, MIN_LORA_SCALE, GenerationSpec
 
@@ -127,6 +127,18 @@ class JobOutcome:
     flagged: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = dataclass_field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, outputs: Sequence[GeneratedImage | None], warnings: tuple[str, ...], timings: Mapping[str, float]
+    ) -> Self:
+        """The outcome of a job's outputs in their order, None for each that was flagged as unsafe."""
+        return cls(
+            images=tuple(image for image in outputs if image is not None),
+            flagged=tuple(index for index, image in enumerate(outputs) if image is None),
+            warnings=warnings,
+            timings=timings,
+        )
 
 
 @dataclass(frozen=True, slots=True)
