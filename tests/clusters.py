@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cluster_engines import build_steady
 from s3_servers import free_port
@@ -139,6 +139,9 @@ class Replicas:
     def steps_of(self, prompt: str) -> int:
         return sum(line[1:] == ["step", prompt] for line in self.diary())
 
+    def has_begun(self, prompt: str) -> bool:
+        return self.steps_of(prompt) >= 1
+
     def lora(self, name: str) -> AdapterUse:
         path = self.folder / f"{name}.safetensors"
         path.write_bytes(name.encode() * 50)
@@ -163,7 +166,7 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 
 @contextmanager
-def replicas(folder: Path, plan: ReplicaPlan, **engine: float) -> Iterator[Replicas]:
+def replicas(folder: Path, plan: ReplicaPlan, **engine: Any) -> Iterator[Replicas]:
     """Steady replicas by this plan, on the cluster that this process has joined."""
     folder.mkdir(parents=True, exist_ok=True)
     deploy(partial(build_steady, folder, **engine), plan)

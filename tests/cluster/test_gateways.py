@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ async def test_two_gateways_answer_in_every_dialect_and_one_may_be_killed(
                     asyncio.create_task(draw(one if n % 2 else other, body, f"key {turn} {n}"))
                     for n, body in enumerate(bodies)
                 ]
-                await asyncio.to_thread(await_that, lambda turn=turn: two.steps_of(f"{turn} 1") >= 1)
+                await asyncio.to_thread(await_that, partial(two.has_begun, f"{turn} 1"))
                 kill(victim.process.pid)
                 given = await asyncio.gather(*answers)
                 assert all(answer is not None and answer.status_code == 200 for answer in given[::2])

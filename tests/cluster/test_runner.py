@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import ray
@@ -67,7 +68,7 @@ async def test_cancelling_stops_the_replica_within_one_step(two: Replicas) -> No
     for turn in range(repeats(100)):
         prompt = f"cancelled {turn}"
         task = asyncio.create_task(two.draw(prompt))
-        await asyncio.to_thread(await_that, lambda prompt=prompt: two.steps_of(prompt) >= 1)
+        await asyncio.to_thread(await_that, partial(two.has_begun, prompt))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -82,7 +83,7 @@ async def test_every_job_of_a_replica_that_is_killed_is_drawn_elsewhere(two: Rep
     for turn in range(repeats(10)):
         two.heard.clear()
         jobs = [asyncio.create_task(two.draw(f"killed {turn} {n}", seed=n % 4)) for n in range(16)]
-        await asyncio.to_thread(await_that, lambda turn=turn: two.steps_of(f"killed {turn} 0") >= 1)
+        await asyncio.to_thread(await_that, partial(two.has_begun, f"killed {turn} 0"))
         victim = next(int(line[0]) for line in two.diary() if line[1:] == ["step", f"killed {turn} 0"])
         kill(victim)
         found = await asyncio.gather(*jobs)

@@ -32,6 +32,8 @@ _POLICY: Final = "schnell.serving.ray_cluster:queue_seconds_policy"
 _MOST_JOBS: Final = 4096
 _WATCH_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 2.0
+_SEEK_SECONDS: Final = 0.1
+_NOT_DEPLOYED: Final = "no engine is deployed on the cluster: run `schnell cluster up`"
 #: How long the head may be silent before a gateway ends: Ray itself ends its process after 60 s, without a word.
 GONE_SECONDS: Final = 30.0
 #: How long a job waits for the cluster to be there.
@@ -183,7 +185,7 @@ def look_at_replicas(address: str, seconds: float = 10.0) -> list[ReplicaRow]:
         time.sleep(_WATCH_SECONDS)
         return [_row_of(name, report) for name, report in sorted(VIEW.reports().items())]
     except (RayServeException, ray.exceptions.RayError) as cause:
-        raise ConfigurationError("no engine is deployed on the cluster: run `schnell cluster up`") from cause
+        raise ConfigurationError(_NOT_DEPLOYED) from cause
     finally:
         leave()
 
@@ -224,6 +226,7 @@ class ClusterConnection:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="schnell-cluster", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._seek, name="schnell-cluster-seek", daemon=True).start()
 
     @property
     def problem(self) -> str | None:
@@ -254,7 +257,7 @@ class ClusterConnection:
         while not self._stopping.wait(0.05 if self._handle is None else _WATCH_SECONDS):
             if answers(self._head):
                 heard = time.monotonic()
-                self._problem = self._look()
+                self._problem = None if self._handle is not None else _NOT_DEPLOYED
                 continue
             self._problem = "the cluster's head does not answer"
             if time.monotonic() - heard > self._gone_seconds:
@@ -262,11 +265,9 @@ class ClusterConnection:
                 self._on_gone()
                 return
 
-    def _look(self) -> str | None:
-        if self._handle is None:
-            try:
+    def _seek(self) -> None:
+        # a thread of its own: without a head, Ray's calls do not return
+        while self._handle is None and not self._stopping.wait(_SEEK_SECONDS):
+            with suppress(RayServeException, ray.exceptions.RayError, ValueError):
                 # options() also starts the router, which learns of the replicas
                 self._handle = serve.get_app_handle(APP).options(stream=True)
-            except (RayServeException, ray.exceptions.RayError, ValueError):
-                return "no engine is deployed on the cluster: run `schnell cluster up`"
-        return None
