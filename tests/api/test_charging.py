@@ -11,6 +11,7 @@ import pytest
 
 from fakes import FakeRunner
 from schnell.accounts.credits import audit
+from schnell.assets.thumbnails import Thumbnails
 from schnell.errors import AssetError, DatabaseUnavailableError, GenerationFailedError
 from schnell.web.dialects import openai
 from schnell.web.native import features
@@ -72,6 +73,8 @@ async def test_a_picture_in_an_answer_is_read_once(server: Server, monkeypatch: 
         return await get(key)
 
     monkeypatch.setattr(server.services.store, "get", counted)
+    # made later, from the stored picture
+    monkeypatch.setattr(Thumbnails, "ask_for", lambda *_: None)
     assert (await ask(server, path, INLINE[path])).status_code in {200, 201}
     assert len(reads) == 1
 

@@ -49,7 +49,17 @@ checks.positive_data_acceptance.enabled = false
 include-name = "POST /api/verify"
 request-timeout = 60
 checks.positive_data_acceptance.enabled = false
-"""
+""" + "".join(
+    # nor who may have which scope, and what makes a good password
+    f'[[operations]]\ninclude-name = "{each}"\nchecks.positive_data_acceptance.enabled = false\n'
+    for each in (
+        "POST /api/admin/teams/{team_id}/keys",
+        "POST /api/keys",
+        "POST /api/invites/accept",
+        "POST /api/session/password",
+        "PUT /api/password",
+    )
+)
 
 # nor whether a file is a picture; nor whether the LoRA that a prompt names is one
 HOOKS = """
@@ -61,6 +71,9 @@ def filter_body(context, body):
     named = (prompt.get("lora_weights"), prompt.get("extra_lora")) if isinstance(prompt, dict) else ()
     if isinstance(prompt, dict) and prompt.get("loras"):
         return False
+    # a webhook needs `async`, and an address that can be called
+    if isinstance(body, dict) and body.get("webhook") is not None:
+        return False
     return not any(isinstance(name, str) and name.strip() for name in named)
 """
 
@@ -68,7 +81,7 @@ def filter_body(context, body):
 @pytest.mark.timeout(3600)
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, offline="true") as server:
-        run_schemathesis(tmp_path, server, CONFIG, "--exclude-path-regex", DIALECTS, examples=repeats(100))
+        run_schemathesis(tmp_path, server, CONFIG, "--exclude-path-regex", DIALECTS, examples=repeats(50))
 
 
 @pytest.mark.timeout(3600)

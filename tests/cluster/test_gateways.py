@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from clusters import Replicas, TestCluster, await_that, kill, new_cluster, replicas
-from counts import repeats
+from counts import SOAK, repeats
 from gateways import Gateways, draw, gateways
 from schnell.serving.ray_cluster import ReplicaPlan
 from servers import body_with
@@ -24,6 +24,7 @@ def two(cluster: TestCluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield found
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: make soak")
 async def test_two_gateways_answer_in_every_dialect_and_one_may_be_killed(
     two: Replicas, cluster: TestCluster, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ async def _cancels(client: httpx.AsyncClient, other: httpx.AsyncClient, two: Rep
     assert answer.status_code < 300, answer.text
 
 
+@pytest.mark.skipif(not SOAK, reason="waits for half a minute: make soak")
 async def test_a_gateway_without_a_head_closes_its_records_and_ends(environment: None, tmp_path: Path) -> None:
     """Its supervisor starts it anew, and it serves again once there is a head."""
     alone = new_cluster(tmp_path / "alone")

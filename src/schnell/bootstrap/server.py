@@ -60,11 +60,9 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     from schnell.web.services import Services
 
     database = build_database(settings)
-    servers = build_locked_files(settings)
-    lease = _build_lease(settings, database, servers)
+    lease = _build_lease(settings, database, servers := build_locked_files(settings))
     store = build_store(settings, lease.id)
-    loras = build_loras(settings, database, servers, store)
-    runner = FileHoldingRunner(runner, loras)
+    runner = FileHoldingRunner(runner, loras := build_loras(settings, database, servers, store))
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     closings = Closings(database, store)
     gauges = _build_gauges(settings, database, loras)

@@ -78,6 +78,7 @@ def configure_logs(level: str) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             _leave_out_values,
+            _leave_out_rays,
             structlog.processors.JSONRenderer(),
         ],
     )
@@ -98,6 +99,11 @@ def configure_logs(level: str) -> None:
     )
     logging.captureWarnings(capture=True)
     logging.getLogger("schnell").setLevel(level.upper())
+
+
+def _leave_out_rays(_: object, __: str, event: "EventDict") -> "EventDict":
+    """Without what Ray, once imported, adds to every record of the process."""
+    return {name: value for name, value in event.items() if not name.startswith("_ray_")}
 
 
 def _leave_out_values(_logger: object, _name: str, event: "EventDict") -> "EventDict":

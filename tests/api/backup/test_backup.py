@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def test_a_damaged_copy_is_not_put_back(tmp_path: Path) -> None:
     with serving(folder):
         assert schnell("backup", backup, folder=folder, url=None).returncode == 0
     [copy] = backup.glob("database-*")
-    with sqlite3.connect(copy) as connection:
+    # closed, or the change may still lie in a file beside the copy
+    with closing(sqlite3.connect(copy)) as connection, connection:
         connection.execute("UPDATE teams SET used_credit = 0, name = 'another'")
     refused = schnell("restore", backup, folder=tmp_path / "again", url=None)
     assert refused.returncode == 1

@@ -226,7 +226,7 @@ async def test_what_is_not_there_is_told_in_the_dialects_shape(server: Server, p
             "model",
         ),
         ("/v1/images/generations", lambda id_: {"model": id_, "prompt": "a"}, "model"),
-        ("/v1/predictions", lambda id_: {"version": id_, "input": {"prompt": "a"}}, "model"),
+        ("/v1/predictions", lambda id_: {"version": id_, "input": {"prompt": "a"}}, "version"),
         (
             "/sdapi/v1/txt2img",
             lambda id_: {"prompt": "a", "override_settings": {"sd_model_checkpoint": id_}},

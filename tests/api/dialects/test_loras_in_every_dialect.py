@@ -167,9 +167,9 @@ async def test_go_fast_strengthens_loras_only_where_the_operator_says_so(serve: 
         files = {"file": ("x.safetensors", lora_bytes(1))}
         await server.client.post("/api/loras", files=files, data={"name": "glow"})
         for go_fast, scale in ((True, 1.2), (False, 0.8)):
-            await post(server, native(lora_weights="glow", go_fast=go_fast))
+            await post(server, native(prompt="a glow worm", lora_weights="glow", go_fast=go_fast))
             # the library draws a preview of a new LoRA beside the requests
-            drawn = [job for job in server.runner.jobs if job.spec.prompt == BASE["prompt"]]
+            drawn = [job for job in server.runner.jobs if job.spec.prompt == "a glow worm"]
             assert drawn[-1].adapters[0].scale == pytest.approx(scale)
 
 

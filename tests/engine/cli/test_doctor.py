@@ -26,7 +26,19 @@ def data(tmp_path: Path) -> Path:
 def test_a_server_that_has_run_is_well(data: Path) -> None:
     found = _examine(data)
     assert {each.state for each in found.values()} == {"ok"}
-    subjects = ("Python", "torch", "model", "memory", "safety", "disk", "database", "pictures", "credits", "orphans")
+    subjects = (
+        "Python",
+        "torch",
+        "compiling",
+        "model",
+        "memory",
+        "safety",
+        "disk",
+        "database",
+        "pictures",
+        "credits",
+        "orphans",
+    )
     assert set(subjects) == found.keys()
 
 

@@ -134,9 +134,7 @@ _BODY: Final = {
         "promptObject": _PROMPT_OBJECT,
         "conversationId": _nullable("string", "Kept with the record.", pattern=r"^[^\x00]*$"),
         "async": _nullable("boolean", "Answer at once; ask /api/results/{uuid} later.", default=False),
-        "webhook": _nullable(
-            "string", "An https address that is sent the record when it has ended. Needs `async`.", format="uri"
-        ),
+        "webhook": _nullable("string", "An https address that is sent the record when it has ended. Needs `async`."),
         "webhookEvents": {
             "type": ["array", "null"],
             "items": {"enum": ["start", "output", "logs", "completed"]},
