@@ -11,6 +11,7 @@ from typing import Any
 from schnell.accounts import keys, teams
 from schnell.accounts.audit import Actor, differences, record
 from schnell.accounts.identity import DEFAULT_SCOPES, ApiKey, Caller, Member, Team
+from schnell.accounts.invites import revoke_invites
 from schnell.accounts.keys import NewKey
 from schnell.accounts.sessions import end_sessions
 from schnell.database.connection import Connection
@@ -67,6 +68,8 @@ async def change_member(
 ) -> Member:
     """As `teams.change_member`; with `operator`, make the user one, or no longer one. Inactive members are signed out.
 
+    Who rises can no longer be let in by links of before, and who falls takes the links along that they have made.
+
     Raises:
         InvalidFieldError: nobody would be left who may manage the server.
     """
@@ -81,7 +84,17 @@ async def change_member(
     if member.status != "ACTIVE":
         await end_sessions(connection, member.user_id)
     await _record_member(connection, actor, "member.changed", member, differences(before, member))
+    await _revoke_invites(connection, actor, before, member)
     return member
+
+
+async def _revoke_invites(connection: Connection, actor: Actor, before: Member, after: Member) -> None:
+    gained, lost = set(after.scopes) - set(before.scopes), set(before.scopes) - set(after.scopes)
+    if gained:
+        # an administrator who holds a link of a member would, with it, become what the member is now
+        await revoke_invites(connection, actor, made_for=after.user_id)
+    if lost or after.status != "ACTIVE":
+        await revoke_invites(connection, actor, made_by=after.user_id)
 
 
 async def is_last_operator(connection: Connection, member: Member) -> bool:
