@@ -29,6 +29,7 @@ Who = Literal[
     "no key",
     "read",
     "generate",
+    "member",
     "team admin",
     "operator",
     "other team",
@@ -36,19 +37,22 @@ Who = Literal[
     "revoked session",
     "expired session",
 ]
-#: open: for everybody. link: for who has a signed link, whatever their key. page: a page that leads others to sign in.
+#: owner: for who may all that their member may, without an end or a limit. open: for everybody. link: for who has a signed link, whatever their key. page: a page that leads others to sign in.
 #: read, generate, admin, operator: for who has that scope. Where the path names something, `team` is for who may manage
 #: its team, `own` for its owner, and the rest for its team; for others it does not exist.
-Need = Literal["open", "link", "page", "read", "generate", "admin", "operator", "team", "own"]
+Need = Literal["open", "link", "page", "read", "owner", "generate", "admin", "operator", "team", "own"]
 _SCOPES: Final[Mapping[Who, frozenset[str]]] = {
     "read": frozenset({"read"}),
     "generate": frozenset({"generate"}),
+    "member": frozenset({"read", "generate"}),
     "team admin": frozenset({"read", "generate", "admin"}),
     "operator": frozenset({"read", "generate", "admin", "operator"}),
     "other team": frozenset({"read", "generate", "admin"}),
 }
 #: Who is in the team that paths name.
-_INSIDE: Final = frozenset({"read", "generate", "team admin"})
+_INSIDE: Final = frozenset({"read", "generate", "member", "team admin"})
+#: Who has a key that may less than its owner.
+_LENT: Final = frozenset({"read", "generate"})
 
 TABLE: Final[Mapping[str, Need]] = {
     # the native API
@@ -83,12 +87,12 @@ TABLE: Final[Mapping[str, Need]] = {
     "POST /api/invites/show": "open",
     "POST /api/invites/accept": "open",
     "GET /api/keys": "read",
-    "POST /api/keys": "read",
+    "POST /api/keys": "owner",
     "PATCH /api/keys/{key_id}": "own",
     "DELETE /api/keys/{key_id}": "own",
-    "PUT /api/password": "read",
+    "PUT /api/password": "owner",
     "GET /api/sessions": "read",
-    "DELETE /api/sessions": "read",
+    "DELETE /api/sessions": "owner",
     "DELETE /api/sessions/{session_id}": "own",
     "GET /api/usage": "read",
     # administration
@@ -163,6 +167,7 @@ TABLE: Final[Mapping[str, Need]] = {
 }
 #: What is found wrong with a body is told before it is looked whose the thing is: these have to be right.
 BODIES: Final[Mapping[str, Any]] = {
+    "PUT /api/password": {"name": "ada", "password": "short"},
     "POST /api/results/{record_id}/rating": {"rating": 3},
     "POST /api/results/{record_id}/feedback": {"feedback": "fine"},
     "PATCH /api/keys/{key_id}": {"name": "renamed"},
@@ -226,6 +231,7 @@ async def build_world(connection: Connection) -> World:
         "other team": await key(other, other.scopes),
         "read": await key(member, ["read"]),
         "generate": await key(member, ["generate"]),
+        "member": await key(member, member.scopes),
         "operator": await key(await find_member(connection, operators.id), ("generate", "read", "admin", "operator")),
         "team admin": await key(owner, owner.scopes),
     }
@@ -251,7 +257,7 @@ async def fill(server: Server, world: World, path: str) -> tuple[str, bool]:
         if "invite_id" in names:
             made["{invite_id}"] = (await make_invite(connection, SERVER, team_id, "Invited")).invite.id
     if "record_id" in names:
-        drawn = await server.client.post("/api/features", json=BODY, headers=world.headers["team admin"])
+        drawn = await server.client.post("/api/features", json=BODY, headers=world.headers["member"])
         made["{record_id}"] = drawn.json()["aiRecord"]["uuid"]
     if "prediction_id" in names:
         path_of_model = "/v1/models/black-forest-labs/flux-schnell/predictions"
@@ -276,13 +282,15 @@ def expected(who: Who, need: Need, *, named: bool) -> set[str]:  # noqa: PLR0911
         return {"in"} if scopes and "read" in scopes else {"sign in"}
     if scopes is None:
         return {"401"}
-    wanted = {"own": "read", "team": "admin"}.get(need, need)
+    if need in {"own", "owner"} and who in _LENT:
+        return {"403"}
+    wanted = {"own": "read", "owner": "read", "team": "admin"}.get(need, need)
     if wanted not in scopes:
         return {"403"}
     if not named or need == "operator":
         return {"in"}
     if need == "own":
-        return {"in"} if who in {"read", "generate"} else {"404"}
+        return {"in"} if who == "member" else {"404"}
     if need == "team":
         return {"404"} if who == "other team" else {"in"}
     return {"in"} if who in _INSIDE else {"404"}

@@ -38,6 +38,31 @@ def check_may_change(caller: Caller, member: Member) -> None:
         raise ForbiddenError(f"{member.user_name} is an operator of this server: only operators may do this")
 
 
+def check_owner(caller: Caller) -> None:
+    """Keep who was lent a key from making its owner's account their own: it ends, or may less, for a reason.
+
+    Raises:
+        ForbiddenError: the key may less than its owner, expires, or has a rate limit.
+    """
+    if not caller.is_owner:
+        raise ForbiddenError(
+            "a key that may less than its owner, expires, or has a rate limit changes nothing of the account: "
+            "sign in with your password or OpenID, or use a key without limits"
+        )
+
+
+def check_not_lent(caller: Caller) -> None:
+    """Keep an administrator's key that ends from making what goes on without it: members, their keys and invites.
+
+    Raises:
+        ForbiddenError: the key expires, or has a rate limit.
+    """
+    if caller.lent:
+        raise ForbiddenError(
+            "a key that expires or has a rate limit makes no members, keys or invites, which would outlast it"
+        )
+
+
 async def create_team(connection: Connection, actor: Actor, name: str, **columns: Any) -> Team:
     """As `teams.create_team`."""
     team = await teams.create_team(connection, name, **columns)
