@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from schnell.accounts.teams import set_operator
-from servers import Server
+from servers import BODY, Server
 
 PASSWORD = "correct horse battery"
 
@@ -85,3 +85,21 @@ async def test_an_invite_is_good_as_long_as_its_maker_is(server: Server) -> None
     async with browser(server) as eve, browser(server) as bob:
         await join(server, eve, "eve", "ADMIN")
         assert await accept(bob, await invite(eve, team, name="Bob"), "bob") == 204
+
+
+async def test_a_key_without_admin_is_no_administrators_whatever_the_role(server: Server) -> None:
+    team = await team_of(server)
+    plain = (await server.client.post("/api/keys", json={"scopes": ["generate", "read"]})).json()["key"]
+    await server.client.post(f"/api/admin/teams/{team}/users", json={"name": "Bob"})
+    bob = {"API-KEY": (await server.client.post(f"/api/admin/teams/{team}/keys", json={"user": "Bob"})).json()["key"]}
+    drawn = (await server.client.post("/api/features", json=BODY, headers=bob)).json()["aiRecord"]["uuid"]
+    headers = {"API-KEY": plain}
+    assert (await server.client.delete(f"/api/results/{drawn}", headers=headers)).status_code == 403
+    assert (await server.client.get("/api/usage", headers=headers)).json()["usage"] == []
+    assert [row["user"] for row in (await server.client.get("/api/usage")).json()["usage"]] == ["Bob"]
+    # what another deleted is restored by administrators only
+    thrown = await server.client.post("/gallery/delete", json={"records": [drawn]}, headers=bob)
+    assert thrown.status_code == 200, thrown.text
+    for given, count in ((headers, 0), ({}, 1)):
+        restored = await server.client.post("/gallery/restore", json={"records": [drawn]}, headers=given)
+        assert restored.json() == {"restored": count}

@@ -37,7 +37,8 @@ Who = Literal[
     "revoked session",
     "expired session",
 ]
-#: owner: for who may all that their member may, without an end or a limit. open: for everybody. link: for who has a signed link, whatever their key. page: a page that leads others to sign in.
+#: owner: for who may all that their member may, without an end or a limit.
+#: open: for everybody. link: for who has a signed link, whatever their key. page: a page that leads others to sign in.
 #: read, generate, admin, operator: for who has that scope. Where the path names something, `team` is for who may manage
 #: its team, `own` for its owner, and the rest for its team; for others it does not exist.
 Need = Literal["open", "link", "page", "read", "owner", "generate", "admin", "operator", "team", "own"]
@@ -83,6 +84,7 @@ TABLE: Final[Mapping[str, Need]] = {
     "GET /api/session": "read",
     "POST /api/session/password": "open",
     "GET /api/session/openid": "open",
+    "POST /api/session/openid": "open",
     "GET /api/session/openid/callback": "open",
     "POST /api/invites/show": "open",
     "POST /api/invites/accept": "open",

@@ -1,5 +1,6 @@
 """Signing in beside keys: invites, passwords, sessions, and what each of them refuses."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -334,3 +335,27 @@ async def test_team_changes_are_the_operators(server: Server) -> None:
         assert (await eve.post("/api/admin/teams", json={"name": "mine"})).status_code == 403
         assert [each["id"] for each in (await eve.get("/api/admin/teams")).json()] == [team]
         assert (await eve.get("/api/admin/usage")).status_code == 200
+
+
+async def test_behind_https_the_cookie_is_one_that_no_other_host_can_set(serve: Any) -> None:
+    async with serve(public_url="https://schnell.test") as server, browser(server) as visitor:
+        visitor.base_url = httpx.URL("https://schnell.test")
+        signed_in = await visitor.post("/api/session", json={"key": KEY})
+        cookie = signed_in.headers["set-cookie"]
+        assert cookie.startswith("__Host-schnell_session=")
+        assert ("Path=/" in cookie, "Secure" in cookie, "Domain" in cookie) == (True, True, False)
+        assert (await visitor.get("/api/session")).status_code == 200
+        planted = {"Cookie": f"schnell_session={visitor.cookies['__Host-schnell_session']}"}
+        visitor.cookies.clear()
+        assert (await visitor.get("/api/session", headers=planted)).status_code == 401
+
+
+async def test_guesses_that_come_at_once_are_no_more_than_the_limit(serve: Any) -> None:
+    async with serve(sign_in_rate_limit="3/hour") as server, browser(server) as guesser:
+        body = {"name": "ada", "password": "wrong password"}
+        answers = await asyncio.gather(*(guesser.post("/api/session/password", json=body) for _ in range(12)))
+        assert sorted(each.status_code for each in answers) == [401] * 3 + [429] * 9
+        # what an invite tells of names is counted, too
+        accepted = {"invite": "x" * 30, "name": "ada", "password": PASSWORD}
+        refused = await guesser.post("/api/invites/accept", json=accepted)
+        assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)

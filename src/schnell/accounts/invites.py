@@ -70,7 +70,10 @@ async def make_invite(  # noqa: PLR0913 - one argument a column
 
     Raises:
         NotFoundError: there is no such team.
+        InvalidFieldError: as `teams.add_member`.
     """
+    if user_id is None:
+        teams.check_user_name(user_name)
     team = await teams.find_team(connection, team_id)
     secret, moment = secrets.token_urlsafe(32), now()
     row: dict[str, Any] = {

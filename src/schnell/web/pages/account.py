@@ -45,7 +45,7 @@ async def account(request: Request) -> Response:
         return sign_in_first(request)
     services = services_of(request)
     today = datetime.now(UTC).date()
-    own = None if caller.role == "ADMIN" else caller.user_id
+    own = None if "admin" in caller.scopes else caller.user_id
     since = today - timedelta(days=_DAYS - 1)
     await services.last_uses.write(services.database)
     async with services.database.read() as connection:
