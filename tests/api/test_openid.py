@@ -48,8 +48,12 @@ async def come_back(client: httpx.AsyncClient, subject: str, path: str = "/api/s
     """Begin a sign-in, type who one is at the provider, and give the address that it sends the browser back to."""
     begun = await client.get(path)
     assert begun.status_code == 303, begun.text
+    return await type_in(begun.headers["location"], subject)
+
+
+async def type_in(address: str, subject: str) -> str:
     async with httpx.AsyncClient(timeout=30) as outside:
-        typed = await outside.post(begun.headers["location"], data={"sub": subject})
+        typed = await outside.post(address, data={"sub": subject})
     assert typed.status_code == 302, typed.text
     address = str(typed.headers["location"])
     assert address.startswith(f"http://127.0.0.1:8000{CALLBACK}?")
@@ -58,6 +62,14 @@ async def come_back(client: httpx.AsyncClient, subject: str, path: str = "/api/s
 
 async def sign_in(client: httpx.AsyncClient, subject: str, path: str = "/api/session/openid") -> httpx.Response:
     return await client.get(await come_back(client, subject, path))
+
+
+async def accept(client: httpx.AsyncClient, subject: str, secret: str) -> httpx.Response:
+    begun = await client.post("/api/session/openid", json={"invite": secret})
+    assert begun.status_code == 200, begun.text
+    # neither the provider nor a log is told
+    assert secret not in begun.text + begun.headers["set-cookie"]
+    return await client.get(await type_in(begun.json()["address"], subject))
 
 
 async def invite(server: Server, **body: Any) -> str:
@@ -84,7 +96,7 @@ async def test_an_invite_makes_a_member_who_is_the_same_one_next_time(serve_with
     async with serve_with() as server, browser(server) as client, browser(server) as later:
         subject = someone(issuer, name="Ada")
         secret = await invite(server, role="ADMIN")
-        answer = await sign_in(client, subject, f"/api/session/openid?invite={secret}")
+        answer = await accept(client, subject, secret)
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
         first = (await client.get("/api/session")).json()
         assert (first["userName"], first["role"], first["scopes"]) == ("Ada", "ADMIN", ["generate", "read", "admin"])
@@ -93,15 +105,26 @@ async def test_an_invite_makes_a_member_who_is_the_same_one_next_time(serve_with
         assert (await later.get("/api/session")).json()["userId"] == first["userId"]
         assert (await later.get("/api/sessions")).json()[0]["method"] == "oidc"
         # each link is for one person
-        other = await sign_in(later, someone(issuer), f"/api/session/openid?invite={secret}")
+        other = await accept(later, someone(issuer), secret)
         assert other.status_code == 404
+
+
+async def test_an_invite_is_not_accepted_for_another_site_nor_from_an_address(
+    serve_with: Any, issuer: OpenIdIssuer
+) -> None:
+    async with serve_with() as server, browser(server) as client:
+        secret = await invite(server)
+        foreign = {"Origin": "https://evil.example"}
+        begun = await client.post("/api/session/openid", json={"invite": secret}, headers=foreign)
+        assert (begun.status_code, begun.headers.get("set-cookie")) == (403, None)
+        assert (await sign_in(client, someone(issuer), f"/api/session/openid?invite={secret}")).status_code == 403
 
 
 async def test_roles_come_from_a_claim_at_each_sign_in_both_ways(serve_with: Any, issuer: OpenIdIssuer) -> None:
     async with serve_with(oidc_roles=ROLES, oidc_team="Default team") as server, browser(server) as client:
         subject = someone(issuer, name="Ada")
         seen = []
-        for groups in (["staff"], ["other", "infra"], "leads staff", ["staff"]):
+        for groups in (["staff"], ["other", "infra"], "leads", ["staff"]):
             issuer.know(subject, name="Ada", groups=groups)
             assert (await sign_in(client, subject)).status_code == 303
             seen.append((await client.get("/api/session")).json()["scopes"][2:])

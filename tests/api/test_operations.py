@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from databases import new_postgres_url
+from schnell.clock import now
+from schnell.database.tables import records, users
 from servers import Server, body_with, key_for, run_server
 
 
@@ -37,6 +41,11 @@ async def test_usage_by_anything_is_the_ledgers(two_teams: tuple[Server, dict[st
     for by in ("day", "team", "user", "model"):
         assert {name: sum(row[name] for row in usage[by]) for name in total} == total, by
     assert {row["name"]: row["pictures"] for row in usage["lora"]} == {"flat": 2, "line": 1}
+    # people of one name are told apart
+    async with server.services.database.write() as connection:
+        await connection.execute(update(users).values(name="Ada"))
+    names = [row["name"] for row in (await server.client.get("/api/admin/usage/user")).json()["usage"]]
+    assert sorted(names) == ["Ada (Default team)", "Ada (Design)"]
     own = (await server.client.get("/api/admin/usage/team", headers=other)).json()["usage"]
     assert [(row["name"], row["pictures"]) for row in own] == [("Design", 2)]
     text = (await server.client.get("/api/admin/usage/team?format=csv", headers=other)).text
@@ -57,7 +66,9 @@ async def test_failures_and_storage_are_ones_own(two_teams: tuple[Server, dict[s
     assert (await server.client.get("/api/admin/servers", headers=other)).status_code == 403
 
 
-async def test_a_generation_is_cancelled_by_its_team_and_by_operators_only(tmp_path: Path) -> None:
+async def test_a_generation_is_cancelled_by_its_team_and_by_operators_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with run_server(tmp_path) as server:
         server.runner.gate = asyncio.Event()
         design = await key_for(server, "Design", "generate", "read", "admin")
@@ -67,6 +78,15 @@ async def test_a_generation_is_cancelled_by_its_team_and_by_operators_only(tmp_p
         queue = (await server.client.get("/api/admin/queue")).json()["queue"]
         assert [(row["id"], row["team"]) for row in queue] == [(record, "Design")]
         assert (await server.client.get("/api/admin/queue", headers=sales)).json()["queue"] == []
+        # it is found by its id, also behind all that the list shows
+        monkeypatch.setattr("schnell.generations.overview._MOST_SHOWN", 1)
+        earlier = await server.client.post("/api/features", json=body_with() | {"async": True})
+        async with server.services.database.write() as connection:
+            first = records.c.id == earlier.json()["aiRecord"]["uuid"]
+            old = now() - timedelta(hours=1)
+            await connection.execute(update(records).where(first).values(created_at=old))
+        [shown] = (await server.client.get("/api/admin/queue")).json()["queue"]
+        assert shown["id"] != record
         path = f"/api/admin/queue/{record}/cancel"
         assert (await server.client.post(path, headers=sales)).status_code == 404
         assert (await server.client.post(path)).json() == {"uuid": record, "status": "FAILURE"}

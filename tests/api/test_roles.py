@@ -29,6 +29,7 @@ Who = Literal[
     "no key",
     "read",
     "generate",
+    "member",
     "team admin",
     "operator",
     "other team",
@@ -38,9 +39,9 @@ Who = Literal[
 ]
 #: open: for everybody. link: for who has a signed link, whatever their key. page, admin page, team page: pages for
 #: `read`, for `admin`, and for who may manage the team. read, generate, admin, operator: for who has that scope. Where
-#: the path names something, `team` is for who may manage its team, `own` for its owner, `author` for who drew it and
-#: their administrators, and the rest for its team; for others it does not exist. admin ended: for `admin`, of a
-#: generation that has ended: it exists for nobody.
+#: the path names something, `team` is for who may manage its team, `own` for its owner, and the rest for its
+#: team; for others it does not exist. owner: for who may all that their member may, without an end or a limit.
+#: admin ended: for `admin`, of a generation that has ended: it exists for nobody.
 Need = Literal[
     "open",
     "link",
@@ -53,12 +54,13 @@ Need = Literal[
     "operator",
     "team",
     "own",
-    "author",
+    "owner",
     "admin ended",
 ]
 _SCOPES: Final[Mapping[Who, frozenset[str]]] = {
     "read": frozenset({"read"}),
     "generate": frozenset({"generate"}),
+    "member": frozenset({"read", "generate"}),
     "team admin": frozenset({"read", "generate", "admin"}),
     "operator": frozenset({"read", "generate", "admin", "operator"}),
     "other team": frozenset({"read", "generate", "admin"}),
@@ -66,15 +68,17 @@ _SCOPES: Final[Mapping[Who, frozenset[str]]] = {
 #: The scope that a need takes, where it is not called as the need is.
 _WANTED: Final[Mapping[Need, str]] = {
     "own": "read",
+    "owner": "read",
     "team": "admin",
-    "author": "generate",
     "page": "read",
     "admin page": "admin",
     "team page": "admin",
     "admin ended": "admin",
 }
 #: Who is in the team that paths name.
-_INSIDE: Final = frozenset({"read", "generate", "team admin"})
+_INSIDE: Final = frozenset({"read", "generate", "member", "team admin"})
+#: Who has a key that may less than its owner.
+_LENT: Final = frozenset({"read", "generate"})
 
 TABLE: Final[Mapping[str, Need]] = {
     # the native API
@@ -84,7 +88,7 @@ TABLE: Final[Mapping[str, Need]] = {
     "POST /api/results/{record_id}/cancel": "generate",
     "POST /api/results/{record_id}/rating": "generate",
     "POST /api/results/{record_id}/feedback": "generate",
-    "DELETE /api/results/{record_id}": "author",
+    "DELETE /api/results/{record_id}": "generate",
     "GET /models": "open",
     "GET /api/loras": "read",
     "POST /api/loras": "generate",
@@ -106,16 +110,17 @@ TABLE: Final[Mapping[str, Need]] = {
     "GET /api/session": "read",
     "POST /api/session/password": "open",
     "GET /api/session/openid": "open",
+    "POST /api/session/openid": "open",
     "GET /api/session/openid/callback": "open",
     "POST /api/invites/show": "open",
     "POST /api/invites/accept": "open",
     "GET /api/keys": "read",
-    "POST /api/keys": "read",
+    "POST /api/keys": "owner",
     "PATCH /api/keys/{key_id}": "own",
     "DELETE /api/keys/{key_id}": "own",
-    "PUT /api/password": "read",
+    "PUT /api/password": "owner",
     "GET /api/sessions": "read",
-    "DELETE /api/sessions": "read",
+    "DELETE /api/sessions": "owner",
     "DELETE /api/sessions/{session_id}": "own",
     "GET /api/usage": "read",
     # administration
@@ -219,6 +224,7 @@ TABLE: Final[Mapping[str, Need]] = {
 }
 #: What is found wrong with a body is told before it is looked whose the thing is: these have to be right.
 BODIES: Final[Mapping[str, Any]] = {
+    "PUT /api/password": {"name": "ada", "password": "short"},
     "POST /api/results/{record_id}/rating": {"rating": 3},
     "POST /api/results/{record_id}/feedback": {"feedback": "fine"},
     "PATCH /api/keys/{key_id}": {"name": "renamed"},
@@ -285,6 +291,7 @@ async def build_world(connection: Connection) -> World:
         "other team": await key(other, other.scopes),
         "read": await key(member, ["read"]),
         "generate": await key(member, ["generate"]),
+        "member": await key(member, member.scopes),
         "operator": await key(await find_member(connection, operators.id), ("generate", "read", "admin", "operator")),
         "team admin": await key(owner, owner.scopes),
     }
@@ -310,7 +317,7 @@ async def fill(server: Server, world: World, path: str) -> tuple[str, bool]:
         if "invite_id" in names:
             made["{invite_id}"] = (await make_invite(connection, SERVER, team_id, "Invited")).invite.id
     if "record_id" in names:
-        drawn = await server.client.post("/api/features", json=BODY, headers=world.headers["team admin"])
+        drawn = await server.client.post("/api/features", json=BODY, headers=world.headers["member"])
         made["{record_id}"] = drawn.json()["aiRecord"]["uuid"]
     if "{collection_id}" in path:
         answer = await server.client.post(
@@ -341,6 +348,8 @@ def expected(who: Who, need: Need, *, named: bool) -> set[str]:  # noqa: PLR0911
         return {"sign in"}
     if scopes is None:
         return {"401"}
+    if need in {"own", "owner"} and who in _LENT:
+        return {"403"}
     if _WANTED.get(need, need) not in scopes:
         return {"403"}
     if need == "admin ended":
@@ -351,9 +360,7 @@ def expected(who: Who, need: Need, *, named: bool) -> set[str]:  # noqa: PLR0911
 def expected_of_named(who: Who, need: Need) -> set[str]:
     """What may happen where the path names something of a team, for who has the scope."""
     if need == "own":
-        return {"in"} if who in {"read", "generate"} else {"404"}
-    if need == "author" and who == "generate":
-        return {"403"}
+        return {"in"} if who == "member" else {"404"}
     if need in {"team", "team page"}:
         return {"404"} if who == "other team" else {"in"}
     return {"in"} if who in _INSIDE else {"404"}

@@ -1,5 +1,6 @@
 """Signing in beside keys: invites, passwords, sessions, and what each of them refuses."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -208,18 +209,38 @@ async def test_an_administrators_key_belongs_to_who_it_was_made_for(server: Serv
 
 
 async def test_a_key_cannot_outgrow_itself(server: Server) -> None:
+    """Nor sign its owner out, take their keys away, or become a password, a member or an invite that outlasts it."""
     team = await team_of(server)
-    limits = {"scopes": ["read"], "expiresAt": "2090-01-01T00:00:00Z", "rateLimit": "100/minute"}
-    weak = (await server.client.post(f"/api/admin/teams/{team}/keys", json=limits)).json()["key"]
-    headers = {"API-KEY": weak}
-    assert (await server.client.post("/api/keys", json={"scopes": ["generate"]}, headers=headers)).status_code == 400
-    made = (await server.client.post("/api/keys", json={"rateLimit": "1000/second"}, headers=headers)).json()["details"]
-    assert (made["scopes"], made["rateLimit"]) == (["read"], "100/minute")
-    assert made["expiresAt"].startswith("2090-01-01")
-    body = {"name": "ada", "password": PASSWORD}
-    refused = await server.client.put("/api/password", json=body, headers=headers)
-    assert refused.status_code == 403
-    assert "lacks generate, admin, operator" in refused.json()["message"]
+    first = (await server.client.get("/api/keys")).json()[0]["id"]
+    full = ["generate", "read", "admin", "operator"]
+    for limits in (
+        {"scopes": ["read"]},
+        {"scopes": full, "expiresAt": "2090-01-01T00:00:00Z"},
+        {"scopes": full, "rateLimit": "100/minute"},
+    ):
+        lent = (await server.client.post("/api/keys", json=limits)).json()["key"]
+        async with browser(server) as signed_in:
+            # a browser that signed in with the key is worth what the key is
+            await signed_in.post("/api/session", json={"key": lent})
+            for client, headers in ((server.client, {"API-KEY": lent}), (signed_in, {})):
+                tries = [
+                    await client.post("/api/keys", json={}, headers=headers),
+                    await client.patch(f"/api/keys/{first}", json={"name": "mine"}, headers=headers),
+                    await client.delete(f"/api/keys/{first}", headers=headers),
+                    await client.delete("/api/sessions", headers=headers),
+                    await client.delete(f"/api/sessions/{team}", headers=headers),
+                    await client.put("/api/password", json={"name": "ada", "password": PASSWORD}, headers=headers),
+                    await client.post(f"/api/admin/teams/{team}/keys", json={}, headers=headers),
+                    await client.post(f"/api/admin/teams/{team}/users", json={"name": "Eve"}, headers=headers),
+                    await client.post(f"/api/admin/teams/{team}/invites", json={"name": "Eve"}, headers=headers),
+                ]
+                assert [each.status_code for each in tries] == [403] * len(tries)
+            page = (await signed_in.get("/account")).text
+            assert 'id="new-key"' not in page
+            assert 'id="new-password"' not in page
+    made = await server.client.post("/api/keys", json={"rateLimit": "5/second"})
+    assert made.json()["details"]["rateLimit"] == "5/second"
+    assert (await server.client.put("/api/password", json={"name": "ada", "password": PASSWORD})).status_code == 204
 
 
 async def test_a_password_is_changed_with_the_one_before_and_signs_other_browsers_out(server: Server) -> None:
@@ -314,3 +335,27 @@ async def test_team_changes_are_the_operators(server: Server) -> None:
         assert (await eve.post("/api/admin/teams", json={"name": "mine"})).status_code == 403
         assert [each["id"] for each in (await eve.get("/api/admin/teams")).json()] == [team]
         assert (await eve.get("/api/admin/usage")).status_code == 200
+
+
+async def test_behind_https_the_cookie_is_one_that_no_other_host_can_set(serve: Any) -> None:
+    async with serve(public_url="https://schnell.test") as server, browser(server) as visitor:
+        visitor.base_url = httpx.URL("https://schnell.test")
+        signed_in = await visitor.post("/api/session", json={"key": KEY})
+        cookie = signed_in.headers["set-cookie"]
+        assert cookie.startswith("__Host-schnell_session=")
+        assert ("Path=/" in cookie, "Secure" in cookie, "Domain" in cookie) == (True, True, False)
+        assert (await visitor.get("/api/session")).status_code == 200
+        planted = {"Cookie": f"schnell_session={visitor.cookies['__Host-schnell_session']}"}
+        visitor.cookies.clear()
+        assert (await visitor.get("/api/session", headers=planted)).status_code == 401
+
+
+async def test_guesses_that_come_at_once_are_no_more_than_the_limit(serve: Any) -> None:
+    async with serve(sign_in_rate_limit="3/hour") as server, browser(server) as guesser:
+        body = {"name": "ada", "password": "wrong password"}
+        answers = await asyncio.gather(*(guesser.post("/api/session/password", json=body) for _ in range(12)))
+        assert sorted(each.status_code for each in answers) == [401] * 3 + [429] * 9
+        # what an invite tells of names is counted, too
+        accepted = {"invite": "x" * 30, "name": "ada", "password": PASSWORD}
+        refused = await guesser.post("/api/invites/accept", json=accepted)
+        assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)

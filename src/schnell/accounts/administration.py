@@ -11,6 +11,7 @@ from typing import Any
 from schnell.accounts import keys, teams
 from schnell.accounts.audit import Actor, differences, record
 from schnell.accounts.identity import DEFAULT_SCOPES, ApiKey, Caller, Member, Team
+from schnell.accounts.invites import revoke_invites
 from schnell.accounts.keys import NewKey
 from schnell.accounts.sessions import end_sessions
 from schnell.database.connection import Connection
@@ -35,6 +36,31 @@ def check_may_change(caller: Caller, member: Member) -> None:
     """
     if member.operator and not caller.is_operator:
         raise ForbiddenError(f"{member.user_name} is an operator of this server: only operators may do this")
+
+
+def check_owner(caller: Caller) -> None:
+    """Keep who was lent a key from making its owner's account their own: it ends, or may less, for a reason.
+
+    Raises:
+        ForbiddenError: the key may less than its owner, expires, or has a rate limit.
+    """
+    if not caller.is_owner:
+        raise ForbiddenError(
+            "a key that may less than its owner, expires, or has a rate limit changes nothing of the account: "
+            "sign in with your password or OpenID, or use a key without limits"
+        )
+
+
+def check_not_lent(caller: Caller) -> None:
+    """Keep an administrator's key that ends from making what goes on without it: members, their keys and invites.
+
+    Raises:
+        ForbiddenError: the key expires, or has a rate limit.
+    """
+    if caller.lent:
+        raise ForbiddenError(
+            "a key that expires or has a rate limit makes no members, keys or invites, which would outlast it"
+        )
 
 
 async def create_team(connection: Connection, actor: Actor, name: str, **columns: Any) -> Team:
@@ -67,6 +93,8 @@ async def change_member(
 ) -> Member:
     """As `teams.change_member`; with `operator`, make the user one, or no longer one. Inactive members are signed out.
 
+    Who rises can no longer be let in by links of before, and who falls takes the links along that they have made.
+
     Raises:
         InvalidFieldError: nobody would be left who may manage the server.
     """
@@ -81,7 +109,17 @@ async def change_member(
     if member.status != "ACTIVE":
         await end_sessions(connection, member.user_id)
     await _record_member(connection, actor, "member.changed", member, differences(before, member))
+    await _revoke_invites(connection, actor, before, member)
     return member
+
+
+async def _revoke_invites(connection: Connection, actor: Actor, before: Member, after: Member) -> None:
+    gained, lost = set(after.scopes) - set(before.scopes), set(before.scopes) - set(after.scopes)
+    if gained:
+        # an administrator who holds a link of a member would, with it, become what the member is now
+        await revoke_invites(connection, actor, made_for=after.user_id)
+    if lost or after.status != "ACTIVE":
+        await revoke_invites(connection, actor, made_by=after.user_id)
 
 
 async def is_last_operator(connection: Connection, member: Member) -> bool:

@@ -87,19 +87,23 @@ def _to_caller(row: Row[Any]) -> Caller:
     _refuse_inactive(row)
     # a key may no more than its owner does now: who is no administrator any more has no key that is one
     may = scopes_of(row.role, operator=row.operator)
+    scopes = may if row.key_id is None else tuple(scope for scope in split_scopes(row.scopes) if scope in may)
+    lent = row.expires_at is not None or bool(row.rate_limit)
     return Caller(
         team_id=row.team_id,
         user_id=row.user_id,
         user_name=row.user_name,
         key_id=row.key_id,
         role=row.role,
-        scopes=may if row.key_id is None else tuple(scope for scope in split_scopes(row.scopes) if scope in may),
+        scopes=scopes,
         rate_limit=row.rate_limit,
         may_disable_safety=row.may_disable_safety,
         may_disable_watermark=row.may_disable_watermark,
         team_name=row.team_name,
         key_prefix=row.key_prefix or "",
         session_id=getattr(row, "session_id", None),
+        is_owner=scopes == may and not lent,
+        lent=lent,
     )
 
 

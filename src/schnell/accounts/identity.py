@@ -90,7 +90,9 @@ class Caller:
     """Who sent a request, and what they may do: with an API key, or in a session of a browser, or both.
 
     `key_id` is the key that came with the request, or that the session was made with; None in a session that was made
-    with a password or by an OpenID provider. `team_name` and `key_prefix` (the key's first
+    with a password or by an OpenID provider. `is_owner`: whether they may change how its member signs in, and the
+    member's keys; a key that may less than its member, expires, or has a rate limit was lent, and may not. `lent`: it
+    expires or has a limit. `team_name` and `key_prefix` (the key's first
     characters) are for logs and metrics.
     """
 
@@ -106,6 +108,8 @@ class Caller:
     team_name: str = ""
     key_prefix: str = ""
     session_id: str | None = None
+    is_owner: bool = False
+    lent: bool = False
 
     @property
     def counted_as(self) -> str:

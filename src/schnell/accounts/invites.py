@@ -13,7 +13,7 @@ from schnell.accounts.identity import BudgetWindow, Member, Role
 from schnell.accounts.keys import digest_key
 from schnell.clock import now
 from schnell.database.connection import Connection
-from schnell.database.tables import invites, new_id
+from schnell.database.tables import invites, members, new_id, users
 from schnell.database.tables import teams as team_rows
 from schnell.errors import NotFoundError
 
@@ -34,6 +34,7 @@ class Invite:
     credit_limit: int | None
     budget_window: BudgetWindow
     created_by: str
+    created_by_id: str | None
     created_at: datetime
     expires_at: datetime
     accepted_at: datetime | None
@@ -69,7 +70,10 @@ async def make_invite(  # noqa: PLR0913 - one argument a column
 
     Raises:
         NotFoundError: there is no such team.
+        InvalidFieldError: as `teams.add_member`.
     """
+    if user_id is None:
+        teams.check_user_name(user_name)
     team = await teams.find_team(connection, team_id)
     secret, moment = secrets.token_urlsafe(32), now()
     row: dict[str, Any] = {
@@ -81,6 +85,7 @@ async def make_invite(  # noqa: PLR0913 - one argument a column
         "credit_limit": credit_limit,
         "budget_window": budget_window,
         "created_by": actor.name[:200],
+        "created_by_id": actor.user_id,
         "created_at": moment,
         "expires_at": moment + lifetime,
     }
@@ -124,9 +129,10 @@ async def accept_invite(connection: Connection, secret: str, user_name: str | No
     """Use an invite up, and give the member that it made, or was for. `user_name`: what the person calls themselves.
 
     Raises:
-        NotFoundError: the invite cannot be used.
+        NotFoundError: the invite cannot be used, or who has made it may not do so any more.
     """
     invite = await read_invite(connection, secret)
+    await _check_maker(connection, invite)
     # of two browsers that accept at once, one changes the row
     unused = (invites.c.id == invite.id, invites.c.accepted_at.is_(None), invites.c.revoked_at.is_(None))
     taken = await connection.execute(update(invites).where(*unused).values(accepted_at=now()))
@@ -164,6 +170,40 @@ async def revoke_invite(connection: Connection, actor: Actor, invite_id: str) ->
     name, team_id = invite.user_name, invite.team_id
     await record(connection, actor, "invite.revoked", name, target_id=invite.id, team_id=team_id)
     return await find_invite(connection, invite_id)
+
+
+async def revoke_invites(
+    connection: Connection, actor: Actor, *, made_for: str | None = None, made_by: str | None = None
+) -> None:
+    """Revoke all open invites that let this user in again (`made_for`), or that this user has made (`made_by`)."""
+    whose = invites.c.user_id == made_for if made_for is not None else invites.c.created_by_id == made_by
+    open_ones = (invites.c.accepted_at.is_(None), invites.c.revoked_at.is_(None), invites.c.expires_at > now())
+    for invite_id in list((await connection.execute(select(invites.c.id).where(whose, *open_ones))).scalars()):
+        await revoke_invite(connection, actor, invite_id)
+
+
+async def _check_maker(connection: Connection, invite: Invite) -> None:
+    """Refuse a link whose maker could not make it now: a link must not keep what its maker has lost. NotFoundError.
+
+    The command line, which has no user, may always.
+    """
+    if invite.created_by_id is None:
+        return
+    query = (
+        select(members.c.team_id, members.c.role, users.c.operator)
+        .join(users, users.c.id == members.c.user_id)
+        .join(team_rows, team_rows.c.id == members.c.team_id)
+        .where(members.c.user_id == invite.created_by_id, members.c.status == "ACTIVE", team_rows.c.status == "ACTIVE")
+    )
+    found = (await connection.execute(query)).all()
+    if any(row.operator for row in found):
+        return
+    manages = any(row.team_id == invite.team_id and row.role == "ADMIN" for row in found)
+    # as `administration.check_may_change`, which was asked when the link was made: its member may have risen since
+    if not manages or (
+        invite.user_id is not None and (await teams.find_member(connection, invite.team_id, invite.user_id)).operator
+    ):
+        raise NotFoundError(_GONE)
 
 
 def _query() -> Select[Any]:

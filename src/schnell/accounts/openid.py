@@ -1,5 +1,6 @@
 """Sign-in by an OpenID provider (authorization code with PKCE), over Authlib: any issuer, roles from a claim."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ _ALGORITHMS: Final = (
     "EdDSA",
     "Ed25519",
 )
+#: Claims that hold several values in one text, with spaces between.
+_SPACED: Final = frozenset({"scope", "scp"})
 _SECONDS: Final = 10.0
 #: From the mightiest to the least: who has several, has the first of them.
 _RANKS: Final = ("OPERATOR", "ADMIN", "MEMBER")
@@ -77,6 +80,16 @@ class Identity:
 def _reason(cause: Exception) -> str:
     # codes and tokens stand in addresses and bodies: the kind of failure and its first words are enough for an operator
     return f"{type(cause).__name__}: {str(cause).split('?')[0][:200]}"
+
+
+def _texts_of(name: str, claim: Any) -> list[str]:
+    """The values of a claim as text: of a list each, of an object its keys, of anything else itself, as JSON has it."""
+    if isinstance(claim, str):
+        # a group may have a space in its name; scopes (RFC 6749, 3.3) are what spaces tell apart
+        return claim.split() if name in _SPACED else [claim]
+    if isinstance(claim, list | tuple | Mapping):
+        return [each if isinstance(each, str) else json.dumps(each) for each in claim]
+    return [] if claim is None else [json.dumps(claim)]
 
 
 class OpenIdProvider:
@@ -162,8 +175,7 @@ class OpenIdProvider:
     def _rank(self, claims: Mapping[str, Any]) -> str | None:
         if not self.config.roles:
             return None
-        found = claims.get(self.config.role_claim) or []
-        values = found.replace(",", " ").split() if isinstance(found, str) else [str(each) for each in found]
+        values = _texts_of(self.config.role_claim, claims.get(self.config.role_claim))
         ranks = {self.config.roles[each] for each in values if each in self.config.roles}
         rank = next((each for each in _RANKS if each in ranks), None)
         if rank is None:

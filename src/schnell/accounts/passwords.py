@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,10 +18,11 @@ from schnell.accounts.teams import find_member
 from schnell.clock import now
 from schnell.database.connection import Connection, upsert
 from schnell.database.tables import logins, members, teams
-from schnell.errors import ConflictError, FieldProblem, InvalidFieldError, UnauthorizedError
+from schnell.errors import ConflictError, FieldProblem, InvalidFieldError, RateLimitedError, UnauthorizedError
 
 SHORTEST: Final = 12
 LONGEST: Final = 256
+_LONGEST_NAME: Final = 200
 #: RFC 9106 names larger ones; these are OWASP's least for a server that has other work (Password Storage Cheat Sheet):
 #: 19 MiB, two passes, one lane.
 _KIBIBYTES: Final = 19 * 1024
@@ -36,23 +39,47 @@ class Login:
 
 
 class PasswordHashes:
-    """Makes and checks hashes (Argon2id), a few at a time: each takes 19 MiB of memory and a part of a second."""
+    """Makes and checks hashes (Argon2id), a few at a time: each takes 19 MiB of memory and a part of a second.
 
-    def __init__(self, at_once: int = 2) -> None:
+    At most `most_waiting` wait for their turn: who comes then is refused, so that a flood keeps nobody out for long.
+    """
+
+    def __init__(self, at_once: int = 2, most_waiting: int = 20) -> None:
         self._turns = asyncio.Semaphore(at_once)
+        self._most = at_once + most_waiting
+        self._under_way = 0
         self._nobodys: str | None = None
 
     async def make(self, password: str) -> str:
-        """The hash of a password, with its salt and parameters, in the PHC string format."""
-        async with self._turns:
+        """The hash of a password, with its salt and parameters, in the PHC string format.
+
+        Raises:
+            RateLimitedError: too many wait already.
+        """
+        async with self._turn():
             return await asyncio.to_thread(_hash, password)
 
     async def fits(self, password: str, login: Login | None) -> bool:
-        """Whether the password is that login's. Where there is none, it takes as long to say no."""
+        """Whether the password is that login's. Where there is none, it takes as long to say no.
+
+        Raises:
+            RateLimitedError: too many wait already.
+        """
         if self._nobodys is None:
             self._nobodys = await self.make(secrets.token_urlsafe())
-        async with self._turns:
+        async with self._turn():
             return await asyncio.to_thread(_fits, password, login.password_hash if login else self._nobodys)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._under_way >= self._most:
+            raise RateLimitedError("too many people sign in just now; try again in 2 s", self._most, 2)
+        self._under_way += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._under_way -= 1
 
 
 def fold_name(name: str) -> str:
@@ -60,12 +87,21 @@ def fold_name(name: str) -> str:
     return unicodedata.normalize("NFKC", name.strip()).casefold()
 
 
+def _check_name(name: str) -> None:
+    # one character may become eighteen: what is compared has to fit where it is kept
+    if len(fold_name(name)) > _LONGEST_NAME:
+        raise InvalidFieldError(FieldProblem("name", f"must have at most {_LONGEST_NAME} characters, written plainly"))
+
+
 def check_password(password: str, name: str) -> None:
-    """Refuse a password that is quickly guessed. Length is what counts; no kinds of characters are asked for.
+    """Refuse a password that is quickly guessed, and a name that is too long.
+
+    Length is what counts; no kinds of characters are asked for.
 
     Raises:
         InvalidFieldError: it is too short or too long, or the name itself.
     """
+    _check_name(name)
     problem = None
     if not SHORTEST <= len(password) <= LONGEST:
         problem = f"must have {SHORTEST}-{LONGEST} characters; some words in a row are easy to remember"

@@ -1,6 +1,8 @@
 """How many requests an API key may make in a time. Each server counts in its own memory, for itself alone."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
@@ -10,7 +12,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from schnell.accounts.identity import Caller
-from schnell.errors import FieldProblem, InvalidFieldError, RateLimitedError
+from schnell.errors import FieldProblem, InvalidFieldError, RateLimitedError, SchnellError
 
 #: Guesses at one name's password, from all addresses together. Its owner can still use a key or another way in.
 _TRIES_A_NAME: Final = "60/hour"
@@ -51,6 +53,7 @@ class RateLimits:
         self._default = default
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._parsed: dict[str, RateLimitItem] = {}
+        self._under_way: dict[str, int] = {}
 
     def count(self, caller: Caller) -> RateStatus | None:
         """Count one request of a caller, and say what is left (None: no limit).
@@ -77,19 +80,34 @@ class RateLimits:
         """
         self._hit(_TRIES_A_NAME, f"name {name}", "this name")
 
-    def check_address(self, address: str, limit: str | None) -> None:
-        """Refuse an address that has failed too often to sign in. Failures are counted with `count_failure`.
+    @contextmanager
+    def sign_in(self, address: str, limit: str | None) -> Iterator[None]:
+        """One try of an address to sign in, which counts if it fails. Those under way count as if they failed.
+
+        So no more tries than the limit are ever looked at, however many come at once.
 
         Raises:
             RateLimitedError: nothing is left; it says when to come back.
         """
-        if limit and not self._limiter.test(self._parse(limit), f"sign-in {address}"):
-            self._hit(limit, f"sign-in {address}", "your address")
-
-    def count_failure(self, address: str, limit: str | None) -> None:
-        """Count one failure of an address to sign in."""
-        if limit:
-            self._limiter.hit(self._parse(limit), f"sign-in {address}")
+        if not limit:
+            yield
+            return
+        item, who = self._parse(limit), f"sign-in {address}"
+        under_way = self._under_way.get(who, 0) + 1
+        if under_way > item.amount or not self._limiter.test(item, who, cost=under_way):
+            raise self._refusal(limit, who, "your address")
+        self._under_way[who] = under_way
+        try:
+            yield
+        except BaseException as cause:
+            # what failed for the server's own reasons tells nothing of who asked. A try that was broken off does
+            if not isinstance(cause, SchnellError) or (cause.status < 500 and cause.status != 429):
+                self._limiter.hit(item, who)
+            raise
+        finally:
+            self._under_way[who] -= 1
+            if not self._under_way[who]:
+                del self._under_way[who]
 
     def _parse(self, text: str) -> RateLimitItem:
         if text not in self._parsed:
@@ -102,9 +120,18 @@ class RateLimits:
         item = self._parse(text)
         granted = self._limiter.hit(item, who)
         stats = self._limiter.get_window_stats(item, who)
-        # rounded up, and never 0: a client that waits as long as it is told finds a place free
-        status = RateStatus(item.amount, stats.remaining, max(1, ceil(stats.reset_time - time.time())))
+        status = RateStatus(item.amount, stats.remaining, _seconds_to(stats.reset_time))
         if granted:
             return status
-        message = f"{named} may ask {text.replace('/', ' times a ')}; try again in {status.reset_after} s"
-        raise RateLimitedError(message, item.amount, status.reset_after)
+        raise self._refusal(text, who, named)
+
+    def _refusal(self, text: str, who: str, named: str) -> RateLimitedError:
+        item = self._parse(text)
+        wait = _seconds_to(self._limiter.get_window_stats(item, who).reset_time)
+        message = f"{named} may ask {text.replace('/', ' times a ')}; try again in {wait} s"
+        return RateLimitedError(message, item.amount, wait)
+
+
+def _seconds_to(moment: float) -> int:
+    # rounded up, and never 0: a client that waits as long as it is told finds a place free
+    return max(1, ceil(moment - time.time()))

@@ -1,5 +1,6 @@
 """Teams, users and memberships: make, list, find and change them."""
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, SYSTEM, BudgetWindow
 from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
 from schnell.database.tables import members, new_id, teams, users
-from schnell.errors import ConflictError, NotFoundError
+from schnell.errors import ConflictError, FieldProblem, InvalidFieldError, NotFoundError
 
 
 async def create_team(
@@ -111,7 +112,9 @@ async def add_member(  # noqa: PLR0913 - one argument a column
 
     Raises:
         NotFoundError: there is no such team.
+        InvalidFieldError: the user is called as the server calls itself.
     """
+    check_user_name(user_name)
     team = await find_team(connection, team_id)
     moment = now()
     user_id = new_id()
@@ -133,6 +136,12 @@ async def add_member(  # noqa: PLR0913 - one argument a column
         )
     )
     return await find_member(connection, team.id, user_id)
+
+
+def check_user_name(name: str) -> None:
+    """Keep people from being called what the audit log and lists call the server itself. Raises InvalidFieldError."""
+    if unicodedata.normalize("NFKC", name).strip().upper() == SYSTEM:
+        raise InvalidFieldError(FieldProblem("name", f"{SYSTEM} is what the server calls itself: choose another name"))
 
 
 async def list_members(connection: Connection, team_id: str | None = None) -> list[Member]:

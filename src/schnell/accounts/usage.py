@@ -52,8 +52,9 @@ async def collect_usage(
         .join_from(ledger, teams, teams.c.id == ledger.c.team_id)
         .join(users, users.c.id == ledger.c.user_id)
         .join(api_keys, api_keys.c.id == ledger.c.key_id, isouter=True)
-        .group_by(*grouping)
-        .order_by(ledger.c.day.desc(), teams.c.name, users.c.name, api_keys.c.prefix)
+        # by ids: two people, or two keys that an operator has chosen, may be called the same
+        .group_by(*grouping, ledger.c.user_id, ledger.c.key_id)
+        .order_by(ledger.c.day.desc(), teams.c.name, users.c.name, api_keys.c.prefix, ledger.c.user_id)
     )
     if team_id:
         query = query.where(ledger.c.team_id == team_id)

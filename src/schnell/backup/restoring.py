@@ -3,15 +3,16 @@
 import asyncio
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from schnell.assets.store import is_key, media_type_of
 from schnell.backup.databases import restore_database
 from schnell.backup.folder import BackupFolder, BackupPage, copy_file, drafted
 from schnell.backup.making import Installation, ShowCount, each_in_turn
+from schnell.clock import now
 from schnell.database.migration import knows_schema, migrate
 from schnell.database.session import Database, parse_database_url
-from schnell.database.tables import images, servers
+from schnell.database.tables import images, invites, servers, sessions
 from schnell.errors import BackupError
 from schnell.generations.records import forget_images
 
@@ -110,7 +111,7 @@ def _write_closed(path: Path, text: str) -> None:
 
 
 async def _settle(installation: Installation, folder: BackupFolder) -> None:
-    """Migrate, and take out of the database what is not there: removed pictures, and the servers of its time."""
+    """Migrate, and take out of the database what is not there: removed pictures, servers, sessions and open invites."""
     kept = set(await asyncio.to_thread(_list_keys, folder))
     database = Database(installation.database_url)
     try:
@@ -121,5 +122,9 @@ async def _settle(installation: Installation, folder: BackupFolder) -> None:
             await forget_images(connection, gone)
             # or the next start would wait until their leases have run out before it fails what they were drawing
             await connection.execute(delete(servers))
+            # cookies and links of its time may have been ended since; passwords and keys open as they did
+            await connection.execute(delete(sessions))
+            still_open = (invites.c.accepted_at.is_(None), invites.c.revoked_at.is_(None))
+            await connection.execute(update(invites).where(*still_open).values(revoked_at=now()))
     finally:
         await database.close()

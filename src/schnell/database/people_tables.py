@@ -163,7 +163,8 @@ sessions = Table(
     Index("ix_sessions_expires", "expires_at"),
 )
 #: Links that administrators have made, as the SHA-256 `digest` of each secret. Without `user_id` one makes a new member
-#: of the team; with it, that member chooses a password anew.
+#: of the team; with it, that member chooses a password anew. `created_by_id` is the user who has made it, None on the
+#: command line: a link is worth no more than its maker is when it is used.
 invites = Table(
     "invites",
     metadata,
@@ -176,6 +177,7 @@ invites = Table(
     Column("credit_limit", BigInteger),
     Column("budget_window", String(8), nullable=False),
     Column("created_by", String(200), nullable=False),
+    Column("created_by_id", Id, ForeignKey("users.id")),
     Column("created_at", Timestamp, nullable=False),
     Column("expires_at", Timestamp, nullable=False),
     Column("accepted_at", Timestamp),

@@ -156,7 +156,7 @@ class History:
 def check_may_delete(caller: Caller, authors: Iterable[str]) -> None:
     """Refuse to let a member delete what others have drawn. Raises ForbiddenError."""
     foreign = sum(author != caller.user_id for author in authors)
-    if foreign and caller.role != "ADMIN":
+    if foreign and "admin" not in caller.scopes:
         problem = f"{foreign} of these are another member's: they and the team's administrators may delete them"
         raise ForbiddenError(problem)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, select, union_all
 
 from schnell.clock import now
 from schnell.database.connection import Connection
@@ -62,7 +62,10 @@ class StoredOfTeam:
 
 @dataclass(frozen=True, slots=True)
 class UsageGroup:
-    """What was used for one day, team, member, model or LoRA (`name`). A picture with two LoRAs counts for both."""
+    """What was used for one day, team, member, model or LoRA (`name`). A picture with two LoRAs counts for both.
+
+    Members are told apart by their ids, and named with their team: `Ada (acme)`.
+    """
 
     name: str
     requests: int
@@ -71,10 +74,14 @@ class UsageGroup:
     credits: int
 
 
-async def list_under_way(connection: Connection, team_id: str | None = None) -> list[UnderWay]:
-    """What has not ended, the oldest first, at most 200."""
+async def list_under_way(
+    connection: Connection, team_id: str | None = None, *, record_id: str | None = None
+) -> list[UnderWay]:
+    """What has not ended, the oldest first, at most 200; with `record_id`, that one alone."""
     query = _with_names(select(records, teams.c.name.label("team"), users.c.name.label("user")))
     query = query.where(records.c.status.in_(UNFINISHED)).order_by(records.c.created_at).limit(_MOST_SHOWN)
+    if record_id is not None:
+        query = query.where(records.c.id == record_id)
     found = await connection.execute(_of_team(query, records.c.team_id, team_id))
     return [
         UnderWay(
@@ -153,20 +160,24 @@ async def group_usage(
         func.sum(case((rows.c.kind == "release", 1), else_=0)),
         func.sum(rows.c.pictures),
         spent,
-    ).group_by(rows.c.name)
+    ).group_by(rows.c.name, rows.c.counted)
     query = query.order_by(rows.c.name.desc()) if by == "day" else query.order_by(spent.desc(), rows.c.name)
     return [UsageGroup(name, *map(int, figures)) for name, *figures in await connection.execute(query)]
 
 
 def _ledger_by(by: Grouping) -> Select[Any]:
-    """The ledger's rows, each with the `name` that it counts for."""
-    columns = (ledger.c.kind, ledger.c.amount, ledger.c.pictures)
+    """The ledger's rows, each with the `name` that it counts for, and the id `counted` where names may be the same."""
+    columns = (ledger.c.kind, ledger.c.amount, ledger.c.pictures, literal("").label("counted"))
+    if by == "user":
+        name = (users.c.name + " (" + teams.c.name + ")").label("name")
+        query = select(name, *columns[:-1], ledger.c.user_id.label("counted"))
+        return query.join_from(ledger, users, users.c.id == ledger.c.user_id).join(
+            teams, teams.c.id == ledger.c.team_id
+        )
     if by == "day":
         return select(ledger.c.day.label("name"), *columns)
     if by == "team":
         return select(teams.c.name.label("name"), *columns).join_from(ledger, teams, teams.c.id == ledger.c.team_id)
-    if by == "user":
-        return select(users.c.name.label("name"), *columns).join_from(ledger, users, users.c.id == ledger.c.user_id)
     if by == "model":
         return select(records.c.model.label("name"), *columns).join_from(
             ledger, records, records.c.id == ledger.c.record_id

@@ -48,7 +48,7 @@ async def throw_away(database: Database, history: History, caller: Caller, recor
 async def restore(database: Database, caller: Caller, record_ids: Sequence[str]) -> int:
     """Show again what was deleted: one's own deletions, an administrator also others'. Returns how many."""
     theirs = (trash.c.team_id == caller.team_id) & trash.c.record_id.in_(record_ids)
-    if caller.role != "ADMIN":
+    if "admin" not in caller.scopes:
         theirs &= trash.c.deleted_by == caller.user_id
     async with database.write() as connection:
         return (await connection.execute(delete(trash).where(theirs))).rowcount

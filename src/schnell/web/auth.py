@@ -20,7 +20,7 @@ from schnell.web.services import services_of
 #: Where an ASGI scope says that its caller was found: what is still to come of the request may take its time.
 KNOWN: Final = "schnell.known"
 #: The cookie of a signed-in browser. It holds a random secret of the session's own, never a key.
-COOKIE: Final = "schnell_session"
+_COOKIE: Final = "schnell_session"
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
 _key_header = APIKeyHeader(name="API-KEY", scheme_name="apiKey", auto_error=False)
 _bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
@@ -53,7 +53,7 @@ async def identify(request: Request, scope: Scope) -> Caller:
     if key := key_in(request):
         async with services.database.read() as connection:
             caller = await authenticate(connection, key)
-    elif cookie := request.cookies.get(COOKIE):
+    elif cookie := request.cookies.get(cookie_name(request)):
         # a browser adds the cookie to requests that other sites make; an API key only its owner can add
         if request.method not in _SAFE_METHODS:
             refuse_other_sites(request)
@@ -88,6 +88,17 @@ Operator = Annotated[Caller, caller_with("operator")]
 
 #: Declares the two recommended forms of a key in the OpenAPI document. These dependencies check nothing.
 SECURITY: Final = [Security(_key_header), Security(_bearer)]
+
+
+def is_secure(request: Request) -> bool:
+    """Whether browsers reach this server by HTTPS, so that its cookies may ask for it."""
+    return services_of(request).config.public_url.startswith("https:")
+
+
+def cookie_name(request: Request) -> str:
+    """What a session's cookie is called."""
+    # RFC 6265bis, 4.1.3.2: browsers take this prefix from this very host alone, so a sibling domain cannot set one
+    return f"__Host-{_COOKIE}" if is_secure(request) else _COOKIE
 
 
 def address_of(request: Request) -> str:

@@ -72,6 +72,11 @@ async def back_up_and_destroy(
 ) -> list[dict[str, Any]]:
     """The records that were finished before the backup began, and not deleted since."""
     async with server.client() as client:
+        # what must not come back with it
+        assert (await client.post("/api/session", json={"key": client.headers["API-KEY"]})).status_code == 204
+        team = (await client.get("/api/session")).json()["teamId"]
+        invited = await client.post(f"/api/admin/teams/{team}/invites", json={"name": "Ada"})
+        assert invited.status_code == 201
         load = Load(client)
         clients = [asyncio.create_task(load.run()) for _ in range(CLIENTS)]
         # the second and later ones bring the first up to date
@@ -113,6 +118,10 @@ async def test_a_server_that_was_destroyed_under_load_comes_back_whole(tmp_path:
                 assert (await client.get(link.raw_path.decode())).content[:4] == b"RIFF"
                 assert (await client.get(f"/api/results/{record['uuid']}")).status_code == 200
             assert (await client.post("/api/features", json=body_with())).status_code == 200
+            assert (await client.get("/api/sessions")).json() == []
+            team = (await client.get("/api/session")).json()["teamId"]
+            [invite] = (await client.get(f"/api/admin/teams/{team}/invites")).json()
+            assert invite["revokedAt"]
         assert await check_books(again, new_url or f"sqlite:{again / 'schnell.db'}") > 2 * len(kept)
     refused = await asyncio.to_thread(schnell, "restore", backup, folder=again, url=new_url)
     assert refused.returncode == 1

@@ -1,3 +1,4 @@
+import asyncio
 import re
 
 import pytest
@@ -15,7 +16,7 @@ from schnell.accounts.passwords import (
 )
 from schnell.accounts.teams import add_member, create_team, find_member
 from schnell.database.session import Database
-from schnell.errors import ConflictError, InvalidFieldError
+from schnell.errors import ConflictError, InvalidFieldError, RateLimitedError
 
 PASSWORD = "correct horse battery"
 
@@ -36,6 +37,20 @@ async def test_nobodys_password_never_fits() -> None:
     hashes = PasswordHashes()
     assert not await hashes.fits(PASSWORD, None)
     assert not await hashes.fits("", None)
+
+
+async def test_a_flood_of_passwords_is_refused_at_once() -> None:
+    hashes = PasswordHashes(at_once=1, most_waiting=2)
+    found = await asyncio.gather(*(hashes.make(PASSWORD) for _ in range(6)), return_exceptions=True)
+    assert sum(isinstance(each, RateLimitedError) for each in found) == 3
+    # and the next finds a place again
+    assert await hashes.make(PASSWORD)
+
+
+def test_a_name_has_to_fit_in_the_form_that_is_compared() -> None:
+    check_password(PASSWORD, "x" * 200)
+    with pytest.raises(InvalidFieldError, match="name"):
+        check_password(PASSWORD, "\ufdfa" * 12)
 
 
 @given(st.text(min_size=1, max_size=50))

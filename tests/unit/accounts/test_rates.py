@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from schnell.accounts.identity import Caller
 from schnell.accounts.rates import RateLimits, check_rate_limit
-from schnell.errors import InvalidFieldError, RateLimitedError
+from schnell.errors import DatabaseUnavailableError, InvalidFieldError, RateLimitedError, UnauthorizedError
 
 
 def caller(key: str, rate: str | None = None) -> Caller:
@@ -90,3 +90,30 @@ def test_a_key_that_waits_as_long_as_it_is_told_is_granted(monkeypatch: pytest.M
     assert refused.value.retry_after == 50
     moment += refused.value.retry_after
     assert rates.count(caller("a")) is not None
+
+
+def test_tries_under_way_count_as_if_they_failed() -> None:
+    rates = RateLimits()
+    with contextlib.ExitStack() as under_way:
+        for _ in range(3):
+            under_way.enter_context(rates.sign_in("1.2.3.4", "3/hour"))
+        with pytest.raises(RateLimitedError) as refused, rates.sign_in("1.2.3.4", "3/hour"):
+            pass
+        assert refused.value.retry_after >= 1
+        with rates.sign_in("5.6.7.8", "3/hour"):
+            pass
+    # none of them failed
+    with rates.sign_in("1.2.3.4", "3/hour"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [(UnauthorizedError("no"), True), (RateLimitedError("no", 1, 1), False), (DatabaseUnavailableError("no"), False)],
+)
+def test_failures_to_sign_in_count_but_not_the_servers_own(error: Exception, counts: bool) -> None:
+    rates = RateLimits()
+    with pytest.raises(type(error)), rates.sign_in("1.2.3.4", "1/hour"):
+        raise error
+    with pytest.raises(RateLimitedError) if counts else contextlib.nullcontext(), rates.sign_in("1.2.3.4", "1/hour"):
+        pass

@@ -19,7 +19,7 @@ from schnell.accounts.teams import (
 from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import members, teams
-from schnell.errors import ConflictError, NotFoundError
+from schnell.errors import ConflictError, InvalidFieldError, NotFoundError
 
 
 async def make_team(database: Database, name: str = "acme", **options: object) -> Team:
@@ -148,6 +148,14 @@ async def test_use_of_a_budget_window_that_has_ended_is_shown_as_none(database: 
             await connection.execute(update(table).values(window_label=f"{now():%Y-%m-%d}"))
         assert (await find_team(connection, team.id)).used_credit == 40
         assert (await find_member(connection, team.id)).used_credit == 40
+
+
+@pytest.mark.parametrize("name", ["SYSTEM", " system", "\uff33YSTEM"])
+async def test_nobody_is_called_as_the_server_calls_itself(database: Database, name: str) -> None:
+    team = await make_team(database)
+    with pytest.raises(InvalidFieldError, match="calls itself"):
+        async with database.write() as connection:
+            await add_member(connection, team.id, name)
 
 
 def test_a_switch_stands_for_a_status() -> None:

@@ -15,7 +15,7 @@ from schnell.accounts.teams import add_member, create_team, find_member
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
 from schnell.database.connection import Connection
 from schnell.database.session import Database
-from schnell.database.tables import ledger, new_id
+from schnell.database.tables import api_keys, ledger, new_id, users
 
 TODAY = "2026-05-02"
 YESTERDAY = "2026-05-01"
@@ -83,6 +83,15 @@ async def test_each_key_of_a_user_has_a_row_of_its_own(database: Database) -> No
         found = await collect_usage(connection, user_id=ann.user_id, since=date.fromisoformat(TODAY))
         keys = {key.id: key.prefix for key in await list_keys(connection, ann.team_id)}
     assert {row.key: row.credits for row in found} == {keys[str(ann.key_id)]: 150, keys[str(second.key_id)]: 3}
+
+
+async def test_two_people_of_one_name_have_a_row_each(database: Database) -> None:
+    async with database.write() as connection:
+        _, bob, _ = await fill(connection)
+        await connection.execute(update(users).values(name="Ann"))
+        await connection.execute(update(api_keys).values(prefix="same"))
+        found = await collect_usage(connection, team_id=bob.team_id, since=date.fromisoformat(TODAY))
+    assert sorted(row.credits for row in found) == [7, 150]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Keys that opened every team become operators' keys, say so, and open nothing less than before."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ from schnell.database.migration import migrate, schema_is_current
 from schnell.database.session import Database
 
 NOW = datetime.now(UTC)
-SCOPES = {"all": "generate,read,admin", "alone": "admin", "plain": "generate,read", "gone": "read,admin"}
+SCOPES = {
+    "all": "generate,read,admin",
+    "alone": "admin",
+    "plain": "generate,read",
+    "gone": "read,admin",
+    "late": "read,admin",
+    "inactive": "read,admin",
+}
 
 
 def upgrade(connection: sa.Connection) -> None:
@@ -37,11 +44,13 @@ def fill(connection: sa.Connection) -> None:
     for name, scopes in SCOPES.items():
         insert(connection, found.tables["users"], {"id": name, "name": name, "created_at": NOW})
         role = "ADMIN" if name == "all" else "MEMBER"
-        member = {"team_id": "team", "user_id": name, "status": "ACTIVE", "role": role, "credit_limit": 1}
+        member = {"team_id": "team", "user_id": name, "role": role, "credit_limit": 1}
+        member["status"] = "INACTIVE" if name == "inactive" else "ACTIVE"
         by = {"used_credit": 0, "created_by": "SYSTEM", "updated_by": "SYSTEM"}
         insert(connection, found.tables["members"], member | by | window)
         key = {"id": name, "team_id": "team", "user_id": name, "name": name, "prefix": "schnell_", "scopes": scopes}
         ends = {"created_at": NOW, "revoked_at": NOW if name == "gone" else None}
+        ends["expires_at"] = NOW - timedelta(days=1) if name == "late" else None
         insert(connection, found.tables["api_keys"], key | ends | {"digest": digest_key(f"secret of {name}")})
 
 
@@ -65,9 +74,9 @@ async def test_keys_that_opened_every_team_go_on_to_do_so_and_say_it(database_ur
     assert callers["all"].scopes == ("generate", "read", "admin", "operator")
     assert callers["alone"].scopes == ("admin", "operator")
     assert callers["plain"].scopes == ("generate", "read")
-    # a key that was revoked makes nobody an operator
+    # a key that was revoked or has run out, or whose member is shut out, makes nobody an operator
     assert operators == {"all", "alone"}
-    assert {name for name, key in keys.items() if key.note} == {"all", "alone", "gone"}
+    assert {name for name, key in keys.items() if key.note} == {"all", "alone", "gone", "late", "inactive"}
     assert "`operator`, which was added" in str(keys["all"].note)
     assert sorted((each.action, each.target_id) for each in entries) == [
         ("key.migrated", "all"),

@@ -13,8 +13,7 @@ from schnell.accounts.callers import authenticate
 from schnell.accounts.sessions import LIFETIME, end_session, start_session
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
-from schnell.errors import UnauthorizedError
-from schnell.web.auth import COOKIE, SECURITY, Generator, Reader, address_of, refuse_other_sites
+from schnell.web.auth import SECURITY, Generator, Reader, address_of, cookie_name, is_secure, refuse_other_sites
 from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 
@@ -111,13 +110,10 @@ async def log_in(request: Request, body: Login) -> Response:
     refuse_other_sites(request)
     services = services_of(request)
     address, limit = address_of(request), services.config.sign_in_rate_limit
-    services.rates.check_address(address, limit)
-    async with services.database.write() as connection:
-        try:
+    with services.rates.sign_in(address, limit):
+        async with services.database.read() as connection:
             caller = await authenticate(connection, body.key.strip())
-        except UnauthorizedError:
-            services.rates.count_failure(address, limit)
-            raise
+    async with services.database.write() as connection:
         token = await start_session(
             connection,
             caller.team_id,
@@ -132,19 +128,19 @@ async def log_in(request: Request, body: Login) -> Response:
 @router.delete("/api/session", summary="Log out", status_code=status.HTTP_204_NO_CONTENT, responses=error_answers(403))
 async def log_out(request: Request) -> Response:
     """End the session: its cookie opens nothing any more, wherever a copy of it is."""
-    if token := request.cookies.get(COOKIE):
+    if token := request.cookies.get(cookie_name(request)):
         refuse_other_sites(request)
         async with services_of(request).database.write() as connection:
             await end_session(connection, token)
     response = Response(status_code=status.HTTP_204_NO_CONTENT)
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=is_secure(request))
+    response.delete_cookie(cookie_name(request), httponly=True, samesite="lax", secure=is_secure(request))
     return response
 
 
 def with_cookie(request: Request, response: Response, token: str) -> Response:
     """The response, which signs the browser in with a session's token."""
     response.set_cookie(
-        COOKIE,
+        cookie_name(request),
         token,
         max_age=int(LIFETIME.total_seconds()),
         httponly=True,
@@ -194,8 +190,8 @@ async def usage(
     until: Until = None,
     format: Annotated[Literal["json", "csv"], Query(description="json or csv.")] = "json",  # noqa: A002 - its public name
 ) -> Response:
-    """Requests, pictures and credits by day, user and key. Members see their own, a team's ADMIN sees all of it."""
-    own = None if caller.role == "ADMIN" else caller.user_id
+    """Requests, pictures and credits by day, user and key: with the scope `admin` the team's, else one's own."""
+    own = None if "admin" in caller.scopes else caller.user_id
     async with services_of(request).database.scan() as connection:
         rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since, until=until)
     return usage_response(rows, format)
@@ -212,11 +208,6 @@ def browser_of(request: Request) -> str:
     system = next((name for name in _SYSTEMS if name in agent), "")
     browser = next((shown for sign, shown in _BROWSERS.items() if sign in agent), agent.partition("/")[0][:40])
     return f"{browser} on {_SYSTEMS[system]}" if system else browser or "unknown"
-
-
-def is_secure(request: Request) -> bool:
-    """Whether browsers reach this server by HTTPS, so that its cookies may ask for it."""
-    return services_of(request).config.public_url.startswith("https:")
 
 
 def usage_response(rows: list[UsageRow], form: str) -> Response:

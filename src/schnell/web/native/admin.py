@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from starlette.responses import Response
 
 from schnell.accounts import administration, keys, teams
-from schnell.accounts.administration import check_may_change, check_team
+from schnell.accounts.administration import check_may_change, check_not_lent, check_team
 from schnell.accounts.audit import actor_of
 from schnell.accounts.identity import (
     DEFAULT_CREDIT_LIMIT,
@@ -169,6 +169,7 @@ async def list_teams(request: Request, caller: Administrator) -> list[ShownTeam]
 @router.post("/teams", summary="New team", status_code=status.HTTP_201_CREATED)
 async def create_team(request: Request, caller: Operator, body: NewTeam) -> ShownTeam:
     """Make a team with one ADMIN member. For operators."""
+    check_not_lent(caller)
     async with services_of(request).database.write() as connection:
         return show(ShownTeam, await administration.create_team(connection, actor_of(caller), **body.given()))
 
@@ -194,6 +195,7 @@ async def list_members(request: Request, caller: Administrator, team_id: UUID) -
 async def add_member(request: Request, caller: Administrator, team_id: UUID, body: NewMember) -> ShownMember:
     """Make a user and put them into the team."""
     check_team(caller, str(team_id))
+    check_not_lent(caller)
     async with services_of(request).database.write() as connection:
         member = await administration.add_member(connection, actor_of(caller), str(team_id), **body.given())
         return show(ShownMember, member)
@@ -206,6 +208,8 @@ async def change_member(
     """Change a member's role, limits or status. What concerns operators of the server, only operators may change."""
     check_team(caller, str(team_id))
     given = body.given()
+    if given.keys() & {"operator", "role"}:
+        check_not_lent(caller)
     if "operator" in given and not caller.is_operator:
         raise ForbiddenError("only operators may say who is an operator of this server")
     async with services_of(request).database.write() as connection:
@@ -228,6 +232,7 @@ async def list_keys(request: Request, caller: Administrator, team_id: UUID) -> l
 async def create_key(request: Request, caller: Administrator, team_id: UUID, body: NewKey) -> MadeKey:
     """Make a key for a member, whose name is in the answer. Its secret is in this answer and nowhere else."""
     check_team(caller, str(team_id))
+    check_not_lent(caller)
     given = body.given()
     # a key belongs to a person: without a name, to the one who asks for it, and not to whoever came first
     user = given.pop("user", caller.user_id if caller.team_id == str(team_id) else None)

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 
 from schnell.accounts import invites
-from schnell.accounts.administration import check_may_change, check_team
+from schnell.accounts.administration import check_may_change, check_not_lent, check_team
 from schnell.accounts.audit import MOST_ENTRIES, Entry, actor_of, list_entries
 from schnell.accounts.identity import BudgetWindow, Role
 from schnell.accounts.invites import Invite, NewInvite
@@ -70,6 +70,7 @@ async def list_invites(request: Request, caller: Administrator, team_id: UUID) -
 async def invite(request: Request, caller: Administrator, team_id: UUID, body: InviteOrder) -> MadeInvite:
     """Make a link with which one person becomes a member of the team, within seven days."""
     check_team(caller, str(team_id))
+    check_not_lent(caller)
     given = body.model_dump(exclude_none=True)
     async with services_of(request).database.write() as connection:
         made = await invites.make_invite(connection, actor_of(caller), str(team_id), given.pop("name"), **given)
@@ -82,6 +83,7 @@ async def invite(request: Request, caller: Administrator, team_id: UUID, body: I
 async def invite_again(request: Request, caller: Administrator, team_id: UUID, user_id: UUID) -> MadeInvite:
     """Make a link with which a member chooses their password anew; it ends their sessions then."""
     check_team(caller, str(team_id))
+    check_not_lent(caller)
     async with services_of(request).database.write() as connection:
         member = await find_member(connection, str(team_id), str(user_id))
         check_may_change(caller, member)

@@ -71,7 +71,7 @@ async def cancel(request: Request, caller: Administrator, record_id: UUID) -> di
     """Stop a generation of anybody in the team (for operators: of anybody). Nothing is charged for it."""
     services = services_of(request)
     async with services.database.read() as connection:
-        found = [each for each in await list_under_way(connection) if each.id == str(record_id)]
+        found = await list_under_way(connection, record_id=str(record_id))
     if not found or (not caller.is_operator and found[0].team_id != caller.team_id):
         raise NotFoundError("nothing of this id is under way")
     [wanted] = found

@@ -9,13 +9,14 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 
 from schnell.accounts import administration, keys
+from schnell.accounts.administration import check_owner
 from schnell.accounts.audit import actor_of, record
 from schnell.accounts.identity import ApiKey, Caller, Scope
 from schnell.accounts.keys import find_key
 from schnell.accounts.passwords import check_password, find_login_of, keep_login
 from schnell.accounts.sessions import Session, end_sessions, list_sessions
 from schnell.accounts.teams import find_member
-from schnell.errors import FieldProblem, ForbiddenError, InvalidFieldError, NotFoundError
+from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 from schnell.web.auth import SECURITY, Reader
 from schnell.web.native.admin import MadeKey, Name, RateLimit, ShownKey, only_text, show
 from schnell.web.openapi import error_answers
@@ -30,7 +31,7 @@ class _Body(BaseModel):
 
 
 class NewOwnKey(_Body):
-    """A key of the caller's own, which may no more than what they came with."""
+    """A key of the caller's own, which may no more than they."""
 
     name: Annotated[Name, Field(examples=["notebook"])] = "default"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)] | None = None
@@ -70,20 +71,19 @@ async def list_own_keys(request: Request, caller: Reader) -> list[ShownKey]:
 
 @router.post("/api/keys", summary="New key of your own", status_code=status.HTTP_201_CREATED)
 async def create_own_key(request: Request, caller: Reader, body: NewOwnKey) -> MadeKey:
-    """Make a key that belongs to the caller. Its secret is in this answer and nowhere else."""
+    """Make a key that belongs to the caller. Its secret is in this answer and nowhere else.
+
+    Keys are managed in a session of a password or OpenID, or with a key that may all that its owner may and has neither
+    an end nor a rate limit.
+    """
+    check_owner(caller)
     scopes = body.scopes or [each for each in caller.scopes if each in {"generate", "read"}]
     if beyond := [each for each in scopes if each not in caller.scopes]:
         problem = f"you came with {', '.join(caller.scopes)}, so a key cannot have {', '.join(beyond)}"
         raise InvalidFieldError(FieldProblem("scopes", problem))
     async with services_of(request).database.write() as connection:
-        expires_at, rate_limit = body.expires_at, body.rate_limit
-        if caller.key_id is not None:
-            # a key cannot outlive itself, or run faster than itself, by making another
-            own = await find_key(connection, caller.key_id)
-            expires_at = min(filter(None, (expires_at, own.expires_at)), default=None)
-            rate_limit = own.rate_limit or rate_limit
         member = await find_member(connection, caller.team_id, caller.user_id)
-        columns = {"name": body.name, "rate_limit": rate_limit, "expires_at": expires_at}
+        columns = {"name": body.name, "rate_limit": body.rate_limit, "expires_at": body.expires_at}
         made = await administration.create_key(connection, actor_of(caller), member, scopes=scopes, **columns)
     return MadeKey(key=made.secret, details=show(ShownKey, made.key))
 
@@ -91,6 +91,7 @@ async def create_own_key(request: Request, caller: Reader, body: NewOwnKey) -> M
 @router.patch("/api/keys/{key_id}", summary="Rename a key", responses=error_answers(404))
 async def rename_own_key(request: Request, caller: Reader, key_id: UUID, body: KeyName) -> ShownKey:
     """Call one of the caller's own keys otherwise."""
+    check_owner(caller)
     async with services_of(request).database.write() as connection:
         key = _own(caller, await find_key(connection, str(key_id)))
         return show(ShownKey, await administration.rename_key(connection, actor_of(caller), key, body.name))
@@ -99,6 +100,7 @@ async def rename_own_key(request: Request, caller: Reader, key_id: UUID, body: K
 @router.delete("/api/keys/{key_id}", summary="Revoke a key of your own", responses=error_answers(404))
 async def revoke_own_key(request: Request, caller: Reader, key_id: UUID) -> ShownKey:
     """Make one of the caller's own keys useless from now on. Browsers that signed in with it are signed out."""
+    check_owner(caller)
     async with services_of(request).database.write() as connection:
         key = _own(caller, await find_key(connection, str(key_id)))
         return show(ShownKey, await administration.revoke_key(connection, actor_of(caller), key.id))
@@ -108,18 +110,14 @@ async def revoke_own_key(request: Request, caller: Reader, key_id: UUID) -> Show
 async def set_password(request: Request, caller: Reader, body: NewPassword) -> None:
     """Sign in with this name and password from now on. Ends the caller's other sessions.
 
-    A key that may less than its owner cannot do it: whoever has it would become the owner.
+    A key that may less than its owner, or has an end or a rate limit, cannot do it: whoever has it would become the
+    owner, and stay it.
     """
+    check_owner(caller)
     check_password(body.password, body.name)
     services = services_of(request)
     async with services.database.read() as connection:
-        member = await find_member(connection, caller.team_id, caller.user_id)
         login = await find_login_of(connection, caller.user_id)
-    if set(caller.scopes) != set(member.scopes):
-        missing = ", ".join(each for each in member.scopes if each not in caller.scopes)
-        raise ForbiddenError(
-            f"the key that you came with lacks {missing}: an administrator can make you a link instead"
-        )
     if login is not None:
         services.rates.count_sign_in(login.name)
         if not await services.passwords.fits(body.current or "", login):
@@ -143,6 +141,7 @@ async def list_own_sessions(request: Request, caller: Reader) -> list[ShownSessi
 @router.delete("/api/sessions", summary="Sign out everywhere else", status_code=204)
 async def end_other_sessions(request: Request, caller: Reader) -> None:
     """End every session of the caller's but the one that asks."""
+    check_owner(caller)
     async with services_of(request).database.write() as connection:
         await end_sessions(connection, caller.user_id, but=caller.session_id)
 
@@ -150,6 +149,7 @@ async def end_other_sessions(request: Request, caller: Reader) -> None:
 @router.delete("/api/sessions/{session_id}", summary="Sign out there", status_code=204, responses=error_answers(404))
 async def end_own_session(request: Request, caller: Reader, session_id: UUID) -> None:
     """End one of the caller's sessions."""
+    check_owner(caller)
     async with services_of(request).database.write() as connection:
         if not await end_sessions(connection, caller.user_id, session_id=str(session_id)):
             raise NotFoundError("you are not signed in there")

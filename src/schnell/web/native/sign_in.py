@@ -5,19 +5,19 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Request, status
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from schnell.accounts.identities import admit
 from schnell.accounts.identity import Member
 from schnell.accounts.invites import accept_invite, read_invite
-from schnell.accounts.openid import OpenIdProvider
+from schnell.accounts.openid import Flow, OpenIdProvider
 from schnell.accounts.passwords import check_password, find_active_member, find_login, fold_name, keep_login
 from schnell.accounts.sessions import Method, end_sessions, start_session
 from schnell.database.connection import Connection
-from schnell.errors import NotFoundError, SchnellError, SignInError, UnauthorizedError
-from schnell.web.auth import address_of, refuse_other_sites
+from schnell.errors import NotFoundError, SignInError, UnauthorizedError
+from schnell.web.auth import address_of, is_secure, refuse_other_sites
 from schnell.web.flow_cookie import FLOW_COOKIE, FLOW_SECONDS
-from schnell.web.native.account import browser_of, is_secure, own_path, with_cookie
+from schnell.web.native.account import browser_of, own_path, with_cookie
 from schnell.web.native.admin import Name
 from schnell.web.openapi import TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
@@ -66,14 +66,13 @@ async def log_in_with_password(request: Request, body: PasswordLogin) -> Respons
     refuse_other_sites(request)
     services = services_of(request)
     address, limit = address_of(request), services.config.sign_in_rate_limit
-    services.rates.check_address(address, limit)
-    services.rates.count_sign_in(fold_name(body.name))
-    async with services.database.read() as connection:
-        login = await find_login(connection, body.name)
-    # outside of any transaction: hashing takes longer than everything else here
-    if not await services.passwords.fits(body.password, login) or login is None:
-        services.rates.count_failure(address, limit)
-        raise UnauthorizedError(_WRONG)
+    with services.rates.sign_in(address, limit):
+        services.rates.count_sign_in(fold_name(body.name))
+        async with services.database.read() as connection:
+            login = await find_login(connection, body.name)
+        # outside of any transaction: hashing takes longer than everything else here
+        if not await services.passwords.fits(body.password, login) or login is None:
+            raise UnauthorizedError(_WRONG)
     async with services.database.write() as connection:
         member = await find_active_member(connection, login.user_id)
         token = await _start(request, connection, member, "password")
@@ -118,12 +117,20 @@ async def show_invite(request: Request, body: InviteSecret) -> dict[str, Any]:
     "/api/invites/accept",
     summary="Accept an invite",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=error_answers(400, 403, 404, 409),
+    responses=error_answers(400, 403, 404, 409, 429),
 )
 async def accept(request: Request, body: Acceptance) -> Response:
     """Become a member with a password, or as one choose it anew, which ends other sessions. Sets a session cookie."""
     refuse_other_sites(request)
     check_password(body.password, body.name)
+    services = services_of(request)
+    # a name that is taken is told here, so guesses of names are counted, too
+    with services.rates.sign_in(address_of(request), services.config.sign_in_rate_limit):
+        token = await _accept(request, body)
+    return with_cookie(request, Response(status_code=status.HTTP_204_NO_CONTENT), token)
+
+
+async def _accept(request: Request, body: Acceptance) -> str:
     services = services_of(request)
     async with services.database.read() as connection:
         # before the hash is made: only invites that can be used are worth it
@@ -134,11 +141,17 @@ async def accept(request: Request, body: Acceptance) -> Response:
         await keep_login(connection, member.user_id, body.name, password_hash)
         await end_sessions(connection, member.user_id)
         member = await find_active_member(connection, member.user_id)
-        token = await _start(request, connection, member, "password")
-    return with_cookie(request, Response(status_code=status.HTTP_204_NO_CONTENT), token)
+        return await _start(request, connection, member, "password")
 
 
 # OpenID
+
+_ADDRESS_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: json_answer(
+        "The provider's address",
+        example_of(object_of({"address": TEXT}), {"address": "https://login.example.org/authorize?client_id=schnell"}),
+    )
+}
 
 
 @router.get(
@@ -148,14 +161,32 @@ async def accept(request: Request, body: Acceptance) -> Response:
     response_class=RedirectResponse,
     responses=error_answers(400, 404),
 )
-async def begin_openid(request: Request, next: str = "/", invite: str | None = None) -> Response:  # noqa: A002 - its public name
+async def begin_openid(request: Request, next: str = "/") -> Response:  # noqa: A002 - its public name
     """Go to the OpenID provider of this server, which sends the browser back to `…/callback`."""
-    services = services_of(request)
-    address, flow = await _provider(request).begin(own_path(next), invite)
-    response = RedirectResponse(address, status.HTTP_303_SEE_OTHER)
+    address, flow = await _provider(request).begin(own_path(next), None)
+    return _with_flow(request, RedirectResponse(address, status.HTTP_303_SEE_OTHER), flow)
+
+
+@router.post(
+    _OPENID,
+    summary="Accept an invite with OpenID",
+    responses=_ADDRESS_ANSWER | error_answers(400, 403, 404),
+)
+async def begin_openid_with_invite(request: Request, body: InviteSecret) -> Response:
+    """Where to send the browser for it to accept an invite as who it is at the OpenID provider.
+
+    The secret comes in the body, and goes along in a sealed cookie: addresses stand in logs.
+    """
+    # or another site could make a browser's own identity a member of its author's choice
+    refuse_other_sites(request)
+    address, flow = await _provider(request).begin("/", body.invite)
+    return _with_flow(request, JSONResponse({"address": address}), flow)
+
+
+def _with_flow(request: Request, response: Response, flow: Flow) -> Response:
     response.set_cookie(
         FLOW_COOKIE,
-        services.flows.seal(flow),
+        services_of(request).flows.seal(flow),
         max_age=FLOW_SECONDS,
         path=_OPENID,
         httponly=True,
@@ -177,15 +208,11 @@ async def finish_openid(request: Request, state: str = "", code: str = "", error
     """Set a session cookie for the member that the provider's identity is here, and go where they wanted to."""
     services, provider = services_of(request), _provider(request)
     address, limit = address_of(request), services.config.sign_in_rate_limit
-    services.rates.check_address(address, limit)
-    try:
+    with services.rates.sign_in(address, limit):
         flow = services.flows.open(request.cookies.get(FLOW_COOKIE, ""), state)
         if error or not code:
             raise SignInError(f"{provider.config.name} did not let you in ({error[:100] or 'no code'}); try again")
         who = await provider.finish(flow, code)
-    except SchnellError:
-        services.rates.count_failure(address, limit)
-        raise
     async with services.database.write() as connection:
         member = await admit(connection, who, provider.config, flow.invite)
         token = await _start(request, connection, member, "oidc")

@@ -45,7 +45,7 @@ async def account(request: Request) -> Response:
         return sign_in_first(request)
     services = services_of(request)
     today = datetime.now(UTC).date()
-    own = None if caller.role == "ADMIN" else caller.user_id
+    own = None if "admin" in caller.scopes else caller.user_id
     since = today - timedelta(days=_DAYS - 1)
     await services.last_uses.write(services.database)
     async with services.database.read() as connection:
@@ -92,8 +92,8 @@ async def _read(connection: Connection, caller: Caller) -> dict[str, Any]:
         "invites": [each for each in await list_invites(connection, caller.team_id) if manages and each.is_open],
         "sessions": await list_sessions(connection, caller.user_id),
         "login": login.name if login else None,
-        # a key that may less than its owner must not become a way to be the owner
-        "may_set_password": set(caller.scopes) == set(member.scopes),
+        # a key that was lent must not become a way to be the owner
+        "is_owner": caller.is_owner,
         "shortest": SHORTEST,
     }
 

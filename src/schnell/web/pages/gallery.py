@@ -184,7 +184,7 @@ def _describe(  # noqa: PLR0913 - the parts of one picture
         recall=recall_link(record, image),
         author=author,
         share=f"/s/{share}" if share else "",
-        deletable=caller.role == "ADMIN" or record.user_id == caller.user_id,
+        deletable="admin" in caller.scopes or record.user_id == caller.user_id,
     )
 
 

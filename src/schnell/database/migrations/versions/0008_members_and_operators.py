@@ -19,8 +19,10 @@ _TIME: Final = sa.DateTime(timezone=True)
 _keys = sa.table(
     "api_keys",
     *(sa.column(name) for name in ("id", "user_id", "team_id", "prefix", "name", "scopes", "note")),
-    sa.column("revoked_at", _TIME),
+    *(sa.column(name, _TIME) for name in ("revoked_at", "expires_at")),
 )
+_members = sa.table("members", *(sa.column(name) for name in ("user_id", "team_id", "status")))
+_teams = sa.table("teams", *(sa.column(name) for name in ("id", "status")))
 _users = sa.table("users", sa.column("id"), sa.column("operator", sa.Boolean))
 _audit = sa.table(
     "audit",
@@ -119,12 +121,14 @@ def _create_invites() -> None:
         sa.Column("credit_limit", sa.BigInteger(), nullable=True),
         sa.Column("budget_window", sa.String(length=8), nullable=False),
         sa.Column("created_by", sa.String(length=200), nullable=False),
+        sa.Column("created_by_id", sa.String(length=36), nullable=True),
         sa.Column("created_at", _TIME, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
         sa.Column("accepted_at", _TIME, nullable=True),
         sa.Column("revoked_at", _TIME, nullable=True),
         sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_invites_team_id_teams")),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_invites_user_id_users")),
+        sa.ForeignKeyConstraint(["created_by_id"], ["users.id"], name=op.f("fk_invites_created_by_id_users")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_invites")),
         sa.UniqueConstraint("digest", name=op.f("uq_invites_digest")),
     )
@@ -152,16 +156,25 @@ def _create_audit() -> None:
 
 def _give_operator() -> None:
     connection = op.get_bind()
+    # who was shut out must not find themselves an operator when they are let in again
+    of_team = sa.select(_members.c.team_id, _members.c.user_id).join(_teams, _teams.c.id == _members.c.team_id)
+    query = of_team.where(_members.c.status == "ACTIVE", _teams.c.status == "ACTIVE")
+    active = {(each.team_id, each.user_id) for each in connection.execute(query)}
     for row in connection.execute(sa.select(_keys)).all():
         if "admin" not in row.scopes.split(","):
             continue
         changed: dict[str, Any] = {"scopes": f"{row.scopes},operator", "note": _NOTE}
         connection.execute(sa.update(_keys).where(_keys.c.id == row.id).values(changed))
-        # a key may no more than its owner: whoever holds one that opened every team is an operator. A revoked key opens
-        # nothing, and makes nobody anything
-        if row.revoked_at is None:
+        # a key may no more than its owner: whoever holds one that opened every team is an operator. A key that opens
+        # nothing makes nobody anything
+        if row.revoked_at is None and not _has_ended(row.expires_at) and (row.team_id, row.user_id) in active:
             connection.execute(sa.update(_users).where(_users.c.id == row.user_id).values(operator=True))
             connection.execute(sa.insert(_audit).values(_entry(row)))
+
+
+def _has_ended(moment: datetime | None) -> bool:
+    # SQLite gives times back without their zone, which is UTC
+    return moment is not None and moment.replace(tzinfo=moment.tzinfo or UTC) <= datetime.now(UTC)
 
 
 def _entry(row: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ async function show() {
     const now = signedIn === undefined ? "" : ` You are signed in as ${signedIn}; this signs you in as the one invited.`;
     find("join-what").textContent = `${found.createdBy} invites you to the team ${found.teamName} as ${role}.${now}`;
     form.elements.userName.value = found.userName;
-    find("openid")?.setAttribute("href", `/api/session/openid?${new URLSearchParams({ invite })}`);
     find("join-ways").hidden = false;
     form.elements.login.focus();
   } catch (error) {
@@ -21,6 +20,16 @@ async function show() {
     find("join-what").textContent = error.status === 400 ? "This link is not whole: copy all of it." : said;
   }
 }
+
+find("openid")?.addEventListener("click", async () => {
+  find("join-problem").textContent = "";
+  try {
+    // in a body, and not in an address, which logs would keep
+    location.assign((await call("POST", "/api/session/openid", { invite })).address);
+  } catch (error) {
+    find("join-problem").textContent = error.message;
+  }
+});
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
