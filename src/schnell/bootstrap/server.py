@@ -81,9 +81,11 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         on_end=_report_to(metrics, thumbnails),
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
+    previews = LoraPreviews(runner, loras)
+    trainings = _build_trainings(settings, lease.id, loras, previews)
     secrets = read_secrets(settings)
     return Services(
-        config=_build_web_config(settings),
+        config=_build_web_config(settings, trainings),
         database=database,
         lease=lease,
         store=store,
@@ -103,8 +105,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         gauges=gauges,
         model=_build_served_model(settings),
         loras=loras,
-        lora_previews=(previews := LoraPreviews(runner, loras)),
-        trainings=_build_trainings(settings, loras, previews),
+        lora_previews=previews,
+        trainings=trainings,
         source_tokens=build_source_tokens(settings, database),
         signer=build_proof(settings).signer,
     )
@@ -136,13 +138,16 @@ def _build_thumbnails(store: "AssetStore", admission: "Admission") -> "Thumbnail
     return Thumbnails(store, is_busy=lambda: bool(admission.all()))
 
 
-def _build_trainings(settings: "Settings", loras: "LoraLibrary", previews: "LoraPreviews") -> "LoraTrainings":
+def _build_trainings(
+    settings: "Settings", server_id: str, loras: "LoraLibrary", previews: "LoraPreviews"
+) -> "LoraTrainings":
     from schnell.loras.trainings import LoraTrainings
     from schnell.models.catalogue import DEFAULT_MODEL
 
     # a training of twelve billion parameters has no room beside a server that draws with them
     minutes = settings.training_minutes if settings.model == DEFAULT_MODEL else 0.0
-    folder = settings.data_dir / "trainings"
+    # a folder of this server's own: for a rolling restart, two servers share a data folder
+    folder = settings.data_dir / "trainings" / server_id
     return LoraTrainings(loras, folder, model=settings.model, most_minutes=minutes, on_added=previews.ask_for)
 
 
@@ -217,7 +222,7 @@ def _build_served_model(settings: "Settings") -> "ServedModel":
     return ServedModel(settings.model, MODEL_IDS, aliases)
 
 
-def _build_web_config(settings: "Settings") -> "WebConfig":
+def _build_web_config(settings: "Settings", trainings: "LoraTrainings") -> "WebConfig":
     from schnell.accounts.rates import check_rate_limit
     from schnell.errors import ConfigurationError, InvalidFieldError
     from schnell.loras.trainings import TRAINING_BYTES
@@ -237,7 +242,7 @@ def _build_web_config(settings: "Settings") -> "WebConfig":
         body_limits={
             "/api/loras": settings.lora_max_bytes + 65_536,
             "/api/verify": settings.verify_max_bytes,
-            "/train": TRAINING_BYTES if settings.training_minutes else settings.max_body_bytes,
+            "/train": TRAINING_BYTES if trainings.most_minutes else settings.max_body_bytes,
             # read before it is known who asks: FastAPI parses these bodies before it looks for a key
             **dict.fromkeys(_SMALL, 65_536),
         },

@@ -1,10 +1,12 @@
 """`schnell train`: LoRAs from a folder of pictures."""
 
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +22,9 @@ Minutes = Annotated[float, typer.Option(min=0.001, help="Training time; preparin
 Steps = Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps, whatever --minutes says.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")]
 Model = Annotated[str, typer.Option(help="A model's name or folder.")]
+WatchStdin = Annotated[
+    bool, typer.Option("--watch-stdin", help="Stop when stdin ends: with the program that started this one.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, xpu or mps.")]
 
 
@@ -60,9 +65,12 @@ def train_lora_command(
         bool, typer.Option("--checkpointing", help="Less memory, a third more time: for 12 B parameters.")
     ] = False,
     progress: Annotated[Progress, typer.Option(help="How progress is told on stderr.")] = Progress.BARS,
+    watch_stdin: WatchStdin = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA on a folder of pictures."""
+    if watch_stdin:
+        _end_with_stdin()
     from schnell.training.plan import Budget, TrainingPlan, divide_steps
     from schnell.training.trainer import TrainingRequest, train_lora
 
@@ -85,6 +93,21 @@ def train_lora_command(
         print_json({"file": str(trained.path), "steps": trained.steps, "seconds": round(trained.seconds, 1)})
     else:
         say(f"{trained.path}  {trained.steps} steps, loss {trained.loss:.4f}")
+
+
+def _end_with_stdin() -> None:
+    """End this process, whatever it does, once nobody holds the other end of its stdin.
+
+    Of a program that was killed nothing else tells on every system. The state of the last minute stays, as on a crash.
+    """
+
+    def watch() -> None:
+        with suppress(OSError):  # closed from the start
+            while os.read(0, 4096):
+                pass
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _base_model(model: str, device: str) -> "BaseModel":

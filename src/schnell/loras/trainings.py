@@ -12,14 +12,15 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 from schnell.database.tables import new_id
 from schnell.errors import (
     ConflictError,
+    DiskError,
     FieldProblem,
     InvalidFieldError,
     NotFoundError,
@@ -39,6 +40,8 @@ TRAINING_BYTES: Final = 200 * 2**20
 _ENDINGS: Final = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _NICENESS: Final = 10
 _LONGEST_LINE: Final = 2000
+#: Bytes of a picture that are in memory at a time while it is copied.
+_PIECE: Final = 2**20
 
 
 @dataclass(slots=True)
@@ -66,10 +69,10 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPicture:
-    """A picture that is trained on: its file's name and bytes, and what it shows."""
+    """A picture that is trained on: its file's name, the open file, which is read in pieces, and what it shows."""
 
     file_name: str
-    data: bytes
+    file: BinaryIO
     caption: str = ""
 
 
@@ -83,7 +86,7 @@ class TrainingWish:
 
 
 class LoraTrainings:
-    """Trains one LoRA at a time, in `folder`, for `model`. `most_minutes` of 0 trains none."""
+    """Trains one LoRA at a time, for `model`, in this server's own `folder`. `most_minutes` of 0 trains none."""
 
     def __init__(
         self,
@@ -101,30 +104,55 @@ class LoraTrainings:
         self._on_added = on_added
         self._trainings: dict[str, Training] = {}
         self._task: asyncio.Task[None] | None = None
+        self._is_starting = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a training is under way, or about to be."""
+        return self._is_starting or (self._task is not None and not self._task.done())
+
+    def check_offered(self) -> None:
+        """Raises NotFoundError where this server trains none."""
+        if not self.most_minutes:
+            raise NotFoundError("this server trains no LoRAs in the browser; schnell train lora does on a command line")
+
+    def check_free(self) -> None:
+        """Look whether a training could begin now, before its pictures are received.
+
+        Raises:
+            NotFoundError: this server trains none.
+            ConflictError: another is under way.
+        """
+        self.check_offered()
+        if self.is_busy:
+            raise ConflictError("this server is training a LoRA; try again when that is done")
 
     async def start(
         self, team_id: str, user_name: str, wanted: TrainingWish, pictures: Sequence[TrainingPicture]
     ) -> Training:
-        """Begin a training for a team's library.
+        """Begin a training for a team's library. The pictures' files may be closed afterwards.
 
         Raises:
+            NotFoundError: this server trains none.
             InvalidFieldError: something about it cannot be used.
             ConflictError: another is under way.
+            DiskError: the pictures cannot be kept.
         """
+        self.check_free()
         self._check(wanted, pictures)
-        if self._task is not None and not self._task.done():
-            raise ConflictError("this server is training a LoRA; try again when that is done")
-        # before the training, not after it: a name may be taken, and a library full
-        name = await self._library.check_room(team_id, wanted.name or suggest_name(wanted.trigger))
-        training_id = new_id()
-        folder = self._folder / training_id
-        training = Training(training_id, team_id, user_name, name, wanted.trigger, wanted.minutes, folder)
-        await asyncio.to_thread(_write_pictures, training.folder / "pictures", pictures)
-        # one is kept for each team: its samples are looked at after its end, too
-        for old in [each for each in self._trainings.values() if each.team_id == team_id]:
-            self._forget(old)
-        self._trainings[training.id] = training
-        self._task = asyncio.create_task(self._run(training))
+        # nobody else begins one while this one waits for the database and the disk
+        self._is_starting = True
+        try:
+            training = await self._prepare(team_id, user_name, wanted, pictures)
+            # one is kept for each team: its samples are looked at after its end, too. None of them is under way, as
+            # the one of `_task` would be the only one
+            for old in [each for each in self._trainings.values() if each.team_id == team_id]:
+                del self._trainings[old.id]
+                await asyncio.to_thread(shutil.rmtree, old.folder, ignore_errors=True)
+            self._trainings[training.id] = training
+            self._task = asyncio.create_task(self._run(training))
+        finally:
+            self._is_starting = False
         return training
 
     def latest(self, team_id: str) -> Training | None:
@@ -153,6 +181,12 @@ class LoraTrainings:
             _kill(training)
         return training
 
+    def sweep(self, living: Collection[str]) -> None:
+        """Remove what servers that were killed have left: folders beside this one's, named by their servers' ids."""
+        for folder in self._folder.parent.glob("*"):
+            if folder.name not in living:
+                shutil.rmtree(folder, ignore_errors=True)
+
     async def close(self) -> None:
         """Stop what is under way, and remove every folder."""
         if self._task is not None:
@@ -176,13 +210,24 @@ class LoraTrainings:
         if problems:
             raise InvalidFieldError(*problems)
 
-    def _forget(self, training: Training) -> None:
-        del self._trainings[training.id]
-        shutil.rmtree(training.folder, ignore_errors=True)
+    async def _prepare(
+        self, team_id: str, user_name: str, wanted: TrainingWish, pictures: Sequence[TrainingPicture]
+    ) -> Training:
+        # before the training, not after it: a name may be taken, and a library full
+        name = await self._library.check_room(team_id, wanted.name or suggest_name(wanted.trigger))
+        training_id = new_id()
+        folder = self._folder / training_id
+        try:
+            await asyncio.to_thread(_write_pictures, folder / "pictures", pictures)
+        except OSError as error:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise DiskError(f"the pictures cannot be kept: {error.strerror or type(error).__name__}") from error
+        return Training(training_id, team_id, user_name, name, wanted.trigger, wanted.minutes, folder)
 
     async def _run(self, training: Training) -> None:
         try:
-            await self._train(training)
+            if training.stage != "cancelled":
+                await self._train(training)
             if training.stage != "cancelled":
                 await self._add(training)
         except asyncio.CancelledError:
@@ -209,7 +254,9 @@ class LoraTrainings:
             *command,
             "--progress",
             "json",
-            stdin=asyncio.subprocess.DEVNULL,
+            "--watch-stdin",
+            # its end is this server's end, also where nothing else can tell of it
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             # a group of its own: it is stopped with all that it has started
@@ -217,6 +264,8 @@ class LoraTrainings:
         )
         # at once, before it has threads: those inherit it
         os.setpriority(os.PRIO_PROCESS, training.process.pid, _NICENESS)
+        if training.stage == "cancelled":  # while the process was started, and there was none to stop
+            _kill(training)
         last = await _follow(training, training.process)
         if await training.process.wait() != 0 and training.stage != "cancelled":
             _log.warning("the training of %s failed: %s", training.name, last)
@@ -262,6 +311,7 @@ def _write_pictures(folder: Path, pictures: Sequence[TrainingPicture]) -> None:
     folder.mkdir(parents=True)
     for number, picture in enumerate(pictures):
         file = folder / f"{number:04d}{Path(picture.file_name).suffix.lower()}"
-        file.write_bytes(picture.data)
+        with file.open("wb") as kept:
+            shutil.copyfileobj(picture.file, kept, _PIECE)
         if picture.caption.strip():
             file.with_suffix(".txt").write_text(picture.caption.strip() + "\n", "utf-8")

@@ -86,10 +86,11 @@ class Lifecycle:
         def is_under_way(record_id: str) -> bool:
             return services.admission.find(record_id) is not None
 
+        async with services.database.read() as connection:
+            living = await services.lease.list_live(connection)
         if services.local_assets is not None:
-            async with services.database.read() as connection:
-                living = await services.lease.list_live(connection)
             await asyncio.to_thread(services.local_assets.sweep_drafts, living)
+        await asyncio.to_thread(services.trainings.sweep, living)
         recovery = await reconcile(services.database, services.store, services.lease, is_under_way)
         for resume in self.after_recovery:
             await resume(services, recovery.adopted)

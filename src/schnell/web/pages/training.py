@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, Response
 
-from schnell.errors import NotFoundError, UnreadableBodyError
-from schnell.loras.trainings import ENDED, MOST_PICTURES, Training, TrainingPicture, TrainingWish
+from schnell.errors import ConflictError, UnreadableBodyError
+from schnell.loras.trainings import ENDED, MOST_PICTURES, LoraTrainings, Training, TrainingPicture, TrainingWish
 from schnell.web import submission
 from schnell.web.auth import Generator, Reader
 from schnell.web.fields import Fields
@@ -27,8 +27,7 @@ async def show_page(request: Request) -> Response:
     if caller is None:
         return sign_in_first(request)
     trainings = services_of(request).trainings
-    if not trainings.most_minutes:
-        raise NotFoundError("this server trains no LoRAs in the browser; schnell train lora does on a command line")
+    trainings.check_offered()
     latest = trainings.latest(caller.team_id)
     return page(
         request,
@@ -46,6 +45,7 @@ async def start(request: Request, caller: Generator) -> dict[str, Any]:
     """Begin a training: a form with `trigger`, `name`, `minutes`, files `pictures` and, in their order, `captions`."""
     services = services_of(request)
     await submission.check_may_add(request, caller)
+    await _check_free(request, services.trainings)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise UnreadableBodyError("the body must be multipart/form-data with files `pictures`")
     form = request.form(max_files=MOST_PICTURES, max_fields=MOST_PICTURES + 8, max_part_size=_MOST_FIELD_BYTES)
@@ -54,9 +54,10 @@ async def start(request: Request, caller: Generator) -> dict[str, Any]:
         trigger = fields.text("trigger", required=True)
         minutes = _read_minutes(fields)
         fields.check()
-        pictures = await _read_pictures(found)
-    wanted = TrainingWish(str(trigger).strip(), fields.text("name") or None, minutes)
-    return describe(await services.trainings.start(caller.team_id, caller.user_name, wanted, pictures))
+        wanted = TrainingWish(str(trigger).strip(), fields.text("name") or None, minutes)
+        # while the form is open: its files lie on the disk, and are copied from there
+        started = await services.trainings.start(caller.team_id, caller.user_name, wanted, _read_pictures(found))
+    return describe(started)
 
 
 @router.get("/{training_id}")
@@ -94,6 +95,17 @@ def describe(training: Training) -> dict[str, Any]:
     }
 
 
+async def _check_free(request: Request, trainings: LoraTrainings) -> None:
+    """Refuse a training before its pictures are kept anywhere."""
+    try:
+        trainings.check_free()
+    except ConflictError:
+        # the body is dropped piece by piece: a browser that is answered while it still sends may not see the answer
+        async for _ in request.stream():
+            pass
+        raise
+
+
 def _texts(form: FormData) -> Mapping[str, Any]:
     return {name: value for name, value in form.items() if isinstance(value, str) and value and name != "captions"}
 
@@ -106,11 +118,10 @@ def _read_minutes(fields: Fields) -> float:
         return 0.0
 
 
-async def _read_pictures(form: FormData) -> list[TrainingPicture]:
+def _read_pictures(form: FormData) -> list[TrainingPicture]:
     captions = [each for each in form.getlist("captions") if isinstance(each, str)]
     files = [each for each in form.getlist("pictures") if isinstance(each, UploadFile)]
     captions += [""] * (len(files) - len(captions))
     return [
-        TrainingPicture(file.filename or "", await file.read(), caption)
-        for file, caption in zip(files, captions, strict=False)
+        TrainingPicture(file.filename or "", file.file, caption) for file, caption in zip(files, captions, strict=False)
     ]
