@@ -5,7 +5,7 @@ A key with the scope `admin` sees its own team, one with the scope `operator` al
 
 from dataclasses import asdict, fields, replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -31,16 +31,29 @@ from schnell.generations.overview import (
 from schnell.web.auth import SECURITY, Administrator, Operator
 from schnell.web.gauges import read_figures
 from schnell.web.native.account import Since, Until
-from schnell.web.openapi import error_answers
+from schnell.web.openapi import error_answers, example_of, json_answer, schema_of
 from schnell.web.services import Services, services_of
 
 router = APIRouter(
     prefix="/api/admin", tags=["admin"], dependencies=SECURITY, responses=error_answers(400, 401, 403, 404)
 )
+_MOMENT: Final = "2026-11-28T09:00:00Z"
+_RECORD: Final = "0d8f3c0e-8a3b-4a34-9a51-0f6d6f3f1c11"
+
+
+def _answers(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The 200 of a route, described by what it looks like."""
+    return {200: json_answer("What was found", example_of(schema_of(example), example))}
+
+
 TeamFilter = Annotated[UUID | None, Query(description="Only this team's.")]
 
 
-@router.get("/usage/{by}", summary="Usage by day, team, member, model or LoRA")
+@router.get(
+    "/usage/{by}",
+    summary="Usage by day, team, member, model or LoRA",
+    responses=_answers({"usage": [{"name": "2026-11-28", "requests": 3, "failed": 0, "pictures": 3, "credits": 3000}]}),
+)
 async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     request: Request,
     caller: Administrator,
@@ -60,13 +73,23 @@ async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     return Response(text, media_type="text/csv; charset=utf-8", headers=disposition)
 
 
-@router.get("/queue", summary="What is under way")
+@router.get(
+    "/queue",
+    summary="What is under way",
+    responses=_answers(
+        {"queue": [{"id": _RECORD, "team": "Default team", "user": "Ada", "stage": "denoise", "step": 1, "steps": 4}]}
+    ),
+)
 async def queue(request: Request, caller: Administrator) -> dict[str, Any]:
     """Every generation that has not ended, the oldest first, with its stage where this server draws it."""
     return {"queue": await describe_queue(services_of(request), team_seen_by(caller, None))}
 
 
-@router.post("/queue/{record_id}/cancel", summary="Cancel a generation")
+@router.post(
+    "/queue/{record_id}/cancel",
+    summary="Cancel a generation",
+    responses=_answers({"uuid": _RECORD, "status": "CANCELLED"}),
+)
 async def cancel(request: Request, caller: Administrator, record_id: UUID) -> dict[str, Any]:
     """Stop a generation of anybody in the team (for operators: of anybody). Nothing is charged for it."""
     services = services_of(request)
@@ -88,7 +111,17 @@ async def cancel(request: Request, caller: Administrator, record_id: UUID) -> di
     return {"uuid": ended.id, "status": ended.status}
 
 
-@router.get("/failures", summary="What failed")
+@router.get(
+    "/failures",
+    summary="What failed",
+    responses=_answers(
+        {
+            "failures": [
+                {"code": "MODEL_BUSY", "count": 2, "lastAt": _MOMENT, "recordId": _RECORD, "team": "Default team"}
+            ]
+        }
+    ),
+)
 async def failures(
     request: Request,
     caller: Administrator,
@@ -100,7 +133,11 @@ async def failures(
     return {"failures": [_camel(asdict(each)) for each in found]}
 
 
-@router.get("/storage", summary="What is stored")
+@router.get(
+    "/storage",
+    summary="What is stored",
+    responses=_answers({"teams": [{"team": "Default team", "pictures": 12, "bytes": 204800}]}),
+)
 async def storage(request: Request, caller: Administrator) -> dict[str, Any]:
     """Pictures by team; for operators also LoRAs, webhooks and the disk."""
     services = services_of(request)
@@ -113,7 +150,13 @@ async def storage(request: Request, caller: Administrator) -> dict[str, Any]:
     return answer
 
 
-@router.get("/servers", summary="Servers and devices")
+@router.get(
+    "/servers",
+    summary="Servers and devices",
+    responses=_answers(
+        {"servers": [{"id": _RECORD, "label": "host:8000"}], "devices": [{"name": "cpu", "isLost": False, "steps": 76}]}
+    ),
+)
 async def list_servers(request: Request, caller: Operator) -> dict[str, Any]:  # noqa: ARG001 - only operators may
     """The servers that share this database, and the devices of the one that answers, with their memory in bytes."""
     services = services_of(request)
