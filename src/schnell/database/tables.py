@@ -195,6 +195,7 @@ shares = Table(
     Column("created_by", Id, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     UniqueConstraint("image_key"),
+    Index("ix_shares_record", "record_id"),
 )
 #: The LoRA library. `owner` is a team's id, or `""` for LoRAs that every team sees. It is not NULL, of which SQL holds
 #: no two to be equal: two public LoRAs could have one name.

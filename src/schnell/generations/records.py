@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
-from schnell.database.tables import images, records, trash
+from schnell.database.tables import collection_pictures, images, records, shares, trash
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, SchnellError
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
@@ -307,11 +307,17 @@ async def hide_record(connection: Connection, record_id: str) -> None:
     await connection.execute(update(records).where(records.c.id == record_id).values(status="DELETED"))
     stored = (images.c.record_id == record_id) & (images.c.state == "STORED")
     await connection.execute(update(images).where(stored).values(state="DELETING"))
+    keys = select(images.c.key).where(images.c.record_id == record_id)
+    await connection.execute(delete(collection_pictures).where(collection_pictures.c.image_key.in_(keys)))
+    await connection.execute(delete(shares).where(shares.c.record_id == record_id))
 
 
 async def expire_images(connection: Connection, before: datetime) -> None:
     """Mark the pictures made before this moment for removal. Their records stay."""
     old = (images.c.state == "STORED") & (images.c.created_at < before)
+    keys = select(images.c.key).where(old)
+    await connection.execute(delete(collection_pictures).where(collection_pictures.c.image_key.in_(keys)))
+    await connection.execute(delete(shares).where(shares.c.image_key.in_(keys)))
     await connection.execute(update(images).where(old).values(state="DELETING"))
 
 

@@ -4,12 +4,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 
+from schnell.accounts.audit import actor_of, record
 from schnell.accounts.identity import Caller
 from schnell.clock import now
 from schnell.database.connection import Connection
-from schnell.database.tables import images, records, shares
+from schnell.database.tables import images, records, shares, teams
 from schnell.errors import NotFoundError
 from schnell.generations.records import IS_VISIBLE, Record, StoredImage, find_record
 
@@ -46,23 +48,32 @@ async def share_picture(connection: Connection, caller: Caller, key: str) -> str
         "created_by": caller.user_id,
         "created_at": now(),
     }
-    await connection.execute(insert(shares), row)
+    made = postgresql.insert(shares) if connection.dialect.name == "postgresql" else sqlite.insert(shares)
+    done = await connection.execute(made.values(row).on_conflict_do_nothing(index_elements=["image_key"]))
+    if not done.rowcount:  # somebody else has made one in the same moment
+        return str((await connection.execute(select(shares.c.id).where(shares.c.image_key == key))).scalar_one())
+    await record(connection, actor_of(caller), "share.made", key, target_id=found.record_id, team_id=caller.team_id)
     return secret
 
 
-async def revoke_share(connection: Connection, team_id: str, key: str) -> None:
+async def revoke_share(connection: Connection, caller: Caller, key: str) -> None:
     """Make a picture's link open nothing from now on. Without a link nothing happens."""
-    await connection.execute(delete(shares).where(shares.c.team_id == team_id, shares.c.image_key == key))
+    theirs = (shares.c.team_id == caller.team_id) & (shares.c.image_key == key)
+    gone = (await connection.execute(delete(shares).where(theirs).returning(shares.c.record_id))).first()
+    if gone is not None:
+        await record(connection, actor_of(caller), "share.revoked", key, target_id=gone[0], team_id=caller.team_id)
 
 
 async def find_shared(connection: Connection, secret: str) -> SharedPicture:
-    """What a link opens. Raises NotFoundError where it was revoked, or its picture is no longer kept."""
-    found = (await connection.execute(select(shares).where(shares.c.id == secret))).first()
+    """What a link opens. Raises NotFoundError where it was revoked, its team is inactive, or its picture is gone."""
+    opens = (shares.c.id == secret) & (teams.c.status == "ACTIVE")
+    query = select(shares).join(teams, teams.c.id == shares.c.team_id).where(opens)
+    found = (await connection.execute(query)).first()
     if found is not None:
-        record = await find_record(connection, found.team_id, found.record_id)
-        for image in record.images:
+        shown = await find_record(connection, found.team_id, found.record_id)
+        for image in shown.images:
             if image.key == found.image_key:
-                return SharedPicture(record, image)
+                return SharedPicture(shown, image)
     raise NotFoundError("this link opens nothing: it was revoked, or its picture is no longer kept")
 
 

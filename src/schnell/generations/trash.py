@@ -9,9 +9,8 @@ from sqlalchemy import ColumnElement, delete, insert, select
 from schnell.accounts.identity import Caller
 from schnell.assets.store import AssetStore
 from schnell.clock import now
-from schnell.database.connection import Connection
 from schnell.database.session import Database
-from schnell.database.tables import collection_pictures, images, records, shares, trash
+from schnell.database.tables import records, trash
 from schnell.generations.history import History, check_may_delete
 from schnell.generations.records import IS_VISIBLE, hide_record
 from schnell.generations.recovery import remove_marked
@@ -64,16 +63,9 @@ async def empty_trash(database: Database, store: AssetStore, before: datetime | 
     async with database.write() as connection:
         gone = list((await connection.execute(delete(trash).where(old).returning(trash.c.record_id))).scalars())
         for record_id in gone:
-            await _forget(connection, record_id)
+            await hide_record(connection, record_id)
     await remove_marked(database, store)
     return len(gone)
-
-
-async def _forget(connection: Connection, record_id: str) -> None:
-    keys = select(images.c.key).where(images.c.record_id == record_id)
-    await connection.execute(delete(collection_pictures).where(collection_pictures.c.image_key.in_(keys)))
-    await connection.execute(delete(shares).where(shares.c.record_id == record_id))
-    await hide_record(connection, record_id)
 
 
 def _of_team(caller: Caller, record_ids: Sequence[str]) -> ColumnElement[bool]:

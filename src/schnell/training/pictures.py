@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 from schnell.errors import TrainingError
 
 ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+#: Whatever a file's name says, no other of Pillow's decoders reads what somebody uploaded.
+_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def open_picture(path: Path) -> Image.Image:
         TrainingError: the file is not a whole picture that Pillow reads.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=_FORMATS) as file:
             picture = ImageOps.exif_transpose(file).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise TrainingError(f"{path} cannot be read: {error}; remove it or save it again") from error

@@ -1,5 +1,6 @@
 """What the gallery does with pictures, and who may do it."""
 
+import asyncio
 import io
 import json
 import re
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 from sqlalchemy import update
 
+from schnell.accounts.audit import list_entries
 from schnell.clock import now
-from schnell.database.tables import images, records
+from schnell.database.tables import collection_pictures, images, records, shares, teams
+from schnell.generations.recovery import apply_retention
 from schnell.generations.trash import empty_trash
 from servers import Server, body_with, key_for
 
@@ -203,3 +206,44 @@ async def test_a_page_of_many_pictures_is_as_long_as_one_of_few(server: Server, 
     page = await server.client.get("/gallery")
     assert page.text.count("<figure") == 24
     assert len(page.content) < 60_000
+
+
+async def kept_about(server: Server) -> list[int]:
+    """How many rows there are about links, and about pictures in collections."""
+    async with server.services.database.read() as connection:
+        return [len((await connection.execute(each.select())).all()) for each in (shares, collection_pictures)]
+
+
+@pytest.mark.parametrize("how", ["deleted", "expired"])
+async def test_a_picture_that_goes_takes_its_link_and_its_places_in_collections_along(server: Server, how: str) -> None:
+    await server.draw(prompt="gone")
+    (picture,) = await shown(server)
+    await post(server, "share", {"key": picture["key"]})
+    made = await post(server, "collections", {"name": "Best"})
+    await post(server, f"collections/{made.json()['id']}/add", {"keys": [picture["key"]]})
+    assert await kept_about(server) == [1, 1]
+    if how == "deleted":
+        assert (await server.client.delete(f"/api/results/{picture['record']}")).status_code == 204
+    else:
+        assert await apply_retention(server.services.database, server.services.store, 0) == 1
+    assert await kept_about(server) == [0, 0]
+
+
+async def test_links_are_in_the_audit_log_and_an_inactive_team_shows_nothing(server: Server) -> None:
+    await server.draw(prompt="shown")
+    (picture,) = await shown(server)
+    asked = [post(server, "share", {"key": picture["key"]}) for _ in range(3)]
+    (path,) = {answer.json()["path"] for answer in await asyncio.gather(*asked)}
+    database = server.services.database
+    for status, answered in (("INACTIVE", 404), ("ACTIVE", 200)):
+        async with database.write() as connection:
+            await connection.execute(update(teams).values(status=status))
+        assert (await server.client.get(path, headers={"API-KEY": ""})).status_code == answered
+    for _ in range(2):
+        assert (await post(server, "unshare", {"key": picture["key"]})).status_code == 204
+    async with database.read() as connection:
+        found = await list_entries(connection, action="share")
+    assert [(each.action, each.target) for each in found] == [
+        ("share.revoked", picture["key"]),
+        ("share.made", picture["key"]),
+    ]

@@ -78,3 +78,9 @@ def test_a_picture_is_turned_upright_as_its_exif_says(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned by a quarter
     Image.new("RGB", (8, 16)).save(tmp_path / "a.jpg", exif=exif)
     assert open_picture(tmp_path / "a.jpg").size == (16, 8)
+
+
+def test_a_file_of_another_format_is_refused_whatever_it_is_called(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", "GIF")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        open_picture(tmp_path / "a.png")

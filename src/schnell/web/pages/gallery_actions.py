@@ -115,7 +115,7 @@ async def share(request: Request, caller: Generator, body: Key) -> dict[str, Any
 async def unshare(request: Request, caller: Generator, body: Key) -> None:
     """The picture's link opens nothing from now on."""
     async with services_of(request).database.write() as connection:
-        await shares.revoke_share(connection, caller.team_id, body.key)
+        await shares.revoke_share(connection, caller, body.key)
 
 
 async def _find_keys(services: Services, caller: Caller, keys: Sequence[str]) -> list[str]:

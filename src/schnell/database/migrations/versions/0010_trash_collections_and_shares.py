@@ -52,10 +52,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_shares")),
         sa.UniqueConstraint("image_key", name=op.f("uq_shares_image_key")),
     )
+    op.create_index("ix_shares_record", "shares", ["record_id"])
 
 
 def downgrade() -> None:
     """Drop the tables. What was deleted and not yet removed is shown again."""
+    op.drop_index("ix_shares_record", "shares")
     op.drop_table("shares")
     op.drop_index("ix_collection_pictures_image", "collection_pictures")
     op.drop_table("collection_pictures")
