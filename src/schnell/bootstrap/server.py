@@ -64,10 +64,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     store = build_store(settings, lease.id)
     runner = FileHoldingRunner(runner, loras := build_loras(settings, database, servers, store))
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
-    closings = Closings(database, store)
     gauges = _build_gauges(settings, database, loras)
-    metrics = _build_metrics(settings, runner, closings, gauges)
-    thumbnails = _build_thumbnails(store, admission)
+    metrics = _build_metrics(settings, runner, closings := Closings(database, store), gauges)
     generations = Generations(
         database,
         store,
@@ -78,14 +76,13 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         loras=loras,
         keys=KeyMint(settings.environment),
         instance=lease.id,
-        on_end=_report_to(metrics, thumbnails),
+        on_end=_report_to(metrics, thumbnails := _build_thumbnails(store, admission)),
         go_fast_lora_factor=settings.go_fast_lora_factor,
     )
     previews = LoraPreviews(runner, loras)
-    trainings = _build_trainings(settings, lease.id, loras, previews)
     secrets = read_secrets(settings)
     return Services(
-        config=_build_web_config(settings, trainings),
+        config=_build_web_config(settings, trainings := _build_trainings(settings, lease.id, loras, previews)),
         database=database,
         lease=lease,
         store=store,

@@ -1,5 +1,6 @@
 """Administrators' invites and the audit log, below `/api/admin`."""
 
+import re
 from dataclasses import fields
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -24,7 +25,17 @@ router = APIRouter(
     prefix="/api/admin", tags=["admin"], dependencies=SECURITY, responses=error_answers(400, 401, 403, 404)
 )
 _CAMEL: Final = ConfigDict(alias_generator=to_camel, validate_by_name=True)
-_Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(only_text)]
+_DATED: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ].*")
+
+
+def _read_moment(value: Any) -> Any:
+    """Refuse all but RFC 3339: pydantic would read `0` as a moment of 1970."""
+    if not _DATED.fullmatch(only_text(value)):
+        raise ValueError("must be a moment such as 2026-11-01T09:00:00Z")
+    return value
+
+
+_Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_read_moment)]
 
 
 class InviteOrder(BaseModel):
