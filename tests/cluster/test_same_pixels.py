@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from clusters import TestCluster, await_that
 
+from clusters import TestCluster, await_that
 from schnell.bootstrap.cluster import deploy_replicas
 from schnell.bootstrap.data import build_store
 from schnell.bootstrap.model import build_local_runner
