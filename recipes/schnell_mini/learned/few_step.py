@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell.engine.denoise import predict_velocity
-from schnell_mini.learned.transformer import BATCH, Captioned, sample_captioned
+from schnell_mini.learned.transformer import BATCH, Captioned, TransformerLearner, sample_captioned
 from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
 from schnell_mini.networks import as_velocity
 from schnell_mini.sampling import start_drawings
@@ -28,7 +28,7 @@ FLOW_SHARE = 0.5
 TEACHER_STEPS = 2
 
 
-class FewStepLearner:
+class FewStepLearner(TransformerLearner):
     """Teaches a trained transformer to reach in one step what its own average reaches in several."""
 
     name = "few steps"
@@ -80,21 +80,3 @@ class FewStepLearner:
                 velocity = predict_velocity(as_velocity(self.teacher), drawings)
             now = now - torch.tensor(levels).to(now)[:, None, None] / TEACHER_STEPS * velocity
         return (noisy - now) / torch.tensor(levels).to(now)[:, None, None]
-
-    def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates; the teacher is the flow stage's result."""
-        return {
-            "transformer": self.transformer.state_dict(),
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self.transformer.load_state_dict(state["transformer"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)
-        self.generator.manual_seed(self.done)

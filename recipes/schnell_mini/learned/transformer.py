@@ -145,7 +145,37 @@ def sample_captioned(
     return canvas, pack_latents(canvas.latents[chosen].float()).to(device), prompts
 
 
-class FlowLearner:
+class TransformerLearner:
+    """What learning a transformer keeps between two runs, whatever it learns from."""
+
+    transformer: FluxTransformer2DModel
+    average: MovingAverage
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    generator: torch.Generator
+    rng: Random
+    done: int
+
+    def state(self) -> dict[str, Any]:
+        """Weights, their average, optimizer and count of updates."""
+        return {
+            "transformer": self.transformer.state_dict(),
+            "average": self.average.values,
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self.transformer.load_state_dict(state["transformer"])
+        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = self.average.count = state["done"]
+        self.rng = Random(self.done)
+        self.generator.manual_seed(self.done)
+
+
+class FlowLearner(TransformerLearner):
     """Trains the transformer on captioned pictures of one or more canvases."""
 
     name = "transformer"
@@ -174,21 +204,3 @@ class FlowLearner:
         self.average.add(self.transformer)
         self.done += 1
         return loss.detach()
-
-    def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates."""
-        return {
-            "transformer": self.transformer.state_dict(),
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self.transformer.load_state_dict(state["transformer"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)
-        self.generator.manual_seed(self.done)

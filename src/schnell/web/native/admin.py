@@ -3,6 +3,7 @@
 A key with the scope `admin` manages its own team; one with the scope `operator` every team, and makes new ones.
 """
 
+import re
 from dataclasses import asdict
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
@@ -46,11 +47,18 @@ RateLimit = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}/(second|minute|hour|
 Credits = Annotated[int, Field(ge=0, le=_MAX_CREDITS), BeforeValidator(whole_number)]
 
 
-def only_text(value: Any) -> Any:
-    """`value`, if it is text. Refuse numbers, which pydantic would read as seconds since 1970."""
-    if not isinstance(value, str):
-        raise ValueError("must be a moment such as 2027-01-31T00:00:00Z")  # noqa: TRY004 - what pydantic understands
+_DATED: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ].*")
+
+
+def _read_moment(value: Any) -> Any:
+    """Refuse all but RFC 3339: pydantic would read a number, also as text, as seconds since 1970."""
+    if not isinstance(value, str) or not _DATED.fullmatch(value):
+        raise ValueError("must be a moment such as 2027-01-31T00:00:00Z")
     return value
+
+
+#: A moment with its zone, in a body or a query.
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_read_moment)]
 
 
 # Bodies
@@ -110,7 +118,7 @@ class NewKey(_Body):
     name: Name = "default"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)] = list(DEFAULT_SCOPES)
     rate_limit: RateLimit | None = None
-    expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(only_text)] | None = None
+    expires_at: Moment | None = None
 
 
 # Answers: the values of `schnell.accounts.identity`, none of which holds a secret, with their fields in camel case. A

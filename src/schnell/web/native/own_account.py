@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Request, status
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from schnell.accounts.sessions import Session, end_sessions, list_sessions
 from schnell.accounts.teams import find_member
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 from schnell.web.auth import SECURITY, Reader
-from schnell.web.native.admin import MadeKey, Name, RateLimit, ShownKey, only_text, show
+from schnell.web.native.admin import MadeKey, Moment, Name, RateLimit, ShownKey, show
 from schnell.web.openapi import error_answers
 from schnell.web.services import services_of
 
@@ -36,7 +36,7 @@ class NewOwnKey(_Body):
     name: Annotated[Name, Field(examples=["notebook"])] = "default"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)] | None = None
     rate_limit: RateLimit | None = None
-    expires_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(only_text)] | None = None
+    expires_at: Moment | None = None
 
 
 class KeyName(_Body):
