@@ -8,13 +8,17 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from schnell.accounts.credits import audit
+from schnell.assets.store import list_pictures
 from schnell.database.connection import Connection
 from schnell.database.session import Database
 from schnell.database.tables import images, ledger, records, teams
 
 
 async def check_books(folder: Path, database_url: str) -> int:
-    """No credit off, no record in between, every row with its readable file, every file with its row: how many."""
+    """No credit off, no record in between, every row with its readable file, every file with its row: how many.
+
+    A thumbnail is made soon after its picture, or when it is looked at: it may be missing, and has no row of its own.
+    """
     root = folder / "assets"
     files = {file.relative_to(root).as_posix(): file.read_bytes() for file in root.rglob("*") if file.is_file()}
     database = Database(database_url)
@@ -24,7 +28,7 @@ async def check_books(folder: Path, database_url: str) -> int:
     await database.close()
     for data in files.values():
         Image.open(io.BytesIO(data)).load()
-    return len(files)
+    return len(list_pictures(files))
 
 
 async def check_credits(connection: Connection) -> None:
@@ -42,10 +46,11 @@ async def check_credits(connection: Connection) -> None:
 
 
 async def check_rows(connection: Connection, files: Collection[str]) -> None:
-    """The pictures that records name are those that are stored."""
+    """The pictures that records name are those that are stored, and no others have a thumbnail."""
     found = (await connection.execute(select(images.c.key, images.c.state))).all()
     rows = {row.key: row.state for row in found}
-    assert set(rows) == set(files)
+    assert set(rows) <= set(files)
+    assert set(rows) == set(list_pictures(files))
     assert set(rows.values()) <= {"STORED"}
 
 

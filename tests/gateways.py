@@ -17,6 +17,7 @@ from clusters import await_that, ray_environment
 from databases import new_postgres_url
 from s3_servers import free_port
 from schnell.accounts.credits import audit
+from schnell.assets.store import list_pictures
 from schnell.database.session import Database
 from schnell.database.tables import images, ledger, records, teams
 from servers import KEY
@@ -110,8 +111,11 @@ class Gateways:
         await database.close()
         assert charged == costs
         assert moved.get("reserve", 0) == moved.get("settle", 0) + moved.get("release", 0)
-        files = {path.name for path in (self.folder / "pictures" / "development").rglob("*") if path.is_file()}
-        assert files == {key.rpartition("/")[2] for key in rows}
+        root = self.folder / "pictures"
+        files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+        # a thumbnail has no row of its own: its picture has
+        assert set(rows) == set(list_pictures(files))
+        assert set(rows) <= files
         assert set(rows.values()) <= {"STORED"}
 
 

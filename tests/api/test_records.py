@@ -7,6 +7,7 @@ from sqlalchemy import update
 
 from schnell.accounts.keys import create_key
 from schnell.accounts.teams import create_team, find_member
+from schnell.assets.store import thumbnail_key
 from schnell.clock import now
 from schnell.database.tables import images
 from schnell.generations.recovery import apply_retention, find_orphans
@@ -114,6 +115,17 @@ async def test_files_that_no_record_knows_are_found(server: Server) -> None:
     stray = "development/images/2020_01_01_00_00_00_000_000000.webp"
     await server.services.store.put(stray, b"stray", "image/webp")
     assert await find_orphans(server.services.database, server.services.store) == [stray]
+
+
+async def test_a_thumbnail_whose_picture_is_gone_is_found_and_removed_with_it(server: Server) -> None:
+    await server.draw()
+    database, store = server.services.database, server.services.store
+    gone = "development/images/2020_01_01_00_00_00_000_000000.webp"
+    # as a server leaves it that is killed between writing a thumbnail and asking whether its picture is still there
+    await store.put(thumbnail_key(gone), b"stray", "image/webp")
+    assert await find_orphans(database, store) == [gone]
+    await store.delete([gone])
+    assert await find_orphans(database, store) == []
 
 
 async def test_records_survive_a_restart(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from schnell.assets.links import FILES_PATH, LinkSigner
-from schnell.assets.store import check_stored, is_key, shared_name, with_thumbnails
+from schnell.assets.store import check_stored, list_pictures, shared_name, with_thumbnails
 from schnell.errors import AssetError, NotFoundError
 
 _DRAFTS: Final = ".drafts"
@@ -50,7 +50,7 @@ class LocalAssets:
         await asyncio.to_thread(self._delete, [self.path(key) for key in with_thumbnails(keys)])
 
     async def list_keys(self) -> list[str]:
-        """The key of every picture below the root."""
+        """The key of every picture below the root, or that has left a thumbnail there."""
         return await asyncio.to_thread(self._list)
 
     def url(self, key: str, seconds: int) -> str:
@@ -112,8 +112,7 @@ class LocalAssets:
 
     def _list(self) -> list[str]:
         found = (Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
-        keys = (file.relative_to(self.root).as_posix() for file in found)
-        return sorted(key for key in keys if is_key(key))
+        return list_pictures(file.relative_to(self.root).as_posix() for file in found)
 
 
 def _write_beside(draft: str, path: str, data: bytes) -> None:

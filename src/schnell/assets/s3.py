@@ -13,7 +13,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from schnell.assets.store import CACHE_CONTROL, file_name, is_key, shared_name, with_thumbnails
+from schnell.assets.store import CACHE_CONTROL, file_name, list_pictures, shared_name, with_thumbnails
 from schnell.errors import AssetError, NotFoundError
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class S3Assets:
             await self._call(lambda name=key: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name))
 
     async def list_keys(self) -> list[str]:
-        """The key of every picture below the prefix. Raises AssetError."""
+        """The key of every picture below the prefix, or that has left a thumbnail there. Raises AssetError."""
         return await self._call(self._list)
 
     def url(self, key: str, seconds: int) -> str:
@@ -145,7 +145,7 @@ class S3Assets:
     def _list(self) -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
         names = (row["Key"].removeprefix(self._prefix) for page in pages for row in page.get("Contents", ()))
-        return sorted(name for name in names if is_key(name))
+        return list_pictures(names)
 
     async def _call(self, action: Callable[..., _Answer], *arguments: str) -> _Answer:
         try:

@@ -40,7 +40,7 @@ class AssetStore(Protocol):
         ...
 
     async def list_keys(self) -> list[str]:
-        """The key of every stored picture, sorted. Raises AssetError."""
+        """The key of every picture that is stored, or that has left a thumbnail behind, sorted. Raises AssetError."""
         ...
 
     def url(self, key: str, seconds: int) -> str:
@@ -101,7 +101,7 @@ def thumbnail_key(key: str) -> str:
 
 def check_stored(key: str) -> str:
     """`key` itself, if it is that of a picture or of a thumbnail. Raises NotFoundError."""
-    return key if _THUMBNAIL.fullmatch(key) else check_key(key)
+    return key if is_thumbnail(key) else check_key(key)
 
 
 def with_thumbnails(keys: Iterable[str]) -> Iterator[str]:
@@ -109,6 +109,14 @@ def with_thumbnails(keys: Iterable[str]) -> Iterator[str]:
     for key in keys:
         yield key
         yield thumbnail_key(key)
+
+
+def list_pictures(names: Iterable[str]) -> list[str]:
+    """The keys of the pictures and of the thumbnails' pictures among the names in a store, sorted, each once."""
+    folded = (
+        name.replace("/thumbnails/", "/images/").removesuffix(".webp") if is_thumbnail(name) else name for name in names
+    )
+    return sorted({name for name in folded if is_key(name)})
 
 
 def shared_name(name: str) -> str:
@@ -121,6 +129,11 @@ def shared_name(name: str) -> str:
 def is_key(text: str) -> bool:
     """Whether `text` has the form of a picture's key."""
     return _KEY.fullmatch(text) is not None
+
+
+def is_thumbnail(text: str) -> bool:
+    """Whether `text` has the form of a thumbnail's key."""
+    return _THUMBNAIL.fullmatch(text) is not None
 
 
 def file_name(key: str) -> str:
