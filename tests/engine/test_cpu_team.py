@@ -11,47 +11,62 @@ import pytest
 import torch
 
 from schnell.engine import cpu_team
-from schnell.engine.cpu_team import CpuTeam, Usage, WaitPolicy
+from schnell.engine.cpu_team import CpuTeam, Neighbours, Usage, WaitPolicy, read_busy_seconds
 
 
-def step(policy: WaitPolicy, now: float, *, cores: float = 2.0, switches: float = 0.0, rows: int = 1) -> bool:
-    """A step of a tenth of a second that used so many cores, and was switched away from so often a second."""
-    spun = policy.choose(rows)
-    policy.learn(Usage(now, 0.0, 0), Usage(now + 0.1, cores * 0.1, round(switches * 0.1)), spun=spun)
+def step(policy: WaitPolicy, now: float, *, cores: float = 2.0, others: float | None = None) -> bool:
+    """A step of a tenth of a second that used so many cores; others use `others`. Whether the team spun in it."""
+    spun = policy.spins
+    policy.learn(Usage(now, 0.0), Usage(now + 0.1, cores * 0.1), others)
     return spun
 
 
 def test_a_team_that_has_its_cores_for_itself_spins() -> None:
-    policy = WaitPolicy(2)
-    assert all(step(policy, number, cores=1.9, switches=300) for number in range(100))
+    policy = WaitPolicy(2, 2)
+    assert all(step(policy, number, cores=1.9, others=0.1) for number in range(100))
 
 
-def test_a_team_that_loses_a_core_sleeps_until_nobody_wants_it() -> None:
-    policy = WaitPolicy(2)
+def test_a_team_that_loses_a_core_sleeps_until_nobody_else_uses_it() -> None:
+    policy = WaitPolicy(2, 2)
     step(policy, 0, cores=1.2)
-    assert not any(step(policy, number, cores=1.0, switches=1000) for number in range(1, 100))
-    assert not step(policy, 101, cores=1.3, switches=50)
+    assert not any(step(policy, number, cores=1.0, others=1.0) for number in range(1, 100))
+    assert not step(policy, 101, cores=1.3, others=0.0)
     assert step(policy, 102, cores=2.0)
 
 
+def test_without_news_of_others_a_team_goes_on_as_it_is() -> None:
+    policy = WaitPolicy(2, 2)
+    step(policy, 0, cores=1.0)
+    assert not any(step(policy, number, cores=1.0) for number in range(1, 100))
+
+
+def test_others_on_cores_that_the_team_leaves_free_do_not_count() -> None:
+    policy = WaitPolicy(2, 8)
+    step(policy, 0, cores=1.0)
+    step(policy, 1, others=6.0)
+    assert step(policy, 2)
+
+
 def test_spinning_that_fails_again_and_again_is_tried_more_and_more_rarely() -> None:
-    policy = WaitPolicy(2)
-    tried = [number for number in range(1000) if step(policy, number / 10, cores=1.0)]
+    policy = WaitPolicy(2, 2)
+    tried = [number for number in range(1000) if step(policy, number / 10, cores=1.0, others=0.0)]
     gaps = [after - before for before, after in itertools.pairwise(tried)]
     assert gaps == sorted(gaps)
     assert gaps[-1] > 8 * gaps[0]
 
 
-def test_a_batch_of_many_rows_sleeps_whoever_is_there() -> None:
-    policy = WaitPolicy(2)
-    assert not step(policy, 0, rows=8)
-    assert step(policy, 1, rows=1)
+def test_others_are_what_the_machine_was_busy_with_less_what_was_ours() -> None:
+    busy = iter((100.0, 100.9, 101.0))
+    neighbours = Neighbours(lambda: next(busy))
+    assert neighbours.cores(Usage(10.0, 5.0)) is None
+    assert neighbours.cores(Usage(10.1, 5.1)) is None  # too soon: the kernel counts in hundredths of a second
+    assert neighbours.cores(Usage(10.5, 5.4)) == pytest.approx(1.0)
+    assert neighbours.cores(Usage(11.5, 5.9)) == 0.0
 
 
-def test_what_a_large_batch_met_holds_for_the_single_row_after_it() -> None:
-    policy = WaitPolicy(2)
-    step(policy, 0, rows=8, switches=2000)
-    assert not step(policy, 1, rows=1, switches=2000)
+def test_where_nothing_is_counted_nothing_is_said_of_others() -> None:
+    neighbours = Neighbours(lambda: None)
+    assert [neighbours.cores(Usage(float(now), 0.0)) for now in range(3)] == [None, None, None]
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="libgomp and its counting")
@@ -111,6 +126,18 @@ def test_a_crowd_lets_waiting_threads_sleep() -> None:
         spinning, asleep = engine_thread.submit(run).result()
     # processor time, which other load on the machine takes from nobody's count
     assert asleep < spinning
+
+
+@linux
+def test_the_kernel_tells_how_busy_the_machine_is() -> None:
+    """This process's own use is part of it."""
+    before, own = read_busy_seconds(), time.process_time()
+    while time.process_time() - own < 0.5:
+        pass
+    after = read_busy_seconds()
+    assert before is not None
+    assert after is not None
+    assert after - before > 0.4
 
 
 @linux

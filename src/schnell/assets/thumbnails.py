@@ -19,7 +19,10 @@ SIDE: Final = 448
 MOST_BYTES: Final = 20_000
 _QUALITIES: Final = (78, 64, 48, 32, 16)
 _MOST_WAITING: Final = 500
+#: Seconds between two looks at whether work is under way, and how many of them have to find none: whoever asks for one
+#: picture after the other would else meet, in each, the thumbnail of the one before.
 _PATIENCE: Final = 0.5
+_QUIET_LOOKS: Final = 3
 _AT_ONCE: Final = 2
 
 
@@ -63,9 +66,10 @@ class Thumbnails:
                 await self._task
 
     async def _make_all(self) -> None:
+        await self._wait_for_quiet()
         while self._waiting:
-            while self._is_busy():  # noqa: ASYNC110 - nobody tells that all work is done
-                await asyncio.sleep(_PATIENCE)
+            if self._is_busy():
+                await self._wait_for_quiet()
             key = next(iter(self._waiting))
             del self._waiting[key]
             try:
@@ -74,6 +78,12 @@ class Thumbnails:
                 _log.info("no thumbnail of %s: %s", key, error.message)
             except Exception:  # noqa: BLE001 - one picture that cannot be read must not keep the others waiting
                 _log.exception("no thumbnail of %s", key)
+
+    async def _wait_for_quiet(self) -> None:
+        quiet = 0
+        while quiet < _QUIET_LOOKS:
+            await asyncio.sleep(_PATIENCE)
+            quiet = 0 if self._is_busy() else quiet + 1
 
     async def _make(self, key: str) -> bytes:
         async with self._turns:

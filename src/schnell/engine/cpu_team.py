@@ -16,20 +16,21 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
 
-#: A batch of so many rows has operations large enough that waking up costs nothing.
-_ROWS_THAT_SLEEP: Final = 4
 #: Cores of the team's own that others may have had in a step, on average, before it stops to spin.
 _CORES_LOST: Final = 0.4
-#: How often a second a thread of ours is sent off its core where nobody else wants it, at most; beside one busy process
-#: it is more than a thousand times.
-_CALM_SWITCHES: Final = 400
+#: Cores that others may be using beyond those that the team leaves them, before it spins again: a client that reads its
+#: answers is no busy neighbour.
+_CORES_SHARED: Final = 0.25
+#: Seconds over which the use of the whole machine is counted, at least: the kernel counts it in hundredths.
+_WINDOW: Final = 0.25
 #: Seconds that a team sleeps at least, and at most, before it spins again; doubled whenever that was wrong.
 _SHORTEST_REST, _LONGEST_REST = 0.25, 30.0
 #: The kernel lets a thread that wakes and asks for shorter turns go before one in the middle of a longer turn
@@ -42,43 +43,69 @@ _LARGEST_CROWD: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What this process has used: processor seconds, and how often a thread had to leave a core, at a time."""
+    """Processor seconds that this process has used at a time, over all its threads."""
 
     seconds: float
     processor_seconds: float
-    switches: int
 
     @classmethod
     def now(cls) -> Self:
-        """As of now, over all threads."""
+        """As of now."""
         used = resource.getrusage(resource.RUSAGE_SELF)
-        return cls(time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nivcsw)
+        return cls(time.perf_counter(), used.ru_utime + used.ru_stime)
+
+
+class Neighbours:
+    """How many cores other processes use, on average, from what the kernel counts of the whole machine."""
+
+    def __init__(self, read_busy: Callable[[], float | None] | None = None) -> None:
+        self._read_busy = read_busy or read_busy_seconds
+        self._since: tuple[Usage, float] | None = None
+
+    def cores(self, now: Usage) -> float | None:
+        """The cores since the last answer; None before enough time has passed, and where nothing is counted."""
+        if self._since is not None and now.seconds - self._since[0].seconds < _WINDOW:
+            return None
+        busy, before = self._read_busy(), self._since
+        self._since = None if busy is None else (now, busy)
+        if busy is None or before is None:
+            return None
+        ours = now.processor_seconds - before[0].processor_seconds
+        return max(0.0, busy - before[1] - ours) / (now.seconds - before[0].seconds)
+
+
+def read_busy_seconds() -> float | None:
+    """Seconds since the start of the machine in which its cores were not idle, all together; None if it does not say.
+
+    Time that a hypervisor gave to other machines counts for none of ours. See proc_stat(5).
+    """
+    try:
+        with Path("/proc/stat").open("rb") as file:
+            user, nice, system, _, _, irq, soft_irq = map(int, file.readline().split()[1:8])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
 
 
 class WaitPolicy:
-    """Decides whether a team of `threads` spins, from what each step used."""
+    """Decides whether a team of `threads` spins on a machine of so many `cores`, from what each step used."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, cores: int) -> None:
         self._threads = threads
+        self._spare = max(0, cores - threads)
         self._rest, self._until, self._began = _SHORTEST_REST, 0.0, 0.0
         self.spins = True
 
-    def choose(self, rows: int) -> bool:
-        """Whether the team should spin in a step of so many rows."""
-        return self.spins and rows < _ROWS_THAT_SLEEP
-
-    def learn(self, before: Usage, after: Usage, *, spun: bool) -> None:
-        """Take in what a step used."""
-        seconds = max(after.seconds - before.seconds, 1e-6)
-        if spun:
+    def learn(self, before: Usage, after: Usage, neighbours: float | None) -> None:
+        """Take in what a step used, and how many cores others do (None: no news of them)."""
+        if self.spins:
+            seconds = max(after.seconds - before.seconds, 1e-6)
             lost = self._threads - (after.processor_seconds - before.processor_seconds) / seconds
             if lost > _CORES_LOST:
                 self._stop_spinning(after.seconds)
             elif after.seconds - self._began > _LONGEST_REST:
                 self._rest = _SHORTEST_REST
-        elif (after.switches - before.switches) / seconds >= _CALM_SWITCHES:
-            self.spins = False
-        elif not self.spins and after.seconds > self._until:
+        elif neighbours is not None and neighbours <= self._spare + _CORES_SHARED and after.seconds > self._until:
             self.spins, self._began = True, after.seconds
 
     def _stop_spinning(self, now: float) -> None:
@@ -92,7 +119,8 @@ class CpuTeam:
 
     def __init__(self, threads: int) -> None:
         self._crowd = _Crowd.beside(threads) if threads > 1 and sys.platform == "linux" else None
-        self._policy = WaitPolicy(threads)
+        self._policy = WaitPolicy(threads, os.cpu_count() or threads)
+        self._neighbours = Neighbours()
 
     @classmethod
     def of(cls, device: torch.device) -> Self:
@@ -105,16 +133,16 @@ class CpuTeam:
             _set_turn(_TURN_NS)
 
     @contextmanager
-    def stepping(self, rows: int) -> Iterator[None]:
-        """Compute a step of so many rows in the block."""
+    def stepping(self) -> Iterator[None]:
+        """Compute a step in the block."""
         if self._crowd is None:
             yield
             return
-        spins = self._policy.choose(rows)
-        self._crowd.stand(is_there=not spins)
+        self._crowd.stand(is_there=not self._policy.spins)
         before = Usage.now()
         yield
-        self._policy.learn(before, Usage.now(), spun=spins)
+        after = Usage.now()
+        self._policy.learn(before, after, self._neighbours.cores(after))
 
 
 class _Crowd:

@@ -232,7 +232,7 @@ class Engine:
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
         """Take drawings of one token grid a step further, whatever their prompts, seeds, timesteps and LoRAs."""
         (model := self._loaded_model(precision)).choice.quantized = precision.is_quantized
-        with self._team.stepping(len(drawings)):
+        with self._team.stepping():
             return model.step(drawings)
 
     def decode(self, drawings: Sequence[Drawing], precision: Precision, *, tiles: bool = False) -> list[Image.Image]:
