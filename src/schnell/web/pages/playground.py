@@ -12,6 +12,7 @@ from schnell.errors import NotFoundError
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.spec import ASPECT_RATIOS, MAX_SEED, MAX_SIDE, MIN_SIDE, SIDE_STEP
 from schnell.web.native.feature_schema import FEATURE_BODY
+from schnell.web.pages.languages import language_of
 from schnell.web.pages.site import find_caller, page, site_of
 from schnell.web.services import Services, services_of
 
@@ -90,6 +91,7 @@ async def _library(request: Request, caller: Caller | None) -> list[dict[str, An
     if caller is None or not site_of(request).serves("/api/loras"):
         return []
     example = await _find_example(services, caller)
+    rank = language_of(request).texts.gettext("rank %(rank)s")
     found = await services.loras.list(caller.team_id)
     previewed = await services.loras.list_previewed(found)
     return [
@@ -97,7 +99,7 @@ async def _library(request: Request, caller: Caller | None) -> list[dict[str, An
             "name": lora.name,
             "also": [_EXAMPLE["lora_weights"]] if lora.id == example else [],
             "words": list(lora.trigger_words),
-            "summary": f"{', '.join(lora.trigger_words) or lora.made_for} · rank {lora.rank}",
+            "summary": f"{', '.join(lora.trigger_words) or lora.made_for} · {rank % {'rank': lora.rank}}",
             "preview": f"/api/loras/{quote(lora.id, safe='')}/preview" if lora.id in previewed else "",
         }
         for lora in found
