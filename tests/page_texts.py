@@ -26,7 +26,8 @@ _COMMENT: Final = re.compile(r"/\*.*?\*/|^\s*//[^\n]*|(?<=[;,{}(])\s*//[^\n]*", 
 #: Names, and examples that are the same in every language.
 SAME_EVERYWHERE: Final = {
     *("schnell", "LoRA", "LoRAs", "API", "OpenAPI", "OpenID", "CSV", "Ada", "ada@example.org", "Apache-2.0"),
-    *("schnell_", "mystyle", "llms.txt", "openapi.json", "POST", "webp", "jpg", "png", "Deutsch", "English"),
+    *("schnell_", "mystyle", "llms.txt", "openapi.json", "POST", "webp", "jpg", "png"),
+    *("Deutsch", "English", "DE", "EN"),
 }
 
 

@@ -32,7 +32,7 @@ _SCENES: Final = (
 #: behind a link.
 _OPENING: Final = {"prompt": _ICONS[0], "aspect_ratio": "1:1", "num_inference_steps": 4}
 #: Pictures that the embedded model drew with these settings, in `static/examples`.
-_EXAMPLES: Final = (
+EXAMPLES: Final = (
     {"file": "apple.webp", "prompt": "red apple on a blue background", "seed": 3},
     {"file": "rocket.webp", "prompt": "rocket on a sky blue background", "seed": 7},
     {"file": "frog.webp", "prompt": "green frog, flat style", "seed": 5, "lora_weights": "flat", "lora_scale": 1},
@@ -61,7 +61,7 @@ def _config(request: Request) -> dict[str, Any]:
         "endpoint": f"{services.config.public_url}/api/features",
         "publicUrl": services.config.public_url,
         "model": services.model.ids[0],
-        "examples": _EXAMPLES if services.model.name == DEFAULT_MODEL and loras else (),
+        "examples": EXAMPLES if services.model.name == DEFAULT_MODEL and loras else (),
         "suggestions": _ICONS if services.model.name == DEFAULT_MODEL else _SCENES,
         **_opening(embedded=services.model.name == DEFAULT_MODEL, loras=loras),
         "defaults": {
