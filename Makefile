@@ -12,7 +12,7 @@ SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: help setup serve test check quick lint unit soak gpu-check screenshots mini mini-evaluate lock hooks clean
+.PHONY: help setup serve test check quick lint unit soak gpu-check screenshots texts mini mini-evaluate lock hooks clean
 
 help: ## show these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ gpu-check: ## FLUX.1 [schnell] at its true size on this machine's NVIDIA GPU, in
 
 screenshots: $(DEVELOPMENT) ## the pictures of the README and the documentation
 	$(BIN)/python scripts/screenshots.py
+
+texts: $(DEVELOPMENT) ## bring the texts of the pages into the file of each language (then translate what is empty or fuzzy)
+	$(BIN)/python scripts/translations.py
 
 mini: $(DEVELOPMENT) ## make the embedded model from nothing, as in `make mini MINI="--minutes 240"`
 	PYTHONPATH=recipes $(BIN)/python -m schnell_mini model $(MINI)

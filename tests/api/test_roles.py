@@ -212,6 +212,7 @@ TABLE: Final[Mapping[str, Need]] = {
     "POST /loras": "generate",
     "GET /account": "page",
     "GET /verify": "open",
+    "POST /language": "open",
     "GET /docs": "open",
     "GET /docs/openapi": "open",
     "GET /docs/search": "open",

@@ -105,10 +105,13 @@ def visit(browser: Browser, site: ServerProcess) -> Visit:
     """A fresh visitor: `with visit(color_scheme="dark", width=390) as visitor`."""
 
     @contextmanager
-    def start(width: int = 1280, color_scheme: Any = "light", *, key: str | None = KEY) -> Iterator[Visitor]:
+    def start(
+        width: int = 1280, color_scheme: Any = "light", *, key: str | None = KEY, locale: str = "en-US"
+    ) -> Iterator[Visitor]:
         context: BrowserContext = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=color_scheme,
+            locale=locale,
             permissions=["clipboard-read", "clipboard-write"],
         )
         visitor = Visitor(context.new_page(), site.url)

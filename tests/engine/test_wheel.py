@@ -36,6 +36,7 @@ def test_a_wheel_draws_from_another_place(wheel: Path, tmp_path: Path) -> None:
     assert where.startswith(str(place))
     draw(sys.executable, tmp_path / "apple.webp", PYTHONPATH=str(place))
     assert (place / "schnell" / "web" / "pages" / "templates").is_dir()
+    assert (place / "schnell" / "web" / "pages" / "translations" / "de.po").is_file()
 
 
 @pytest.mark.soak

@@ -13,6 +13,7 @@ from schnell.web.pages import (
     documentation,
     gallery,
     gallery_actions,
+    languages,
     loras,
     playground,
     sharing,
@@ -20,6 +21,7 @@ from schnell.web.pages import (
     training,
 )
 from schnell.web.pages.documents import find_documents, load_documents
+from schnell.web.pages.languages import load_languages
 from schnell.web.pages.site import Site, install_error_pages
 from schnell.web.pages.static import load_static_files
 
@@ -28,7 +30,7 @@ __all__ = ["install", "install_error_pages"]
 
 def install(app: FastAPI, api_paths: Collection[str]) -> None:
     """Add the pages to `app`. They leave out what needs a path that is not among `api_paths`, those of its API."""
-    app.state.site = Site(load_static_files(), load_documents(find_documents()), api_paths)
+    app.state.site = Site(load_static_files(), load_documents(find_documents()), load_languages(), api_paths)
     for part in (
         static,
         playground,
@@ -40,5 +42,6 @@ def install(app: FastAPI, api_paths: Collection[str]) -> None:
         account,
         administration,
         documentation,
+        languages,
     ):
         app.include_router(part.router, include_in_schema=False)

@@ -17,6 +17,7 @@ from schnell.accounts.teams import find_member, find_team, list_members
 from schnell.accounts.usage import UsageRow, collect_usage
 from schnell.database.connection import Connection
 from schnell.web.native.account import own_path
+from schnell.web.pages.languages import Language, language_of
 from schnell.web.pages.site import find_caller, page, sign_in_first
 from schnell.web.services import services_of
 
@@ -52,8 +53,8 @@ async def account(request: Request) -> Response:
         shown = await _read(connection, caller)
     async with services.database.scan() as connection:
         rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since)
-    days = chart(rows, today)
-    return page(request, "account.html", caller, **shown, days=days, chart_height=_CHART_HEIGHT, ago=ago)
+    days = chart(rows, today, language_of(request))
+    return page(request, "account.html", caller, **shown, days=days, chart_height=_CHART_HEIGHT)
 
 
 @router.get("/sign-in")
@@ -98,19 +99,7 @@ async def _read(connection: Connection, caller: Caller) -> dict[str, Any]:
     }
 
 
-def ago(moment: datetime | None) -> str:
-    """How long ago something was, in the largest unit that fits, or `never`."""
-    if moment is None:
-        return "never"
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            number = int(seconds // length)
-            return f"{number} {unit}{'s' if number > 1 else ''} ago"
-    return "just now"
-
-
-def chart(rows: Sequence[UsageRow], today: date) -> list[Day]:
+def chart(rows: Sequence[UsageRow], today: date, language: Language) -> list[Day]:
     """The last 30 days up to `today`, oldest first, days without use included."""
     days = [today - timedelta(days=back) for back in reversed(range(_DAYS))]
     used = {day: [row for row in rows if row.day == day.isoformat()] for day in days}
@@ -119,7 +108,7 @@ def chart(rows: Sequence[UsageRow], today: date) -> list[Day]:
     return [
         Day(
             day=day.isoformat(),
-            label=f"{day.day} {day:%b}",
+            label=language.day(day),
             requests=sum(row.requests for row in found),
             pictures=sum(row.pictures for row in found),
             credits=sum(row.credits for row in found),

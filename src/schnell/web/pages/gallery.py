@@ -18,7 +18,7 @@ from schnell.generations.shares import list_shared
 from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO, Size, output_seed
 from schnell.web.auth import Reader
 from schnell.web.native.records import picture_urls, show_time
-from schnell.web.pages.site import find_caller, page, respond, sign_in_first, site_of
+from schnell.web.pages.site import find_caller, fragment, page, sign_in_first
 from schnell.web.services import Services, services_of
 
 router = APIRouter()
@@ -108,7 +108,7 @@ async def gallery(
         "emptied": not pictures and not filters.given and await _was_drawn(services, caller),
     }
     if request.headers.get("hx-request"):
-        return respond(request, site_of(request).render("gallery_pictures.html", shown))
+        return fragment(request, "gallery_pictures.html", **shown)
     async with services.database.read() as connection:
         collections = await list_collections(connection, caller.team_id)
     return page(request, "gallery.html", caller, **shown, filters=filters, collections=collections)
@@ -121,7 +121,7 @@ async def used_loras(request: Request, lora: Annotated[str, Query(max_length=500
     if caller is None:
         return sign_in_first(request)
     names = await services_of(request).history.used_loras(caller)
-    return respond(request, site_of(request).render("gallery_loras.html", {"loras": names, "lora": lora}))
+    return fragment(request, "gallery_loras.html", loras=names, lora=lora)
 
 
 @router.get("/thumbnails/{environment}/images/{name}")

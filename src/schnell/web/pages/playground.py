@@ -12,6 +12,7 @@ from schnell.errors import NotFoundError
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.spec import ASPECT_RATIOS, MAX_SEED, MAX_SIDE, MIN_SIDE, SIDE_STEP
 from schnell.web.native.feature_schema import FEATURE_BODY
+from schnell.web.pages.languages import language_of
 from schnell.web.pages.site import find_caller, page, site_of
 from schnell.web.services import Services, services_of
 
@@ -31,7 +32,7 @@ _SCENES: Final = (
 #: behind a link.
 _OPENING: Final = {"prompt": _ICONS[0], "aspect_ratio": "1:1", "num_inference_steps": 4}
 #: Pictures that the embedded model drew with these settings, in `static/examples`.
-_EXAMPLES: Final = (
+EXAMPLES: Final = (
     {"file": "apple.webp", "prompt": "red apple on a blue background", "seed": 3},
     {"file": "rocket.webp", "prompt": "rocket on a sky blue background", "seed": 7},
     {"file": "frog.webp", "prompt": "green frog, flat style", "seed": 5, "lora_weights": "flat", "lora_scale": 1},
@@ -60,7 +61,7 @@ def _config(request: Request) -> dict[str, Any]:
         "endpoint": f"{services.config.public_url}/api/features",
         "publicUrl": services.config.public_url,
         "model": services.model.ids[0],
-        "examples": _EXAMPLES if services.model.name == DEFAULT_MODEL and loras else (),
+        "examples": EXAMPLES if services.model.name == DEFAULT_MODEL and loras else (),
         "suggestions": _ICONS if services.model.name == DEFAULT_MODEL else _SCENES,
         **_opening(embedded=services.model.name == DEFAULT_MODEL, loras=loras),
         "defaults": {
@@ -90,6 +91,7 @@ async def _library(request: Request, caller: Caller | None) -> list[dict[str, An
     if caller is None or not site_of(request).serves("/api/loras"):
         return []
     example = await _find_example(services, caller)
+    rank = language_of(request).texts.gettext("rank %(rank)s")
     found = await services.loras.list(caller.team_id)
     previewed = await services.loras.list_previewed(found)
     return [
@@ -97,7 +99,7 @@ async def _library(request: Request, caller: Caller | None) -> list[dict[str, An
             "name": lora.name,
             "also": [_EXAMPLE["lora_weights"]] if lora.id == example else [],
             "words": list(lora.trigger_words),
-            "summary": f"{', '.join(lora.trigger_words) or lora.made_for} · rank {lora.rank}",
+            "summary": f"{', '.join(lora.trigger_words) or lora.made_for} · {rank % {'rank': lora.rank}}",
             "preview": f"/api/loras/{quote(lora.id, safe='')}/preview" if lora.id in previewed else "",
         }
         for lora in found

@@ -14,6 +14,7 @@ from schnell.accounts.identity import Caller
 from schnell.errors import ForbiddenError, SchnellError, UnauthorizedError
 from schnell.web.auth import identify
 from schnell.web.pages.documents import Document
+from schnell.web.pages.languages import Language, Languages, ScriptTexts, language_of, mark, scripts_of
 from schnell.web.pages.static import StaticFiles
 from schnell.web.services import Services, services_of
 
@@ -24,27 +25,65 @@ _LEAST_COMPRESSED: Final = 1024
 class Site:
     """The templates, static files and documents of the pages, kept in `app.state.site`."""
 
-    def __init__(self, static: StaticFiles, documents: Mapping[str, Document], api_paths: Collection[str]) -> None:
+    def __init__(
+        self,
+        static: StaticFiles,
+        documents: Mapping[str, Document],
+        languages: Languages,
+        api_paths: Collection[str],
+    ) -> None:
         self.static = static
         self.documents = documents
+        self.languages = languages
         self._api_paths = api_paths
-        self._templates = Environment(
-            loader=PackageLoader("schnell.web.pages"),
-            autoescape=select_autoescape(),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.globals["static"] = static.url
-        self._templates.filters["thousands"] = lambda number: f"{number:,}"
+        self._scripts = {name: file.data.decode() for name, file in static.files.items() if name.endswith(".js")}
+        self._templates = {language: _environment(static, language) for language in languages}
+        self._script_texts: dict[tuple[Language, str], ScriptTexts] = {}
 
     def serves(self, path: str) -> bool:
         """Whether the app's API has this path. Parts of pages that need one that it lacks are left out."""
         return path in self._api_paths
 
-    def render(self, template: str, context: Mapping[str, Any]) -> str:
+    def render(self, language: Language, template: str, context: Mapping[str, Any]) -> str:
         """The text of a template. A name that the context lacks is an error."""
-        return self._templates.get_template(template).render(context)
+        return self._templates[language].get_template(template).render(context)
+
+    def script_texts(self, language: Language, template: str) -> ScriptTexts:
+        """What the scripts of a template's pages say, in another language than English; English stands in them."""
+        found = self._script_texts.get((language, template))
+        if found is None:
+            environment = self._templates[language]
+            names = scripts_of(template, lambda name: _source(environment, name), self._scripts)
+            found = {text: shown for name in names for text, shown in language.scripts.get(name, {}).items()}
+            self._script_texts[language, template] = found
+        return found
+
+
+def _environment(static: StaticFiles, language: Language) -> Environment:
+    """The templates in one language."""
+    made = Environment(
+        loader=PackageLoader("schnell.web.pages"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.i18n"],
+    )
+    # new style: what is put into a text is escaped, the text itself is the catalogue's and may hold HTML
+    made.install_gettext_translations(language.texts, newstyle=True)  # type: ignore[attr-defined]
+    made.globals["static"] = static.url
+    made.filters |= {
+        "thousands": language.number,
+        "filesize": language.size,
+        "ago": language.ago,
+        "named": language.named,
+    }
+    return made
+
+
+def _source(environment: Environment, template: str) -> str:
+    loader = cast("PackageLoader", environment.loader)
+    return loader.get_source(environment, template)[0]
 
 
 def site_of(request: Request) -> Site:
@@ -54,13 +93,23 @@ def site_of(request: Request) -> Site:
 
 def page(request: Request, template: str, caller: Caller | None, **context: Any) -> Response:
     """A page of the template with what every page shows; `context` comes on top."""
+    site, language = site_of(request), language_of(request)
     shown = {
         "path": request.url.path,
+        "here": address_of(request),
+        "language": language,
+        "languages": site.languages,
+        "script_texts": site.script_texts(language, template),
         "caller": caller,
-        "has_loras": site_of(request).serves("/api/loras"),
+        "has_loras": site.serves("/api/loras"),
         "public_url": services_of(request).config.public_url,
     }
-    return respond(request, site_of(request).render(template, shown | context))
+    return respond(request, site.render(language, template, shown | context))
+
+
+def fragment(request: Request, template: str, **context: Any) -> Response:
+    """A part of a page."""
+    return respond(request, site_of(request).render(language_of(request), template, context))
 
 
 def respond(request: Request, html: str, status: int = 200) -> Response:
@@ -70,7 +119,8 @@ def respond(request: Request, html: str, status: int = 200) -> Response:
         "Referrer-Policy": "same-origin",
         "X-Frame-Options": "DENY",
         "Cache-Control": "private, no-cache",
-        "Vary": "Accept-Encoding, Cookie",
+        "Vary": "Accept-Encoding, Accept-Language, Cookie",
+        "Content-Language": language_of(request).code,
     }
     body = html.encode()
     if len(body) > _LEAST_COMPRESSED and "gzip" in request.headers.get("accept-encoding", ""):
@@ -109,11 +159,21 @@ async def find_caller(request: Request) -> Caller | None:
 
 def sign_in_first(request: Request) -> RedirectResponse:
     """A redirect to the sign-in page, which leads back to this address."""
-    target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return RedirectResponse(f"/sign-in?{urlencode({'next': target})}", 303)
+    return RedirectResponse(f"/sign-in?{urlencode({'next': address_of(request)})}", 303)
 
 
-_TITLES: Final = {403: "Not allowed", 404: "Nothing here", 405: "Not like this", 429: "Too fast"}
+def address_of(request: Request) -> str:
+    """The path and query that were asked for."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+_TITLES: Final = {
+    403: mark("Not allowed"),
+    404: mark("Nothing here"),
+    405: mark("Not like this"),
+    429: mark("Too fast"),
+}
+_OTHER_TITLE: Final = mark("It did not work")
 _ABOUT_THE_BODY: Final = {"content-length", "content-type", "content-encoding"}
 _Handler = Callable[[Request, Any], Awaitable[Response]]
 
@@ -132,9 +192,15 @@ def _as_page(handle: _Handler) -> _Handler:
         answer = await handle(request, error)
         if not _navigates(request):
             return answer
-        message = error.message if isinstance(error, SchnellError) else "There is no page at this address."
-        title = _TITLES.get(answer.status_code, "It did not work")
-        shown = page(request, "error.html", await find_caller(request), title=title, message=message)
+        gettext = language_of(request).texts.gettext
+        # errors of the API are English in every language
+        said = error.message if isinstance(error, SchnellError) else None
+        context = {
+            "title": gettext(_TITLES.get(answer.status_code, _OTHER_TITLE)),
+            "message": said or gettext("There is no page at this address."),
+            "translated": said is None,
+        }
+        shown = page(request, "error.html", await find_caller(request), **context)
         shown.status_code = answer.status_code
         kept = (each for each in answer.headers.items() if each[0] not in _ABOUT_THE_BODY)
         for name, value in kept:

@@ -1,4 +1,5 @@
 import { call, copy, rememberKey, say } from "./app.js";
+import { t } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 const { team } = find("keys").dataset;
@@ -11,7 +12,7 @@ async function refresh(...ids) {
 
 async function createKey(form) {
   const scopes = [...form.querySelectorAll("[name=scope]:checked")].map((box) => box.value);
-  if (!scopes.length) throw new Error("A key must be able to do something: choose at least one.");
+  if (!scopes.length) throw new Error(t("A key must be able to do something: choose at least one."));
   const body = { name: form.elements.name.value.trim(), scopes };
   const rate = form.elements.rateLimit.value.trim();
   if (rate) body.rateLimit = rate;
@@ -45,7 +46,7 @@ async function setPassword(form) {
   await call("PUT", "/api/password", body);
   await refresh("sign-ins");
   find("sign-ins").querySelector("h2").focus();
-  say("Saved. Sign in with it from now on.");
+  say(t("Saved. Sign in with it from now on."));
 }
 
 function ask(text, yes) {
@@ -66,8 +67,11 @@ async function signOut() {
 const forms = { "new-key": createKey, "new-invite": invite, "new-password": setPassword };
 const actions = {
   async revoke({ id, name, own, others }) {
-    const more = own === undefined ? " Whoever uses it is refused from now on." : " You are signed in with it, so this signs you out.";
-    if (!(await ask(`Revoke the key “${name}”?${more}`, "Revoke"))) return;
+    const question =
+      own === undefined
+        ? t("Revoke the key “{name}”? Whoever uses it is refused from now on.", { name })
+        : t("Revoke the key “{name}”? You are signed in with it, so this signs you out.", { name });
+    if (!(await ask(question, t("Revoke")))) return;
     await call("DELETE", others === undefined ? `/api/keys/${id}` : `/api/admin/keys/${id}`);
     if (own !== undefined) return signOut();
     await refresh("own-keys", "other-keys");
@@ -79,7 +83,7 @@ const actions = {
     if (field.hidden) {
       field.hidden = false;
       row.querySelector(".key-name").hidden = true;
-      button.textContent = "Save";
+      button.textContent = t("Save");
       field.select();
       return;
     }
@@ -88,13 +92,13 @@ const actions = {
     find("own-keys").querySelector(`[data-do=rename][data-id="${id}"]`).focus();
   },
   async uninvite({ id, name }) {
-    if (!(await ask(`Take back the invite of “${name}”? Its link opens nothing any more.`, "Take back"))) return;
+    if (!(await ask(t("Take back the invite of “{name}”? Its link opens nothing any more.", { name }), t("Take back")))) return;
     await call("DELETE", `/api/admin/invites/${id}`);
     await refresh("invites");
     find("invite-name").focus();
   },
   async relink({ id, name }) {
-    if (!(await ask(`Make a link with which ${name} chooses a password anew? Using it signs them out everywhere.`, "Make a link"))) return;
+    if (!(await ask(t("Make a link with which {name} chooses a password anew? Using it signs them out everywhere.", { name }), t("Make a link")))) return;
     showLink(await call("POST", `/api/admin/teams/${team}/users/${id}/invites`));
     await refresh("invites");
   },
@@ -107,7 +111,7 @@ const actions = {
     await call("DELETE", "/api/sessions");
     await refresh("sign-ins");
     find("sign-ins").querySelector("h2").focus();
-    say("Signed out everywhere else");
+    say(t("Signed out everywhere else"));
   },
 };
 

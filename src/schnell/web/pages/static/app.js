@@ -60,7 +60,7 @@ export async function call(method, path, body) {
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   const response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   if (response.status === 204) return null;
-  const answer = await response.json().catch(() => ({ message: `The server answered ${response.status}.` }));
+  const answer = await response.json().catch(() => ({ message: t("The server answered {status}.", { status: response.status }) }));
   if (response.ok) return answer;
   throw Object.assign(new Error(answer.message), { answer, status: response.status });
 }
@@ -83,13 +83,24 @@ function addCopyButtons() {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "button small copy-code";
-    button.textContent = "Copy";
+    button.textContent = t("Copy");
+    // what stands around it may be in English
+    button.lang = document.documentElement.lang;
     button.addEventListener("click", () => copy(frame.querySelector("code").textContent));
     frame.append(button);
   }
 }
 
+/** Loads the page anew where it is: an invite's secret stands behind `#`, which a redirect of the server would lose. */
+async function switchLanguage(event) {
+  event.preventDefault();
+  const chosen = new URLSearchParams({ language: event.submitter.value });
+  await fetch("/language", { method: "POST", body: chosen, redirect: "manual" });
+  location.reload();
+}
+
 document.getElementById("theme").addEventListener("click", switchTheme);
+document.getElementById("language").addEventListener("submit", switchLanguage);
 addCopyButtons();
 guardFocus();
 // on a machine that several people use, nothing of the person before is left

@@ -1,6 +1,6 @@
 // The progress of a LoRA's download as text.
 
-import { t } from "./texts.js";
+import { locale, t } from "./texts.js";
 
 export function fetchingText({ received, total }) {
   const values = { received: megabytes(received), total: megabytes(total ?? 0) };
@@ -8,5 +8,5 @@ export function fetchingText({ received, total }) {
 }
 
 export function megabytes(bytes) {
-  return (bytes / 1e6).toFixed(1);
+  return (bytes / 1e6).toLocaleString(locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 }

@@ -1,7 +1,7 @@
 import { call, say } from "./app.js";
 import { compare } from "./comparison.js";
 import { installShortcuts } from "./shortcuts.js";
-import { t } from "./texts.js";
+import { n, t } from "./texts.js";
 import { close, dataOf, fullScreen, open, rate, shownTile } from "./viewer.js";
 
 const find = (id) => document.getElementById(id);
@@ -30,7 +30,7 @@ function chooseUpTo(tile, is) {
 function showChosen() {
   const count = chosen.length;
   find("compare-bar").hidden = count === 0;
-  find("compare-count").textContent = count === 1 ? t("One chosen") : t("{count} chosen", { count });
+  find("compare-count").textContent = n("One chosen", "{count} chosen", count);
   find("compare").disabled = count !== 2;
   find("delete-chosen").disabled = !chosen.some((tile) => dataOf(tile).deletable);
 }
@@ -56,7 +56,7 @@ async function remove(of) {
     tile.remove();
   }
   close();
-  say(gone.length === 1 ? t("Deleted") : t("{count} pictures deleted", { count: gone.length }), { label: t("Undo"), run: undo });
+  say(n("One picture deleted", "{count} pictures deleted", gone.length), { label: t("Undo"), run: undo });
 }
 
 async function undo() {
@@ -97,7 +97,7 @@ async function collect(event) {
     const { added } = await call("POST", `/gallery/collections/${id}/add`, { keys: chosen.map((tile) => tile.dataset.key) });
     if (name) addCollection(id, name);
     clear();
-    say(added === 1 ? t("One picture added") : t("{count} pictures added", { count: added }));
+    say(n("One picture added", "{count} pictures added", added));
   });
 }
 

@@ -1,7 +1,7 @@
 // A table of pictures with one prompt and one seed: LoRAs down, scales across.
 
 import { call, localUrl } from "./app.js";
-import { t } from "./texts.js";
+import { n, t } from "./texts.js";
 
 const AT_ONCE = 4;
 const MOST = 48;
@@ -49,7 +49,7 @@ function tell() {
   const choice = asked();
   const wrong = problem(choice);
   find("grid-problem").textContent = wrong;
-  find("grid-count").textContent = wrong ? "" : t("{count} pictures", { count: choice.loras.length * choice.scales.length });
+  find("grid-count").textContent = wrong ? "" : n("{count} picture", "{count} pictures", choice.loras.length * choice.scales.length);
   find("grid-draw").disabled = wrong !== "";
 }
 

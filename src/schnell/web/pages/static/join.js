@@ -1,4 +1,5 @@
 import { call, rememberKey } from "./app.js";
+import { t } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 const form = find("join-form");
@@ -8,16 +9,20 @@ const invite = new URLSearchParams(location.hash.slice(1)).get("invite") ?? "";
 async function show() {
   try {
     const found = await call("POST", "/api/invites/show", { invite });
-    const role = found.role === "ADMIN" ? "an administrator" : "a member";
+    const values = { name: found.createdBy, team: found.teamName };
+    const invited =
+      found.role === "ADMIN"
+        ? t("{name} invites you to the team {team} as an administrator.", values)
+        : t("{name} invites you to the team {team} as a member.", values);
     const { signedIn } = find("join").dataset;
-    const now = signedIn === undefined ? "" : ` You are signed in as ${signedIn}; this signs you in as the one invited.`;
-    find("join-what").textContent = `${found.createdBy} invites you to the team ${found.teamName} as ${role}.${now}`;
+    const now = signedIn === undefined ? "" : t("You are signed in as {name}; this signs you in as the one invited.", { name: signedIn });
+    find("join-what").textContent = `${invited} ${now}`.trim();
     form.elements.userName.value = found.userName;
     find("join-ways").hidden = false;
     form.elements.login.focus();
   } catch (error) {
     const said = `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
-    find("join-what").textContent = error.status === 400 ? "This link is not whole: copy all of it." : said;
+    find("join-what").textContent = error.status === 400 ? t("This link is not whole: copy all of it.") : said;
   }
 }
 

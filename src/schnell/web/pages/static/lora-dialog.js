@@ -2,7 +2,7 @@
 
 import { say } from "./app.js";
 import { addFromPlace, uploadFile } from "./lora-adding.js";
-import { t } from "./texts.js";
+import { locale, t } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 // the API's names of the fields, and the inputs that they are filled in with
@@ -137,6 +137,6 @@ function chooseFrom() {
 function showFile() {
   const file = find("file").files[0];
   find("file-name").textContent = file ? file.name : t("Choose a .safetensors file");
-  find("file-size").textContent = file ? `${(file.size / 1e6).toLocaleString([], { maximumFractionDigits: 1 })} MB` : t("or drop it here");
+  find("file-size").textContent = file ? `${(file.size / 1e6).toLocaleString(locale, { maximumFractionDigits: 1 })} MB` : t("or drop it here");
   if (file) showProblems({});
 }

@@ -1,6 +1,7 @@
 // One LoRA at five scales, with one prompt and one seed.
 
 import { call, localUrl } from "./app.js";
+import { locale, t } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 const SCALES = [0, 0.4, 0.8, 1.2, 1.6];
@@ -32,7 +33,7 @@ function place(scale) {
   const picture = document.createElement("div");
   const caption = document.createElement("figcaption");
   picture.className = "lora-picture waiting";
-  caption.textContent = scale === 0 ? "0 (without)" : String(scale);
+  caption.textContent = scale === 0 ? t("0 (without)") : scale.toLocaleString(locale);
   figure.append(picture, caption);
   return figure;
 }
@@ -43,9 +44,9 @@ async function draw(prompt, scale, figure) {
     const { aiRecord } = await call("POST", "/api/features", { type: "IMAGE_GENERATOR", model: find("loras").dataset.model, promptObject });
     const image = document.createElement("img");
     const link = document.createElement("a");
-    Object.assign(image, { src: localUrl(aiRecord.temporaryUrl), width: 512, height: 512, alt: `${prompt}, scale ${scale}` });
+    Object.assign(image, { src: localUrl(aiRecord.temporaryUrl), width: 512, height: 512, alt: t("{prompt}, scale {scale}", { prompt, scale }) });
     link.href = `/?${new URLSearchParams({ prompt, seed: SEED, lora_weights: swept, lora_scale: scale })}`;
-    link.title = "Use this scale";
+    link.title = t("Use this scale");
     link.append(image);
     figure.firstChild.replaceChildren(link);
   } finally {

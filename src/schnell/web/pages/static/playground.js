@@ -11,7 +11,7 @@ import { download, readable, readResult } from "./results.js";
 import { answerOf, draw, newRun } from "./runs.js";
 import { installShortcuts } from "./shortcuts.js";
 import { CLIENTS, maskKey, paintCode, writeSnippet } from "./snippets.js";
-import { t } from "./texts.js";
+import { locale, n, t } from "./texts.js";
 
 const config = JSON.parse(document.getElementById("config").textContent);
 const signedIn = document.querySelector("[data-signed-in]").dataset.signedIn === "yes";
@@ -123,7 +123,7 @@ function playground() {
     get queueText() {
       const waiting = this.runs.filter((run) => !run.isDrawn).length;
       if (!waiting) return "";
-      return waiting === 1 ? t("One run waits") : t("{count} runs wait", { count: waiting });
+      return n("One run waits", "{count} runs wait", waiting);
     },
     get expanded() {
       return expandPrompt(this.form.prompt, this.byLine && this.hasLines);
@@ -134,7 +134,7 @@ function playground() {
     get batchText() {
       const count = this.expanded.length;
       if (count > MOST_PROMPTS) return t("More than {most} prompts: shorten the lists in braces.", { most: MOST_PROMPTS });
-      return count > 1 ? t("{count} prompts, drawn one after the other.", { count }) : "";
+      return count > 1 ? n("{count} prompt.", "{count} prompts, drawn one after the other.", count) : "";
     },
     get hasPrompts() {
       return this.prompts.length > 0;
@@ -165,7 +165,7 @@ function playground() {
       return this.history.length > 0 || this.runs.length > 0;
     },
     get shortcut() {
-      return MAC ? "⌘ ↵" : "Ctrl ↵";
+      return MAC ? "⌘ ↵" : t("Ctrl ↵");
     },
     get signInUrl() {
       return `/sign-in?next=${encodeURIComponent(`/?${writeLink(this.promptObject())}`)}`;
@@ -175,10 +175,10 @@ function playground() {
       return served.map((each) => ({ ...each, element: `tab-${each.id}` }));
     },
     get codeNote() {
-      const note = t(CLIENTS.find((each) => each.id === this.client).note);
+      const { note } = CLIENTS.find((each) => each.id === this.client);
       const seed = this.usedSeed === null ? "" : t("Holds the seed of this picture.");
       const key = !signedIn ? "" : rememberedKey() ? t("Copied with the whole key.") : t("The browser keeps no keys: put yours in place of <your-api-key>.");
-      const batch = this.expanded.length > 1 ? t("The first of {count} prompts.", { count: this.expanded.length }) : "";
+      const batch = this.expanded.length > 1 ? n("The only prompt.", "The first of {count} prompts.", this.expanded.length) : "";
       return [batch, key, seed, note].filter(Boolean).join(" ");
     },
     get previewsClass() {
@@ -228,7 +228,7 @@ function playground() {
     },
 
     ratioPixels(ratio) {
-      if (ratio === "custom" && !this.isCustom) return "w × h";
+      if (ratio === "custom" && !this.isCustom) return t("w × h");
       return pixels({ ...this.form, aspect_ratio: ratio }, config).join(" × ");
     },
     fill(name, top) {
@@ -288,8 +288,8 @@ function playground() {
         if (asked !== this.quoted) return;
         const wait = dryRun.expectedSeconds >= 0.05 ? t("about {time}", { time: readable(dryRun.expectedSeconds) }) : t("at once");
         const ahead = dryRun.queuePosition ? ` · ${t("{count} ahead", { count: dryRun.queuePosition })}` : "";
-        const credits = (dryRun.cost * prompts.length).toLocaleString(document.documentElement.lang);
-        this.quoteText = this.isRepeat ? t("The same seed and settings give the picture that you see.") : `${t("{credits} credits", { credits })} · ${wait}${ahead}`;
+        const credits = n("{count} credit", "{count} credits", dryRun.cost * prompts.length);
+        this.quoteText = this.isRepeat ? t("The same seed and settings give the picture that you see.") : `${credits} · ${wait}${ahead}`;
       } catch (error) {
         if (asked !== this.quoted || !error.answer) return;
         this.quoteText = this.showFieldProblems(error.answer) ? t("Something above needs a change") : error.message;
@@ -442,7 +442,7 @@ function playground() {
       const code = answer.errorCode;
       this.failure = {
         title: inFields ? t("Something needs a change") : (TITLES[code] ?? t("It did not work")),
-        message: inFields ? t("The fields say what.") : code === "CANCELLED" || code === "NETWORK" ? t(answer.message) : answer.message,
+        message: inFields ? t("The fields say what.") : answer.message,
         note: code === "CANCELLED" || code === "NETWORK" ? "" : `${code} · ${t("nothing was charged")}`,
         retry: RETRY.has(code),
         signIn: code === "HTTP_EXCEPTION",
@@ -571,7 +571,7 @@ function playground() {
       const focus = (id) => () => document.getElementById(id)?.focus();
       const done = (action) => () => this.phase === "done" && action();
       installShortcuts([
-        { keys: "Enter", shown: MAC ? "⌘ ↵" : "Ctrl ↵", label: t("Draw what the form says") },
+        { keys: "Enter", shown: MAC ? "⌘ ↵" : t("Ctrl ↵"), label: t("Draw what the form says") },
         { keys: "Escape", label: t("Cancel what is drawn"), run: () => this.busy && this.cancel() },
         { keys: "/ p", label: t("Go to the prompt"), run: focus("prompt") },
         { keys: "h", label: t("Earlier prompts"), run: () => this.togglePrompts() },

@@ -1,6 +1,7 @@
 // The result of a run as the playground shows it.
 
 import { localUrl } from "./app.js";
+import { locale, n, t } from "./texts.js";
 
 /** A finished record's pictures, facts and warnings. Waits until the pictures have loaded. */
 export async function readResult(record) {
@@ -10,26 +11,27 @@ export async function readResult(record) {
   const several = urls.length > 1;
   const pictures = urls.map((url, index) => ({
     url,
-    alt: several ? `${promptObject.prompt} (${index + 1} of ${urls.length})` : promptObject.prompt,
+    alt: several ? t("{prompt} ({number} of {total})", { prompt: promptObject.prompt, number: index + 1, total: urls.length }) : promptObject.prompt,
     file: new URL(url, location.href).pathname.split("/").pop(),
-    label: several ? `Download ${index + 1}` : "Download",
+    label: several ? t("Download {number}", { number: index + 1 }) : t("Download"),
   }));
   return {
     id: record.uuid,
     promptObject,
     pictures,
     thumb: urls[0],
-    label: `${promptObject.prompt}, seed ${found.seed}`,
+    label: t("{prompt}, seed {seed}", { prompt: promptObject.prompt, seed: found.seed }),
     seed: found.seed,
     width: found.width,
     height: found.height,
     warnings: warningsOf(found),
-    text: [`seed ${found.seed}`, `${found.width} × ${found.height}`, readable(secondsOf(found)), ...proofOf(found)].join(" · "),
+    text: [t("seed {seed}", { seed: found.seed }), `${found.width} × ${found.height}`, readable(secondsOf(found)), ...proofOf(found)].join(" · "),
   };
 }
 
 export function readable(seconds) {
-  return seconds >= 10 ? `${Math.round(seconds)} s` : `${seconds.toFixed(1)} s`;
+  const digits = seconds >= 10 ? 0 : 1;
+  return `${seconds.toLocaleString(locale, { minimumFractionDigits: digits, maximumFractionDigits: digits })} s`;
 }
 
 /** Saves a picture under its own name, wherever it is stored. */
@@ -44,15 +46,15 @@ export async function download({ url, file }) {
 
 function warningsOf(found) {
   const flagged = found.flagged?.length ?? 0;
-  const held = flagged === 1 ? "One picture was held back by the safety checker and cost nothing." : `${flagged} pictures were held back by the safety checker and cost nothing.`;
+  const held = n("One picture was held back by the safety checker and cost nothing.", "{count} pictures were held back by the safety checker and cost nothing.", flagged);
   return [...(found.warnings ?? []), ...(flagged ? [held] : [])];
 }
 
 /** What the pictures carry, such as "marked and signed". */
 function proofOf(found) {
   const [first] = found.proof ?? [];
-  const carried = [first?.mark && "marked", first?.credentials && "signed"].filter(Boolean);
-  return carried.length ? [carried.join(" and ")] : [];
+  if (first?.mark && first?.credentials) return [t("marked and signed")];
+  return first?.mark ? [t("marked")] : first?.credentials ? [t("signed")] : [];
 }
 
 function secondsOf(found) {

@@ -2,6 +2,7 @@
 
 import { readEvents } from "./events.js";
 import { fetchingText } from "./fetching.js";
+import { t } from "./texts.js";
 
 let count = 0;
 
@@ -39,8 +40,8 @@ export async function draw(run, signal) {
 
 /** The answer that stands for an error: the API's own, or one for a lost connection or a cancelled run. */
 export function answerOf(error) {
-  if (error.name === "AbortError") return { errorCode: "CANCELLED", message: "The generation was cancelled." };
-  return error.answer ?? { errorCode: "NETWORK", message: "The server could not be reached. Is it still running?" };
+  if (error.name === "AbortError") return { errorCode: "CANCELLED", message: t("The generation was cancelled.") };
+  return error.answer ?? { errorCode: "NETWORK", message: t("The server could not be reached. Is it still running?") };
 }
 
 function advance(run, { stage, step, total, previews }) {

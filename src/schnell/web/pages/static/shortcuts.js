@@ -75,7 +75,7 @@ function switchOfKeys() {
 
 function term(keys) {
   const element = document.createElement("dt");
-  const named = { ArrowLeft: "←", ArrowRight: "→", Escape: "Esc", Delete: "Del" };
+  const named = { ArrowLeft: "←", ArrowRight: "→", Escape: t("Esc"), Delete: t("Del") };
   element.append(
     ...keys.split(" ").map((key) => Object.assign(document.createElement("kbd"), { textContent: named[key] ?? key })),
   );

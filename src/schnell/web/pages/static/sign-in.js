@@ -1,4 +1,5 @@
 import { call, rememberKey } from "./app.js";
+import { t } from "./texts.js";
 
 const keyForm = document.getElementById("sign-in");
 const passwordForm = document.getElementById("with-password");
@@ -34,7 +35,7 @@ keyForm.addEventListener("submit", (event) => {
   event.preventDefault();
   const key = keyForm.elements.key.value.trim();
   if (key) signInWithKey(key);
-  else keyForm.querySelector(".problem").textContent = "Enter an API key.";
+  else keyForm.querySelector(".problem").textContent = t("Enter an API key.");
 });
 
 // browsers do not send what stands behind `#`, so the key of the printed link is in no server's log
@@ -49,7 +50,7 @@ if (printed) {
     // whoever made the link would see what is drawn from now on: the person decides
     keyForm.elements.key.value = printed;
     keyForm.querySelector(".problem").textContent =
-      `You are signed in as ${signedIn}. This link holds another key: press Sign in to use that one instead.`;
+      t("You are signed in as {name}. This link holds another key: press Sign in to use that one instead.", { name: signedIn });
     keyForm.elements.key.focus();
   }
 }

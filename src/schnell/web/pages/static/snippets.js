@@ -1,9 +1,11 @@
 // The page's request as code for other clients. Every value is escaped for the language.
 
+import { t } from "./texts.js";
+
 export const CLIENTS = [
-  { id: "curl", name: "cURL", note: "Answers with the record; its temporaryUrl opens the picture for seven days." },
+  { id: "curl", name: "cURL", note: t("Answers with the record; its temporaryUrl opens the picture for seven days.") },
   { id: "python", name: "Python", note: "pip install requests" },
-  { id: "javascript", name: "JavaScript", note: "Node 18 or newer, as an .mjs file; in a browser, leave out writeFile." },
+  { id: "javascript", name: "JavaScript", note: t("Node 18 or newer, as an .mjs file; in a browser, leave out writeFile.") },
   { id: "openai", name: "openai-python", needs: "openai", note: "pip install openai" },
   { id: "replicate", name: "replicate-python", needs: "replicate", note: "pip install replicate" },
 ];

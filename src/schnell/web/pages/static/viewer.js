@@ -2,7 +2,7 @@
 
 import { call, copy, say } from "./app.js";
 import { download } from "./results.js";
-import { t } from "./texts.js";
+import { locale, t } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 const pictures = find("pictures");
@@ -17,7 +17,7 @@ function note(tile, changes) {
 }
 
 export function facts(picture) {
-  const made = new Date(picture.created).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const made = new Date(picture.created).toLocaleString(locale, { dateStyle: "medium", timeStyle: "short" });
   const rows = [[t("Size"), `${picture.width} × ${picture.height}`], [t("Seed"), picture.seed], [t("Steps"), picture.steps]];
   if (picture.loras) rows.push(["LoRA", picture.loras]);
   if (picture.author) rows.push([t("By"), picture.author]);
