@@ -144,11 +144,11 @@ async def create_key(
     return made
 
 
-async def rename_key(connection: Connection, actor: Actor, key: ApiKey, name: str) -> ApiKey:
-    """As `keys.rename_key`."""
-    renamed = await keys.rename_key(connection, key.id, name)
-    await _record_key(connection, actor, "key.renamed", renamed, {"of": key.user_name, "name": [key.name, name]})
-    return renamed
+async def change_key(connection: Connection, actor: Actor, key: ApiKey, **changes: Any) -> ApiKey:
+    """As `keys.change_key`. `key` is as it was before."""
+    changed = await keys.change_key(connection, key.id, **changes)
+    await _record_key(connection, actor, "key.changed", changed, {"of": key.user_name} | differences(key, changed))
+    return changed
 
 
 async def revoke_key(connection: Connection, actor: Actor, id_or_prefix: str) -> ApiKey:
