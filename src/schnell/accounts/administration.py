@@ -158,6 +158,17 @@ async def revoke_key(connection: Connection, actor: Actor, id_or_prefix: str) ->
     return key
 
 
+async def record_lora(connection: Connection, actor: Actor, action: str, name: str, lora_id: str, owner: str) -> None:
+    """The line about a LoRA that came into a library or left it; `owner` is a team's id, or empty for every team's."""
+    details = {"public": not owner}
+    await record(connection, actor, action, name, target_id=lora_id, team_id=owner or None, details=details)
+
+
+async def record_token(connection: Connection, actor: Actor, action: str, site: str, team_id: str) -> None:
+    """The line about a team's token for a site. The token itself stands nowhere."""
+    await record(connection, actor, action, site, team_id=team_id)
+
+
 async def _record_member(
     connection: Connection, actor: Actor, action: str, member: Member, details: dict[str, Any]
 ) -> None:

@@ -12,7 +12,7 @@ from schnell.clock import now
 from schnell.database.connection import Connection, Prepared
 from schnell.database.session import Database
 from schnell.database.tables import images, records, trash
-from schnell.generations.history import History, check_may_delete
+from schnell.generations.history import History, check_may_delete, record_foreign
 from schnell.generations.records import IS_VISIBLE, hide_record
 from schnell.generations.recovery import remove_marked
 
@@ -48,6 +48,8 @@ async def throw_away(database: Database, history: History, caller: Caller, recor
         ]
         if rows:
             await connection.execute(insert(trash), rows)
+            authors = {row.id: row.user_id for row in found if row.id in left}
+            await record_foreign(connection, caller, "generation.deleted", authors)
     return left
 
 
@@ -57,7 +59,11 @@ async def restore(database: Database, caller: Caller, record_ids: Sequence[str])
     if "admin" not in caller.scopes:
         theirs &= trash.c.deleted_by == caller.user_id
     async with database.write() as connection:
-        return (await connection.execute(delete(trash).where(theirs))).rowcount
+        shown = list((await connection.execute(delete(trash).where(theirs).returning(trash.c.record_id))).scalars())
+        query = select(records.c.id, records.c.user_id).where(records.c.id.in_(shown))
+        authors = {row.id: row.user_id for row in await connection.execute(query)}
+        await record_foreign(connection, caller, "generation.restored", authors)
+    return len(shown)
 
 
 async def is_thrown_away(connection: Connection, key: str) -> bool:

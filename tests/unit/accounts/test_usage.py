@@ -135,7 +135,12 @@ def test_a_name_does_not_become_a_formula(text: str) -> None:
 
 @given(
     st.lists(
-        st.builds(UsageRow, *[st.text(st.characters(exclude_characters="\0\r"))] * 4, *[st.integers(0, 10**9)] * 4, st.uuids().map(str))
+        st.builds(
+            UsageRow,
+            *[st.text(st.characters(exclude_characters="\0\r"))] * 4,
+            *[st.integers(0, 10**9)] * 4,
+            st.uuids().map(str),
+        )
     )
 )
 def test_every_row_can_be_read_back(rows: list[UsageRow]) -> None:

@@ -16,6 +16,7 @@ from schnell.accounts.keys import find_key
 from schnell.accounts.passwords import check_password, find_login_of, keep_login
 from schnell.accounts.sessions import Session, end_sessions, list_sessions
 from schnell.accounts.teams import find_member
+from schnell.database.connection import Connection
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 from schnell.web.auth import SECURITY, Reader
 from schnell.web.native.admin import KeyChange, MadeKey, Moment, Name, RateLimit, ShownKey, show
@@ -137,7 +138,8 @@ async def end_other_sessions(request: Request, caller: Reader) -> None:
     """End every session of the caller's but the one that asks."""
     check_owner(caller)
     async with services_of(request).database.write() as connection:
-        await end_sessions(connection, caller.user_id, but=caller.session_id)
+        count = await end_sessions(connection, caller.user_id, but=caller.session_id)
+        await _record_end(connection, caller, count)
 
 
 @router.delete("/api/sessions/{session_id}", summary="Sign out there", status_code=204, responses=error_answers(404))
@@ -147,6 +149,12 @@ async def end_own_session(request: Request, caller: Reader, session_id: UUID) ->
     async with services_of(request).database.write() as connection:
         if not await end_sessions(connection, caller.user_id, session_id=str(session_id)):
             raise NotFoundError("you are not signed in there")
+        await _record_end(connection, caller, 1)
+
+
+async def _record_end(connection: Connection, caller: Caller, count: int) -> None:
+    ids = {"target_id": caller.user_id, "team_id": caller.team_id}
+    await record(connection, actor_of(caller), "session.ended", caller.user_name, details={"sessions": count}, **ids)
 
 
 def _own(caller: Caller, key: ApiKey) -> Any:
