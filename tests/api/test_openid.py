@@ -166,6 +166,35 @@ async def test_an_answer_to_another_browser_is_refused(serve_with: Any, issuer: 
         assert (await eve.get(address)).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("public_url", "name"),
+    [("https://schnell.test", "__Host-schnell_openid"), ("http://schnell.test", "schnell_openid")],
+)
+async def test_a_sibling_host_cannot_plant_a_flow_of_its_own(
+    serve_with: Any, issuer: OpenIdIssuer, public_url: str, name: str
+) -> None:
+    """Browsers take a `__Host-` cookie from this host alone, with https; without, no such cookie is taken at all."""
+    async with serve_with(oidc_team="Default team", public_url=public_url) as server, browser(server) as client:
+        client.base_url = httpx.URL(public_url)
+        begun = await client.get("/api/session/openid")
+        cookie = begun.headers["set-cookie"]
+        assert cookie.startswith(f"{name}=")
+        assert ("Path=/;" in cookie, "Domain" in cookie) == (True, False)
+        assert ("Secure" in cookie) == public_url.startswith("https")
+        async with httpx.AsyncClient(timeout=30) as outside:
+            typed = await outside.post(begun.headers["location"], data={"sub": someone(issuer)})
+        back = typed.headers["location"]
+        other = "schnell_openid" if name.startswith("__Host-") else "__Host-schnell_openid"
+        planted = {"Cookie": f"{other}={client.cookies[name]}"}
+        kept = dict(client.cookies)
+        client.cookies.clear()
+        assert (await client.get(back, headers=planted)).status_code == 400
+        client.cookies.update(kept)
+        finished = await client.get(back)
+        assert finished.status_code == 303
+        assert name not in client.cookies  # each flow is good for one sign-in
+
+
 async def test_who_says_no_at_the_provider_is_told_so(serve_with: Any) -> None:
     async with serve_with() as server, browser(server) as client:
         begun = await client.get("/api/session/openid")

@@ -44,12 +44,21 @@ async def test_usage_by_anything_is_the_ledgers(two_teams: tuple[Server, dict[st
     # people of one name are told apart
     async with server.services.database.write() as connection:
         await connection.execute(update(users).values(name="Ada"))
-    names = [row["name"] for row in (await server.client.get("/api/admin/usage/user")).json()["usage"]]
-    assert sorted(names) == ["Ada (Default team)", "Ada (Design)"]
+    rows = (await server.client.get("/api/admin/usage/user")).json()["usage"]
+    assert sorted(row["name"] for row in rows) == ["Ada (Default team)", "Ada (Design)"]
+    ids = {(await server.client.get("/api/session", headers=each)).json()["userId"] for each in ({}, other)}
+    assert {row["id"] for row in rows} == ids
+    # each row of a key says whose it is, on the page and in its file, too
+    rows = (await server.client.get("/api/admin/usage")).json()["usage"]
+    assert {row["userId"] for row in rows} == ids
+    text = (await server.client.get("/api/admin/usage?format=csv")).text
+    page = (await server.client.get("/admin/usage?by=user")).text
+    assert all(each in text and each in page for each in ids)
+    assert text.splitlines()[0].endswith(",user_id")
     own = (await server.client.get("/api/admin/usage/team", headers=other)).json()["usage"]
     assert [(row["name"], row["pictures"]) for row in own] == [("Design", 2)]
     text = (await server.client.get("/api/admin/usage/team?format=csv", headers=other)).text
-    assert text.splitlines()[0] == "name,requests,failed,pictures,credits"
+    assert text.splitlines()[0] == "name,requests,failed,pictures,credits,id"
 
 
 async def test_failures_and_storage_are_ones_own(two_teams: tuple[Server, dict[str, str]]) -> None:

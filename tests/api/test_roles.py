@@ -133,6 +133,7 @@ TABLE: Final[Mapping[str, Need]] = {
     "POST /api/admin/teams/{team_id}/users/{user_id}/invites": "team",
     "GET /api/admin/teams/{team_id}/keys": "team",
     "POST /api/admin/teams/{team_id}/keys": "team",
+    "PATCH /api/admin/keys/{key_id}": "team",
     "DELETE /api/admin/keys/{key_id}": "team",
     "GET /api/admin/teams/{team_id}/invites": "team",
     "POST /api/admin/teams/{team_id}/invites": "team",

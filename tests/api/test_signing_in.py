@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from servers import KEY, Server, key_for
+from servers import BODY, KEY, Server, key_for
 
 PASSWORD = "correct horse battery"
 
@@ -325,6 +325,46 @@ async def test_the_audit_log_says_who_did_what_and_what_was_before(server: Serve
     assert re.fullmatch(r"laptop \(schnell_\w{6}…\)", lines[0]["target"].replace("-", "_"))
     # no secret is ever in it
     assert made.json()["key"] not in str(lines)
+
+
+async def test_a_keys_limit_and_end_hold_at_once_and_can_be_taken_away(server: Server) -> None:
+    key = (await server.client.post("/api/keys", json={"name": "laptop"})).json()
+    path, with_it = f"/api/keys/{key['details']['id']}", {"API-KEY": key["key"]}
+    changed = await server.client.patch(path, json={"rateLimit": "2/hour"})
+    assert (changed.status_code, changed.json()["rateLimit"], changed.json()["name"]) == (200, "2/hour", "laptop")
+    drawn = [(await server.client.post("/api/features", json=BODY, headers=with_it)).status_code for _ in range(3)]
+    assert drawn == [200, 200, 429]
+    # a key that has a limit, or ends, cannot take that away itself
+    assert (await server.client.patch(path, json={"rateLimit": None}, headers=with_it)).status_code == 403
+    await server.client.patch(path, json={"rateLimit": None, "expiresAt": "2020-01-01T00:00:00Z"})
+    assert (await server.client.get("/api/session", headers=with_it)).status_code == 401
+    again = await server.client.patch(path, json={"expiresAt": None})
+    assert (again.json()["expiresAt"], again.json()["rateLimit"]) == (None, None)
+    assert (await server.client.get("/api/session", headers=with_it)).status_code == 200
+    for wrong in ({"rateLimit": "often"}, {"expiresAt": "soon"}, {"expiresAt": 1}, {"scopes": ["admin"]}, {"name": ""}):
+        refused = await server.client.patch(path, json=wrong)
+        assert (refused.status_code, next(iter(wrong)) in refused.text) == (400, True), refused.text
+    await server.client.delete(path)
+    assert (await server.client.patch(path, json={"name": "again"})).status_code == 409
+
+
+async def test_an_administrator_changes_keys_of_the_team_but_no_operators(server: Server) -> None:
+    team = await team_of(server)
+    own = (await server.client.get("/api/keys")).json()[0]["id"]
+    theirs = f"/api/admin/teams/{team}/keys"
+    async with browser(server) as eve, browser(server) as ada:
+        await join(server, eve, "eve", role="ADMIN", name="Eve")
+        await join(server, ada, "ada", name="Ada")
+        key = (await eve.post(theirs, json={"user": "Ada"})).json()
+        path = f"/api/admin/keys/{key['details']['id']}"
+        assert (await eve.patch(path, json={"rateLimit": "1/day"})).json()["rateLimit"] == "1/day"
+        assert (await ada.patch(path, json={"rateLimit": None})).status_code == 403
+        assert (await eve.patch(f"/api/admin/keys/{own}", json={"rateLimit": "1/day"})).status_code == 403
+        lent = (await eve.post("/api/keys", json={"scopes": ["read", "admin"], "rateLimit": "9/day"})).json()
+        with_it = {"API-KEY": lent["key"]}
+        assert (await ada.patch(path, json={"rateLimit": None}, headers=with_it)).status_code == 403
+        other = await key_for(server, "others", "generate", "read", "admin")
+        assert (await ada.patch(path, json={"rateLimit": None}, headers=other)).status_code == 404
 
 
 async def test_team_changes_are_the_operators(server: Server) -> None:

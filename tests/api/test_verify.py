@@ -109,9 +109,14 @@ async def test_two_pictures_with_one_mark_are_both_told(proving: Server) -> None
 async def test_a_deleted_picture_is_found_no_more(proving: Server) -> None:
     record = (await proving.draw(prompt="a secret garden", seed=5)).json()["aiRecord"]
     proof = record["aiRecordDetail"]["responseObject"]["proof"][0]
+    path = f"{LOOKUP}/manifests/{proof['credentials']}"
+    # also while the deletion can be undone
+    await proving.client.post("/gallery/delete", json={"records": [record["uuid"]]})
+    assert (await proving.client.get(path)).status_code == 404
+    await proving.client.post("/gallery/restore", json={"records": [record["uuid"]]})
+    assert (await proving.client.get(path)).status_code == 200
     await proving.client.delete(f"/api/results/{record['uuid']}")
-    answer = await proving.client.get(f"{LOOKUP}/manifests/{proof['credentials']}")
-    assert answer.status_code == 404
+    assert (await proving.client.get(path)).status_code == 404
 
 
 async def test_the_root_that_is_published_makes_pictures_trusted(proving: Server) -> None:

@@ -71,6 +71,34 @@ def test_a_key_is_revoked_where_its_owner_is_shown(visit: Visit, site: ServerPro
     assert httpx.get(f"{site.url}/api/session", headers={"API-KEY": member.key}).status_code == 401
 
 
+def test_a_keys_limit_and_end_are_changed_where_its_owner_is_shown(visit: Visit, site: ServerProcess) -> None:
+    member = add_member(site, "Busy Cleo", expiresAt="2031-01-31T12:30:00Z")
+    with visit() as admin:
+        page = admin.open(f"/admin/teams/{member.team}")
+        limit = page.get_by_label(f"Rate limit of tests of {member.name}")
+        end = page.get_by_label(f"Day on which tests of {member.name} ends (UTC)")
+        expect(end).to_have_value("2031-01-31")
+        limit.fill("7/hour")
+        page.get_by_role("button", name=f"Save tests of {member.name}").click()
+        expect(page.locator("#toast")).to_have_text("Saved")
+        expect(limit).to_have_value("7/hour")
+        shown = httpx.get(f"{site.url}/api/keys", headers={"API-KEY": member.key}).json()[0]
+        # the hour of an end that nobody touched stays
+        assert (shown["rateLimit"], shown["expiresAt"][:16]) == ("7/hour", "2031-01-31T12:30")
+        limit.fill("")
+        end.fill("")
+        page.get_by_role("button", name=f"Save tests of {member.name}").click()
+        expect(end).to_have_value("")
+        shown = httpx.get(f"{site.url}/api/keys", headers={"API-KEY": member.key}).json()[0]
+        assert (shown["rateLimit"], shown["expiresAt"]) == (None, None)
+        limit.fill("often")
+        page.get_by_role("button", name=f"Save tests of {member.name}").click()
+        expect(page.locator("#problem")).to_contain_text("rateLimit")
+        rows = admin.open("/admin/audit?action=key.changed").locator("tbody tr")
+        expect(rows.first).to_contain_text("7/hour → ")
+        assert admin.faults == []
+
+
 def test_an_invite_is_made_and_taken_back(visit: Visit, site: ServerProcess) -> None:
     team = httpx.get(f"{site.url}/api/session", headers=ADMIN).json()["teamId"]
     with visit() as admin:

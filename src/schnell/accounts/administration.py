@@ -144,11 +144,11 @@ async def create_key(
     return made
 
 
-async def rename_key(connection: Connection, actor: Actor, key: ApiKey, name: str) -> ApiKey:
-    """As `keys.rename_key`."""
-    renamed = await keys.rename_key(connection, key.id, name)
-    await _record_key(connection, actor, "key.renamed", renamed, {"of": key.user_name, "name": [key.name, name]})
-    return renamed
+async def change_key(connection: Connection, actor: Actor, key: ApiKey, **changes: Any) -> ApiKey:
+    """As `keys.change_key`. `key` is as it was before."""
+    changed = await keys.change_key(connection, key.id, **changes)
+    await _record_key(connection, actor, "key.changed", changed, {"of": key.user_name} | differences(key, changed))
+    return changed
 
 
 async def revoke_key(connection: Connection, actor: Actor, id_or_prefix: str) -> ApiKey:
@@ -156,6 +156,17 @@ async def revoke_key(connection: Connection, actor: Actor, id_or_prefix: str) ->
     key = await keys.revoke_key(connection, id_or_prefix)
     await _record_key(connection, actor, "key.revoked", key, {"of": key.user_name})
     return key
+
+
+async def record_lora(connection: Connection, actor: Actor, action: str, name: str, lora_id: str, owner: str) -> None:
+    """The line about a LoRA that came into a library or left it; `owner` is a team's id, or empty for every team's."""
+    details = {"public": not owner}
+    await record(connection, actor, action, name, target_id=lora_id, team_id=owner or None, details=details)
+
+
+async def record_token(connection: Connection, actor: Actor, action: str, site: str, team_id: str) -> None:
+    """The line about a team's token for a site. The token itself stands nowhere."""
+    await record(connection, actor, action, site, team_id=team_id)
 
 
 async def _record_member(

@@ -1,4 +1,4 @@
-"""API keys, of which only a hash is stored: made, listed, renamed and revoked.
+"""API keys, of which only a hash is stored: made, listed, changed and revoked.
 
 A server's first start makes the first of them, for an administrator who is also the server's operator.
 """
@@ -18,7 +18,7 @@ from schnell.accounts.teams import create_team, find_member, list_teams, set_ope
 from schnell.clock import now
 from schnell.database.connection import Connection
 from schnell.database.tables import api_keys, new_id, users
-from schnell.errors import ConfigurationError, FieldProblem, InvalidFieldError, NotFoundError
+from schnell.errors import ConfigurationError, ConflictError, FieldProblem, InvalidFieldError, NotFoundError
 
 _PREFIX: Final = "schnell_"
 #: Characters of a key that lists show: the prefix and six of its random ones, which tell keys apart and open nothing.
@@ -99,18 +99,37 @@ async def find_key(connection: Connection, key_id: str) -> ApiKey:
     return _to_key(row)
 
 
-async def rename_key(connection: Connection, key_id: str, name: str) -> ApiKey:
-    """Call a key otherwise.
+async def change_key(connection: Connection, key_id: str, **changes: Any) -> ApiKey:
+    """Set columns of a key: `name`, and `rate_limit` or `expires_at`, of which None is none.
 
     Raises:
         NotFoundError: there is no such key.
+        ConflictError: it was revoked.
+        InvalidFieldError: the rate limit cannot be read.
     """
-    await connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(name=name))
+    if (await find_key(connection, key_id)).revoked_at is not None:
+        raise ConflictError("this key was revoked: nothing about it can be changed; make another one")
+    if "rate_limit" in changes:
+        changes["rate_limit"] = check_rate_limit(changes["rate_limit"])
+    if changes:
+        await connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(**changes))
     return await find_key(connection, key_id)
 
 
 async def revoke_key(connection: Connection, id_or_prefix: str) -> ApiKey:
     """Refuse a key from now on. One that was revoked before keeps the time of the first time.
+
+    Raises:
+        NotFoundError: no key, or more than one, has this id or prefix.
+    """
+    found = await look_up_key(connection, id_or_prefix)
+    revoked_at = found.revoked_at or now()
+    await connection.execute(update(api_keys).where(api_keys.c.id == found.id).values(revoked_at=revoked_at))
+    return await find_key(connection, found.id)
+
+
+async def look_up_key(connection: Connection, id_or_prefix: str) -> ApiKey:
+    """The key with this id, or whose text begins like this.
 
     Raises:
         NotFoundError: no key, or more than one, has this id or prefix.
@@ -122,9 +141,7 @@ async def revoke_key(connection: Connection, id_or_prefix: str) -> ApiKey:
     found = (await connection.execute(_key_query().where(matches))).all()
     if len(found) != 1:
         raise NotFoundError(f"{len(found)} keys match {id_or_prefix!r}; `schnell keys list` shows their ids")
-    revoked_at = found[0].revoked_at or now()
-    await connection.execute(update(api_keys).where(api_keys.c.id == found[0].id).values(revoked_at=revoked_at))
-    return await find_key(connection, found[0].id)
+    return _to_key(found[0])
 
 
 async def prepare_first_start(connection: Connection, preset: str | None = None) -> str | None:

@@ -17,7 +17,8 @@ from schnell.database.tables import api_keys, ledger, teams, users
 class UsageRow:
     """What one key was used for on one day (UTC). `failed` of the `requests` ended without a picture and cost nothing.
 
-    `key` is the shown beginning of the key, `credits` what was charged, and what is still reserved.
+    `key` is the shown beginning of the key, `credits` what was charged, and what is still reserved. `user_id` tells
+    people of one name apart; it stands last, where it moves no column that somebody reads already.
     """
 
     day: str
@@ -28,6 +29,7 @@ class UsageRow:
     failed: int
     pictures: int
     credits: int
+    user_id: str
 
 
 async def collect_usage(
@@ -48,6 +50,7 @@ async def collect_usage(
             func.sum(case((ledger.c.kind == "release", 1), else_=0)),
             func.sum(ledger.c.pictures),
             func.sum(ledger.c.amount),
+            ledger.c.user_id,
         )
         .join_from(ledger, teams, teams.c.id == ledger.c.team_id)
         .join(users, users.c.id == ledger.c.user_id)
@@ -65,8 +68,8 @@ async def collect_usage(
     if until:
         query = query.where(ledger.c.day <= until.isoformat())
     return [
-        UsageRow(day, team, user, key or "", int(requests), int(failed), int(pictures), int(spent))
-        for day, team, user, key, requests, failed, pictures, spent in await connection.execute(query)
+        UsageRow(day, team, user, key or "", int(requests), int(failed), int(pictures), int(spent), user_id)
+        for day, team, user, key, requests, failed, pictures, spent, user_id in await connection.execute(query)
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import delete, select, update
 
+from schnell.accounts.audit import SERVER, Actor, record
 from schnell.assets.store import is_key, media_type_of
 from schnell.backup.databases import restore_database
 from schnell.backup.folder import BackupFolder, BackupPage, copy_file, drafted
@@ -18,9 +19,11 @@ from schnell.generations.records import forget_images
 
 
 async def restore_backup(
-    installation: Installation, source: Path, show: ShowCount = lambda _done, _of: None
+    installation: Installation, source: Path, show: ShowCount = lambda _done, _of: None, actor: Actor = SERVER
 ) -> BackupPage:
     """Put the backup in the folder `source` into an installation that is empty and serves nobody.
+
+    The restored audit log's newest line says that `actor` did.
 
     What was under way when the backup was made fails at the next start, and its credits are given back then.
 
@@ -38,7 +41,7 @@ async def restore_backup(
         await _put_loras(installation, folder)
         await asyncio.to_thread(_put_secrets, installation, folder, secrets)
         await restore_database(installation.database_url, folder.database(page))
-        await _settle(installation, folder)
+        await _settle(installation, folder, actor, page)
     except OSError as cause:
         raise BackupError(f"the backup cannot be put back: {cause.strerror} ({cause.filename})") from cause
     return page
@@ -110,7 +113,7 @@ def _write_closed(path: Path, text: str) -> None:
         draft.write_text(text, "ascii")
 
 
-async def _settle(installation: Installation, folder: BackupFolder) -> None:
+async def _settle(installation: Installation, folder: BackupFolder, actor: Actor, page: BackupPage) -> None:
     """Migrate, and take out of the database what is not there: removed pictures, servers, sessions and open invites."""
     kept = set(await asyncio.to_thread(_list_keys, folder))
     database = Database(installation.database_url)
@@ -126,5 +129,7 @@ async def _settle(installation: Installation, folder: BackupFolder) -> None:
             await connection.execute(delete(sessions))
             still_open = (invites.c.accepted_at.is_(None), invites.c.revoked_at.is_(None))
             await connection.execute(update(invites).where(*still_open).values(revoked_at=now()))
+            details = {"of": page.made_at, "pictures": page.pictures}
+            await record(connection, actor, "backup.restored", "this server", details=details)
     finally:
         await database.close()

@@ -1,12 +1,16 @@
 """`schnell assets`: the stored pictures."""
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schnell.cli.database import DataDir, open_database
 from schnell.cli.output import AsJson, print_json
+from schnell.cli.people import here
+
+if TYPE_CHECKING:
+    from schnell.database.session import Database
 
 assets_app = typer.Typer(help="Stored pictures.", no_args_is_help=True)
 
@@ -34,9 +38,12 @@ def prune(
                 removed = await (count_expired(database, days) if dry_run else apply_retention(database, store, days))
                 orphans = await find_orphans(database, store)
                 await store.delete(() if dry_run else orphans)
+                counts = {"removed": removed, "orphans": len(orphans)}
+                if not dry_run:
+                    await _record(database, counts, days)
             finally:
                 await store.close()
-        return {"removed": removed, "orphans": len(orphans)}
+        return counts
 
     counts = asyncio.run(run())
     if as_json:
@@ -44,3 +51,12 @@ def prune(
     else:
         verb = "would remove" if dry_run else "removed"
         typer.echo(f"{verb} {counts['removed']} old pictures and {counts['orphans']} files that no record knew")
+
+
+async def _record(database: "Database", counts: dict[str, int], days: float | None) -> None:
+    """The line of the audit log: what is gone is known only afterwards, so it is no part of the removal itself."""
+    from schnell.accounts.audit import record
+
+    details = counts | {"older_than_days": days}
+    async with database.write() as connection:
+        await record(connection, here(), "picture.pruned", f"{counts['removed']} pictures", details=details)

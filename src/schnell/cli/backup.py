@@ -10,6 +10,7 @@ import typer
 
 from schnell.cli.database import DataDir
 from schnell.cli.output import AsJson, print_json, progress_bars
+from schnell.cli.people import here
 
 if TYPE_CHECKING:
     from schnell.backup.folder import BackupPage
@@ -48,7 +49,7 @@ def restore_command(
     settings = read_settings(data_dir=data_dir)
     with hold_data(settings):
         installation = build_installation(settings, to_restore=True)
-        page = _run(installation, lambda show: restore_backup(installation, path, show))
+        page = _run(installation, lambda show: restore_backup(installation, path, show, here()))
     _tell(page, f"restored from {path}", as_json=as_json)
 
 

@@ -8,6 +8,7 @@ import typer
 
 from schnell.cli.database import DataDir, open_database
 from schnell.cli.output import AsJson, print_fields, print_json, say
+from schnell.cli.people import here
 
 if TYPE_CHECKING:
     from schnell.provenance.keys import SigningKeys
@@ -44,7 +45,7 @@ def import_credentials(
     keys = read_keys("\n".join(_read(file) for file in (certificates, key) if file is not None))
     # tried before the old key is let go
     build_signer(settings, keys)
-    asyncio.run(_replace(settings, keys))
+    asyncio.run(_replace(settings, keys, "signing-key.imported"))
     say(f"imported {keys.leaf.subject.rfc4514_string()}; {_RESTART}")
 
 
@@ -70,7 +71,7 @@ def rotate_credentials(data_dir: DataDir = None) -> None:
 
     settings = _settings(data_dir)
     keys = renew_keys(_current_keys(settings), settings.credentials_name, now())
-    asyncio.run(_replace(settings, keys))
+    asyncio.run(_replace(settings, keys, "signing-key.renewed"))
     say(f"made a new key, valid until {keys.leaf.not_valid_after_utc:%Y-%m-%d}; {_RESTART}")
 
 
@@ -86,13 +87,15 @@ def _current_keys(settings: "Settings") -> "SigningKeys":
     return asyncio.run(read_shared_keys(settings))
 
 
-async def _replace(settings: "Settings", keys: "SigningKeys") -> None:
+async def _replace(settings: "Settings", keys: "SigningKeys", action: str) -> None:
+    from schnell.accounts.audit import record
     from schnell.accounts.signing_keys import replace_keys
     from schnell.bootstrap.data import read_secrets
     from schnell.provenance.key_files import keep_keys
 
     async with open_database(settings) as database, database.write() as connection:
         await replace_keys(connection, read_secrets(settings), keys)
+        await record(connection, here(), action, keys.leaf.subject.rfc4514_string())
     keep_keys(settings.data_dir, keys)
 
 

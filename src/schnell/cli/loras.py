@@ -12,8 +12,10 @@ import typer
 
 from schnell.cli.database import DataDir, open_database
 from schnell.cli.output import AsJson, print_fields, print_json, print_rows, say
+from schnell.cli.people import here
 
 if TYPE_CHECKING:
+    from schnell.database.connection import Connection
     from schnell.database.session import Database
     from schnell.loras.library import LoraLibrary
     from schnell.loras.repository import LibraryLora
@@ -42,14 +44,14 @@ def add(
 
     path = Path(source)
     is_file = path.is_file()
-    labels = Labels(name, tuple(trigger or ()), licence)
+    given: dict[str, Any] = {"labels": Labels(name, tuple(trigger or ()), licence), "created_by": "cli"}
 
     async def run(library: "LoraLibrary", owner: str) -> "LibraryLora":
         # a file of this name goes before the reference `owner/name` that it could also be read as
         if is_file:
-            return await library.add_path(path, owner=owner, labels=labels, created_by="cli")
+            return await library.add_path(path, owner=owner, note=_note_added, **given)
         with _download_bar() as show:
-            return await library.add(source, owner=owner, labels=labels, created_by="cli", on_progress=show)
+            return await library.add(source, owner=owner, on_progress=show, note=_note_added, **given)
 
     added = _with_library(data_dir, model, team, run)
     if as_json:
@@ -93,7 +95,7 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Take a LoRA out of the library."""
-    removed = _with_library(data_dir, model, team, lambda library, owner: library.remove(name, owner))
+    removed = _with_library(data_dir, model, team, lambda library, owner: library.remove(name, owner, _note_removed))
     if as_json:
         print_json(asdict(removed))
     else:
@@ -108,6 +110,7 @@ def keep_token(
     data_dir: DataDir = None,
 ) -> None:
     """Give a team its own token for a site that LoRAs come from. It is asked for, or read from a pipe; never shown."""
+    from schnell.accounts.administration import record_token
     from schnell.bootstrap import build_source_tokens, read_settings
     from schnell.clock import now
     from schnell.loras.tokens import read_site
@@ -119,7 +122,12 @@ def keep_token(
         settings = read_settings(data_dir=data_dir)
         async with open_database(settings) as database:
             tokens, team_id = build_source_tokens(settings, database), await _team_id(database, team)
-            await (tokens.forget(team_id, known) if remove else tokens.keep(team_id, known, token, now()))
+
+            async def note(connection: "Connection") -> None:
+                action = "source-token.removed" if remove else "source-token.set"
+                await record_token(connection, here(), action, known, team_id)
+
+            await (tokens.forget(team_id, known, note) if remove else tokens.keep(team_id, known, token, now(), note))
 
     asyncio.run(run())
     say(f"{'forgot' if remove else 'kept'} the token of {team} for {known}")
@@ -146,6 +154,20 @@ def inspect_file(
         _print_report(report)
     if report["problem"]:
         raise typer.Exit(1)
+
+
+async def _note_added(connection: "Connection", lora: "LibraryLora") -> None:
+    await _note(connection, "lora.added", lora)
+
+
+async def _note_removed(connection: "Connection", lora: "LibraryLora") -> None:
+    await _note(connection, "lora.removed", lora)
+
+
+async def _note(connection: "Connection", action: str, lora: "LibraryLora") -> None:
+    from schnell.accounts.administration import record_lora
+
+    await record_lora(connection, here(), action, lora.name, lora.id, lora.owner)
 
 
 def _with_library(

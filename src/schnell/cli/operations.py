@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from schnell.database.connection import Connection
     from schnell.generations.overview import Failure, StoredOfTeam, UnderWay, UsageGroup
 
-_USAGE: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits")
-_GROUPS: Final = ("name", "requests", "failed", "pictures", "credits")
+_USAGE: Final = ("day", "team", "user", "key", "requests", "failed", "pictures", "credits", "user_id")
+_GROUPS: Final = ("name", "requests", "failed", "pictures", "credits", "id")
 _QUEUE: Final = ("created_at", "status", "team", "user", "dialect", "size", "pictures", "cost", "id")
 _FAILURES: Final = ("count", "code", "last_at", "team", "user", "message")
 _STORED: Final = ("team", "pictures", "bytes")

@@ -57,6 +57,7 @@ OperatorSwitch = Annotated[
     bool | None, typer.Option("--operator/--no-operator", help="Whether they may manage the server with all its teams.")
 ]
 TeamArgument = Annotated[str, typer.Argument(help="The team's name or id.")]
+KeyArgument = Annotated[str, typer.Argument(help="The key's id, or its first characters.")]
 OneTeam = Annotated[str | None, typer.Option("--team", help="The team's name or id; the only team if absent.")]
 TeamFilter = Annotated[str | None, typer.Option("--team", help="Only this team's.")]
 UserCredits = Annotated[int | None, typer.Option(min=0, max=_MOST_CREDITS, help="Credits they may use.")]
@@ -259,9 +260,36 @@ def list_keys(team: TeamFilter = None, data_dir: DataDir = None, as_json: AsJson
     print_rows(run_in_transaction(data_dir, run), _KEY_COLUMNS, as_json=as_json)
 
 
+@keys_app.command("set")
+def set_key(
+    key: KeyArgument,
+    name: Annotated[str | None, typer.Option(help="What the key is for.")] = None,
+    rate_limit: Annotated[str | None, typer.Option(help="Such as 60/minute; none takes its limit away.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="The moment it ends, such as 2027-01-31 (UTC); never takes its end away.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key's name, its rate limit, or when it ends."""
+    from schnell.accounts.administration import change_key
+    from schnell.accounts.keys import look_up_key
+
+    changes: dict[str, Any] = {} if name is None else {"name": name}
+    if rate_limit is not None:
+        changes["rate_limit"] = None if rate_limit == "none" else rate_limit
+    if expires is not None:
+        changes["expires_at"] = _read_end(expires)
+
+    async def run(connection: "Connection") -> "ApiKey":
+        return await change_key(connection, here(), await look_up_key(connection, key), **changes)
+
+    print_rows([run_in_transaction(data_dir, run)], _KEY_COLUMNS, as_json=as_json)
+
+
 @keys_app.command("revoke")
 def revoke_key(
-    key: Annotated[str, typer.Argument(help="The key's id, or its first characters.")],
+    key: KeyArgument,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -310,6 +338,17 @@ def _changes(columns: Mapping[str, Any], budget_window: str | None, active: bool
         "status": None if active is None else active_status(active=active),
     }
     return {column: value for column, value in changes.items() if value is not None}
+
+
+def _read_end(text: str) -> datetime | None:
+    if text == "never":
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("must be a day such as 2027-01-31, or never", param_hint="--expires") from None
+    # without a zone it is UTC, as for `keys create`
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _check_window(text: str) -> BudgetWindow:

@@ -1,11 +1,13 @@
 """What can be done with a record after it was made: look, wait, cancel, rate, delete."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from schnell.accounts import audit
 from schnell.accounts.identity import Caller
 from schnell.assets.store import AssetStore
+from schnell.database.connection import Connection
 from schnell.database.session import Database
 from schnell.errors import (
     AdapterError,
@@ -150,6 +152,7 @@ class History:
             # unless it has ended: nobody looks at a hidden record again, so it must not hold credits
             await fail_record(connection, record, _CANCELLED, drawn_elsewhere=True)
             await hide_record(connection, record_id)
+            await record_foreign(connection, caller, "generation.deleted", {record_id: record.user_id})
         await remove_marked(self._database, self._store)
 
 
@@ -159,6 +162,15 @@ def check_may_delete(caller: Caller, authors: Iterable[str]) -> None:
     if foreign and "admin" not in caller.scopes:
         problem = f"{foreign} of these are another member's: they and the team's administrators may delete them"
         raise ForbiddenError(problem)
+
+
+async def record_foreign(connection: Connection, caller: Caller, action: str, authors: Mapping[str, str]) -> None:
+    """The line of the audit log about what an administrator does with others' records, by their ids with authors."""
+    foreign = {record_id: author for record_id, author in authors.items() if author != caller.user_id}
+    if foreign:
+        details = {"of": sorted(set(foreign.values())), "records": sorted(foreign)}
+        target = f"{len(foreign)} of other members'"
+        await audit.record(connection, audit.actor_of(caller), action, target, team_id=caller.team_id, details=details)
 
 
 def failure_of(record: Record) -> SchnellError:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, select
 from schnell.database.connection import Connection
 from schnell.database.tables import images, records
 from schnell.errors import NotFoundError
+from schnell.generations.records import IS_VISIBLE
 from schnell.spec import output_seed
 
 #: Two pictures may share a mark; more than some are not expected, and many would be somebody's game.
@@ -52,7 +53,7 @@ async def _find(connection: Connection, condition: ColumnElement[bool]) -> list[
     query = (
         select(images, records.c.receipts, records.c.response_object)
         .join(records, records.c.id == images.c.record_id)
-        .where(condition, images.c.state == "STORED", records.c.status == "SUCCESS")
+        .where(condition, images.c.state == "STORED", records.c.status == "SUCCESS", IS_VISIBLE)
         .order_by(images.c.created_at, images.c.key)
         .limit(_MOST)
     )

@@ -64,7 +64,7 @@ class StoredOfTeam:
 class UsageGroup:
     """What was used for one day, team, member, model or LoRA (`name`). A picture with two LoRAs counts for both.
 
-    Members are told apart by their ids, and named with their team: `Ada (acme)`.
+    Members are told apart by their `id`, and named with their team: `Ada (acme)`. A team has its own, others have none.
     """
 
     name: str
@@ -72,6 +72,7 @@ class UsageGroup:
     failed: int
     pictures: int
     credits: int
+    id: str
 
 
 async def list_under_way(
@@ -160,13 +161,15 @@ async def group_usage(
         func.sum(case((rows.c.kind == "release", 1), else_=0)),
         func.sum(rows.c.pictures),
         spent,
+        rows.c.counted,
     ).group_by(rows.c.name, rows.c.counted)
     query = query.order_by(rows.c.name.desc()) if by == "day" else query.order_by(spent.desc(), rows.c.name)
-    return [UsageGroup(name, *map(int, figures)) for name, *figures in await connection.execute(query)]
+    found = await connection.execute(query)
+    return [UsageGroup(name, *map(int, figures), counted) for name, *figures, counted in found]
 
 
 def _ledger_by(by: Grouping) -> Select[Any]:
-    """The ledger's rows, each with the `name` that it counts for, and the id `counted` where names may be the same."""
+    """The ledger's rows, each with the `name` that it counts for, and the id `counted` of a member or a team."""
     columns = (ledger.c.kind, ledger.c.amount, ledger.c.pictures, literal("").label("counted"))
     if by == "user":
         name = (users.c.name + " (" + teams.c.name + ")").label("name")
@@ -177,7 +180,8 @@ def _ledger_by(by: Grouping) -> Select[Any]:
     if by == "day":
         return select(ledger.c.day.label("name"), *columns)
     if by == "team":
-        return select(teams.c.name.label("name"), *columns).join_from(ledger, teams, teams.c.id == ledger.c.team_id)
+        query = select(teams.c.name.label("name"), *columns[:-1], ledger.c.team_id.label("counted"))
+        return query.join_from(ledger, teams, teams.c.id == ledger.c.team_id)
     if by == "model":
         return select(records.c.model.label("name"), *columns).join_from(
             ledger, records, records.c.id == ledger.c.record_id

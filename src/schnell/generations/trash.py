@@ -4,19 +4,26 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, insert, select
+from sqlalchemy import ColumnElement, bindparam, delete, insert, select
 
 from schnell.accounts.identity import Caller
 from schnell.assets.store import AssetStore
 from schnell.clock import now
+from schnell.database.connection import Connection, Prepared
 from schnell.database.session import Database
-from schnell.database.tables import records, trash
-from schnell.generations.history import History, check_may_delete
+from schnell.database.tables import images, records, trash
+from schnell.generations.history import History, check_may_delete, record_foreign
 from schnell.generations.records import IS_VISIBLE, hide_record
 from schnell.generations.recovery import remove_marked
 
 #: How long what was deleted can be restored.
 UNDO_FOR: Final = timedelta(minutes=10)
+# two rows, each found by its primary key: every picture that a link opens waits for this
+_IN_TRASH: Final = Prepared(
+    select(trash.c.record_id)
+    .join(images, images.c.record_id == trash.c.record_id)
+    .where(images.c.key == bindparam("of_key"))
+)
 
 
 async def throw_away(database: Database, history: History, caller: Caller, record_ids: Sequence[str]) -> list[str]:
@@ -41,6 +48,8 @@ async def throw_away(database: Database, history: History, caller: Caller, recor
         ]
         if rows:
             await connection.execute(insert(trash), rows)
+            authors = {row.id: row.user_id for row in found if row.id in left}
+            await record_foreign(connection, caller, "generation.deleted", authors)
     return left
 
 
@@ -50,7 +59,16 @@ async def restore(database: Database, caller: Caller, record_ids: Sequence[str])
     if "admin" not in caller.scopes:
         theirs &= trash.c.deleted_by == caller.user_id
     async with database.write() as connection:
-        return (await connection.execute(delete(trash).where(theirs))).rowcount
+        shown = list((await connection.execute(delete(trash).where(theirs).returning(trash.c.record_id))).scalars())
+        query = select(records.c.id, records.c.user_id).where(records.c.id.in_(shown))
+        authors = {row.id: row.user_id for row in await connection.execute(query)}
+        await record_foreign(connection, caller, "generation.restored", authors)
+    return len(shown)
+
+
+async def is_thrown_away(connection: Connection, key: str) -> bool:
+    """Whether the picture under this key was deleted, and may still be restored: its file is there."""
+    return (await _IN_TRASH.run(connection, {"of_key": key})).first is not None
 
 
 async def empty_trash(database: Database, store: AssetStore, before: datetime | None = None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from schnell.adapters import AdapterReport, CanonicalInfo, ConvertedAdapter
+from schnell.adapters import AdapterReport, ConvertedAdapter
 from schnell.assets.store import AssetStore
 from schnell.database.session import Database
 from schnell.errors import (
@@ -25,13 +25,21 @@ from schnell.errors import (
 )
 from schnell.loras.bundled import BundledLora, BundledLoras
 from schnell.loras.files import AdapterFiles
-from schnell.loras.references import LibraryName, is_library_name, parse_reference, show_reference, suggest_name
+from schnell.loras.references import (
+    LibraryName,
+    check_name,
+    is_library_name,
+    parse_reference,
+    show_reference,
+    suggest_name,
+)
 from schnell.loras.remote import RemoteLoras
 from schnell.loras.repository import (
     NO_LABELS,
     PUBLIC,
     Labels,
     LibraryLora,
+    LoraNote,
     count_loras,
     delete_lora,
     draft_lora,
@@ -120,8 +128,11 @@ class LoraLibrary:
         labels: Labels = NO_LABELS,
         created_by: str,
         on_progress: DownloadListener | None = None,
+        note: LoraNote | None = None,
     ) -> LibraryLora:
         """Fetch a remote LoRA, also if it is here, and add it to the library of `owner` (a team's id, or `PUBLIC`).
+
+        `note` is called in the transaction that adds it.
 
         Raises:
             InvalidFieldError: a wrong reference or name, or the library is full.
@@ -140,12 +151,19 @@ class LoraLibrary:
         async with self._adding():
             converted, found = await self._remote.fetch(reference, owner, on_progress)
             labels = replace(labels, name=labels.name or suggest_name(found.name))
-            return await self._insert(converted, owner, labels, source, created_by, found)
+            return await self._insert(converted, owner, labels, source, created_by, found=found, note=note)
 
-    async def add_file(
-        self, source: BinaryIO, *, owner: str, labels: Labels = NO_LABELS, file_name: str, created_by: str
+    async def add_file(  # noqa: PLR0913 - what is added, whose it is, and who adds it
+        self,
+        source: BinaryIO,
+        *,
+        owner: str,
+        labels: Labels = NO_LABELS,
+        file_name: str,
+        created_by: str,
+        note: LoraNote | None = None,
     ) -> LibraryLora:
-        """Add an uploaded file to the library of `owner`. Raises as `add`."""
+        """Add an uploaded file to the library of `owner`; `note` and what is raised are as for `add`."""
         labels = replace(labels, name=labels.name or suggest_name(file_name.rpartition("/")[2].rpartition(".")[0]))
         await self.check_room(owner, labels.name)
         uploaded = await self._files.receive(source)
@@ -154,15 +172,23 @@ class LoraLibrary:
                 converted = await self._files.convert(uploaded, team=owner)
             finally:
                 await asyncio.to_thread(uploaded.unlink)
-            return await self._insert(converted, owner, labels, file_name, created_by)
+            return await self._insert(converted, owner, labels, file_name, created_by, note=note)
 
-    async def add_path(self, path: Path, *, owner: str, labels: Labels = NO_LABELS, created_by: str) -> LibraryLora:
-        """Add a file of this machine to the library of `owner`. Raises as `add`."""
+    async def add_path(
+        self,
+        path: Path,
+        *,
+        owner: str,
+        labels: Labels = NO_LABELS,
+        created_by: str,
+        note: LoraNote | None = None,
+    ) -> LibraryLora:
+        """Add a file of this machine to the library of `owner`; `note` and what is raised are as for `add`."""
         labels = replace(labels, name=labels.name or suggest_name(path.stem))
         await self.check_room(owner, labels.name)
         async with self._adding():
             converted = await self._files.convert(path)
-            return await self._insert(converted, owner, labels, path.name, created_by)
+            return await self._insert(converted, owner, labels, path.name, created_by, note=note)
 
     async def list(self, team_id: str | None = None) -> tuple[LibraryLora, ...]:
         """What a team may name: its own, the public and the bundled LoRAs. Without a team, those of every team."""
@@ -206,8 +232,8 @@ class LoraLibrary:
             if found is not None:
                 await asyncio.to_thread(self._files.keep_preview, lora.id, picture)
 
-    async def remove(self, name_or_id: str, owner: str) -> LibraryLora:
-        """Remove a LoRA from its owner's library.
+    async def remove(self, name_or_id: str, owner: str, note: LoraNote | None = None) -> LibraryLora:
+        """Remove a LoRA from its owner's library; `note` is called in the transaction that does.
 
         Its file goes if nothing else uses it; where jobs need it, `remove_unwanted` takes it away once they have ended.
 
@@ -216,6 +242,8 @@ class LoraLibrary:
         """
         async with self._changing, self._database.write() as connection:
             removed = await delete_lora(connection, owner, name_or_id)
+            if note is not None:
+                await note(connection, removed)
             # what was fetched for the library alone goes; another team may name it by its reference, and keeps it
             if not await is_in_library(connection, removed.sha256):
                 await forget_downloads(connection, removed.sha256, used=False)
@@ -314,9 +342,11 @@ class LoraLibrary:
         labels: Labels,
         source: str,
         created_by: str,
+        *,
         found: FoundSource | None = None,
+        note: LoraNote | None = None,
     ) -> LibraryLora:
-        info = _merge(converted.info, found)
+        info = found.complete(converted.info) if found else converted.info
         info = replace(
             info, trigger_words=labels.trigger_words or info.trigger_words, licence=labels.licence or info.licence
         )
@@ -334,6 +364,8 @@ class LoraLibrary:
             await self._shelf.put(lora.sha256)
             async with self._changing, self._database.write() as connection:
                 await insert_lora(connection, lora)
+                if note is not None:
+                    await note(connection, lora)
         except (AssetError, ConflictError):
             # the file was converted in vain, unless another LoRA or reference leads to it
             await self._remove_unused(lora.sha256)
@@ -371,29 +403,3 @@ def _naming(field: str, name: str) -> Iterator[None]:
         yield
     except (AdapterError, LoraSourceError, LoraDownloadError) as error:
         raise type(error)(f"{field} {name[:100]!r}: {error.message}") from error
-
-
-def check_name(name: str) -> str:
-    """The name in the form that the library keeps: lower case, spaces as dashes.
-
-    Raises:
-        InvalidFieldError: it holds other characters than letters, digits, `.`, `_` and `-`, or more than 100.
-    """
-    tidy = "-".join(name.lower().split())
-    if not is_library_name(tidy):
-        raise InvalidFieldError(
-            FieldProblem("name", "must be 1-100 letters, digits, '.', '_' or '-', and begin with a letter or a digit")
-        )
-    return tidy
-
-
-def _merge(info: CanonicalInfo, found: FoundSource | None) -> CanonicalInfo:
-    """What the file says of itself, completed by what its site says."""
-    if found is None:
-        return info
-    return replace(
-        info,
-        trigger_words=info.trigger_words or found.trigger_words,
-        licence=info.licence or found.licence,
-        base_model=tuple(dict.fromkeys((*info.base_model, *found.base_model))),
-    )

@@ -106,6 +106,20 @@ def is_library_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def check_name(name: str) -> str:
+    """The name in the form that the library keeps: lower case, spaces as dashes.
+
+    Raises:
+        InvalidFieldError: it holds other characters than letters, digits, `.`, `_` and `-`, or more than 100.
+    """
+    tidy = "-".join(name.lower().split())
+    if not is_library_name(tidy):
+        raise InvalidFieldError(
+            FieldProblem("name", "must be 1-100 letters, digits, '.', '_' or '-', and begin with a letter or a digit")
+        )
+    return tidy
+
+
 def show_reference(text: str) -> str:
     """A reference as it may be shown, stored and logged: without the query, user and fragment of an address.
 

@@ -1,5 +1,6 @@
 """The LoRA library and the list of downloads: every statement on their tables."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -44,6 +45,10 @@ class LibraryLora:
     warnings: tuple[str, ...]
     created_by: str
     created_at: datetime
+
+
+#: Called in the transaction in which a LoRA comes or goes, to write down who did it.
+LoraNote = Callable[[Connection, LibraryLora], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote
 
+from schnell.adapters import CanonicalInfo
 from schnell.errors import LoraDownloadError
 from schnell.loras.references import CivitaiModel, DirectUrl, HubFile, Reference, ReplicateModel
 from schnell.outbound.downloads import Downloader, RemoteFile
@@ -57,6 +58,15 @@ class FoundSource:
     base_model: tuple[str, ...] = ()
     peft_config: RemoteFile | None = None
     note: str = ""
+
+    def complete(self, info: CanonicalInfo) -> CanonicalInfo:
+        """What the file says of itself, completed by what its site says."""
+        return replace(
+            info,
+            trigger_words=info.trigger_words or self.trigger_words,
+            licence=info.licence or self.licence,
+            base_model=tuple(dict.fromkeys((*info.base_model, *self.base_model))),
+        )
 
 
 async def find_source(reference: Reference, sites: SourceSites, downloader: Downloader) -> FoundSource:

@@ -3,7 +3,7 @@
 import base64
 import hmac
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final, Literal, get_args
@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import ColumnElement, delete, select
 
-from schnell.database.connection import upsert
+from schnell.database.connection import Connection, upsert
 from schnell.database.session import Database
 from schnell.database.tables import source_tokens
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
@@ -20,6 +20,8 @@ Site = Literal["huggingface", "civitai", "replicate"]
 SITES: Final[tuple[Site, ...]] = get_args(Site)
 _log = logging.getLogger(__name__)
 _LONGEST: Final = 500
+#: Called in the transaction of a change, to write down who made it: there is then no change without its line.
+TokenNote = Callable[[Connection], Awaitable[None]]
 
 
 class SourceTokens:
@@ -33,7 +35,7 @@ class SourceTokens:
         self._database = database
         self._cipher = MultiFernet([Fernet(_derive_key(secret)) for secret in secrets])
 
-    async def keep(self, team_id: str, site: Site, token: str, moment: datetime) -> None:
+    async def keep(self, team_id: str, site: Site, token: str, moment: datetime, note: TokenNote | None = None) -> None:
         """Store a team's token for a site, given at `moment`, in place of the one before.
 
         Raises:
@@ -47,13 +49,17 @@ class SourceTokens:
         encrypted = self._cipher.encrypt(token.encode()).decode()
         async with self._database.write() as connection:
             await upsert(connection, source_tokens, values | {"token": encrypted})
+            if note is not None:
+                await note(connection)
 
-    async def forget(self, team_id: str, site: Site) -> None:
+    async def forget(self, team_id: str, site: Site, note: TokenNote | None = None) -> None:
         """Delete a team's token for a site. Raises NotFoundError where it has none."""
         async with self._database.write() as connection:
             gone = await connection.execute(delete(source_tokens).where(_whose(team_id, site)))
-        if not gone.rowcount:
-            raise NotFoundError(f"the team has no token for {site}")
+            if not gone.rowcount:
+                raise NotFoundError(f"the team has no token for {site}")
+            if note is not None:
+                await note(connection)
 
     async def sites_of(self, team_id: str) -> set[str]:
         """The sites that a team has a token for."""

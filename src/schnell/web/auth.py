@@ -95,10 +95,11 @@ def is_secure(request: Request) -> bool:
     return services_of(request).config.public_url.startswith("https:")
 
 
-def cookie_name(request: Request) -> str:
-    """What a session's cookie is called."""
-    # RFC 6265bis, 4.1.3.2: browsers take this prefix from this very host alone, so a sibling domain cannot set one
-    return f"__Host-{_COOKIE}" if is_secure(request) else _COOKIE
+def cookie_name(request: Request, name: str = _COOKIE) -> str:
+    """What a session's cookie is called, or another one (`name`) that no other site may set."""
+    # RFC 6265bis, 4.1.3.2: browsers take this prefix from this very host alone, so a sibling domain cannot set one.
+    # They take it with `Secure` and the path `/` only: over plain http there is no such cookie
+    return f"__Host-{name}" if is_secure(request) else name
 
 
 def address_of(request: Request) -> str:

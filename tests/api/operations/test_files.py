@@ -72,6 +72,31 @@ async def test_a_removed_picture_is_404(server: Server) -> None:
     assert (await server.client.get(record["temporaryUrl"])).status_code == 404
 
 
+async def test_a_deleted_pictures_link_opens_nothing_at_once_and_again_after_undo(server: Server) -> None:
+    record = (await server.draw(num_outputs=2)).json()["aiRecord"]
+    kept = await draw_link(server)
+    links = record["aiRecordDetail"]["responseObject"]["temporaryUrls"]
+    etag = (await server.client.get(links[0])).headers["etag"]
+    known = {"If-None-Match": etag}
+
+    async def statuses() -> list[int]:
+        answers = [await server.client.get(link) for link in links]
+        answers += [await server.client.head(links[0]), await server.client.get(links[0], headers=known)]
+        return [each.status_code for each in answers]
+
+    assert await statuses() == [200, 200, 200, 304]
+    deleted = await server.client.post("/gallery/delete", json={"records": [record["uuid"]]})
+    assert deleted.json()["deleted"] == [record["uuid"]]
+    assert await statuses() == [404] * 4
+    gone = await server.client.get(links[0])
+    assert "deleted" in gone.json()["message"]
+    # a browser must ask again after an undo
+    assert "max-age" not in gone.headers.get("cache-control", "")
+    assert (await server.client.get(kept)).status_code == 200
+    await server.client.post("/gallery/restore", json={"records": [record["uuid"]]})
+    assert await statuses() == [200, 200, 200, 304]
+
+
 async def test_even_a_signed_path_cannot_lead_out_of_the_store(server: Server) -> None:
     assert server.services.local_assets is not None
     for path in ("/files/../schnell.db", "/files/..%2f..%2fschnell.db", "/files/development/images/x.webp"):

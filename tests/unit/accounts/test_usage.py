@@ -92,6 +92,7 @@ async def test_two_people_of_one_name_have_a_row_each(database: Database) -> Non
         await connection.execute(update(api_keys).values(prefix="same"))
         found = await collect_usage(connection, team_id=bob.team_id, since=date.fromisoformat(TODAY))
     assert sorted(row.credits for row in found) == [7, 150]
+    assert {row.user_id: row.credits for row in found}[bob.user_id] == 7
 
 
 @pytest.mark.parametrize(
@@ -126,15 +127,20 @@ async def test_a_team_and_a_user_see_their_own_rows(database: Database) -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
 def test_a_name_does_not_become_a_formula(text: str) -> None:
-    row = UsageRow(TODAY, text, text, "schnell_abc", 1, 0, 2, -40)
+    row = UsageRow(TODAY, text, text, "schnell_abc", 1, 0, 2, -40, "id")
     [header, shown] = csv.reader(io.StringIO(write_csv([row])))
-    assert header == ["day", "team", "user", "key", "requests", "failed", "pictures", "credits"]
-    assert shown == [TODAY, f"'{text}", f"'{text}", "schnell_abc", "1", "0", "2", "-40"]
+    assert header == ["day", "team", "user", "key", "requests", "failed", "pictures", "credits", "user_id"]
+    assert shown == [TODAY, f"'{text}", f"'{text}", "schnell_abc", "1", "0", "2", "-40", "id"]
 
 
 @given(
     st.lists(
-        st.builds(UsageRow, *[st.text(st.characters(exclude_characters="\0\r"))] * 4, *[st.integers(0, 10**9)] * 4)
+        st.builds(
+            UsageRow,
+            *[st.text(st.characters(exclude_characters="\0\r"))] * 4,
+            *[st.integers(0, 10**9)] * 4,
+            st.uuids().map(str),
+        )
     )
 )
 def test_every_row_can_be_read_back(rows: list[UsageRow]) -> None:
@@ -144,4 +150,5 @@ def test_every_row_can_be_read_back(rows: list[UsageRow]) -> None:
         texts = (row.day, row.team, row.user, row.key)
         assert [cell.removeprefix("'") for cell in cells[:4]] == [text.removeprefix("'") for text in texts]
         assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in cells[:4])
-        assert [int(cell) for cell in cells[4:]] == [row.requests, row.failed, row.pictures, row.credits]
+        assert [int(cell) for cell in cells[4:8]] == [row.requests, row.failed, row.pictures, row.credits]
+        assert cells[8] == row.user_id

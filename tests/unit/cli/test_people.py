@@ -83,6 +83,27 @@ def test_a_key_ends_at_midnight_utc_of_the_day_it_is_given(run: Any) -> None:
     assert made["expires_at"] == "2031-01-31T00:00:00+00:00"
 
 
+def test_a_keys_name_limit_and_end_are_changed_and_taken_away(run: Any, invoke: Any) -> None:
+    run("teams", "create", "acme")
+    made = run("keys", "create", "--rate-limit", "5/day", "--json")
+    options = ("--name", "ci", "--rate-limit", "60/minute", "--expires", "2031-01-31")
+    changed = run("keys", "set", made["prefix"], *options, "--json")[0]
+    shown = [changed[name] for name in ("name", "rate_limit", "expires_at")]
+    assert shown == ["ci", "60/minute", "2031-01-31T00:00:00+00:00"]
+    assert run("keys", "set", made["id"], "--rate-limit", "none", "--json")[0]["rate_limit"] is None
+    left = run("keys", "set", made["id"], "--expires", "never", "--json")[0]
+    assert (left["expires_at"], left["name"]) == (None, "ci")
+    refused = invoke("keys", "set", made["id"], "--expires", "soon")
+    assert (refused.exit_code, "2027-01-31, or never" in refused.stderr) == (2, True)
+    with pytest.raises(InvalidFieldError, match="60/minute"):
+        run("keys", "set", made["id"], "--rate-limit", "often")
+    line = run("audit", "--action", "key.changed", "--json")[-1]
+    assert line["details"]["rate_limit"] == ["5/day", "60/minute"]
+    run("keys", "revoke", made["id"])
+    with pytest.raises(ConflictError, match="revoked"):
+        run("keys", "set", made["id"], "--name", "again")
+
+
 def test_an_unknown_scope_is_refused(run: Any) -> None:
     run("teams", "create", "acme")
     with pytest.raises(InvalidFieldError, match="scope"):
@@ -132,4 +153,4 @@ def test_the_last_operator_stays_one(run: Any) -> None:
 
 def test_usage_of_nobody_is_empty(run: Any) -> None:
     assert run("usage", "--json") == []
-    assert run("usage", "--csv").stdout.startswith("day,team,user,key,")
+    assert run("usage", "--csv").stdout.strip() == "day,team,user,key,requests,failed,pictures,credits,user_id"

@@ -6,7 +6,7 @@ import pytest
 from lora_libraries import TEAM, MakeLibrary, add, bundle, files_in, resolve
 from mini_loras import lora_bytes, write_lora
 from schnell.errors import AdapterError, ConflictError, InvalidFieldError, NotFoundError
-from schnell.loras.library import check_name
+from schnell.loras.references import check_name
 from schnell.loras.repository import PUBLIC, Labels
 from schnell.spec import LoraRef
 from tls_server import TlsServer

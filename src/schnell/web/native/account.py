@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.callers import authenticate
@@ -43,17 +44,33 @@ def _read_day(value: Any) -> Any:
 Since = Annotated[date | None, BeforeValidator(_read_day), Query(description="First day, such as 2026-11-01 (UTC).")]
 Until = Annotated[date | None, BeforeValidator(_read_day), Query(description="Last day (UTC).")]
 _USAGE_ROW: Final = object_of(
-    dict.fromkeys(("day", "team", "user", "key"), TEXT)
+    dict.fromkeys(("day", "team", "user", "userId", "key"), TEXT)
     | dict.fromkeys(("requests", "failed", "pictures", "credits"), INTEGER)
 )
-_EXAMPLE_ROW: Final = UsageRow("2026-11-25", "Default team", "Administrator", "schnell_Xk3fQ9", 12, 1, 11, 11_000)
+_EXAMPLE_ROW: Final = UsageRow(
+    "2026-11-25",
+    "Default team",
+    "Administrator",
+    "schnell_Xk3fQ9",
+    12,
+    1,
+    11,
+    11_000,
+    "5f0f4a8e-53d4-4c27-8a4f-0f5d8b1d7a20",
+)
+
+
+def _show_row(row: UsageRow) -> dict[str, Any]:
+    return {to_camel(name): value for name, value in asdict(row).items()}
+
+
 USAGE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "Usage",
         "content": {
             "application/json": {
                 "schema": example_of(
-                    object_of({"usage": {"type": "array", "items": _USAGE_ROW}}), {"usage": [asdict(_EXAMPLE_ROW)]}
+                    object_of({"usage": {"type": "array", "items": _USAGE_ROW}}), {"usage": [_show_row(_EXAMPLE_ROW)]}
                 )
             },
             "text/csv": {"schema": example_of(TEXT, write_csv([_EXAMPLE_ROW]))},
@@ -213,6 +230,6 @@ def browser_of(request: Request) -> str:
 def usage_response(rows: list[UsageRow], form: str) -> Response:
     """Usage as JSON if `form` is `json`, else as a CSV file to download."""
     if form == "json":
-        return JSONResponse({"usage": [asdict(row) for row in rows]})
+        return JSONResponse({"usage": [_show_row(row) for row in rows]})
     disposition = {"Content-Disposition": 'attachment; filename="usage.csv"'}
     return Response(write_csv(rows), media_type="text/csv; charset=utf-8", headers=disposition)

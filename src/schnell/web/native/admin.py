@@ -121,6 +121,19 @@ class NewKey(_Body):
     expires_at: Moment | None = None
 
 
+class KeyChange(_Body):
+    """What to change about a key; what is absent stays. A limit or an end that is null is taken away."""
+
+    name: Annotated[Name | None, Field(examples=["notebook"])] = None
+    rate_limit: RateLimit | None = None
+    expires_at: Annotated[Moment | None, Field(examples=["2027-01-31T00:00:00Z"])] = None
+
+    def changes(self) -> dict[str, Any]:
+        """The columns to set: a name that is null is one that was not sent, as a key must have one."""
+        sent = self.model_dump(exclude_unset=True)
+        return {name: value for name, value in sent.items() if name != "name" or value is not None}
+
+
 # Answers: the values of `schnell.accounts.identity`, none of which holds a secret, with their fields in camel case. A
 # field that is declared again here only gains the example that the OpenAPI document shows.
 
@@ -249,6 +262,17 @@ async def create_key(request: Request, caller: Administrator, team_id: UUID, bod
         check_may_change(caller, member)
         made = await administration.create_key(connection, actor_of(caller), member, **given)
         return MadeKey(key=made.secret, details=show(ShownKey, made.key))
+
+
+@router.patch("/keys/{key_id}", summary="Change a key")
+async def change_key(request: Request, caller: Administrator, key_id: UUID, body: KeyChange) -> ShownKey:
+    """Change a key's rate limit, when it ends, or its name. What it may stays: for that, make another."""
+    check_not_lent(caller)
+    async with services_of(request).database.write() as connection:
+        key = await keys.find_key(connection, str(key_id))
+        check_team(caller, key.team_id)
+        check_may_change(caller, await teams.find_member(connection, key.team_id, key.user_id))
+        return show(ShownKey, await administration.change_key(connection, actor_of(caller), key, **body.changes()))
 
 
 @router.delete("/keys/{key_id}", summary="Revoke a key")

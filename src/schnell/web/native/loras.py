@@ -12,11 +12,14 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Message
 
+from schnell.accounts.administration import record_lora, record_token
+from schnell.accounts.audit import actor_of
 from schnell.accounts.identity import Caller
 from schnell.clock import now
+from schnell.database.connection import Connection
 from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError
-from schnell.loras.repository import PUBLIC, Labels, LibraryLora
-from schnell.loras.tokens import SITES, read_site
+from schnell.loras.repository import PUBLIC, Labels, LibraryLora, LoraNote
+from schnell.loras.tokens import SITES, TokenNote, read_site
 from schnell.web import submission
 from schnell.web.auth import SECURITY, Administrator, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
@@ -66,14 +69,20 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
             fields.check()
             file_name = (file.filename or "lora")[:200]
             lora = await library.add_file(
-                file.file, owner=owner, labels=labels, file_name=file_name, created_by=caller.user_name
+                file.file,
+                owner=owner,
+                labels=labels,
+                file_name=file_name,
+                created_by=caller.user_name,
+                note=note_of(caller, "lora.added", owner),
             )
     else:
         fields = Fields(await read_json_object(_limited(request)))
         source = fields.text("source", required=True)
         labels, owner = read_labels(fields), read_owner(fields, caller)
         fields.check()
-        lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name)
+        note = note_of(caller, "lora.added", owner)
+        lora = await library.add(str(source), owner=owner, labels=labels, created_by=caller.user_name, note=note)
     services.lora_previews.ask_for(lora)
     return JSONResponse({"lora": _show(lora)}, status_code=201)
 
@@ -113,7 +122,8 @@ async def remove(
     public: Annotated[bool, Query(description="The public one; needs the scope operator.")] = False,
 ) -> Response:
     """Take one of the team's own LoRAs out of its library. Records of pictures that used it stay."""
-    await services_of(request).loras.remove(name, _owner(caller, public=public))
+    owner = _owner(caller, public=public)
+    await services_of(request).loras.remove(name, owner, note_of(caller, "lora.removed", owner))
     return Response(status_code=204)
 
 
@@ -126,6 +136,17 @@ def _owner(caller: Caller, *, public: bool) -> str:
 def read_owner(fields: Fields, caller: Caller) -> str:
     """Whose LoRA a request adds: the team's, or everybody's with `public`. Raises ForbiddenError without the scope."""
     return _owner(caller, public=fields.flag("public", default=False))
+
+
+def note_of(caller: Caller, action: str, owner: str) -> LoraNote | None:
+    """What writes into the audit log that an operator changed the public LoRAs; None for a team's own, as members do."""
+    if owner != PUBLIC:
+        return None
+
+    async def note(connection: Connection, lora: LibraryLora) -> None:
+        await record_lora(connection, actor_of(caller), action, lora.name, lora.id, lora.owner)
+
+    return note
 
 
 def read_labels(fields: Fields) -> Labels:
@@ -223,10 +244,18 @@ async def list_sites(request: Request, caller: Reader) -> dict[str, Any]:
 @sites_router.put("/{site}/token", summary="Set the team's token", status_code=status.HTTP_204_NO_CONTENT)
 async def keep_token(request: Request, caller: Administrator, site: str, body: Token) -> None:
     """Fetch this team's private and gated LoRAs with its own token from now on. For administrators."""
-    await services_of(request).source_tokens.keep(caller.team_id, read_site(site), body.token, now())
+    known = read_site(site)
+    note = _token_note(caller, "source-token.set", known)
+    await services_of(request).source_tokens.keep(caller.team_id, known, body.token, now(), note)
 
 
 @sites_router.delete("/{site}/token", summary="Remove the team's token", status_code=status.HTTP_204_NO_CONTENT)
 async def forget_token(request: Request, caller: Administrator, site: str) -> None:
     """Forget it. What was fetched with it is not found any more."""
-    await services_of(request).source_tokens.forget(caller.team_id, read_site(site))
+    known = read_site(site)
+    note = _token_note(caller, "source-token.removed", known)
+    await services_of(request).source_tokens.forget(caller.team_id, known, note)
+
+
+def _token_note(caller: Caller, action: str, site: str) -> TokenNote:
+    return lambda connection: record_token(connection, actor_of(caller), action, site, caller.team_id)

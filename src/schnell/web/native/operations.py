@@ -52,7 +52,9 @@ TeamFilter = Annotated[UUID | None, Query(description="Only this team's.")]
 @router.get(
     "/usage/{by}",
     summary="Usage by day, team, member, model or LoRA",
-    responses=_answers({"usage": [{"name": "2026-11-28", "requests": 3, "failed": 0, "pictures": 3, "credits": 3000}]}),
+    responses=_answers(
+        {"usage": [{"name": "2026-11-28", "requests": 3, "failed": 0, "pictures": 3, "credits": 3000, "id": ""}]}
+    ),
 )
 async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     request: Request,

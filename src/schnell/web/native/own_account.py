@@ -16,9 +16,10 @@ from schnell.accounts.keys import find_key
 from schnell.accounts.passwords import check_password, find_login_of, keep_login
 from schnell.accounts.sessions import Session, end_sessions, list_sessions
 from schnell.accounts.teams import find_member
+from schnell.database.connection import Connection
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
 from schnell.web.auth import SECURITY, Reader
-from schnell.web.native.admin import MadeKey, Moment, Name, RateLimit, ShownKey, show
+from schnell.web.native.admin import KeyChange, MadeKey, Moment, Name, RateLimit, ShownKey, show
 from schnell.web.openapi import error_answers
 from schnell.web.services import services_of
 
@@ -37,12 +38,6 @@ class NewOwnKey(_Body):
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)] | None = None
     rate_limit: RateLimit | None = None
     expires_at: Moment | None = None
-
-
-class KeyName(_Body):
-    """What a key is called."""
-
-    name: Annotated[Name, Field(examples=["notebook"])]
 
 
 class NewPassword(_Body):
@@ -88,13 +83,13 @@ async def create_own_key(request: Request, caller: Reader, body: NewOwnKey) -> M
     return MadeKey(key=made.secret, details=show(ShownKey, made.key))
 
 
-@router.patch("/api/keys/{key_id}", summary="Rename a key", responses=error_answers(404))
-async def rename_own_key(request: Request, caller: Reader, key_id: UUID, body: KeyName) -> ShownKey:
-    """Call one of the caller's own keys otherwise."""
+@router.patch("/api/keys/{key_id}", summary="Change a key of your own", responses=error_answers(404, 409))
+async def change_own_key(request: Request, caller: Reader, key_id: UUID, body: KeyChange) -> ShownKey:
+    """Change the name of one of the caller's own keys, its rate limit, or when it ends."""
     check_owner(caller)
     async with services_of(request).database.write() as connection:
         key = _own(caller, await find_key(connection, str(key_id)))
-        return show(ShownKey, await administration.rename_key(connection, actor_of(caller), key, body.name))
+        return show(ShownKey, await administration.change_key(connection, actor_of(caller), key, **body.changes()))
 
 
 @router.delete("/api/keys/{key_id}", summary="Revoke a key of your own", responses=error_answers(404))
@@ -143,7 +138,8 @@ async def end_other_sessions(request: Request, caller: Reader) -> None:
     """End every session of the caller's but the one that asks."""
     check_owner(caller)
     async with services_of(request).database.write() as connection:
-        await end_sessions(connection, caller.user_id, but=caller.session_id)
+        count = await end_sessions(connection, caller.user_id, but=caller.session_id)
+        await _record_end(connection, caller, count)
 
 
 @router.delete("/api/sessions/{session_id}", summary="Sign out there", status_code=204, responses=error_answers(404))
@@ -153,6 +149,12 @@ async def end_own_session(request: Request, caller: Reader, session_id: UUID) ->
     async with services_of(request).database.write() as connection:
         if not await end_sessions(connection, caller.user_id, session_id=str(session_id)):
             raise NotFoundError("you are not signed in there")
+        await _record_end(connection, caller, 1)
+
+
+async def _record_end(connection: Connection, caller: Caller, count: int) -> None:
+    ids = {"target_id": caller.user_id, "team_id": caller.team_id}
+    await record(connection, actor_of(caller), "session.ended", caller.user_name, details={"sessions": count}, **ids)
 
 
 def _own(caller: Caller, key: ApiKey) -> Any:

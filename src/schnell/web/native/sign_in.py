@@ -15,7 +15,7 @@ from schnell.accounts.passwords import check_password, find_active_member, find_
 from schnell.accounts.sessions import Method, end_sessions, start_session
 from schnell.database.connection import Connection
 from schnell.errors import NotFoundError, SignInError, UnauthorizedError
-from schnell.web.auth import address_of, is_secure, refuse_other_sites
+from schnell.web.auth import address_of, cookie_name, is_secure, refuse_other_sites
 from schnell.web.flow_cookie import FLOW_COOKIE, FLOW_SECONDS
 from schnell.web.native.account import browser_of, own_path, with_cookie
 from schnell.web.native.admin import Name
@@ -185,10 +185,9 @@ async def begin_openid_with_invite(request: Request, body: InviteSecret) -> Resp
 
 def _with_flow(request: Request, response: Response, flow: Flow) -> Response:
     response.set_cookie(
-        FLOW_COOKIE,
+        cookie_name(request, FLOW_COOKIE),
         services_of(request).flows.seal(flow),
         max_age=FLOW_SECONDS,
-        path=_OPENID,
         httponly=True,
         # the provider's redirect is a navigation from another site, with which strict cookies do not come
         samesite="lax",
@@ -209,7 +208,7 @@ async def finish_openid(request: Request, state: str = "", code: str = "", error
     services, provider = services_of(request), _provider(request)
     address, limit = address_of(request), services.config.sign_in_rate_limit
     with services.rates.sign_in(address, limit):
-        flow = services.flows.open(request.cookies.get(FLOW_COOKIE, ""), state)
+        flow = services.flows.open(request.cookies.get(cookie_name(request, FLOW_COOKIE), ""), state)
         if error or not code:
             raise SignInError(f"{provider.config.name} did not let you in ({error[:100] or 'no code'}); try again")
         who = await provider.finish(flow, code)
@@ -218,7 +217,8 @@ async def finish_openid(request: Request, state: str = "", code: str = "", error
         token = await _start(request, connection, member, "oidc")
     response = with_cookie(request, RedirectResponse(flow.next, status.HTTP_303_SEE_OTHER), token)
     # each flow is good for one sign-in
-    response.delete_cookie(FLOW_COOKIE, path=_OPENID, httponly=True, samesite="lax", secure=is_secure(request))
+    name, secure = cookie_name(request, FLOW_COOKIE), is_secure(request)
+    response.delete_cookie(name, httponly=True, samesite="lax", secure=secure)
     return response
 
 

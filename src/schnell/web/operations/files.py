@@ -15,6 +15,7 @@ from starlette.responses import Response
 from schnell.assets.links import FILES_PATH
 from schnell.assets.store import check_key, is_key
 from schnell.errors import NotFoundError
+from schnell.generations.trash import is_thrown_away
 from schnell.web.auth import SECURITY, Reader
 from schnell.web.openapi import allowed_methods, error_answers
 from schnell.web.services import services_of
@@ -40,7 +41,7 @@ _PICTURE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     include_in_schema=False,
 )
 async def picture(request: Request, key: str) -> Response:
-    """The picture that a signed link opens; the signature is all that is checked, an `Authorization` is ignored.
+    """The picture that a signed link opens, unless it was deleted. An `Authorization` is ignored.
 
     `If-None-Match` and HEAD work; `Range` works for local files.
     """
@@ -50,6 +51,10 @@ async def picture(request: Request, key: str) -> Response:
     # the signature is not enough: the path must also be a key of the store, written as links are written
     if raw_path != (FILES_PATH + quote(check_key(key))).encode():
         raise NotFoundError("no picture has this name")
+    async with services.database.read() as connection:
+        # its file stays for as long as the deletion can be undone, and must not open meanwhile
+        if await is_thrown_away(connection, key):
+            raise NotFoundError("this picture was deleted")
     return await send_picture(request, key, max(0, expires - int(time.time())))
 
 

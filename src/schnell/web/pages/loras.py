@@ -16,7 +16,7 @@ from schnell.web import submission
 from schnell.web.auth import Generator
 from schnell.web.errors import flat_error
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.native.loras import read_labels, read_owner
+from schnell.web.native.loras import note_of, read_labels, read_owner
 from schnell.web.pages.site import find_caller, page, sign_in_first
 from schnell.web.services import Services, services_of
 
@@ -91,6 +91,7 @@ class _Addition:
             labels=self._labels,
             created_by=self._caller.user_name,
             on_progress=lambda done, total: received.put_nowait((done, total)),
+            note=note_of(self._caller, "lora.added", self._owner),
         )
 
 

@@ -10,12 +10,26 @@ async function refresh(...ids) {
   for (const id of ids) if (find(id)) find(id).replaceWith(fresh.getElementById(id));
 }
 
+/** The beginning of a day, in the zone that the server counts in. */
+function atMidnight(day) {
+  return `${day}T00:00:00Z`;
+}
+
+/** A field of a key as the API takes it: an empty limit or end is none. */
+function keyValue({ name, value }) {
+  const text = value.trim();
+  if (name === "name") return text;
+  return text ? (name === "expiresAt" ? atMidnight(text) : text) : null;
+}
+
 async function createKey(form) {
   const scopes = [...form.querySelectorAll("[name=scope]:checked")].map((box) => box.value);
   if (!scopes.length) throw new Error(t("A key must be able to do something: choose at least one."));
   const body = { name: form.elements.name.value.trim(), scopes };
   const rate = form.elements.rateLimit.value.trim();
   if (rate) body.rateLimit = rate;
+  const end = form.elements.expiresAt.value;
+  if (end) body.expiresAt = atMidnight(end);
   const made = await call("POST", "/api/keys", body);
   find("secret").textContent = made.key;
   find("made-for").textContent = made.details.userName;
@@ -77,19 +91,22 @@ const actions = {
     await refresh("own-keys", "other-keys");
     find(others === undefined ? "own-keys" : "other-keys").focus();
   },
-  async rename({ id }, button) {
+  async change({ id, others }, button) {
     const row = button.closest("tr");
-    const field = row.querySelector("input");
-    if (field.hidden) {
-      field.hidden = false;
-      row.querySelector(".key-name").hidden = true;
+    const fields = [...row.querySelectorAll("input")];
+    if (fields[0].hidden) {
+      for (const each of [...fields, ...row.querySelectorAll("[data-shown]")]) each.hidden = !each.hidden;
       button.textContent = t("Save");
-      field.select();
+      fields[0].select();
       return;
     }
-    await call("PATCH", `/api/keys/${id}`, { name: field.value.trim() });
-    await refresh("own-keys");
-    find("own-keys").querySelector(`[data-do=rename][data-id="${id}"]`).focus();
+    // what was not touched stays to the second: a key may end at noon, of which the field shows the day alone
+    const body = {};
+    for (const field of fields) if (field.value !== field.defaultValue) body[field.name] = keyValue(field);
+    await call("PATCH", others === undefined ? `/api/keys/${id}` : `/api/admin/keys/${id}`, body);
+    const part = others === undefined ? "own-keys" : "other-keys";
+    await refresh(part);
+    find(part).querySelector(`[data-do=change][data-id="${id}"]`).focus();
   },
   async uninvite({ id, name }) {
     if (!(await ask(t("Take back the invite of “{name}”? Its link opens nothing any more.", { name }), t("Take back")))) return;
@@ -129,7 +146,7 @@ document.addEventListener("click", async (event) => {
   if (button) await actions[button.dataset.do](button.dataset, button).catch((error) => say(error.message));
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && event.target.matches("td input")) event.target.closest("tr").querySelector("[data-do=rename]").click();
+  if (event.key === "Enter" && event.target.matches("td input")) event.target.closest("tr").querySelector("[data-do=change]").click();
 });
 find("copy-secret").addEventListener("click", () => copy(find("secret").textContent));
 find("copy-link")?.addEventListener("click", () => copy(find("invite-link").textContent));

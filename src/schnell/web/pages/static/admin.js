@@ -22,6 +22,9 @@ function changed(form) {
     const text = field.value.trim();
     // what is no number goes as it is: the API says what is wrong with it
     body[field.name] = "number" in field.dataset && /^\d+$/.test(text) ? Number(text) : text;
+    if ("day" in field.dataset) body[field.name] = `${text}T00:00:00Z`;
+    // no limit, or no end
+    if ("null" in field.dataset && !text) body[field.name] = null;
   }
   return body;
 }
