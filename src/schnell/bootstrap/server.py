@@ -251,6 +251,7 @@ def _build_web_config(settings: "Settings", trainings: "LoraTrainings") -> "WebC
         credit_value=settings.credit_value,
         visitor_rate_limit=settings.verify_rate_limit,
         sign_in_rate_limit=settings.sign_in_rate_limit,
+        on_cluster=settings.runner == "ray",
     )
 
 
