@@ -11,8 +11,11 @@ from typing import Any, cast
 from PIL import Image
 
 from engines import EngineWithoutArithmetic, NothingLearned
+from s3_servers import BUCKET
 from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
+from schnell.assets.s3 import S3Assets
+from schnell.assets.store import AssetStore
 from schnell.clock import Stopwatch
 from schnell.engine.accelerator import Timing
 from schnell.engine.denoise import Drawing
@@ -26,6 +29,13 @@ from schnell.serving.replica_files import ReplicaFiles
 from schnell.serving.runner import InProcessRunner
 from schnell.serving.worker import LaneKey, Worker
 from schnell.spec import AdapterUse, GeneratedImage, Job, output_seed
+
+
+def open_store(folder: Path, bucket_at: str = "") -> AssetStore:
+    """What gateways and replicas share: a folder, or the bucket of a server, to which the environment has the keys."""
+    if bucket_at:
+        return S3Assets(BUCKET, "prefix", endpoint=bucket_at)
+    return LocalAssets(folder / "pictures", LinkSigner("x" * 32), "http://test")
 
 
 @dataclass
@@ -63,8 +73,18 @@ class SteadyEngine(EngineWithoutArithmetic):
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
         time.sleep(self.step_seconds)
         for drawing in drawings:
-            self.note(f"step {cast('Any', drawing.prompt).request.prompt}")
+            prompt = cast("Any", drawing.prompt).request.prompt
+            self.note(f"step {prompt}")
+            self._hang_once(prompt)
         return super().step(drawings, precision)
+
+    def _hang_once(self, prompt: str) -> None:
+        """As a GPU that never answers: the step of a prompt `hangs …` does not end, on the first replica that has it."""
+        if prompt.startswith("hangs") and self.diary is not None:
+            mark = self.diary.with_name(f"{prompt}.hung")
+            if not mark.exists():
+                mark.touch()
+                time.sleep(3600)
 
     def start_timing(self) -> Timing:
         start = time.perf_counter()
@@ -87,9 +107,14 @@ class SteadyEngine(EngineWithoutArithmetic):
 
 
 def build_steady(
-    folder: Path, step_seconds: float = 0.05, load_seconds: float = 0.0, rows: int = 1, slots: int = 4
+    folder: Path,
+    step_seconds: float = 0.05,
+    load_seconds: float = 0.0,
+    rows: int = 1,
+    slots: int = 4,
+    bucket_at: str = "",
 ) -> ReplicaParts:
-    """A replica over a `SteadyEngine`; LoRA files come from the folder of pictures."""
+    """A replica over a `SteadyEngine`; LoRA files come from the folder of pictures, or from the bucket of a server."""
     engine = SteadyEngine(step_seconds=step_seconds, load_seconds=load_seconds, diary=folder / "diary.txt")
     sizer: BatchSizer[LaneKey] = BatchSizer(first=rows)
     queue: JobQueue[LaneKey] = JobQueue(lambda _: rows, slots)
@@ -97,6 +122,6 @@ def build_steady(
     worker._previews = cast("Any", NothingLearned())
     worker.start()
     engine.note("start")
-    store = LocalAssets(folder / "pictures", LinkSigner("x" * 32), "http://test")
+    store = open_store(folder, bucket_at)
     files = ReplicaFiles(folder / f"replica-{id(engine)}", store.fetch_file, 10**9)
     return ReplicaParts(InProcessRunner(worker), files)

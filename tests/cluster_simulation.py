@@ -1,7 +1,7 @@
-"""A cluster without tensors, clocks or Ray: the real queue and the real choice of replicas, over simulated steps.
+"""A cluster without tensors, clocks or Ray: the real queue, choice of replicas and ledger, over simulated steps.
 
-Time is simulated: a step of a replica takes `STEP` seconds and `LOAD` more for each LoRA that it loads. What is
-measured in processor time is the gateways' own code.
+Time is simulated: a step of a replica takes `step` seconds and `load` more for each LoRA that it loads. What is
+measured in processor time is the gateways' own code: where a job goes, and its credits.
 """
 
 import heapq
@@ -12,24 +12,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from statistics import quantiles
 
+from simulated_ledger import SimulatedLedger
+from schnell.accounts.credits import Reservation
 from schnell.serving.cluster_view import ClusterView
 from schnell.serving.jobs import Batch, QueuedJob
 from schnell.serving.queue import JobQueue
 from schnell.serving.replica_messages import ReplicaReport
 from schnell.spec import AdapterUse, GenerationSpec, Job, JobOutcome
 
-STEP: Final = 0.4
-LOAD: Final = 0.3
-STEPS: Final = 4
-ROWS: Final = 4
-_DONE: Final = JobOutcome(())
+_DONE = JobOutcome(())
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a cluster is, and what its replicas do. `load`: of what they can draw, how much is asked for.
+
+    A step takes `step` seconds whatever is in it; loading a LoRA takes `loading`.
+    """
+
+    replicas: int
+    loras: int
+    teams: int = 1
+    gateways: int = 1
+    slots: int = 32
+    rows: int = 4
+    steps: int = 4
+    step: float = 0.4
+    loading: float = 0.3
+    load: float = 0.8
+
+    @property
+    def picture_seconds(self) -> float:
+        """What a picture takes of a replica that is busy with nothing else than pictures."""
+        return self.steps * self.step / self.rows
 
 
 @dataclass
 class SimulatedReplica:
-    """One replica: a queue, and the time at which its step ends."""
+    """One replica: its queue, and whether a step is under way. `resident` counts what is on its way there, too."""
 
     name: str
     queue: JobQueue[str]
@@ -37,12 +59,14 @@ class SimulatedReplica:
     is_busy: bool = False
     loads: int = 0
 
-    def report(self) -> ReplicaReport:
+    def report(self, shape: Shape) -> ReplicaReport:
         left = sum(self.queue.remaining_steps().values())
         return ReplicaReport(
-            queue_seconds=left * STEP / ROWS,
-            reference_seconds=STEPS * STEP / ROWS,
+            queue_seconds=left * shape.step / shape.rows,
+            # of a picture of 1024 x 1024 in four steps, which is what everybody asks for here
+            reference_seconds=4 * shape.step / shape.rows,
             resident=tuple(self.queue.held_adapters(idle_too=True)),
+            adapter_slots=shape.slots,
         )
 
 
@@ -51,10 +75,12 @@ class Result:
     """What came of a simulation; times in simulated seconds, `gateway_seconds` of processor time."""
 
     drawn: int
+    refused: int
     seconds: float
     hits: int
+    loads: int
     waits: dict[str, list[float]]
-    team_counts: Counter[str]
+    answers: list[float]
     gateway_seconds: float
 
     @property
@@ -65,97 +91,127 @@ class Result:
     def longest_wait(self) -> float:
         return max(max(each) for each in self.waits.values())
 
+    @property
+    def late(self) -> float:
+        """The 95th percentile of answers."""
+        return quantiles(self.answers, n=20)[-1]
+
 
 def jain(values: Sequence[float]) -> float:
     """Jain's index of fairness (Jain, Chiu and Hawe, DEC-TR-301, 1984): 1 where all get the same."""
     return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
 
 
+@dataclass
+class _Asked:
+    """A request under way: when it came, whose it is, the gateway that has it, and its credits."""
+
+    at: float
+    team: str
+    gateway: ClusterView
+    reservation: Reservation | None
+
+
 class Simulation:
-    """`requests` of `teams` teams for `loras` LoRAs (Zipf-distributed, one each) on `replicas` replicas.
+    """Requests of teams that ask equally often for LoRAs (Zipf-distributed, one each). Without a ledger all is free."""
 
-    They come at `load` of what the replicas draw; each team asks as often as every other.
-    """
-
-    def __init__(
-        self, *, replicas: int, loras: int, teams: int, slots: int = 32, load: float = 0.8, seed: int = 1
-    ) -> None:
+    def __init__(self, shape: Shape, ledger: SimulatedLedger | None = None, seed: int = 1) -> None:
+        self._shape = shape
+        self._ledger = ledger
         self._chance = random.Random(seed)
-        self._view = ClusterView()
         self._replicas = {
-            name: SimulatedReplica(name, JobQueue(lambda _: ROWS, slots)) for name in (f"r{n}" for n in range(replicas))
+            name: SimulatedReplica(name, JobQueue(lambda _: shape.rows, shape.slots))
+            for name in (f"r{n}" for n in range(shape.replicas))
         }
         self._names = tuple(self._replicas)
-        self._view.keep_only(self._names)
-        self._loras = [AdapterUse(f"l{n}", f"lora {n}", Path(f"l{n}"), 1.0) for n in range(loras)]
-        self._weights = list(accumulate(1 / rank for rank in range(1, loras + 1)))
-        self._teams = [f"t{n}" for n in range(teams)]
-        self._rate = load * replicas * ROWS / (STEPS * STEP)
+        # each knows the replicas' reports and its own jobs, and nothing of the others'
+        self._gateways = [ClusterView() for _ in range(shape.gateways)]
+        for view in self._gateways:
+            view.keep_only(self._names)
+        self._spec = GenerationSpec("x", steps=shape.steps)
+        self._loras = [AdapterUse(f"l{n}", f"lora {n}", Path(f"l{n}"), 1.0) for n in range(shape.loras)]
+        self._weights = list(accumulate(1 / rank for rank in range(1, shape.loras + 1)))
+        self._rate = shape.load * shape.replicas / shape.picture_seconds
         self._events: list[tuple[float, int, str, Batch[str] | None]] = []
-        self._order = 0
-        self._gateway = 0.0
-        self._arrived: dict[str, tuple[float, str]] = {}
+        self._asked: dict[str, _Asked] = {}
         self._waits: dict[str, list[float]] = {}
-        self._hits = 0
+        self._answers: list[float] = []
+        self._order = self._hits = self._refused = 0
+        self._cost = 0.0
 
-    def run(self, requests: int) -> Result:
-        spec = GenerationSpec("x", steps=STEPS)
-        now, sent, drawn = 0.0, 0, 0
-        next_arrival = 0.0
-        next_report = 0.0
-        while drawn < requests:
+    async def run(self, requests: int) -> Result:
+        now, sent = 0.0, 0
+        next_arrival = next_report = 0.0
+        while len(self._answers) + self._refused < requests:
             if sent < requests and (not self._events or next_arrival <= self._events[0][0]):
                 now = next_arrival
-                self._arrive(now, sent, spec)
+                await self._arrive(now, sent)
                 sent += 1
                 next_arrival += self._chance.expovariate(self._rate)
                 continue
             now, _, name, batch = heapq.heappop(self._events)
-            drawn += self._step_ends(now, self._replicas[name], batch)
+            await self._step_ends(now, self._replicas[name], batch)
             if now >= next_report:
                 next_report = now + 1.0
-                for replica in self._replicas.values():
-                    self._view.report(replica.name, replica.report())
-        counts = Counter({team: len(waits) for team, waits in self._waits.items()})
-        return Result(drawn, now, self._hits, self._waits, counts, self._gateway)
+                self._report_all()
+        loads = sum(each.loads for each in self._replicas.values())
+        return Result(
+            len(self._answers), self._refused, now, self._hits, loads, self._waits, self._answers, self._cost
+        )
 
-    def _arrive(self, now: float, number: int, spec: GenerationSpec) -> None:
-        team = self._teams[number % len(self._teams)]
+    def _report_all(self) -> None:
+        """Every second, through Ray's controller, to all gateways."""
+        for replica in self._replicas.values():
+            report = replica.report(self._shape)
+            start = time.thread_time()
+            for view in self._gateways:
+                view.report(replica.name, report)
+            self._cost += time.thread_time() - start
+
+    async def _arrive(self, now: float, number: int) -> None:
+        team = f"t{number % self._shape.teams}"
         lora = self._chance.choices(self._loras, cum_weights=self._weights)[0]
-        job = Job(str(number), team, spec, number, (lora,))
+        job = Job(str(number), team, self._spec, number, (lora,))
+        view = self._gateways[number % len(self._gateways)]
         start = time.thread_time()
-        seconds = self._view.seconds_of(spec) or STEPS * STEP / ROWS
-        name = self._view.rank(self._names, job, seconds)[0]
-        self._view.sent(name, job, seconds)
-        self._gateway += time.thread_time() - start
+        reservation = await self._ledger.accept(job) if self._ledger else None
+        if self._ledger and reservation is None:
+            self._cost += time.thread_time() - start
+            self._refused += 1
+            return
+        seconds = view.seconds_of(self._spec) or self._shape.picture_seconds
+        name = view.rank(self._names, job, seconds)[0]
+        view.sent(name, job, seconds)
+        self._cost += time.thread_time() - start
         replica = self._replicas[name]
         self._hits += lora.sha256 in replica.resident
         # on its way there counts as there: the next one for it waits for the same load
         replica.resident.add(lora.sha256)
-        self._arrived[job.id] = (now, team)
+        self._asked[job.id] = _Asked(now, team, view, reservation)
         replica.queue.submit(job, "lane", 1, lambda _: None)
         if not replica.is_busy:
             self._step_begins(now, replica)
 
     def _step_begins(self, now: float, replica: SimulatedReplica) -> None:
-        before = replica.queue.held_adapters(idle_too=True)
+        before = set(replica.queue.held_adapters(idle_too=True))
         batch = replica.queue.next_batch()
         replica.is_busy = batch is not None
         if batch is None:
             return
-        loads = len(replica.queue.held_adapters(idle_too=True) - before)
+        loads = len(set(replica.queue.held_adapters(idle_too=True)) - before)
         if loads:
             replica.loads += loads
             replica.resident = set(replica.queue.held_adapters(idle_too=True)) | {
                 adapter for queued in replica.queue.jobs for adapter in queued.adapters
             }
         for queued in batch.newcomers:
-            arrived, team = self._arrived.pop(queued.job.id)
-            self._waits.setdefault(team, []).append(now - arrived)
+            asked = self._asked[queued.job.id]
+            self._waits.setdefault(asked.team, []).append(now - asked.at)
         self._order += 1
-        heapq.heappush(self._events, (now + STEP + loads * LOAD, self._order, replica.name, batch))
+        ends = now + self._shape.step + loads * self._shape.loading
+        heapq.heappush(self._events, (ends, self._order, replica.name, batch))
 
-    def _step_ends(self, now: float, replica: SimulatedReplica, batch: Batch[str] | None) -> int:
+    async def _step_ends(self, now: float, replica: SimulatedReplica, batch: Batch[str] | None) -> None:
         ended: list[QueuedJob[str]] = []
         if batch is not None:
             for row in replica.queue.complete_step(batch.rows):
@@ -163,8 +219,13 @@ class Simulation:
                 ended.append(row.job)
         for queued in ended:
             replica.queue.settle(queued, _DONE)
+            asked = self._asked.pop(queued.job.id)
+            self._answers.append(now - asked.at)
+            report = replica.report(self._shape)
             start = time.thread_time()
-            self._view.returned(queued.job)
-            self._gateway += time.thread_time() - start
+            if self._ledger and asked.reservation:
+                await self._ledger.close(asked.reservation)
+            asked.gateway.returned(queued.job)
+            asked.gateway.report(replica.name, report)
+            self._cost += time.thread_time() - start
         self._step_begins(now, replica)
-        return len(ended)

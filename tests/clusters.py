@@ -12,10 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from cluster_engines import build_steady
-from s3_servers import free_port
-from schnell.assets.links import LinkSigner
-from schnell.assets.local import LocalAssets
+from cluster_engines import build_steady, open_store
+from s3_servers import ACCESS_KEY, SECRET_KEY, free_port
 from schnell.loras.replicas import ReplicaShelf
 from schnell.serving.ray_cluster import ClusterConnection, ReplicaPlan, deploy
 from schnell.serving.ray_runner import RayRunner
@@ -34,6 +32,9 @@ def ray_environment() -> dict[str, str]:
         "RAY_enable_open_telemetry": "0",
         "PYTHONPATH": ":".join(dict.fromkeys(map(str, paths))),
         "OMP_NUM_THREADS": "1",
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_REGION": "us-east-1",
     }
 
 
@@ -171,7 +172,7 @@ def replicas(folder: Path, plan: ReplicaPlan, **engine: Any) -> Iterator[Replica
     folder.mkdir(parents=True, exist_ok=True)
     deploy(partial(build_steady, folder, **engine), plan)
     connection = ClusterConnection(60, lambda: None)
-    shelf = ReplicaShelf(LocalAssets(folder / "pictures", LinkSigner("x" * 32), "http://test"))
+    shelf = ReplicaShelf(open_store(folder, engine.get("bucket_at", "")))
     await_that(lambda: len(connection.view.reports()) >= plan.least)
     try:
         yield Replicas(folder, connection, RayRunner(connection, shelf))

@@ -2,19 +2,24 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 
+import boto3
 import pytest
 import ray
+from botocore.config import Config
 
 from clusters import Replicas, TestCluster, await_that, kill, replicas
-from counts import repeats
+from counts import SOAK, repeats
 from own_network import interfaces
+from s3_servers import BUCKET, S3Server, run_nanio, run_seaweedfs
 from schnell.errors import AdapterError, GenerationFailedError
 from schnell.serving.ray_cluster import ReplicaPlan
 
-PLAN = ReplicaPlan(least=2, most=2, cpus=0.5, health_seconds=1.0)
+PLAN = ReplicaPlan(least=2, most=2, cpus=0.5, health_seconds=1.0, stuck_seconds=6.0)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +107,45 @@ async def test_a_replica_that_is_paused_goes_on_with_what_it_has(two: Replicas) 
     kill(victim, signal.SIGCONT)
     assert len(await asyncio.gather(*jobs)) == repeats(100)
     assert two.pids() >= {victim}
+
+
+async def test_a_replica_whose_device_hangs_is_replaced_and_its_jobs_are_drawn_elsewhere(two: Replicas) -> None:
+    two.heard.clear()
+    jobs = [asyncio.create_task(two.draw(f"beside {n}", steps=8)) for n in range(8)]
+    hanging = asyncio.create_task(two.draw("hangs", seed=3))
+    await asyncio.to_thread(await_that, lambda: list(two.folder.glob("hangs.hung")))
+    victim = next(int(line[0]) for line in two.diary() if line[1:] == ["step", "hangs"])
+    assert len(await asyncio.gather(*jobs)) == 8
+    assert await hanging == await two.draw("as seed 3 is drawn", seed=3)
+    assert {each.attempt for each in two.heard} == {1, 2}
+    await asyncio.to_thread(await_that, lambda: len(two.pids() - {victim}) == 2, 120)
+    await asyncio.to_thread(await_that, lambda: victim not in two.pids(), 60)
+
+
+@pytest.mark.skipif(not SOAK, reason="replicas of their own: make soak")
+@pytest.mark.parametrize("run_server", [run_nanio, run_seaweedfs])
+async def test_lora_files_reach_replicas_through_a_bucket_and_are_checked(
+    cluster: TestCluster, tmp_path: Path, run_server: Callable[[Path], AbstractContextManager[S3Server]]
+) -> None:
+    (tmp_path / "s3").mkdir()
+    with (
+        run_server(tmp_path / "s3") as server,
+        replicas(tmp_path / "replicas", PLAN, step_seconds=0.02, bucket_at=server.endpoint) as found,
+    ):
+        loras = [found.lora(f"bucket{n}") for n in range(4)]
+        await asyncio.gather(*[found.draw(f"bucket {n}", loras=(loras[n % 4],)) for n in range(16)])
+        assert {line[2] for line in found.diary() if line[1] == "load"} == {each.sha256 for each in loras}
+        # the gateway puts each file there once, and the replicas have nothing but the bucket to read it from
+        assert not (found.folder / "pictures").exists()
+        client = boto3.client("s3", endpoint_url=server.endpoint, config=Config(s3={"addressing_style": "path"}))
+        keys = [each["Key"] for each in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
+        assert len([key for key in keys if key.startswith("prefix/shared/")]) == 4
+        forged = found.lora("forged in a bucket")
+        contents = await found.runner._share((forged,))
+        key = f"prefix/shared/{contents[forged.sha256]}.safetensors"
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"other")
+        with pytest.raises(AdapterError, match="not this LoRA"):
+            await found.draw("forged", loras=(forged,))
 
 
 async def test_drawing_goes_on_while_the_controller_is_dead(two: Replicas) -> None:

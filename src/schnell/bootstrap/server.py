@@ -51,6 +51,7 @@ _SMALL: Final = (
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
     from schnell.accounts.rates import RateLimits
+    from schnell.accounts.shared_rates import SharedCounter
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
@@ -94,7 +95,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         history=History(database, store, admission),
         admission=admission,
         closings=closings,
-        rates=RateLimits(settings.rate_limit),
+        # a server alone on its SQLite needs no statement for a count
+        rates=RateLimits(settings.rate_limit, SharedCounter(database) if database.dialect == "postgresql" else None),
         openid=_build_openid(settings),
         flows=FlowCookies(secrets),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
@@ -249,6 +251,7 @@ def _build_web_config(settings: "Settings", trainings: "LoraTrainings") -> "WebC
         credit_value=settings.credit_value,
         visitor_rate_limit=settings.verify_rate_limit,
         sign_in_rate_limit=settings.sign_in_rate_limit,
+        on_cluster=settings.runner == "ray",
     )
 
 

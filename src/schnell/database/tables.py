@@ -14,7 +14,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    or_,
 )
+from sqlalchemy.dialects import postgresql
 
 from schnell.database.people_tables import (
     Counter,
@@ -52,6 +54,7 @@ __all__ = [
     "members",
     "metadata",
     "new_id",
+    "rate_counts",
     "records",
     "servers",
     "sessions",
@@ -134,6 +137,11 @@ records = Table(
     Index("ix_records_created", "created_at"),
     # what a killed server has left unfinished
     Index("ix_records_status", "status", "instance"),
+)
+_IS_UNFINISHED = or_(records.c.status == "QUEUED", records.c.status == "PROCESSING")
+#: A team's generations that are under way, which are counted for each that is accepted.
+Index(
+    "ix_records_unfinished", records.c.team_id, postgresql_where=_IS_UNFINISHED, sqlite_where=_IS_UNFINISHED
 )
 #: The stored pictures. A row is written before its file and deleted after it: no file is ever without a row. `mark` is
 #: what the picture's invisible mark carries, ten hexadecimal digits; `manifest` the label of its credentials.
@@ -273,4 +281,15 @@ signing_keys = Table(
     Column("name", String(20), primary_key=True),
     Column("sealed", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+)
+#: Requests of keys and addresses, as servers that share PostgreSQL count them together (`accounts/shared_rates`).
+#: `who` is a hash. `counts` holds the newest parts of the window, the first of which is number `part` of the clock.
+rate_counts = Table(
+    "rate_counts",
+    metadata,
+    Column("who", String(64), primary_key=True),
+    Column("rate", String(100), primary_key=True),
+    Column("part", BigInteger, nullable=False),
+    Column("counts", JSON().with_variant(postgresql.ARRAY(Integer), "postgresql"), nullable=False),
+    Column("ends_at", Timestamp, nullable=False),
 )

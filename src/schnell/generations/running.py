@@ -6,13 +6,28 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
+from sqlalchemy import bindparam, func, select, text
+
+from schnell.database.connection import Connection
+from schnell.database.tables import records, servers
 from schnell.errors import ClosingError, SchnellError, ServerBusyError, TeamBusyError
-from schnell.generations.records import Record
+from schnell.generations.records import UNFINISHED, Record
 from schnell.spec import GenerationSpec, Job, JobOutcome, Progress, ProgressListener, QueueEstimate, RunnerSnapshot
 
 _Drawn = TypeVar("_Drawn")
 #: How long a caller waits for an end that the database does not take, before the answer is that it is being closed.
 PATIENCE_SECONDS: Final = 3.0
+#: A team's generations that living servers draw: a few rows of the index `ix_records_unfinished`.
+_UNDER_WAY: Final = (
+    select(func.count())
+    .select_from(records.join(servers, servers.c.id == records.c.instance))
+    .where(
+        records.c.team_id == bindparam("of_team"),
+        # words, not parameters: or a plan that is kept could not use the index, which holds only these
+        text(f"records.status IN {UNFINISHED}"),
+        servers.c.expires_at > func.clock_timestamp(),
+    )
+)
 
 
 class Runner(Protocol):
@@ -175,10 +190,14 @@ def _retrieve(end: "asyncio.Future[Record]") -> None:
 
 
 class Place:
-    """A place among the generations under way, given back at the end of its block unless kept."""
+    """A place among the generations under way, given back at the end of its block unless kept.
 
-    def __init__(self) -> None:
+    `wait`: in how many seconds another one may be free, if this one is refused after all.
+    """
+
+    def __init__(self, wait: float) -> None:
         self.kept = False
+        self.wait = wait
 
     def keep(self) -> None:
         """The generation starts: its place stays taken until `Admission.forget`."""
@@ -205,14 +224,29 @@ class Admission:
             TeamBusyError: the team has as many generations under way as it may have.
             ServerBusyError: the server has, or it is stopping.
         """
-        self._refuse(running.record.team_id, max(1.0, estimate.expected_seconds))
-        place = Place()
+        place = Place(max(1.0, estimate.expected_seconds))
+        self._refuse(running.record.team_id, place.wait)
         self._running[running.record.id] = running
         try:
             yield place
         finally:
             if not place.kept:
                 self.forget(running)
+
+    async def check_team(self, connection: Connection, team_id: str, wait: float) -> None:
+        """Refuse a team that has as many generations under way as it may have, on all servers of the database together.
+
+        To be called in the transaction that accepts one, after `credits.reserve`: the lock that it holds on the team's
+        row keeps other servers from accepting another one meanwhile. What a dead server was drawing counts until its
+        lease has run out.
+
+        Raises:
+            TeamBusyError: it has.
+        """
+        # on SQLite this server is alone, and has counted in `admit`
+        if connection.dialect.name == "postgresql":
+            ours = (await connection.execute(_UNDER_WAY, {"of_team": team_id})).scalar_one()
+            self._refuse_team(ours, wait)
 
     def forget(self, running: Running) -> None:
         """Give a place back."""
@@ -241,6 +275,8 @@ class Admission:
             raise ServerBusyError("the server is stopping; ask again in a moment", wait)
         if len(self._running) >= self._limit:
             raise ServerBusyError(f"{self._limit} generations are waiting already; ask again later", wait)
-        ours = sum(running.record.team_id == team_id for running in self._running.values())
+        self._refuse_team(sum(running.record.team_id == team_id for running in self._running.values()), wait)
+
+    def _refuse_team(self, ours: int, wait: float) -> None:
         if ours >= self._team_limit:
             raise TeamBusyError(f"your team has {ours} generations waiting already; ask again later", wait)

@@ -128,7 +128,7 @@ class Generations:
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)
         with self._admission.admit(running, self._runner.estimate(request.spec, caller.team_id)) as admitted:
-            accepted = await self._accept(caller, request, record)
+            accepted = await self._accept(caller, request, record, admitted.wait)
             if isinstance(accepted, str):
                 return accepted
             admitted.keep()
@@ -208,7 +208,9 @@ class Generations:
         # a failure was not charged: the request is an ordinary one again
         return None if record.status == "FAILURE" else record_id
 
-    async def _accept(self, caller: Caller, request: GenerationRequest, record: Record) -> Reservation | str:
+    async def _accept(
+        self, caller: Caller, request: GenerationRequest, record: Record, wait: float
+    ) -> Reservation | str:
         """Reserve and write the record, in one transaction; or the id of the record that holds the idempotency key."""
         try:
             async with self._database.write() as connection:
@@ -217,6 +219,7 @@ class Generations:
                     if (held := await claim(connection, *arguments)) != record.id:
                         return held
                 reservation = await reserve(connection, caller, record.id, record.cost)
+                await self._admission.check_team(connection, caller.team_id, wait)
                 await insert_record(connection, record)
         except BaseException as cause:
             # a refusal of ours has rolled it back; after anything else it may hold, with credits that nobody releases

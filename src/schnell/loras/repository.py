@@ -1,6 +1,6 @@
 """The LoRA library and the list of downloads: every statement on their tables."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -166,6 +166,14 @@ async def is_in_library(connection: Connection, sha256: str) -> bool:
     """Whether any LoRA of the library has this file."""
     query = select(loras.c.id).where(loras.c.sha256 == sha256).limit(1)
     return (await connection.execute(query)).first() is not None
+
+
+async def name_files(connection: Connection, hashes: Collection[str]) -> dict[str, str]:
+    """What LoRA files are called, by their hashes: a name in the library, else the reference that led to one."""
+    of_downloads = select(lora_downloads.c.sha256, lora_downloads.c.reference).where(lora_downloads.c.sha256.in_(hashes))
+    of_loras = select(loras.c.sha256, loras.c.name).where(loras.c.sha256.in_(hashes)).order_by(loras.c.created_at.desc())
+    # of several names of one file, the library's oldest
+    return {sha256: name for query in (of_downloads, of_loras) for sha256, name in await connection.execute(query)}
 
 
 async def is_downloaded(connection: Connection, sha256: str) -> bool:

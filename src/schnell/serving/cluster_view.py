@@ -51,11 +51,14 @@ class _Known:
             expected[adapter] += sign
             if expected[adapter] <= 0:
                 del expected[adapter]
+        if sent.adapters:
+            self.load.count()
         self.load.seconds = self.others_seconds + self.own_seconds
 
     def take(self, report: ReplicaReport) -> None:
         """The replica has reported."""
-        self.report, self.load.resident = report, frozenset(report.resident)
+        self.report, self.load.resident, self.load.slots = report, frozenset(report.resident), report.adapter_slots
+        self.load.count()
         self.others_seconds = max(0.0, report.queue_seconds - self.own_seconds)
         self.load.seconds = self.others_seconds + self.own_seconds
 

@@ -33,6 +33,8 @@ _MOST_JOBS: Final = 4096
 _WATCH_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 2.0
 _SEEK_SECONDS: Final = 0.1
+#: What Ray says to a driver on a machine that has no node of the cluster: it speaks to the cluster through one.
+_NO_NODE: Final = "No node info found"
 _NOT_DEPLOYED: Final = "no engine is deployed on the cluster: run `schnell cluster up`"
 #: How long the head may be silent before a gateway ends: Ray itself ends its process after 60 s, without a word.
 GONE_SECONDS: Final = 30.0
@@ -45,7 +47,8 @@ class ReplicaPlan:
     """How many replicas there are, and what each takes.
 
     Between `least` and `most`, as many as draw what waits in `queue_seconds`. `cpus` is also the number of an engine's
-    threads. A replica that is to go draws what it has first, for `drain_seconds` at most.
+    threads. A replica that is to go draws what it has first, for `drain_seconds` at most. One that takes no step for
+    `stuck_seconds` although jobs wait is taken for hung, and replaced.
     """
 
     least: int = 1
@@ -58,6 +61,7 @@ class ReplicaPlan:
     drain_seconds: float = 600.0
     health_seconds: float = 10.0
     health_timeout: float = 30.0
+    stuck_seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as cause:
         where = f"the cluster at {address}" if address else "a cluster on this machine"
         first = str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
+        if _NO_NODE in first:
+            first = f"no node of it runs on this machine. Start one: ray start --address {address} --num-cpus 0"
         raise ConfigurationError(f"SCHNELL_RAY_ADDRESS: {where} cannot be used: {first}") from cause
 
 
@@ -136,7 +142,7 @@ def deploy(build: Callable[[], Any], plan: ReplicaPlan) -> None:
     )
     serve.start(proxy_location="Disabled")
     try:
-        serve.run(deployment.bind(build, plan.queue_seconds), name=APP, route_prefix=None)
+        serve.run(deployment.bind(build, plan.queue_seconds, plan.stuck_seconds), name=APP, route_prefix=None)
     except (RuntimeError, RayServeException) as cause:
         raise ConfigurationError(f"the cluster's replicas do not start: {str(cause).strip()[-500:]}") from cause
 

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -21,8 +21,6 @@ from schnell.serving.runner import InProcessRunner
 from schnell.spec import Job, JobOutcome, Progress
 
 log = structlog.get_logger(__name__)
-#: How long a step may take before the device is taken for hung; the first ones load weights or compile.
-STUCK_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +43,7 @@ class _Watch:
 class EngineReplica:
     """Draws jobs that gateways send, any number at once: its own queue decides which steps together."""
 
-    def __init__(
-        self, build: Callable[[], ReplicaParts], target_seconds: float = 10.0, stuck_seconds: float = STUCK_SECONDS
-    ) -> None:
+    def __init__(self, build: Callable[[], ReplicaParts], target_seconds: float, stuck_seconds: float) -> None:
         self._parts = build()
         self._target_seconds = target_seconds
         self._stuck_seconds = stuck_seconds

@@ -17,6 +17,7 @@ from schnell.errors import GenerationFailedError, ModelBusyError, SchnellError
 from schnell.serving.cluster_view import ClusterView
 from schnell.serving.replica_messages import Message, ReplicaReport
 from schnell.spec import (
+    NO_STEPS,
     AdapterUse,
     DeviceSnapshot,
     GenerationSpec,
@@ -167,6 +168,7 @@ class RayRunner:
             steps=sum(each.steps for each in devices),
             step_rows=sum(each.step_rows for each in devices),
             step_seconds=sum(each.step_seconds for each in devices),
+            step_counts=tuple(map(sum, zip(NO_STEPS, *(each.step_counts for each in devices), strict=True))),
             devices=devices,
             problem=self._cluster.problem,
         )

@@ -100,6 +100,7 @@ class Lifecycle:
         return (
             BackgroundJob("recovery", min(_MINUTE, services.lease.seconds / 2), self._reconcile),
             BackgroundJob("retention", _HOUR, self._apply_retention),
+            BackgroundJob("rates", _HOUR, lambda services: services.rates.forget_old()),
             BackgroundJob("previews", _HOUR, lambda services: services.lora_previews.draw_missing()),
             BackgroundJob("last uses of keys", last_uses.PERIOD, _write_last_uses),
             BackgroundJob("removals", _MINUTE / 2, _remove_leftovers),

@@ -38,7 +38,7 @@ class WebConfig:
 
     `result_prefix` stands before the keys in `resultObject`. `credit_value` is what a credit is worth in money.
     `visitor_rate_limit` is for those who check pictures without a key, `sign_in_rate_limit` for failures to sign in,
-    both by address.
+    both by address. `on_cluster`: the pictures are drawn by replicas on a cluster.
     """
 
     public_url: str
@@ -51,6 +51,7 @@ class WebConfig:
     credit_value: float = 1.0
     visitor_rate_limit: str | None = None
     sign_in_rate_limit: str | None = None
+    on_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True)

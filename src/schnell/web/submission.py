@@ -40,7 +40,7 @@ async def start(request: Request, caller: Caller, asked: GenerationRequest) -> R
     """
     services = services_of(request)
     try:
-        count_request(request, caller, asked.dialect)
+        await count_request(request, caller, asked.dialect)
         add_headers(request, {MODEL_HEADER: services.model.label})
         started = await services.generations.start(caller, asked)
     except SchnellError as error:
@@ -51,13 +51,13 @@ async def start(request: Request, caller: Caller, asked: GenerationRequest) -> R
     return started
 
 
-def count_request(request: Request, caller: Caller, dialect: str = "onemin") -> None:
+async def count_request(request: Request, caller: Caller, dialect: str = "onemin") -> None:
     """Count a request against the key's rate limit, and tell in the answer's headers what is left of it.
 
     Raises:
         RateLimitedError: nothing is left.
     """
-    status = services_of(request).rates.count(caller)
+    status = await services_of(request).rates.count(caller)
     # these headers are set before the request can be refused: an error carries them too
     if status is not None:
         add_headers(request, rate_headers(dialect).write(status.limit, status.remaining, status.reset_after))
@@ -72,7 +72,7 @@ async def check_may_add(request: Request, caller: Caller) -> None:
         RateLimitedError, InsufficientCreditsError: the caller may not.
     """
     services = services_of(request)
-    count_request(request, caller)
+    await count_request(request, caller)
     async with services.database.read() as connection:
         await check_credits(connection, caller, services.generations.least_price)
 

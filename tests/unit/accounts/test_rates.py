@@ -13,36 +13,36 @@ def caller(key: str, rate: str | None = None) -> Caller:
     return Caller("team", "user", "Ann", key, "MEMBER", ("generate",), rate_limit=rate)
 
 
-def test_a_key_is_refused_after_its_rate_and_told_when_to_return() -> None:
+async def test_a_key_is_refused_after_its_rate_and_told_when_to_return() -> None:
     rates = RateLimits("2/minute")
-    assert [rates.count(caller("a")).remaining for _ in range(2)] == [1, 0]  # type: ignore[union-attr]
+    assert [(await rates.count(caller("a"))).remaining for _ in range(2)] == [1, 0]  # type: ignore[union-attr]
     with pytest.raises(RateLimitedError) as refused:
-        rates.count(caller("a"))
+        await rates.count(caller("a"))
     assert 0 < refused.value.retry_after <= 60
     assert refused.value.limit == 2
 
 
-def test_keys_do_not_use_each_others_rate() -> None:
+async def test_keys_do_not_use_each_others_rate() -> None:
     rates = RateLimits("1/minute")
-    rates.count(caller("a"))
-    rates.count(caller("b"))
+    await rates.count(caller("a"))
+    await rates.count(caller("b"))
 
 
-def test_a_keys_own_rate_goes_before_the_servers() -> None:
+async def test_a_keys_own_rate_goes_before_the_servers() -> None:
     rates = RateLimits("1/minute")
-    status = rates.count(caller("a", "5/minute"))
+    status = await rates.count(caller("a", "5/minute"))
     assert status is not None
     assert status.limit == 5
 
 
-def test_without_a_limit_nothing_is_counted() -> None:
-    assert RateLimits().count(caller("a")) is None
+async def test_without_a_limit_nothing_is_counted() -> None:
+    assert await RateLimits().count(caller("a")) is None
 
 
 @pytest.mark.parametrize("text", ["60/minute", "1000/day", "5/2 seconds", "10 per hour"])
-def test_a_rate_limit_that_can_be_read_is_taken_as_it_stands(text: str) -> None:
+async def test_a_rate_limit_that_can_be_read_is_taken_as_it_stands(text: str) -> None:
     assert check_rate_limit(text) == text
-    assert RateLimits(text).count(caller("a")) is not None
+    assert await RateLimits(text).count(caller("a")) is not None
 
 
 @pytest.mark.parametrize("text", [None, ""])
@@ -51,7 +51,7 @@ def test_no_text_is_no_limit(text: str | None) -> None:
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[0-9]{0,3} ?(/|per) ?[0-9]{0,2} ?(second|minute|hour|day|week)?s?"))
-def test_what_is_accepted_can_be_counted_and_the_rest_is_refused_by_its_field(text: str) -> None:
+async def test_what_is_accepted_can_be_counted_and_the_rest_is_refused_by_its_field(text: str) -> None:
     try:
         accepted = check_rate_limit(text)
     except InvalidFieldError as error:
@@ -59,51 +59,52 @@ def test_what_is_accepted_can_be_counted_and_the_rest_is_refused_by_its_field(te
     else:
         assert accepted == (text or None)
         with contextlib.suppress(RateLimitedError):  # 0/minute is a limit, too
-            RateLimits(accepted).count(caller("a"))
+            await RateLimits(accepted).count(caller("a"))
         return
     assert [problem.field for problem in refused.problems] == ["rateLimit"]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
-def test_in_any_window_no_more_than_the_limit_is_granted(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_in_any_window_no_more_than_the_limit_is_granted(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 1_000_000.0
     monkeypatch.setattr("time.time", lambda: moment)
     rates, granted = RateLimits(f"{limit}/minute"), []
     for _ in range(400):
         moment += 1.5
         with contextlib.suppress(RateLimitedError):
-            rates.count(caller("a"))
+            await rates.count(caller("a"))
             granted.append(moment)
     assert len(granted) > limit
     assert all(sum(start <= each < start + 60 for each in granted) <= limit for start in granted)
 
 
-def test_a_key_that_waits_as_long_as_it_is_told_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_that_waits_as_long_as_it_is_told_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 1_000_000.3
     monkeypatch.setattr("time.time", lambda: moment)
     rates = RateLimits("2/minute")
-    rates.count(caller("a"))
+    await rates.count(caller("a"))
     moment += 10.4
-    rates.count(caller("a"))
+    await rates.count(caller("a"))
     with pytest.raises(RateLimitedError) as refused:
-        rates.count(caller("a"))
+        await rates.count(caller("a"))
     assert refused.value.retry_after == 50
     moment += refused.value.retry_after
-    assert rates.count(caller("a")) is not None
+    assert await rates.count(caller("a")) is not None
 
 
-def test_tries_under_way_count_as_if_they_failed() -> None:
+async def test_tries_under_way_count_as_if_they_failed() -> None:
     rates = RateLimits()
-    with contextlib.ExitStack() as under_way:
+    async with contextlib.AsyncExitStack() as under_way:
         for _ in range(3):
-            under_way.enter_context(rates.sign_in("1.2.3.4", "3/hour"))
-        with pytest.raises(RateLimitedError) as refused, rates.sign_in("1.2.3.4", "3/hour"):
-            pass
+            await under_way.enter_async_context(rates.sign_in("1.2.3.4", "3/hour"))
+        with pytest.raises(RateLimitedError) as refused:
+            async with rates.sign_in("1.2.3.4", "3/hour"):
+                pass
         assert refused.value.retry_after >= 1
-        with rates.sign_in("5.6.7.8", "3/hour"):
+        async with rates.sign_in("5.6.7.8", "3/hour"):
             pass
     # none of them failed
-    with rates.sign_in("1.2.3.4", "3/hour"):
+    async with rates.sign_in("1.2.3.4", "3/hour"):
         pass
 
 
@@ -111,9 +112,11 @@ def test_tries_under_way_count_as_if_they_failed() -> None:
     ("error", "counts"),
     [(UnauthorizedError("no"), True), (RateLimitedError("no", 1, 1), False), (DatabaseUnavailableError("no"), False)],
 )
-def test_failures_to_sign_in_count_but_not_the_servers_own(error: Exception, counts: bool) -> None:
+async def test_failures_to_sign_in_count_but_not_the_servers_own(error: Exception, counts: bool) -> None:
     rates = RateLimits()
-    with pytest.raises(type(error)), rates.sign_in("1.2.3.4", "1/hour"):
-        raise error
-    with pytest.raises(RateLimitedError) if counts else contextlib.nullcontext(), rates.sign_in("1.2.3.4", "1/hour"):
-        pass
+    with pytest.raises(type(error)):
+        async with rates.sign_in("1.2.3.4", "1/hour"):
+            raise error
+    with pytest.raises(RateLimitedError) if counts else contextlib.nullcontext():
+        async with rates.sign_in("1.2.3.4", "1/hour"):
+            pass

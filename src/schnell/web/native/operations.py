@@ -28,6 +28,8 @@ from schnell.generations.overview import (
     list_stored,
     list_under_way,
 )
+from schnell.loras.repository import name_files
+from schnell.spec import DeviceSnapshot
 from schnell.web.auth import SECURITY, Administrator, Operator
 from schnell.web.gauges import read_figures
 from schnell.web.native.account import Since, Until
@@ -166,6 +168,34 @@ async def list_servers(request: Request, caller: Operator) -> dict[str, Any]:  #
         return {"servers": await describe_servers(services, connection), "devices": describe_devices(services)}
 
 
+@router.get(
+    "/replicas",
+    summary="Replicas of the cluster",
+    responses=_answers(
+        {
+            "problem": None,
+            "replicas": [
+                {
+                    "name": "x7c2f0a1/cuda:0",
+                    "host": "gpu-1",
+                    "queueSeconds": 3.2,
+                    "plan": ["float8, 24.1 GB of 24.6 GB"],
+                    "loras": [{"sha256": "9f2b…", "name": "black-light"}],
+                }
+            ],
+        }
+    ),
+)
+async def list_replicas(request: Request, caller: Operator) -> dict[str, Any]:  # noqa: ARG001 - only operators may
+    """The engine's replicas that take jobs (`SCHNELL_RUNNER=ray`), as they last told the server that answers.
+
+    `queueSeconds` is the work before a new job, `loras` are those in slots. Empty on a server that draws by itself.
+    """
+    services = services_of(request)
+    async with services.database.read() as connection:
+        return await describe_replicas(services, connection)
+
+
 def team_seen_by(caller: Caller, team: UUID | None) -> str | None:
     """The team to look at: the one that is asked for, or all (None) for operators, or the caller's own.
 
@@ -201,20 +231,42 @@ async def describe_servers(services: Services, connection: Connection) -> list[d
 
 def describe_devices(services: Services) -> list[dict[str, Any]]:
     """The devices of this server."""
-    return [
-        {
-            "name": device.name,
-            "isLost": device.is_lost,
-            "prepared": device.prepared,
-            "activeRows": device.active_rows,
-            "leasedLoras": device.leased_loras,
-            "steps": device.steps,
-            "stepSeconds": round(device.step_seconds, 3),
-            "memoryUsed": device.memory.used if device.memory else None,
-            "memory": device.memory.total if device.memory else None,
-        }
-        for device in services.runner.snapshot().devices
-    ]
+    return [_describe_device(device) for device in services.runner.snapshot().devices]
+
+
+async def describe_replicas(services: Services, connection: Connection) -> dict[str, Any]:
+    """The cluster's replicas with the names of the LoRAs in their slots, and why nothing can be drawn, if so."""
+    now = services.runner.snapshot()
+    replicas = [device for device in now.devices if device.host]
+    resident = {sha256 for each in replicas for sha256 in each.resident_loras}
+    names = await name_files(connection, resident)
+    return {
+        "problem": now.problem,
+        "replicas": [
+            _describe_device(each)
+            | {
+                "host": each.host,
+                "queueSeconds": round(each.queue_seconds, 2),
+                "plan": each.plan,
+                "loras": [{"sha256": sha256, "name": names.get(sha256)} for sha256 in each.resident_loras],
+            }
+            for each in replicas
+        ],
+    }
+
+
+def _describe_device(device: DeviceSnapshot) -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "isLost": device.is_lost,
+        "prepared": device.prepared,
+        "activeRows": device.active_rows,
+        "leasedLoras": device.leased_loras,
+        "steps": device.steps,
+        "stepSeconds": round(device.step_seconds, 3),
+        "memoryUsed": device.memory.used if device.memory else None,
+        "memory": device.memory.total if device.memory else None,
+    }
 
 
 def _camel(values: dict[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ async def set_password(request: Request, caller: Reader, body: NewPassword) -> N
     async with services.database.read() as connection:
         login = await find_login_of(connection, caller.user_id)
     if login is not None:
-        services.rates.count_sign_in(login.name)
+        await services.rates.count_sign_in(login.name)
         if not await services.passwords.fits(body.current or "", login):
             raise InvalidFieldError(FieldProblem("current", "is not the password that you have now"))
     password_hash = await services.passwords.make(body.password)

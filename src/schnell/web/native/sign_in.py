@@ -66,8 +66,8 @@ async def log_in_with_password(request: Request, body: PasswordLogin) -> Respons
     refuse_other_sites(request)
     services = services_of(request)
     address, limit = address_of(request), services.config.sign_in_rate_limit
-    with services.rates.sign_in(address, limit):
-        services.rates.count_sign_in(fold_name(body.name))
+    async with services.rates.sign_in(address, limit):
+        await services.rates.count_sign_in(fold_name(body.name))
         async with services.database.read() as connection:
             login = await find_login(connection, body.name)
         # outside of any transaction: hashing takes longer than everything else here
@@ -125,7 +125,7 @@ async def accept(request: Request, body: Acceptance) -> Response:
     check_password(body.password, body.name)
     services = services_of(request)
     # a name that is taken is told here, so guesses of names are counted, too
-    with services.rates.sign_in(address_of(request), services.config.sign_in_rate_limit):
+    async with services.rates.sign_in(address_of(request), services.config.sign_in_rate_limit):
         token = await _accept(request, body)
     return with_cookie(request, Response(status_code=status.HTTP_204_NO_CONTENT), token)
 
@@ -207,7 +207,7 @@ async def finish_openid(request: Request, state: str = "", code: str = "", error
     """Set a session cookie for the member that the provider's identity is here, and go where they wanted to."""
     services, provider = services_of(request), _provider(request)
     address, limit = address_of(request), services.config.sign_in_rate_limit
-    with services.rates.sign_in(address, limit):
+    async with services.rates.sign_in(address, limit):
         flow = services.flows.open(request.cookies.get(cookie_name(request, FLOW_COOKIE), ""), state)
         if error or not code:
             raise SignInError(f"{provider.config.name} did not let you in ({error[:100] or 'no code'}); try again")

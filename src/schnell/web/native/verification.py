@@ -65,7 +65,7 @@ async def verify(
 ) -> dict[str, Any]:
     """Check the picture in the body (the file itself): credentials, invisible mark, metadata, receipt."""
     services = services_of(request)
-    count_visitor(request)
+    await count_visitor(request)
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise UnreadablePictureError(
             "send the picture's file itself as the body, not a form (curl --data-binary @FILE)"
@@ -77,10 +77,10 @@ async def verify(
     return found | {"drawn_here": [each.to_json() for each in drawn]}
 
 
-def count_visitor(request: Request) -> None:
+async def count_visitor(request: Request) -> None:
     """Count a request that needs no key, by the address that it comes from. Raises RateLimitedError."""
     services = services_of(request)
-    services.rates.count_address(address_of(request), services.config.visitor_rate_limit)
+    await services.rates.count_address(address_of(request), services.config.visitor_rate_limit)
 
 
 async def _drawn_here(services: Services, found: dict[str, Any]) -> list[DrawnPicture]:

@@ -84,7 +84,7 @@ async def matches_by_binding(
     max_results: Annotated[int, Query(alias="maxResults", ge=1, le=20)] = 10,
 ) -> dict[str, Any]:
     """The ids of the credentials of the pictures that carry this mark. Two may share one, so it is a list."""
-    count_visitor(request)
+    await count_visitor(request)
     if alg != SCHEME:
         raise InvalidFieldError(FieldProblem("alg", f"must be {SCHEME}, the one kind of mark that is written here"))
     services = services_of(request)
@@ -104,7 +104,7 @@ async def matches_by_binding(
 )
 async def manifest(request: Request, manifest_id: str) -> Response:
     """The credentials of a picture whose file has lost them, signed again, without prompt, seed and LoRAs."""
-    count_visitor(request)
+    await count_visitor(request)
     services = services_of(request)
     if services.signer is None:
         raise NotFoundError("this server does not sign pictures")

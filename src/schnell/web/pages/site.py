@@ -103,6 +103,7 @@ def page(request: Request, template: str, caller: Caller | None, **context: Any)
         "caller": caller,
         "has_loras": site.serves("/api/loras"),
         "public_url": services_of(request).config.public_url,
+        "on_cluster": services_of(request).config.on_cluster,
     }
     return respond(request, site.render(language, template, shown | context))
 
