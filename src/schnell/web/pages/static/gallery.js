@@ -56,7 +56,7 @@ async function remove(of) {
     tile.remove();
   }
   close();
-  say(n("One picture deleted", "{count} pictures deleted", gone.length), { label: t("Undo"), run: undo });
+  say(n("Deleted", "{count} pictures deleted", gone.length), { label: t("Undo"), run: undo });
 }
 
 async function undo() {
