@@ -79,7 +79,7 @@ class SteadyEngine(EngineWithoutArithmetic):
         return super().step(drawings, precision)
 
     def _hang_once(self, prompt: str) -> None:
-        """As a GPU that never answers: the step of a prompt `hangs …` does not end, on the first replica that has it."""
+        """As a GPU that never answers: the first time that a prompt `hangs …` is drawn, its step does not end."""
         if prompt.startswith("hangs") and self.diary is not None:
             mark = self.diary.with_name(f"{prompt}.hung")
             if not mark.exists():
@@ -106,7 +106,7 @@ class SteadyEngine(EngineWithoutArithmetic):
         )
 
 
-def build_steady(
+def build_steady(  # noqa: PLR0917 - what tests choose
     folder: Path,
     step_seconds: float = 0.05,
     load_seconds: float = 0.0,

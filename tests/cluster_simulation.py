@@ -7,20 +7,19 @@ measured in processor time is the gateways' own code: where a job goes, and its 
 import heapq
 import random
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from statistics import quantiles
 
-from simulated_ledger import SimulatedLedger
 from schnell.accounts.credits import Reservation
 from schnell.serving.cluster_view import ClusterView
 from schnell.serving.jobs import Batch, QueuedJob
 from schnell.serving.queue import JobQueue
 from schnell.serving.replica_messages import ReplicaReport
 from schnell.spec import AdapterUse, GenerationSpec, Job, JobOutcome
+from simulated_ledger import SimulatedLedger
 
 _DONE = JobOutcome(())
 
@@ -155,9 +154,7 @@ class Simulation:
                 next_report = now + 1.0
                 self._report_all()
         loads = sum(each.loads for each in self._replicas.values())
-        return Result(
-            len(self._answers), self._refused, now, self._hits, loads, self._waits, self._answers, self._cost
-        )
+        return Result(len(self._answers), self._refused, now, self._hits, loads, self._waits, self._answers, self._cost)
 
     def _report_all(self) -> None:
         """Every second, through Ray's controller, to all gateways."""

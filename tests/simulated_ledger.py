@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import func, select
 
 from schnell.accounts.credits import PriceTable, Reservation, audit, release, reserve, settle
-from schnell.accounts.identity import Caller
+from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, Caller
 from schnell.accounts.teams import create_team, list_members
 from schnell.database.migration import migrate
 from schnell.database.session import Database
@@ -40,8 +40,8 @@ class SimulatedLedger:
         await migrate(self._database)
         async with self._database.write() as connection:
             for name in (f"t{n}" for n in range(count)):
-                limit = {"credit_limit": self._poor[name] * price} if name in self._poor else {}
-                made = await create_team(connection, name, **limit)
+                limit = self._poor[name] * price if name in self._poor else DEFAULT_CREDIT_LIMIT
+                made = await create_team(connection, name, credit_limit=limit)
                 [member] = await list_members(connection, made.id)
                 self._callers[name] = Caller(made.id, member.user_id, name, None, "ADMIN", ("generate",))
 

@@ -1,4 +1,4 @@
-"""Two real servers on one PostgreSQL grant together what one alone would: a key's rate, and a team's place in the queue."""
+"""Two real servers on one PostgreSQL grant together what one alone would: a key's rate, and a team's places."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,6 +1,9 @@
 """Two gateways over one database and one cluster: clients must not notice where pictures are drawn, nor who dies."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from clusters import Replicas, TestCluster, await_that, kill, new_cluster, replicas
+from clusters import Replicas, TestCluster, await_that, kill, new_cluster, ray_environment, replicas
 from counts import SOAK, repeats
 from gateways import Gateways, draw, gateways
 from schnell.serving.ray_cluster import ReplicaPlan
@@ -104,6 +107,17 @@ async def _cancels(client: httpx.AsyncClient, other: httpx.AsyncClient, two: Rep
     await asyncio.to_thread(await_that, lambda: two.steps_of("cancelled") >= 1)
     answer = await client.post(f"/api/results/{accepted['aiRecord']['uuid']}/cancel")
     assert answer.status_code < 300, answer.text
+
+
+@pytest.mark.skipif(not SOAK, reason="waits for Ray to give up: make soak")
+def test_a_machine_without_a_node_of_the_cluster_is_told_how_to_start_one(cluster: TestCluster) -> None:
+    # what another machine looks like to Ray: it looks for its node among the processes
+    alone = ["unshare", "--pid", "--fork", "--mount-proc"]
+    command = [*alone, sys.executable, "-m", "schnell", "cluster", "status", "--address", cluster.address]
+    environment = os.environ | ray_environment() | {"RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"ray start --address {cluster.address} --num-cpus 0" in done.stderr
 
 
 @pytest.mark.skipif(not SOAK, reason="waits for half a minute: make soak")

@@ -197,7 +197,9 @@ class RateLimits:
 
 def _refusal(text: str, rate: RateLimitItem, counted: Counted, named: str) -> RateLimitedError:
     wait = _whole_seconds(counted.reset_after)
-    return RateLimitedError(f"{named} may ask {text.replace('/', ' times a ')}; try again in {wait} s", rate.amount, wait)
+    return RateLimitedError(
+        f"{named} may ask {text.replace('/', ' times a ')}; try again in {wait} s", rate.amount, wait
+    )
 
 
 def _whole_seconds(seconds: float) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from schnell.accounts.credits import PriceTable
     from schnell.accounts.identity import Caller
     from schnell.accounts.openid import OpenIdProvider
+    from schnell.accounts.rates import RateLimits
     from schnell.assets.store import AssetStore
     from schnell.assets.thumbnails import Thumbnails
     from schnell.database.session import Database
@@ -50,8 +51,6 @@ _SMALL: Final = (
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
     """Everything that the routes work with."""
-    from schnell.accounts.rates import RateLimits
-    from schnell.accounts.shared_rates import SharedCounter
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
@@ -95,8 +94,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
         history=History(database, store, admission),
         admission=admission,
         closings=closings,
-        # a server alone on its SQLite needs no statement for a count
-        rates=RateLimits(settings.rate_limit, SharedCounter(database) if database.dialect == "postgresql" else None),
+        rates=_build_rates(settings, database),
         openid=_build_openid(settings),
         flows=FlowCookies(secrets),
         webhooks=_build_webhooks(settings, database, lease.id, secrets[0], metrics),
@@ -129,6 +127,14 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
     app = create_app(build_services(settings, runner), lifecycle)
     remove_unsent_statuses(app)
     return app
+
+
+def _build_rates(settings: "Settings", database: "Database") -> "RateLimits":
+    from schnell.accounts.rates import RateLimits
+    from schnell.accounts.shared_rates import SharedCounter
+
+    # a server alone on its SQLite needs no statement for a count
+    return RateLimits(settings.rate_limit, SharedCounter(database) if database.dialect == "postgresql" else None)
 
 
 def _build_thumbnails(store: "AssetStore", admission: "Admission") -> "Thumbnails":

@@ -59,7 +59,7 @@ def status_command(address: Address = None, as_json: AsJson = False) -> None:
     settings = read_settings(ray_address=address)
     prepare_ray()
     rows = look_at_replicas(settings.ray_address)
-    print_rows(rows, ("replica", "host", "queue_seconds", "queued", "loras"), as_json=as_json)
+    print_rows(rows, ("replica", "host", "queue_seconds", "queued", "loras", "memory_used", "memory"), as_json=as_json)
 
 
 @cluster_app.command("down")

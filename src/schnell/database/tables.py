@@ -140,9 +140,7 @@ records = Table(
 )
 _IS_UNFINISHED = or_(records.c.status == "QUEUED", records.c.status == "PROCESSING")
 #: A team's generations that are under way, which are counted for each that is accepted.
-Index(
-    "ix_records_unfinished", records.c.team_id, postgresql_where=_IS_UNFINISHED, sqlite_where=_IS_UNFINISHED
-)
+Index("ix_records_unfinished", records.c.team_id, postgresql_where=_IS_UNFINISHED, sqlite_where=_IS_UNFINISHED)
 #: The stored pictures. A row is written before its file and deleted after it: no file is ever without a row. `mark` is
 #: what the picture's invisible mark carries, ten hexadecimal digits; `manifest` the label of its credentials.
 images = Table(

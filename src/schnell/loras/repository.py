@@ -168,12 +168,10 @@ async def is_in_library(connection: Connection, sha256: str) -> bool:
     return (await connection.execute(query)).first() is not None
 
 
-async def name_files(connection: Connection, hashes: Collection[str]) -> dict[str, str]:
-    """What LoRA files are called, by their hashes: a name in the library, else the reference that led to one."""
-    of_downloads = select(lora_downloads.c.sha256, lora_downloads.c.reference).where(lora_downloads.c.sha256.in_(hashes))
-    of_loras = select(loras.c.sha256, loras.c.name).where(loras.c.sha256.in_(hashes)).order_by(loras.c.created_at.desc())
-    # of several names of one file, the library's oldest
-    return {sha256: name for query in (of_downloads, of_loras) for sha256, name in await connection.execute(query)}
+async def name_downloads(connection: Connection, hashes: Collection[str]) -> dict[str, str]:
+    """The reference that led to each of these files, by their hashes, where there was one."""
+    query = select(lora_downloads.c.sha256, lora_downloads.c.reference).where(lora_downloads.c.sha256.in_(hashes))
+    return dict(map(tuple, await connection.execute(query)))
 
 
 async def is_downloaded(connection: Connection, sha256: str) -> bool:

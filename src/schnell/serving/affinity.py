@@ -44,8 +44,8 @@ def rank(
     """The replicas (ids) in the order in which they should be tried for a job of `own_seconds` with these LoRAs.
 
     Each LoRA that a replica would have to load counts as much as `patience` drawings that lie before the job, and
-    `EVICTION` more where it pushes another one out. Where that decides nothing, the replica with fewer LoRAs goes first;
-    among equals, every gateway finds the same one.
+    `EVICTION` more where it pushes another one out. Where that decides nothing, the replica with fewer LoRAs goes
+    first; among equals, every gateway finds the same one.
     """
     own = max(own_seconds, 1e-3)
 

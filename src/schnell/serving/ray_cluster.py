@@ -66,13 +66,19 @@ class ReplicaPlan:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
-    """One replica, for people: where it is, the work before a new job, jobs that wait, LoRAs in slots, its plan."""
+    """One replica, for people: where it is, the work before a new job, jobs that wait, LoRAs in slots, its plan.
+
+    `resident` are the hashes of those LoRAs, `memory_used` and `memory` bytes of its devices (None: unknown).
+    """
 
     replica: str
     host: str
     queue_seconds: float
     queued: int
     loras: int
+    resident: list[str]
+    memory_used: int | None
+    memory: int | None
     plan: list[str]
 
 
@@ -197,8 +203,17 @@ def look_at_replicas(address: str, seconds: float = 10.0) -> list[ReplicaRow]:
 
 
 def _row_of(name: str, report: ReplicaReport) -> ReplicaRow:
+    memories = [device.memory for device in report.devices if device.memory is not None]
     return ReplicaRow(
-        name, report.host, round(report.queue_seconds, 2), report.queued, len(report.resident), list(report.plan)
+        name,
+        report.host,
+        round(report.queue_seconds, 2),
+        report.queued,
+        len(report.resident),
+        list(report.resident),
+        sum(each.used for each in memories) if memories else None,
+        sum(each.total for each in memories) if memories else None,
+        list(report.plan),
     )
 
 

@@ -40,7 +40,7 @@ def caller(key: str) -> Caller:
 
 
 async def test_two_servers_together_grant_what_one_would(shared: Database) -> None:
-    other = Database(str(shared._engine._engine.url.render_as_string(hide_password=False)))  # type: ignore[union-attr]
+    other = Database(str(shared._engine._engine.url.render_as_string(hide_password=False)))
     limits = [RateLimits("20/hour", SharedCounter(each)) for each in (shared, other)]
     asked = await asyncio.gather(*[limits[n % 2].count(caller("key")) for n in range(60)], return_exceptions=True)
     granted = [each for each in asked if not isinstance(each, BaseException)]

@@ -54,10 +54,17 @@ def schema_of(connection: Connection) -> Schema:
             "primary key": found.get_pk_constraint(table),
             "foreign keys": sorted(found.get_foreign_keys(table), key=str),
             "unique": sorted(found.get_unique_constraints(table), key=str),
-            "indexes": sorted(found.get_indexes(table), key=str),
+            # the condition of an index is an object that equals nothing else
+            "indexes": sorted(
+                repr(index | {"dialect_options": repr_of_options(index)}) for index in found.get_indexes(table)
+            ),
         }
         for table in sorted(found.get_table_names())
     }
+
+
+def repr_of_options(index: Any) -> str:
+    return str({name: str(value) for name, value in index.get("dialect_options", {}).items()})
 
 
 def rows_of(connection: Connection) -> Rows:
@@ -82,7 +89,14 @@ def _tables(connection: Connection) -> Iterator[Table]:
 
 def _row(table: Table, number: int) -> dict[str, Any]:
     # of the same number everywhere: foreign keys find their rows
-    kinds = {str: f"{number}", int: number, bool: number == 1, datetime: MOMENT, object: {"number": number}}
+    kinds = {
+        str: f"{number}",
+        int: number,
+        bool: number == 1,
+        datetime: MOMENT,
+        object: {"number": number},
+        list: [number],
+    }
     return {column.name: kinds[column.type.python_type] for column in table.columns}
 
 

@@ -127,9 +127,8 @@ async def log_in(request: Request, body: Login) -> Response:
     refuse_other_sites(request)
     services = services_of(request)
     address, limit = address_of(request), services.config.sign_in_rate_limit
-    async with services.rates.sign_in(address, limit):
-        async with services.database.read() as connection:
-            caller = await authenticate(connection, body.key.strip())
+    async with services.rates.sign_in(address, limit), services.database.read() as connection:
+        caller = await authenticate(connection, body.key.strip())
     async with services.database.write() as connection:
         token = await start_session(
             connection,

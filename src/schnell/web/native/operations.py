@@ -28,7 +28,7 @@ from schnell.generations.overview import (
     list_stored,
     list_under_way,
 )
-from schnell.loras.repository import name_files
+from schnell.loras.repository import name_downloads
 from schnell.spec import DeviceSnapshot
 from schnell.web.auth import SECURITY, Administrator, Operator
 from schnell.web.gauges import read_figures
@@ -191,9 +191,7 @@ async def list_replicas(request: Request, caller: Operator) -> dict[str, Any]:  
 
     `queueSeconds` is the work before a new job, `loras` are those in slots. Empty on a server that draws by itself.
     """
-    services = services_of(request)
-    async with services.database.read() as connection:
-        return await describe_replicas(services, connection)
+    return await describe_replicas(services_of(request))
 
 
 def team_seen_by(caller: Caller, team: UUID | None) -> str | None:
@@ -234,12 +232,15 @@ def describe_devices(services: Services) -> list[dict[str, Any]]:
     return [_describe_device(device) for device in services.runner.snapshot().devices]
 
 
-async def describe_replicas(services: Services, connection: Connection) -> dict[str, Any]:
+async def describe_replicas(services: Services) -> dict[str, Any]:
     """The cluster's replicas with the names of the LoRAs in their slots, and why nothing can be drawn, if so."""
     now = services.runner.snapshot()
     replicas = [device for device in now.devices if device.host]
     resident = {sha256 for each in replicas for sha256 in each.resident_loras}
-    names = await name_files(connection, resident)
+    async with services.database.read() as connection:
+        names = await name_downloads(connection, resident)
+    # a name of the library says more than the reference that a file came from
+    names |= {lora.sha256: lora.name for lora in await services.loras.list() if lora.sha256 in resident}
     return {
         "problem": now.problem,
         "replicas": [

@@ -19,7 +19,13 @@ from schnell.accounts.teams import find_team, list_members, list_teams
 from schnell.errors import ForbiddenError
 from schnell.generations.overview import Grouping, group_usage, list_failures, list_stored
 from schnell.web.gauges import read_figures
-from schnell.web.native.operations import describe_devices, describe_queue, describe_replicas, describe_servers, team_seen_by
+from schnell.web.native.operations import (
+    describe_devices,
+    describe_queue,
+    describe_replicas,
+    describe_servers,
+    team_seen_by,
+)
 from schnell.web.pages.site import find_caller, page, sign_in_first
 from schnell.web.services import services_of
 
@@ -62,9 +68,7 @@ async def replicas(request: Request) -> Response:
         return sign_in_first(request)
     if not caller.is_operator:
         raise ForbiddenError("this page is for operators of the server")
-    services = services_of(request)
-    async with services.database.read() as connection:
-        shown = await describe_replicas(services, connection)
+    shown = await describe_replicas(services_of(request))
     return page(request, "admin_replicas.html", caller, section="Replicas", **shown)
 
 

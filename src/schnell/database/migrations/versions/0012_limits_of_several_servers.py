@@ -19,9 +19,7 @@ def upgrade() -> None:
         sa.Column("who", sa.String(length=64), nullable=False),
         sa.Column("rate", sa.String(length=100), nullable=False),
         sa.Column("part", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "counts", sa.JSON().with_variant(postgresql.ARRAY(sa.Integer()), "postgresql"), nullable=False
-        ),
+        sa.Column("counts", sa.JSON().with_variant(postgresql.ARRAY(sa.Integer()), "postgresql"), nullable=False),
         sa.Column("ends_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("who", "rate", name=op.f("pk_rate_counts")),
     )
