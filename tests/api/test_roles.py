@@ -37,17 +37,18 @@ Who = Literal[
     "revoked session",
     "expired session",
 ]
-#: open: for everybody. link: for who has a signed link, whatever their key. page, admin page, team page: pages for
-#: `read`, for `admin`, and for who may manage the team. read, generate, admin, operator: for who has that scope. Where
-#: the path names something, `team` is for who may manage its team, `own` for its owner, and the rest for its
-#: team; for others it does not exist. owner: for who may all that their member may, without an end or a limit.
-#: admin ended: for `admin`, of a generation that has ended: it exists for nobody.
+#: open: for everybody. link: for who has a signed link, whatever their key. page, admin page, team page, operator
+#: page: pages for `read`, for `admin`, for who may manage the team, and for `operator`. read, generate, admin,
+#: operator: for who has that scope. Where the path names something, `team` is for who may manage its team, `own`
+#: for its owner, and the rest for its team; for others it does not exist. owner: for who may all that their member
+#: may, without an end or a limit. admin ended: for `admin`, of a generation that has ended: it exists for nobody.
 Need = Literal[
     "open",
     "link",
     "page",
     "admin page",
     "team page",
+    "operator page",
     "read",
     "generate",
     "admin",
@@ -73,6 +74,7 @@ _WANTED: Final[Mapping[Need, str]] = {
     "page": "read",
     "admin page": "admin",
     "team page": "admin",
+    "operator page": "operator",
     "admin ended": "admin",
 }
 #: Who is in the team that paths name.
@@ -146,11 +148,13 @@ TABLE: Final[Mapping[str, Need]] = {
     "GET /api/admin/failures": "admin",
     "GET /api/admin/storage": "admin",
     "GET /api/admin/servers": "operator",
+    "GET /api/admin/replicas": "operator",
     "GET /admin": "admin page",
     "GET /admin/teams": "admin page",
     "GET /admin/teams/{team_id}": "team page",
     "GET /admin/usage": "admin page",
     "GET /admin/audit": "admin page",
+    "GET /admin/replicas": "operator page",
     # other services' APIs
     "POST /v1/images/generations": "generate",
     "GET /v1/webhooks/default/secret": "generate",
@@ -356,7 +360,11 @@ def expected(who: Who, need: Need, *, named: bool) -> set[str]:  # noqa: PLR0911
         return {"403"}
     if need == "admin ended":
         return {"404"}
-    return expected_of_named(who, need) if named and need not in {"operator", "page", "admin page"} else {"in"}
+    return (
+        expected_of_named(who, need)
+        if named and need not in {"operator", "page", "admin page", "operator page"}
+        else {"in"}
+    )
 
 
 def expected_of_named(who: Who, need: Need) -> set[str]:

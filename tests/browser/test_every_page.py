@@ -19,6 +19,7 @@ _PAGES = (
     "/admin/teams",
     "/admin/usage?by=user",
     "/admin/audit",
+    "/admin/replicas",
     "/sign-in",
     "/join",
     "/docs",

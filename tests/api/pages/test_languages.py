@@ -16,7 +16,16 @@ from servers import Server, run_server
 _GERMAN = {"Accept-Language": "de-DE,de;q=0.9,en;q=0.8", "Accept": "text/html"}
 _PAGES = (
     *("/", "/gallery", "/gallery?q=nobody+drew+this", "/loras", "/train", "/verify", "/account", "/join", "/sign-in"),
-    *("/admin", "/admin/teams", "/admin/audit", "/docs", "/docs/openapi", "/docs/search", "/docs/search?q=LoRA"),
+    *(
+        "/admin",
+        "/admin/teams",
+        "/admin/audit",
+        "/admin/replicas",
+        "/docs",
+        "/docs/openapi",
+        "/docs/search",
+        "/docs/search?q=LoRA",
+    ),
     *(f"/admin/usage?by={by}" for by in ("day", "team", "user", "model", "lora")),
     "/nothing-here",
 )
@@ -115,6 +124,7 @@ async def _furnish(server: Server) -> tuple[str, set[str]]:
         "Chosen",
         session["teamName"],
         session["userName"],
+        session["userId"],
     }
     return shared, data | _names_of(key)
 
