@@ -36,7 +36,7 @@ CHANGES: Final[Mapping[str, Any]] = {
     "DELETE /api/sessions": None,
     "DELETE /api/sessions/{session_id}": None,
     "POST /api/admin/teams": {"name": "Another"},
-    "PATCH /api/admin/teams/{team_id}": {"creditLimit": 5},
+    "PATCH /api/admin/teams/{team_id}": {"creditLimit": 5_000_000},
     "POST /api/admin/teams/{team_id}/users": {"name": "Another"},
     "PATCH /api/admin/teams/{team_id}/users/{user_id}": {"creditLimit": 500_000},
     "POST /api/admin/teams/{team_id}/users/{user_id}/invites": None,

@@ -158,7 +158,9 @@ async def revoke_key(connection: Connection, actor: Actor, id_or_prefix: str) ->
     return key
 
 
-async def record_lora(connection: Connection, actor: Actor, action: str, name: str, lora_id: str, owner: str) -> None:
+async def record_lora(  # noqa: PLR0913 - one argument a column
+    connection: Connection, actor: Actor, action: str, name: str, *, lora_id: str, owner: str
+) -> None:
     """The line about a LoRA that came into a library or left it; `owner` is a team's id, or empty for every team's."""
     details = {"public": not owner}
     await record(connection, actor, action, name, target_id=lora_id, team_id=owner or None, details=details)

@@ -167,7 +167,7 @@ async def _note_removed(connection: "Connection", lora: "LibraryLora") -> None:
 async def _note(connection: "Connection", action: str, lora: "LibraryLora") -> None:
     from schnell.accounts.administration import record_lora
 
-    await record_lora(connection, here(), action, lora.name, lora.id, lora.owner)
+    await record_lora(connection, here(), action, lora.name, lora_id=lora.id, owner=lora.owner)
 
 
 def _with_library(

@@ -165,7 +165,10 @@ async def group_usage(
     ).group_by(rows.c.name, rows.c.counted)
     query = query.order_by(rows.c.name.desc()) if by == "day" else query.order_by(spent.desc(), rows.c.name)
     found = await connection.execute(query)
-    return [UsageGroup(name, *map(int, figures), counted) for name, *figures, counted in found]
+    return [
+        UsageGroup(name, int(requests), int(failed), int(pictures), int(used), counted)
+        for name, requests, failed, pictures, used, counted in found
+    ]
 
 
 def _ledger_by(by: Grouping) -> Select[Any]:

@@ -4,8 +4,8 @@ A reference is looked for among the team's own LoRAs, the public ones and the bu
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -19,8 +19,6 @@ from schnell.errors import (
     ConflictError,
     FieldProblem,
     InvalidFieldError,
-    LoraDownloadError,
-    LoraSourceError,
     NotFoundError,
 )
 from schnell.loras.bundled import BundledLora, BundledLoras
@@ -29,6 +27,7 @@ from schnell.loras.references import (
     LibraryName,
     check_name,
     is_library_name,
+    naming,
     parse_reference,
     show_reference,
     suggest_name,
@@ -105,7 +104,7 @@ class LoraLibrary:
             if on_fetch is not None:
                 on_fetch(FetchProgress(missing.name, received, total))
 
-        with _naming(missing.field, missing.name):
+        with naming(missing.field, missing.name):
             reference = parse_reference(missing.reference, missing.field)
             sha256, path = await self._remote.find(reference, team_id, report)
         self._files.note_named(sha256)
@@ -120,7 +119,7 @@ class LoraLibrary:
             [await self.fetch(each, team_id, on_fetch) if isinstance(each, MissingAdapter) else each for each in found]
         )
 
-    async def add(
+    async def add(  # noqa: PLR0913 - what is added, whose it is, and who adds it
         self,
         source: str,
         *,
@@ -281,7 +280,7 @@ class LoraLibrary:
     async def _locate(self, ref: LoraRef, team_id: str) -> AdapterUse | MissingAdapter:
         text, field = ref.reference.strip(), ref.place
         name = show_reference(text)
-        with _naming(field, name):
+        with naming(field, name):
             found = await self._find_named(text, team_id)
             if found is None:
                 reference = parse_reference(text, field)
@@ -335,7 +334,7 @@ class LoraLibrary:
             raise name_taken(tidy)
         return tidy
 
-    async def _insert(  # noqa: PLR0913, PLR0917 - who adds what, and how they call it
+    async def _insert(  # noqa: PLR0913 - who adds what, and how they call it
         self,
         converted: ConvertedAdapter,
         owner: str,
@@ -394,12 +393,3 @@ class LoraLibrary:
 
     def _preview_path(self, lora: LibraryLora) -> Path:
         return self._bundled.preview_of(lora.id) or self._files.preview_path(lora.id)
-
-
-@contextmanager
-def _naming(field: str, name: str) -> Iterator[None]:
-    """Put the request's field and the LoRA's name before what is wrong with it."""
-    try:
-        yield
-    except (AdapterError, LoraSourceError, LoraDownloadError) as error:
-        raise type(error)(f"{field} {name[:100]!r}: {error.message}") from error

@@ -2,12 +2,14 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
-from schnell.errors import FieldProblem, InvalidFieldError
+from schnell.errors import AdapterError, FieldProblem, InvalidFieldError, LoraDownloadError, LoraSourceError
 
 #: Presigned addresses carry their signature, and those of S3 a session token, too.
 MAX_REFERENCE_LENGTH: Final = 4096
@@ -104,6 +106,15 @@ def is_library_name(text: str) -> bool:
     The first is a letter or a digit.
     """
     return _NAME.fullmatch(text) is not None
+
+
+@contextmanager
+def naming(field: str, name: str) -> Iterator[None]:
+    """Put the request's field and the LoRA's name before what is wrong with it."""
+    try:
+        yield
+    except (AdapterError, LoraSourceError, LoraDownloadError) as error:
+        raise type(error)(f"{field} {name[:100]!r}: {error.message}") from error
 
 
 def check_name(name: str) -> str:

@@ -139,12 +139,12 @@ def read_owner(fields: Fields, caller: Caller) -> str:
 
 
 def note_of(caller: Caller, action: str, owner: str) -> LoraNote | None:
-    """What writes into the audit log that an operator changed the public LoRAs; None for a team's own, as members do."""
+    """What writes into the audit log that an operator changed the public LoRAs; None for a team's own."""
     if owner != PUBLIC:
         return None
 
     async def note(connection: Connection, lora: LibraryLora) -> None:
-        await record_lora(connection, actor_of(caller), action, lora.name, lora.id, lora.owner)
+        await record_lora(connection, actor_of(caller), action, lora.name, lora_id=lora.id, owner=lora.owner)
 
     return note
 
