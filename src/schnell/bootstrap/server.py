@@ -147,13 +147,12 @@ def _build_trainings(
     settings: "Settings", server_id: str, loras: "LoraLibrary", previews: "LoraPreviews"
 ) -> "LoraTrainings":
     from schnell.loras.trainings import LoraTrainings
-    from schnell.models.catalogue import DEFAULT_MODEL
 
-    # a training of twelve billion parameters has no room beside a server that draws with them
-    minutes = settings.training_minutes if settings.model == DEFAULT_MODEL else 0.0
     # a folder of this server's own: for a rolling restart, two servers share a data folder
     folder = settings.data_dir / "trainings" / server_id
-    return LoraTrainings(loras, folder, model=settings.model, most_minutes=minutes, on_added=previews.ask_for)
+    return LoraTrainings(
+        loras, folder, model=settings.model, most_minutes=settings.training_minutes, on_added=previews.ask_for
+    )
 
 
 def _build_openid(settings: "Settings") -> "OpenIdProvider | None":

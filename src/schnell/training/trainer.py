@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -23,6 +23,7 @@ from schnell.training.files import (
     write_lora,
 )
 from schnell.training.low_rank import BaseModel, LowRankLayers, install_low_rank, read_factors, write_factors
+from schnell.training.memory import fit_plan
 from schnell.training.noise import flow_loss
 from schnell.training.pictures import CaptionedPicture, find_pictures
 from schnell.training.plan import ProgressReport, TrainingPlan, TrainingProgress, rate_factor
@@ -72,10 +73,13 @@ def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
     """Train a LoRA and write it to `request.out`. Interrupted, it leaves a state that `resume` goes on from.
 
     Raises:
-        TrainingError: pictures, captions, rank, or the state to resume from cannot be used.
+        TrainingError: the device has no room, or pictures, captions, rank, or the state to resume from cannot be used.
         ModelFolderError: the model cannot be loaded.
     """
-    plan, base = request.plan, request.base
+    base = request.base
+    # before anything is loaded: what has no room is told at once
+    request = replace(request, plan=fit_plan(base, request.plan))
+    plan = request.plan
     if request.out.suffix != ".safetensors":
         raise TrainingError(f"--out must end in .safetensors, got {request.out}")
     pictures = find_pictures(request.images, plan.trigger)

@@ -3,10 +3,12 @@
 import asyncio
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from schnell.loras.trainings import TRAINING_BYTES, TrainingPicture, TrainingWish
-from schnell.models.catalogue import DEFAULT_MODEL, find_model
 from servers import Server
 
 FORM = {"content-type": "multipart/form-data; boundary=edge"}
@@ -37,5 +39,27 @@ async def test_a_server_that_trains_none_takes_no_pictures(serve: Callable[..., 
 async def test_only_a_server_that_trains_takes_large_bodies_for_it(serve: Callable[..., Any]) -> None:
     async with serve() as server:
         assert server.services.config.body_limits["/train"] == TRAINING_BYTES
-    async with serve(model=str(find_model(DEFAULT_MODEL).path)) as server:
+    async with serve(training_minutes=0) as server:
         assert server.services.config.body_limits["/train"] == server.services.config.max_body_bytes
+
+
+async def test_it_trains_for_whatever_model_is_served(serve: Callable[..., Any], tmp_path: Path) -> None:
+    """By the real trainer, with a tiny model of FLUX's shape and another width than the embedded one's."""
+    from flux_folder import write_flux_folder
+
+    model = write_flux_folder(tmp_path / "tiny")
+    (model / "schnell.json").write_text('{"draw_scale": 8, "sequence_length": 16}')
+    async with serve(model=str(model)) as server:
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64), "red").save(file, "PNG")
+        form = {"trigger": "redness", "minutes": "0.005", "captions": "a red apple"}
+        pictures = {"pictures": ("red.png", file.getvalue(), "image/png")}
+        started = await server.client.post("/train", data=form, files=pictures)
+        assert started.status_code == 202, started.text
+        async with asyncio.timeout(300):
+            while not (told := (await server.client.get(f"/train/{started.json()['id']}")).json())["ended"]:
+                await asyncio.sleep(0.1)
+        assert (told["stage"], told["lora"]) == ("done", "redness"), told
+        added = (await server.client.get("/api/loras/redness")).json()["lora"]
+        assert (added["width"], added["triggerWords"]) == (32, ["redness"])
+        assert (await server.draw(lora_weights="redness")).status_code == 200
