@@ -3,6 +3,7 @@
 import re
 import runpy
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -31,11 +32,13 @@ SAME_EVERYWHERE: Final = {
 }
 
 
+@cache
 def translations_script() -> dict[str, Any]:
     """`scripts/translations.py`, as a module's names."""
     return runpy.run_path(str(ROOT / "scripts" / "translations.py"))
 
 
+@cache
 def pseudo_languages() -> Languages:
     """The languages, and one in which every text stands in brackets and is half as long again."""
     catalog = Catalog(PSEUDO, charset="utf-8")

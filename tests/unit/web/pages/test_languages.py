@@ -1,10 +1,15 @@
 from datetime import UTC, date, datetime, timedelta
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from page_texts import PSEUDO, pseudo_languages
+from schnell.accounts.audit import Via
+from schnell.accounts.identity import BudgetWindow, Role, Status
+from schnell.spec.job import Stage
+from schnell.web.pages.documents import CONTENTS
 from schnell.web.pages.languages import load_languages, read_language, scripts_of
 
 LANGUAGES = load_languages()
@@ -109,3 +114,22 @@ def test_the_languages_of_the_tests_hold_a_bracketed_one() -> None:
     pseudo = pseudo_languages().find(PSEUDO)
     assert pseudo is not None
     assert pseudo.texts.gettext("Undo") == "⟦Undo··⟧"
+
+
+_SMALL_SETS = (Role, Status, BudgetWindow, Via, Stage)
+
+
+@pytest.mark.parametrize(
+    "value", [*(value for each in _SMALL_SETS for value in get_args(each)), *(section for section, _ in CONTENTS)]
+)
+def test_values_of_small_sets_have_a_name_in_the_catalogue(value: str) -> None:
+    pseudo = pseudo_languages().find(PSEUDO)
+    assert pseudo is not None
+    # LoRAs are LoRAs everywhere
+    assert pseudo.named(value).startswith("⟦") or value == "LoRAs"
+
+
+def test_a_value_without_a_name_stays_as_it_is() -> None:
+    assert GERMAN is not None
+    assert GERMAN.named("ADMIN") == "Admin"
+    assert GERMAN.named("something else") == "something else"
