@@ -1,8 +1,8 @@
 """Whether a training has room on its device: sums made before anything is loaded, and a refusal in words.
 
-Source of the activations: Korthikanti et al., arXiv:2205.05198, section 4.1. A transformer layer keeps 34 bytes for each
-token and channel in 16 bits, without the attention matrices, which are never written out here. FLUX's blocks differ a
-little from theirs, so these are estimates, which have not been compared with a training at FLUX.1's size.
+Source of the activations: Korthikanti et al., arXiv:2205.05198, section 4.1. A transformer layer keeps 34 bytes for
+each token and channel in 16 bits, without the attention matrices, which are never written out here. FLUX's blocks
+differ a little from theirs: these are estimates, not compared with a training at FLUX.1's size.
 """
 
 from dataclasses import dataclass, replace
