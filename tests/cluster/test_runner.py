@@ -111,7 +111,7 @@ async def test_a_replica_that_is_paused_goes_on_with_what_it_has(two: Replicas) 
 
 async def test_a_replica_whose_device_hangs_is_replaced_and_its_jobs_are_drawn_elsewhere(two: Replicas) -> None:
     two.heard.clear()
-    jobs = [asyncio.create_task(two.draw(f"beside {n}", steps=8)) for n in range(8)]
+    jobs = [asyncio.create_task(two.draw(f"beside {n}")) for n in range(8)]
     hanging = asyncio.create_task(two.draw("hangs", seed=3))
     await asyncio.to_thread(await_that, lambda: list(two.folder.glob("hangs.hung")))
     victim = next(int(line[0]) for line in two.diary() if line[1:] == ["step", "hangs"])

@@ -13,6 +13,8 @@ from schnell.spec import GenerationSpec
 from simulated_ledger import SimulatedLedger
 
 
+# a million requests take half an hour of a core
+@pytest.mark.timeout(7200 if SOAK else 300)
 async def test_a_large_cluster_is_fair_starves_nobody_keeps_loras_where_they_are_and_loses_no_credit(
     tmp_path: Path,
 ) -> None:

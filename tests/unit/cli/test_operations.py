@@ -25,5 +25,5 @@ def test_a_server_without_work_has_nothing_to_show(run: Any, command: str) -> No
 def test_usage_is_grouped_by_what_there_is(run: Any) -> None:
     for by in ("day", "team", "user", "model", "lora"):
         assert run("usage", "--by", by, "--json") == []
-    assert run("usage", "--by", "lora", "--csv").stdout == "name,requests,failed,pictures,credits\n"
+    assert run("usage", "--by", "lora", "--csv").stdout == "name,requests,failed,pictures,credits,id\n"
     assert run("usage", "--by", "weather").exit_code == 2
