@@ -196,13 +196,16 @@ def test_a_program_computes_what_a_plain_run_does(
         for form, uses in PROGRAM_USES.items():
             with routing.using([uses] * rows):
                 assert routing.form == form
+                if form != "any":
+                    layer.hold()
                 assert_close(layer.by_program(x), layer(x))
         assert_close(layer(x), base(x))
 
 
 def test_wide_inputs_take_rows_and_narrow_ones_columns_as_long_as_there_are_few() -> None:
     assert takes_columns(3072, 21504, 16)
-    assert takes_columns(3072, 3072, 64)
+    assert not takes_columns(3072, 3072, 16)
+    assert not takes_columns(3072, 18432, 16, of_tokens=False)
     assert not takes_columns(3072, 21504, 128)
     assert not takes_columns(15360, 3072, 16)
     for in_features, out_features in ((3072, 21504), (15360, 3072)):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from schnell.engine.denoise import position_ids
 from schnell.engine.flux import Flux
+from schnell.engine.slot_linear import SlotLinear
 from schnell.engine.slot_routing import MAX_ADAPTERS_PER_ROW, Form, SlotRouting, SlotUse
 from schnell.spec import Size
 
@@ -41,6 +42,9 @@ class CompiledBlocks:
             block: torch.compile(block, backend=backend, dynamic=None)
             for block in (*network.double_blocks, *network.single_blocks)
         }
+        self._layers = {
+            block: [layer for layer in block.modules() if isinstance(layer, SlotLinear)] for block in self._compiled
+        }
         network.run_block = self._run
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
@@ -50,6 +54,9 @@ class CompiledBlocks:
             # otherwise a program would be made for the first size, and another, for all sizes, at the second
             torch._dynamo.maybe_mark_dynamic(inputs[0], 1)
             torch._dynamo.maybe_mark_dynamic(inputs[-1], 0)
+        if len(inputs[0]) == 1 and self._routing.is_active and self._routing.form != "any":
+            for layer in self._layers[block]:
+                layer.hold()
         return self._compiled[block](*inputs)
 
     def warm_up(

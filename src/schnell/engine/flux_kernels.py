@@ -109,18 +109,21 @@ def normalised_and_turned(
 
 def _turned_functionally(heads: Tensor, scales: Sequence[tuple[int, Tensor]], rotation: Tensor) -> Tensor:
     """Of queries or of keys alone, (rows, heads, tokens, head width): nothing is joined, so that it is one kernel."""
-    normed = F.rms_norm(heads.float(), heads.shape[-1:], eps=NORM_EPS)
-    scaled = normed * _scale_of_each_token(scales, heads)
+    # token after token, as they lie in memory: attention answers in the order of its queries, and what follows it
+    # wants a token's heads together
+    tokens = heads.transpose(1, 2)
+    normed = F.rms_norm(tokens.float(), tokens.shape[-1:], eps=NORM_EPS)
+    scaled = normed * _scale_of_each_token(scales, tokens)
     pairs = scaled.view(*scaled.shape[:-1], -1, 2)
-    cosine, sine = rotation[..., :1], rotation[..., 1:]
+    cosine, sine = rotation[:, None, :, :1], rotation[:, None, :, 1:]
     # (a, b) turns to (a*cos - b*sin, b*cos + a*sin): each number, and the other one of its pair
     signs = 2 * torch.arange(2, device=heads.device) - 1
-    return (pairs * cosine + pairs.flip(-1) * (sine * signs)).flatten(-2).to(heads.dtype)
+    return (pairs * cosine + pairs.flip(-1) * (sine * signs)).flatten(-2).to(heads.dtype).transpose(1, 2)
 
 
 def _scale_of_each_token(scales: Sequence[tuple[int, Tensor]], heads: Tensor) -> Tensor:
     chosen, start = scales[0][1].flatten(), 0
-    tokens = torch.arange(heads.shape[-2], device=heads.device)[:, None]
+    tokens = torch.arange(heads.shape[1], device=heads.device)[:, None, None]
     for (length, _), (_, scale) in pairwise(scales):
         start += length
         chosen = torch.where(tokens < start, chosen, scale.flatten())

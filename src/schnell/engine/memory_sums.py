@@ -11,6 +11,7 @@ from schnell.engine.device import Precision
 from schnell.engine.network_sizes import Blocks, Linears, NetworkSizes
 from schnell.engine.quantized import Kind, stored_bytes
 from schnell.engine.slot_programs import widened_numbers
+from schnell.engine.slot_routing import MAX_ADAPTERS_PER_ROW
 from schnell.spec import MAX_SIDE
 
 #: Where a network's weights lie: on the device; in host memory, each block copied when its turn comes; or in host
@@ -200,12 +201,29 @@ def _plain(linears: Sequence[Linears]) -> int:
 
 
 def _room_bytes(sizes: NetworkSizes, form: Form) -> int:
-    """What compiled blocks hold beside plain weights, so that a LoRA is part of a layer's own product."""
-    if form.streamed or all(block_kind(path) for path in (form.precision, form.exact) if path):
+    """What compiled blocks hold beside plain weights, so that a LoRA is part of a layer's own product, and of LoRAs."""
+    if form.streamed:
         return 0
-    return form.number_bytes * sum(
-        count * widened_numbers(into, out, parts, form.adapter_rank) for count, into, out, parts in sizes.token_layers
-    )
+    rank, numbers = form.adapter_rank, 0
+    if not all(block_kind(path) for path in (form.precision, form.exact) if path):
+        numbers += sum(
+            count * widened_numbers(into, out, parts, rank) for count, into, out, parts in sizes.token_layers
+        )
+    if form.modulation is None:
+        modulation = [(sort.count * each.count, each) for sort in sizes.block_sorts for each in sort.modulation]
+        numbers += sum(
+            count * widened_numbers(each.in_features, each.out_features, 1, rank, of_tokens=False)
+            for count, each in modulation
+        )
+    return form.number_bytes * (numbers + _held_numbers(sizes, form))
+
+
+def _held_numbers(sizes: NetworkSizes, form: Form) -> int:
+    """What compiled blocks hold of the LoRAs of a batch of one row, at most: its factors, gathered and scaled."""
+    blocks = [(sort.count, each) for sort in sizes.block_sorts for each in (*sort.layers, *sort.modulation)]
+    ranks = MAX_ADAPTERS_PER_ROW * form.adapter_rank
+    # gains are in float32: two numbers each
+    return sum(count * (ranks * each.rank_numbers + 2 * each.gains) for count, each in blocks)
 
 
 def _slot_bytes(sizes: NetworkSizes, form: Form) -> tuple[int, int]:

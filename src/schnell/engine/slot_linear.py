@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from schnell.engine.lora_factors import KroneckerFactors, RowFactors
 from schnell.engine.quantized import TwoPathLinear
 from schnell.engine.slot_programs import (
+    HeldFactors,
+    ProgramFactors,
     WidenedLinear,
     define_operators,
-    gains_of,
-    gathered,
+    factors_for_programs,
     low_rank_sum,
     number_of,
 )
-from schnell.engine.slot_routing import COMPACT_RANK, KeptPerBatch, SlotRouting
-from schnell.engine.weight_names import LayerRows, is_of_tokens
+from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
+from schnell.engine.weight_names import LayerRows, is_of_block, is_of_tokens
 
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
@@ -91,6 +92,7 @@ class SlotLinear(nn.Module):
         self.kronecker: dict[tuple[int, int], KroneckerFactors] = {}  # by slot and part
         self._gains: set[tuple[int, int]] = set()  # the slots and parts with DoRA
         self._kept: KeptPerBatch[RowFactors | None] = KeptPerBatch()
+        self.held = HeldFactors()
         if plan.reserved:
             self._reserve(plan.rank)
             self.gain = self._zeros(plan.count, self.out_features)
@@ -133,28 +135,30 @@ class SlotLinear(nn.Module):
             y: Tensor = self.base(x)
             torch.ops.schnell.add_side_paths(_with_tokens(x), _with_tokens(y), self.number)
             return y
+        if len(x) == 1:
+            return self._scaled(self.held(x, self.base, self.rows), self.held.gain, x)
+        down, up, gain = self._factors_for_programs()
+        product: Tensor = self.base(x)
+        low = low_rank_sum(torch.bmm(_with_tokens(x), down.transpose(1, 2)), up, self.rows)
+        return self._scaled(product + low.view_as(product), gain, x)
+
+    def hold(self) -> None:
+        """Make ready what programs multiply one row with, before they run: a row keeps its LoRAs for all steps."""
+        self.held.hold(self.routing, self.base, self._factors_for_programs)
+
+    def _factors_for_programs(self) -> ProgramFactors:
         assert self.down is not None  # noqa: S101 - for the type checker: a compiled network's stacks are reserved
         assert self.up is not None  # noqa: S101
         assert self.gain is not None  # noqa: S101
-        slots, scales, is_compact = self.routing.slots, self.routing.scales, self.routing.form == "compact"
-        rank = min(COMPACT_RANK, self.plan.rank) if is_compact else self.plan.rank
-        down, up = gathered(self.down, self.up, slots, scales, rank)
-        if is_compact:
-            return self._with_factors(x, down, up)
-        gain = gains_of(self.gain, slots, scales)
-        bias = self.base.bias
-        y = _with_tokens(self._with_factors(x, down, (up / gain).to(up.dtype)))
-        # g*(Wx + b + BAx/g) + (1 - g)*b: the next pass over the outputs does it on its way
-        scaled = y * gain if bias is None else torch.addcmul(bias * (1 - gain), y, gain)
-        return scaled.to(x.dtype).view(*x.shape[:-1], -1)
+        return factors_for_programs(self.down, self.up, self.gain, self.routing)
 
-    def _with_factors(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        wide = self.base.exact_now() if isinstance(self.base, TwoPathLinear) else self.base
-        if len(x) == 1 and isinstance(wide, WidenedLinear):
-            return wide.with_factors(x, down[0], up[0], self.rows)
-        y: Tensor = self.base(x)
-        low = low_rank_sum(torch.bmm(_with_tokens(x), down.transpose(1, 2)), up, self.rows)
-        return y + low.view_as(y)
+    def _scaled(self, y: Tensor, gain: Tensor | None, x: Tensor) -> Tensor:
+        if gain is None:
+            return y
+        flat, bias = _with_tokens(y), self.base.bias
+        # g*(Wx + b + BAx/g) + (1 - g)*b: the next pass over the outputs does it on its way
+        scaled = flat * gain if bias is None else torch.addcmul(bias * (1 - gain), flat, gain)
+        return scaled.to(x.dtype).view(*x.shape[:-1], -1)
 
     def _add_gain(self, y: Tensor) -> None:
         """DoRA at scale s adds s*(g - 1) times the weights' own product; its low-rank part is stored as g*B."""
@@ -347,12 +351,12 @@ def _with_tokens(x: Tensor) -> Tensor:
     return x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
 
 
-def widened(base: nn.Module, parts: Sequence[LayerRows], rank: int) -> nn.Module:
+def widened(base: nn.Module, parts: Sequence[LayerRows], rank: int, *, of_tokens: bool = True) -> nn.Module:
     """The layer with room for the LoRAs of one row beside its weights, where these are plain ones."""
     if type(base) is nn.Linear:
-        return WidenedLinear(base, parts, rank)
+        return WidenedLinear(base, parts, rank, of_tokens=of_tokens)
     if isinstance(base, TwoPathLinear) and type(base.exact) is nn.Linear:
-        base.exact = WidenedLinear(base.exact, parts, rank)
+        base.exact = WidenedLinear(base.exact, parts, rank, of_tokens=of_tokens)
     return base
 
 
@@ -373,7 +377,10 @@ def install_slots(
         if (type(module) is nn.Linear or hasattr(module, "full_weight")) and not path.startswith(inside):
             inside = f"{path}."
             parts = tuple(rows_of(path, module.out_features)) if rows_of else (LayerRows(path, 0, module.out_features),)
-            base = widened(module, parts, plan.rank) if plan.widened and is_of_tokens(path) else module
+            if plan.widened and is_of_block(path):
+                base = widened(module, parts, plan.rank, of_tokens=is_of_tokens(path))
+            else:
+                base = module
             layer = SlotLinear(base, routing, plan, parts)
             parent, _, name = path.rpartition(".")
             network.get_submodule(parent).register_module(name, layer)

@@ -6,9 +6,12 @@ LoKr of full rank, more LoRAs) is one operator that the compiler does not look i
 
 At 1024x1024 a LoRA costs what it reads and writes. Added to a layer's outputs it reads the inputs once more for the way
 down, and the outputs are written and read once more. A `WidenedLinear` saves one of the two.
+
+A row keeps its LoRAs from step to step, so for a batch of one row the factors are gathered, scaled and put beside the
+weights once, outside of the programs (`SlotLinear.hold`). Batches of more rows gather them within the program.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import count
 from typing import Any, Final
@@ -18,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schnell.engine.slot_routing import COMPACT_RANK, MAX_ADAPTERS_PER_ROW
+from schnell.engine.quantized import TwoPathLinear
+from schnell.engine.slot_routing import COMPACT_RANK, MAX_ADAPTERS_PER_ROW, Form, SlotRouting
 from schnell.engine.weight_names import LayerRows
 
 #: Ranks (all of a row's LoRAs together) up to which a layer takes them as further columns: a part's columns multiply
@@ -40,22 +44,26 @@ def _uses() -> range:
     return range(1, MAX_ADAPTERS_PER_ROW + 1)
 
 
-def takes_columns(in_features: int, out_features: int, rank: int) -> bool:
-    """Whether LoRAs of this rank are further columns of such a layer's weights, or further rows."""
-    # columns read the inputs once more, rows write and read the outputs once more
-    return in_features < 2 * out_features and rank <= _MOST_COLUMNS
+def takes_columns(in_features: int, out_features: int, rank: int, *, of_tokens: bool = True) -> bool:
+    """Whether LoRAs of this rank are further columns of such a layer's weights, or further rows.
+
+    A layer that is not `of_tokens` multiplies one vector a row, as modulation does.
+    """
+    # columns read the inputs once more, and pad them; rows write and read the outputs once more, which are a launch
+    # less, and nothing where there is one vector
+    return of_tokens and in_features < out_features and rank <= _MOST_COLUMNS
 
 
-def widened_numbers(in_features: int, out_features: int, parts: int, rank: int) -> int:
+def widened_numbers(in_features: int, out_features: int, parts: int, rank: int, *, of_tokens: bool = True) -> int:
     """How many more numbers such a layer holds than its weights if it is widened for slots of this rank."""
-    columns, rows = _room(in_features, out_features, parts, rank)
+    columns, rows = _room(in_features, out_features, parts, rank, of_tokens=of_tokens)
     return (out_features + rows) * (in_features + columns) - out_features * in_features
 
 
-def _room(in_features: int, out_features: int, parts: int, rank: int) -> tuple[int, int]:
+def _room(in_features: int, out_features: int, parts: int, rank: int, *, of_tokens: bool) -> tuple[int, int]:
     ranks = plan_ranks(rank)
-    columns = [each for each in ranks if takes_columns(in_features, out_features, each)]
-    rows = [each for each in ranks if not takes_columns(in_features, out_features, each)]
+    columns = [each for each in ranks if takes_columns(in_features, out_features, each, of_tokens=of_tokens)]
+    rows = [each for each in ranks if each not in columns]
     return parts * max(columns, default=0), parts * max(rows, default=0)
 
 
@@ -63,19 +71,21 @@ class WidenedLinear(nn.Module):
     """`nn.Linear` over the same numbers, with room beside the weights for the LoRAs of one row.
 
     Where inputs are narrower than what comes out, they are further columns: [x|h]·[W|B]ᵀ in place of x·Wᵀ + h·Bᵀ. Where
-    they are wider, further rows give the way down with the layer's own product: x·[W;A]ᵀ. Both are written anew at
-    every step, a hundredth of the weights, so switching is still an index. For one row, since all rows of a product
-    share its weights.
+    they are not, further rows give the way down with the layer's own product: x·[W;A]ᵀ. Both are written when a batch's
+    LoRAs are others than the last one's, so switching is still an index. For one row, since all rows of a product share
+    its weights.
     """
 
     wide: Tensor
     own: Tensor
+    long_bias: Tensor | None
 
-    def __init__(self, base: nn.Linear, parts: Sequence[LayerRows], rank: int) -> None:
+    def __init__(self, base: nn.Linear, parts: Sequence[LayerRows], rank: int, *, of_tokens: bool = True) -> None:
         super().__init__()
         define_operators()
+        self._of_tokens = of_tokens
         self.in_features, self.out_features, self.bias = base.in_features, base.out_features, base.bias
-        columns, rows = _room(base.in_features, base.out_features, len(parts), rank)
+        columns, rows = _room(base.in_features, base.out_features, len(parts), rank, of_tokens=of_tokens)
         wide = base.weight.new_zeros(base.out_features + rows, base.in_features + columns)
         wide[: base.out_features, : base.in_features].copy_(base.weight)
         self.register_buffer("wide", wide, persistent=False)
@@ -95,16 +105,33 @@ class WidenedLinear(nn.Module):
         """(..., in) to (..., out), without LoRAs."""
         return F.linear(x, self.full_weight(), self.bias)
 
-    def with_factors(self, x: Tensor, down: Tensor, up: Tensor, parts: Sequence[LayerRows]) -> Tensor:
-        """One row (1, tokens, in) to (1, tokens, out); `down` [parts * rank, in], `up` [rank, out] with its scales."""
-        if takes_columns(self.in_features, self.out_features, len(up)):
-            # padded where the inputs are made, so that the way down finds its place beside them: no pass of its own
+    def hold(self, down: Tensor, up: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Write the LoRAs of one row beside the weights: `down` [parts * rank, in], `up` [rank, out] with its scales.
+
+        Gives the two, or None for the one that is beside the weights from now on.
+        """
+        if not takes_columns(self.in_features, self.out_features, len(up), of_tokens=self._of_tokens):
+            self.wide[self.out_features : self.out_features + len(down), : self.in_features].copy_(down)
+            return None, up
+        columns = self.wide[: self.out_features, self.in_features : self.in_features + len(down)]
+        # what is not a part's own is zeros: parts lie elsewhere when LoRAs of another rank come
+        torch.mul(up.T[:, None], self.own[:, :, None], out=columns.view(self.out_features, -1, len(up)))
+        return down, None
+
+    def with_held(self, x: Tensor, down: Tensor | None, up: Tensor | None, parts: Sequence[LayerRows]) -> Tensor:
+        """One row (1, ..., in) to (1, ..., out), with the LoRAs that `hold` wrote, and what it gave."""
+        out = self.out_features
+        if down is not None:
+            # padded by whatever pass makes the inputs, so that the way down finds its place beside them
             padded = F.pad(x, (0, len(down)))
-            beside: Tensor = torch.ops.schnell.product_with_columns(padded, down, up, self.own, self.wide, self.bias)
+            beside: Tensor = torch.ops.schnell.product_with_columns(padded, down, self.wide, self.bias, out)
             return beside
-        both: Tensor = torch.ops.schnell.product_with_rows(x, down, self.wide, self.long_bias, self.out_features)
-        hidden = both[..., self.out_features :]
-        return both[..., : self.out_features] + low_rank_sum(hidden, up[None], parts)
+        assert up is not None  # noqa: S101 - for the type checker: one of the two is beside the weights
+        stop = out + len(parts) * len(up)
+        bias = None if self.long_bias is None else self.long_bias[:stop]
+        both = F.linear(x, self.wide[:stop, : self.in_features], bias)
+        low = low_rank_sum(both[..., out:].view(1, -1, stop - out), up[None], parts)
+        return both[..., :out] + low.view(*x.shape[:-1], out)
 
 
 def low_rank_sum(hidden: Tensor, up: Tensor, parts: Sequence[LayerRows]) -> Tensor:
@@ -123,30 +150,19 @@ def number_of(layer: nn.Module) -> Tensor:
 
 @cache  # an operator can be defined once
 def define_operators() -> None:
-    """Define the operators `schnell::product_with_columns`, `product_with_rows` and `add_side_paths`.
+    """Define the operators `schnell::product_with_columns` and `add_side_paths`.
 
-    The first two write into room that nobody else reads: beside the weights, and beside the inputs. To the compiler
-    they change nothing, or it would copy whole weights to keep them as they were.
+    The first writes into room that nobody else reads, beside the inputs. To the compiler it changes nothing, or it
+    would copy the inputs to keep them as they were.
     """
     # schemas are written out, since releases of torch differ in which annotations they can read
     columns = torch.library.custom_op(
         "schnell::product_with_columns",
         _product_with_columns,
         mutates_args=(),
-        schema="(Tensor padded, Tensor down, Tensor up, Tensor own, Tensor wide, Tensor? bias) -> Tensor",
+        schema="(Tensor padded, Tensor down, Tensor wide, Tensor? bias, SymInt out) -> Tensor",
     )
-    columns.register_fake(
-        lambda padded, _down, _up, _own, wide, bias: padded.new_empty(
-            *padded.shape[:-1], len(wide) if bias is None else len(bias)
-        )
-    )
-    rows = torch.library.custom_op(
-        "schnell::product_with_rows",
-        _product_with_rows,
-        mutates_args=(),
-        schema="(Tensor x, Tensor down, Tensor wide, Tensor? bias, SymInt out) -> Tensor",
-    )
-    rows.register_fake(lambda x, down, _wide, _bias, out: x.new_empty(*x.shape[:-1], out + len(down)))
+    columns.register_fake(lambda padded, _down, _wide, _bias, out: padded.new_empty(*padded.shape[:-1], out))
     torch.library.custom_op(
         "schnell::add_side_paths",
         _add_side_paths,
@@ -155,35 +171,34 @@ def define_operators() -> None:
     )
 
 
-def _product_with_columns(  # noqa: PLR0913, PLR0917 - an operator takes tensors, and no object that holds them
-    padded: Tensor, down: Tensor, up: Tensor, own: Tensor, wide: Tensor, bias: Tensor | None
-) -> Tensor:
+def _product_with_columns(padded: Tensor, down: Tensor, wide: Tensor, bias: Tensor | None, out: int) -> Tensor:
     flat = padded.flatten(0, -2)
-    (out, parts), stop = own.shape, flat.shape[1]
-    start = stop - len(down)
+    start = flat.shape[1] - len(down)
     torch.mm(flat[:, :start], down.T, out=flat[:, start:])
-    room = wide[:out, start:stop].view(out, parts, len(up))
-    torch.mul(up.T[:, None], own[:, :, None], out=room)
-    return F.linear(padded, wide[:out, :stop], bias)
-
-
-def _product_with_rows(x: Tensor, down: Tensor, wide: Tensor, bias: Tensor | None, out: int) -> Tensor:
-    stop = out + len(down)
-    weights = wide[:stop, : x.shape[-1]]
-    weights[out:].copy_(down)
-    return F.linear(x, weights, None if bias is None else bias[:stop])
+    return F.linear(padded, wide[:out, : flat.shape[1]], bias)
 
 
 def _add_side_paths(x: Tensor, y: Tensor, number: Tensor) -> None:
     _layers[int(number)].add_to(x, y)
 
 
-def gathered(down: Tensor, up: Tensor, slots: Tensor, scales: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The factors of rows that use `slots` (rows, uses) at `scales`, of the stacks' first `rank`: down [rows,
-    parts * uses * rank, in] and up [rows, uses * rank, out]."""
+#: Down [rows, parts * uses * rank, in], up [rows, uses * rank, out], and the outputs' gains (rows, 1, out) or None.
+ProgramFactors = tuple[Tensor, Tensor, Tensor | None]
+
+
+def factors_for_programs(down: Tensor, up: Tensor, gain: Tensor, routing: SlotRouting) -> ProgramFactors:
+    """A batch's factors out of a layer's stacks, scaled, as deep as the batch's form says; gains in float32.
+
+    Where there are gains, the way up is divided by them: they multiply its sum with the layer's own product.
+    """
+    slots, scales, planned = routing.slots, routing.scales, up.shape[1]
+    rank = min(COMPACT_RANK, planned) if routing.form == "compact" else planned
     of_down = down[:, :, :rank][slots].transpose(1, 2).flatten(1, 3)  # (rows, parts, uses, rank, in)
-    of_up = up[:, :rank][slots] * scales.to(up.dtype)[..., None, None]
-    return of_down, of_up.flatten(1, 2)
+    of_up = (up[:, :rank][slots] * scales.to(up.dtype)[..., None, None]).flatten(1, 2)
+    if routing.form == "compact":
+        return of_down, of_up, None
+    gains = gains_of(gain, slots, scales)
+    return of_down, (of_up / gains).to(up.dtype), gains
 
 
 def gains_of(gain: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
@@ -194,3 +209,49 @@ def gains_of(gain: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
     """
     total = 1 + (scales[..., None] * gain[slots].float()).sum(1, keepdim=True)
     return torch.where(total.abs() < _LEAST_GAIN, _LEAST_GAIN, total)
+
+
+class HeldFactors(nn.Module):
+    """The LoRAs of a batch of one row in one layer: gathered and scaled once, and beside the weights if there is room.
+
+    `down` [parts * uses * rank, in] and `up` [uses * rank, out] are those that products need besides.
+    """
+
+    down: Tensor | None
+    up: Tensor | None
+    gain: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("down", "up", "gain"):
+            self.register_buffer(name, None, persistent=False)
+        self._of: tuple[int, Form, bool] | None = None
+
+    def hold(self, routing: SlotRouting, base: nn.Module, make: Callable[[], ProgramFactors]) -> None:
+        """Hold the factors that `make` gives, unless the same batch came last and no slot has changed since."""
+        wide = _widened_now(base)
+        of = (routing.route_number, routing.form, wide is not None)
+        if of == self._of:
+            return
+        # what fails half way must not be taken for done
+        self._of = None
+        # ordinary tensors wherever this is asked for, as a batch's slots are (`SlotRouting`)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            downs, ups, self.gain = make()
+        self.down, self.up = wide.hold(downs[0], ups[0]) if wide is not None else (downs[0], ups[0])
+        self._of = of
+
+    def forward(self, x: Tensor, base: nn.Module, parts: Sequence[LayerRows]) -> Tensor:
+        """One row (1, ..., in) to (1, ..., out): the layer's product and the LoRAs that are held, without gains."""
+        wide = _widened_now(base)
+        if wide is not None:
+            return wide.with_held(x, self.down, self.up, parts)
+        assert self.down is not None  # noqa: S101 - for the type checker: held before a program runs
+        assert self.up is not None  # noqa: S101
+        y: Tensor = base(x)
+        return y + low_rank_sum(F.linear(x, self.down).view(1, -1, len(self.down)), self.up[None], parts).view_as(y)
+
+
+def _widened_now(base: nn.Module) -> WidenedLinear | None:
+    now = base.exact_now() if isinstance(base, TwoPathLinear) else base
+    return now if isinstance(now, WidenedLinear) else None
