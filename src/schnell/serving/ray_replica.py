@@ -6,6 +6,7 @@ same queue, the same worker. A gateway sends a job and reads messages until the 
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -124,8 +125,11 @@ class EngineReplica:
     def check_health(self) -> None:
         """Ray replaces a replica that raises here, three times in a row by default.
 
+        One whose engine has work and took no step for a long time ends its process at once. Ray would let it draw what
+        it has first, which a device that hangs never does; gateways find its death out, and draw its jobs elsewhere.
+
         Raises:
-            RuntimeError: no device is left, or the engine has work and took no step for a long time.
+            RuntimeError: no device is left.
         """
         now = self._parts.runner.snapshot()
         if now.devices and all(device.is_lost for device in now.devices):
@@ -134,7 +138,8 @@ class EngineReplica:
         if idle or now.steps != self._watch.steps or any(device.prepared < 1 for device in now.devices):
             self._watch = _Watch(now.steps)
         elif time.monotonic() - self._watch.since > self._stuck_seconds:
-            raise RuntimeError(f"no step for {self._stuck_seconds:.0f} s although jobs wait: the device hangs")
+            log.critical("no step although jobs wait: the device hangs, and this replica ends", seconds=self._stuck_seconds)
+            os._exit(1)
 
     async def __del__(self) -> None:
         """Ray calls it once the replica is drained."""
