@@ -201,37 +201,35 @@ def describe_guidance(source: SourceFile) -> str:
     return f"{len(source.guidance)} layers of FLUX.1 [dev]'s guidance embedder were left out: this model has none"
 
 
-#: What a part's name tells of the method that writes it; the first that fits counts.
-_METHODS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
-    (re.compile(pattern), method)
-    for pattern, method in (
-        (r"(?:^|\.)(?:oft_blocks|oft_diag|oft_[rs])(?:\.|$)", "OFT or BOFT (it rotates the base weights)"),
-        (r"(?:^|\.)boft_[rs](?:\.|$)", "BOFT (it rotates the base weights)"),
-        (r"(?:^|\.)rescale$", "OFT or BOFT (it rotates the base weights)"),
-        (r"(?:^|\.)(?:a1|a2|b1|b2|bm1|bm2)\.weight$", "GLoRA (its delta depends on the base weights)"),
-        (r"(?:^|\.)on_input$", "(IA)³ (it rescales what the base weights give)"),
-        (r"(?:^|\.)ia3_l(?:\.|$)", "(IA)³ (it rescales what the base weights give)"),
-        (r"(?:^|\.)(?:set_weight|reshape_weight)$", "ComfyUI's control LoRAs (it replaces a layer's weights)"),
-        (r"(?:^|\.)scalar$", "LyCORIS with use_scalar (a trained factor of the delta)"),
-        (r"(?:weight_scale|scale_weight|input_scale|scale_input|scaled_fp8)$", "a file quantized to fp8 or int8"),
-        (r"(?:quant_map|absmax|quant_state|bitsandbytes)", "a file quantized by bitsandbytes"),
-        (r"(?:^|\.)(?:lora_mid|lokr_t1|lokr_t2|hada_t1|hada_t2)(?:\.|$)", "a Tucker decomposition of a convolution"),
-        (r"(?:^|\.)(?:w_norm|b_norm)$", "LyCORIS with train_norm (it changes normalizations)"),
-        (r"(?:^|\.)diff_m$", "a mask of full differences"),
-        (r"(?:^|\.)vera_lambda_[bd](?:\.|$)", "VeRA (its matrices are not in the file)"),
-        (r"(?:^|\.)lora_embedding_[ab]", "a LoRA of token embeddings"),
-        (r"(?:^|\.)hra_u", "HRA (it reflects the base weights)"),
-        (
-            r"(?:^|\.)(?:fourierft_spectrum|vblora_\w+|randlora_\w+|waveft_\w+|bone_block|miss_block)",
-            "another PEFT method",
-        ),
-        (r"(?:^|\.)(?:emb_params|string_to_param|clip_l|clip_g|t5xxl)$", "a textual inversion (an embedding)"),
-        (r"modules_to_save", "PEFT's modules_to_save (whole layers, not deltas)"),
-        (r"(?:ip_adapter|image_proj)", "an IP-Adapter"),
-        (r"(?:controlnet|input_hint|lllite)", "a ControlNet"),
-        (r"(?:^|\.)(?:exp_avg|exp_avg_sq|step|state)(?:\.|$)", "an optimizer's state"),
-        (r"(?:^|\.)lora_[ab](?:\.\w+)?\.bias$|(?:^|\.)lora_(?:up|down)\.bias$", "a LoRA with biases"),
-    )
+#: What a part's name tells of the method that writes it; the first that fits counts. Compiled where a file is refused,
+#: not at every start.
+_METHODS: Final[tuple[tuple[str, str], ...]] = (
+    (r"(?:^|\.)(?:oft_blocks|oft_diag|oft_[rs])(?:\.|$)", "OFT or BOFT (it rotates the base weights)"),
+    (r"(?:^|\.)boft_[rs](?:\.|$)", "BOFT (it rotates the base weights)"),
+    (r"(?:^|\.)rescale$", "OFT or BOFT (it rotates the base weights)"),
+    (r"(?:^|\.)(?:a1|a2|b1|b2|bm1|bm2)\.weight$", "GLoRA (its delta depends on the base weights)"),
+    (r"(?:^|\.)on_input$", "(IA)³ (it rescales what the base weights give)"),
+    (r"(?:^|\.)ia3_l(?:\.|$)", "(IA)³ (it rescales what the base weights give)"),
+    (r"(?:^|\.)(?:set_weight|reshape_weight)$", "ComfyUI's control LoRAs (it replaces a layer's weights)"),
+    (r"(?:^|\.)scalar$", "LyCORIS with use_scalar (a trained factor of the delta)"),
+    (r"(?:weight_scale|scale_weight|input_scale|scale_input|scaled_fp8)$", "a file quantized to fp8 or int8"),
+    (r"(?:quant_map|absmax|quant_state|bitsandbytes)", "a file quantized by bitsandbytes"),
+    (r"(?:^|\.)(?:lora_mid|lokr_t1|lokr_t2|hada_t1|hada_t2)(?:\.|$)", "a Tucker decomposition of a convolution"),
+    (r"(?:^|\.)(?:w_norm|b_norm)$", "LyCORIS with train_norm (it changes normalizations)"),
+    (r"(?:^|\.)diff_m$", "a mask of full differences"),
+    (r"(?:^|\.)vera_lambda_[bd](?:\.|$)", "VeRA (its matrices are not in the file)"),
+    (r"(?:^|\.)lora_embedding_[ab]", "a LoRA of token embeddings"),
+    (r"(?:^|\.)hra_u", "HRA (it reflects the base weights)"),
+    (
+        r"(?:^|\.)(?:fourierft_spectrum|vblora_\w+|randlora_\w+|waveft_\w+|bone_block|miss_block)",
+        "another PEFT method",
+    ),
+    (r"(?:^|\.)(?:emb_params|string_to_param|clip_l|clip_g|t5xxl)$", "a textual inversion (an embedding)"),
+    (r"modules_to_save", "PEFT's modules_to_save (whole layers, not deltas)"),
+    (r"(?:ip_adapter|image_proj)", "an IP-Adapter"),
+    (r"(?:controlnet|input_hint|lllite)", "a ControlNet"),
+    (r"(?:^|\.)(?:exp_avg|exp_avg_sq|step|state)(?:\.|$)", "an optimizer's state"),
+    (r"(?:^|\.)lora_[ab](?:\.\w+)?\.bias$|(?:^|\.)lora_(?:up|down)\.bias$", "a LoRA with biases"),
 )
 _MOST_SHOWN: Final = 4
 
@@ -265,7 +263,7 @@ def _describe_part(key: str) -> tuple[str, str | None] | None:
     place = find_part(key)
     part = key if place is None else place[1]
     for pattern, method in _METHODS:
-        if match := pattern.search(part.lower()):
+        if match := re.search(pattern, part.lower()):
             # of a key that names no layer, the part alone: the rest is told elsewhere
             return (part if place else part[match.start() : match.end()].strip("."), method)
     return (part, None) if place else None
