@@ -138,7 +138,9 @@ class EngineReplica:
         if idle or now.steps != self._watch.steps or any(device.prepared < 1 for device in now.devices):
             self._watch = _Watch(now.steps)
         elif time.monotonic() - self._watch.since > self._stuck_seconds:
-            log.critical("no step although jobs wait: the device hangs, and this replica ends", seconds=self._stuck_seconds)
+            log.critical(
+                "no step although jobs wait: the device hangs, and this replica ends", seconds=self._stuck_seconds
+            )
             os._exit(1)
 
     async def __del__(self) -> None:
