@@ -139,7 +139,7 @@ class EngineReplica:
             self._watch = _Watch(now.steps)
         elif time.monotonic() - self._watch.since > self._stuck_seconds:
             log.critical(
-                "jobs wait and no step comes: the device hangs, this replica ends", seconds=self._stuck_seconds
+                "no step although jobs wait: the device hangs, and this replica ends", seconds=self._stuck_seconds
             )
             os._exit(1)
 

@@ -3,10 +3,11 @@
 import pytest
 from PIL import Image
 
+from counts import SOAK
 from schnell.benchmarks.quantized_quality import BFLOAT16_FORM, FORMS, PROMPTS, Likeness, draw_in_form
 from schnell.models.folder import ModelFolder
 
-_FEW = PROMPTS[1:6]
+_FEW = PROMPTS[1:6] if SOAK else PROMPTS[1:3]
 
 
 @pytest.fixture(scope="module")
