@@ -97,7 +97,7 @@ def join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as cause:
         where = f"the cluster at {address}" if address else "a cluster on this machine"
         first = str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
-        if _NO_NODE in first:
+        if _NO_NODE in f"{cause} {cause.__cause__}":
             first = f"no node of it runs on this machine. Start one: ray start --address {address} --num-cpus 0"
         raise ConfigurationError(f"SCHNELL_RAY_ADDRESS: {where} cannot be used: {first}") from cause
 
@@ -289,6 +289,12 @@ class ClusterConnection:
     def _seek(self) -> None:
         # a thread of its own: without a head, Ray's calls do not return
         while self._handle is None and not self._stopping.wait(_SEEK_SECONDS):
-            with suppress(RayServeException, ray.exceptions.RayError, ValueError):
+            try:
                 # options() also starts the router, which learns of the replicas
                 self._handle = serve.get_app_handle(APP).options(stream=True)
+            except (RayServeException, ray.exceptions.RayError, ValueError):
+                continue
+            except Exception:
+                # Ray imports as it goes, in several threads at once, which Python may fail. A gateway that stopped
+                # seeking here would never be ready
+                log.warning("the cluster's replicas are sought again", exc_info=True)
