@@ -94,6 +94,7 @@ async def test_usage_is_told_by_day_user_and_key_as_json_and_csv(server: Server)
             "failed": 1,
             "pictures": 2,
             "credits": 800,
+            "userId": (await server.client.get("/api/session")).json()["userId"],
         }
     ]
     text = (await server.client.get("/api/usage?format=csv")).text

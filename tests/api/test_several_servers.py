@@ -192,6 +192,7 @@ async def test_a_server_that_is_paused_for_less_than_its_lease_loses_nothing(tmp
         assert await place.check_books() == {"SUCCESS": 8}
 
 
+@pytest.mark.skipif(not SOAK, reason="waits until a lease has run out: make soak")
 async def test_a_server_that_was_paused_for_too_long_stops_what_others_have_ended_and_goes_on(tmp_path: Path) -> None:
     async with installation(tmp_path, SHORT) as place:
         paused, other = await place.start_two(2, 0.2)

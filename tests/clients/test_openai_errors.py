@@ -93,6 +93,7 @@ def test_an_exhausted_rate_and_an_exhausted_budget_are_rate_limit_errors(ask: Ge
     assert error.response.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.skipif(not SOAK, reason="waits for the client's own pauses: make soak")
 def test_a_bucket_that_is_gone_is_an_internal_server_error_that_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
