@@ -10,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from client_service import MODEL, PROMPT, Service, run_service
+from counts import SOAK
 from s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, run_nanio
 
 ASK: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "size": "256x256", "extra_body": {"num_inference_steps": 1}}
