@@ -28,7 +28,7 @@ KEPT_PROMPTS: Final = 128
 ADAPTER_BYTES: Final = 2 << 30
 
 #: Libraries' own memory: cuBLAS's and cuDNN's workspaces and compiled kernels; on a CPU, torch and the server.
-_LIBRARIES: Final = 600_000_000
+LIBRARY_BYTES: Final = 600_000_000
 #: A row's activations at their peak, in numbers for every token and channel. Quantizing a layer's input holds it once
 #: more, in float32 and in eight bits.
 _ROW_NUMBERS: Final = 16
@@ -127,7 +127,7 @@ def resident_shares(sizes: NetworkSizes, form: Form, *, is_compiled: bool = True
         Share("room for LoRAs beside the weights", _room_bytes(sizes, form) if is_compiled else 0),
         Share("LoRAs beside the slots", 0, min(ADAPTER_BYTES, sum(slots))),
         Share("prompts", KEPT_PROMPTS * prompt),
-        Share("libraries", _LIBRARIES),
+        Share("libraries", LIBRARY_BYTES),
     )
 
 

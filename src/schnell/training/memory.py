@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from schnell.engine.device import free_memory
-from schnell.engine.memory_sums import MEGAPIXEL, row_tokens
+from schnell.engine.memory_sums import LIBRARY_BYTES, MEGAPIXEL, row_tokens
 from schnell.engine.network_sizes import NetworkSizes, read_network_sizes
 from schnell.errors import TrainingError
 from schnell.training.low_rank import BaseModel
@@ -19,8 +19,6 @@ from schnell.training.plan import TrainingPlan
 _KEPT_NUMBERS: Final = 17
 #: A factor, its gradient and AdamW's two moments, in float32.
 _FACTOR_BYTES: Final = 16
-#: Libraries' own memory, as in `engine/memory_sums`.
-_LIBRARIES: Final = 600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def training_memory(sizes: NetworkSizes, plan: TrainingPlan, number_bytes: int) 
     loaded = (sizes.transformer + sizes.vae) * number_bytes + factors
     # the text encoders are loaded alone, before all else
     first = sizes.text * number_bytes
-    whole, checkpointed = (max(first, loaded + each * channels) + _LIBRARIES for each in kept)
+    whole, checkpointed = (max(first, loaded + each * channels) + LIBRARY_BYTES for each in kept)
     return TrainingMemory(whole, checkpointed)
 
 
