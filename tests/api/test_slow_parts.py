@@ -150,7 +150,9 @@ async def test_a_bucket_that_hangs_holds_up_nothing_that_needs_no_picture(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with (
         silent_host() as port,
-        serving(tmp_path, 0.01, assets_url="s3://bucket", s3_endpoint=f"http://127.0.0.1:{port}") as server,
+        serving(
+            tmp_path, 0.01, assets_url="s3://bucket", s3_endpoint=f"http://127.0.0.1:{port}", drain_seconds="1"
+        ) as server,
     ):
         async with two_teams(server.url, KEY) as (first, second):
 

@@ -1,9 +1,7 @@
 """Pictures as objects in a bucket of Amazon S3 or a server that speaks its protocol, opened by presigned links."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -14,6 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from schnell.assets.store import CACHE_CONTROL, file_name, list_pictures, shared_name, with_thumbnails
+from schnell.daemon_threads import DaemonThreads
 from schnell.errors import AssetError, NotFoundError
 
 _log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class S3Assets:
         self._client = _build_client(endpoint, region)
         # a client of its own for links: a presigned link is signed for one host, and cannot be sent to another
         self._links = _build_client(public_endpoint, region) if public_endpoint else self._client
-        self._threads = ThreadPoolExecutor(_THREADS, "s3")
+        self._threads = DaemonThreads(_THREADS, "s3")
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
         """Upload a picture, with the headers that the bucket shall answer with. Raises AssetError."""
@@ -122,7 +121,7 @@ class S3Assets:
 
     async def close(self) -> None:
         """Close the connections."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         self._client.close()
         self._links.close()
 
@@ -151,7 +150,7 @@ class S3Assets:
         try:
             # boto3 waits for its answers: in a thread, or the event loop would; in threads of its own, or a bucket that
             # hangs would take those that everything else works in
-            return await asyncio.get_running_loop().run_in_executor(self._threads, action, *arguments)
+            return await self._threads.run(action, *arguments)
         except ClientError as cause:
             code = cause.response.get("Error", {}).get("Code", "")
             if code in {"NoSuchKey", "404"}:

@@ -7,7 +7,6 @@ forgery). See docs/decisions/0011.
 import asyncio
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -15,6 +14,7 @@ from typing import Final
 
 import httpx
 
+from schnell.daemon_threads import DaemonThreads
 from schnell.errors import LoraDownloadError, LoraSourceError
 
 Address = IPv4Address | IPv6Address
@@ -36,7 +36,7 @@ _SPECIAL: Final = tuple(
 )
 #: Names are asked for in threads of their own, which the rest of the server does not wait for: the system's resolver
 #: takes half a minute to give a silent name server up.
-_RESOLVERS: Final = ThreadPoolExecutor(32, "resolver")
+_RESOLVERS: Final = DaemonThreads(32, "resolver")
 _RESOLVE_SECONDS: Final = 10.0
 
 
@@ -160,7 +160,7 @@ async def _resolve(host: str, port: int) -> list[Address]:
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
         async with asyncio.timeout(_RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, look_up)
+            found = await _RESOLVERS.run(look_up)
     except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError, too
         raise LoraDownloadError(f"the host {host} cannot be found") from error
     # without the zone of a link-local address (`fe80::1%eth0`)
