@@ -4,7 +4,6 @@ The task is a JSON object on stdin, the answer one on stdout (`schnell.adapters.
 """
 
 import json
-import os
 import resource
 import sys
 from dataclasses import asdict
@@ -43,8 +42,7 @@ def _read_shape(values: dict[str, Any]) -> ModelShape:
 
 
 def main() -> None:
-    """Read the task, stand behind the engine for a processor, answer."""
-    os.nice(7)
+    """Read the task, answer."""
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     json.dump(run(json.load(sys.stdin)), sys.stdout)
 

@@ -23,6 +23,8 @@ from schnell.errors import AdapterError, DiskError
 _log = logging.getLogger(__name__)
 #: A file up to this size is not worth a process: what can be wrong with it takes milliseconds to find.
 SMALL_BYTES: Final = 256 * 1024
+#: The process stands behind the engine for a processor, also while it starts: that is most of what a file takes.
+_START: Final = "import os, runpy; os.nice(10); runpy.run_module('schnell.adapters', run_name='__main__')"
 _TUPLES: Final = ("trigger_words", "base_model", "warnings")
 
 
@@ -50,7 +52,7 @@ def _open_converted(path: Path, sha256: str, shape: ModelShape) -> ConvertedAdap
 async def _run(task: Mapping[str, Any]) -> dict[str, Any]:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "schnell.adapters", stdin=pipe, stdout=pipe, stderr=pipe
+        sys.executable, "-c", _START, stdin=pipe, stdout=pipe, stderr=pipe
     )
     try:
         written, complaints = await process.communicate(json.dumps(task).encode())
