@@ -25,6 +25,11 @@ def postgres_server() -> PostgresServer:
     folder = Path(tempfile.mkdtemp(prefix="schnell-postgres-"))
     server = PostgresServer(folder, cleanup_mode="delete")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # what is written here outlives nothing; and autovacuum would go round hundreds of databases without an end
+        for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
+            connection.execute(f"ALTER SYSTEM SET {name} = off")
+        connection.execute("SELECT pg_reload_conf()")
     return server
 
 

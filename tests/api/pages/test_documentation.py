@@ -45,11 +45,14 @@ async def test_tables_come_from_the_schema(server: Server) -> None:
 
 
 async def test_links_between_pages_lead_somewhere(server: Server) -> None:
+    found: dict[str, str] = {}
     for path in await _all_pages(server):
         page = (await server.client.get(path.removesuffix(".md"))).text
-        for link in set(re.findall(r'href="(/docs/[^"#]+)', page)):
-            if "/decisions/" not in link and not Path(link).suffix:
-                assert (await server.client.get(link)).status_code == 200, f"{path} -> {link}"
+        found |= dict.fromkeys(re.findall(r'href="(/docs/[^"#]+)', page), path)
+    links = {link: path for link, path in found.items() if "/decisions/" not in link and not Path(link).suffix}
+    assert links
+    for link, path in links.items():
+        assert (await server.client.get(link)).status_code == 200, f"{path} -> {link}"
 
 
 @pytest.mark.parametrize("path", ["/docs/nothing", "/docs/pictures/nothing.png", "/docs/nothing.md"])
