@@ -1,10 +1,12 @@
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from schnell.spec import ASPECT_RATIOS
-from servers import Server
+from servers import Server, run_server
 
 #: Every parameter, tip, use case and note of the document that the API follows.
 _REFERENCE = """
@@ -22,6 +24,16 @@ Combine popular LoRA models for unique looks | 1 MP for final outputs | 0.25 MP 
 Higher quality settings increase generation time | personal use license | optimized for speed (1-4 steps)
 Flux Pro or Flux Dev models | aiRecordDetail | resultObject | temporaryUrl | teamUser | creditLimit | usedCredit
 """  # noqa: RUF001 - as the document writes it
+
+
+# none of these changes anything on the server: one is enough for all of them
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    async with run_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 async def _all_pages(server: Server) -> dict[str, str]:
