@@ -82,12 +82,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of each kind with the newest schema: a copy, for migrating takes longer than most tests."""
     if request.param == "sqlite":
-        url = f"sqlite:{shutil.copy(migrated_sqlite(), tmp_path / 'test.db')}"
-    else:
-        url = new_postgres_url(migrated_postgres())
-    database = Database(url)
+        return f"sqlite:{shutil.copy(migrated_sqlite(), tmp_path / 'test.db')}"
+    return new_postgres_url(migrated_postgres())
+
+
+@pytest.fixture
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    database = Database(migrated_url)
     yield database
     await database.close()

@@ -6,6 +6,7 @@ What a server imports until it is ready is imported here, once for all servers t
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from fakes import FakeRunner
@@ -22,9 +23,15 @@ pages.load_languages()
 pages.load_documents(pages.find_documents())
 
 
-def serve(environment: Mapping[str, str], step_seconds: float, errors: Path) -> None:
-    """Serve until a signal ends it. Settings come from `environment`, as for `schnell serve`."""
+def serve(environment: Mapping[str, str], step_seconds: float, errors: Path, constants: Mapping[str, float]) -> None:
+    """Serve until a signal ends it. Settings come from `environment`, as for `schnell serve`.
+
+    `constants` are other values for some in the code, by their full names.
+    """
     _redirect(errors)
+    for name, value in constants.items():
+        module, _, constant = name.rpartition(".")
+        setattr(import_module(module), constant, value)
     os.environ.clear()
     os.environ.update(environment)
     settings = read_settings()

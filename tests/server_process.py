@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -85,8 +85,10 @@ def _forks() -> ForkServerContext:
     return context
 
 
-def start_server(folder: Path, step_seconds: float = 0.0, **settings: str) -> ServerProcess:
-    """A server that is ready. `settings` are environment variables without their prefix."""
+def start_server(
+    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, float] | None = None, **settings: str
+) -> ServerProcess:
+    """A server that is ready. `settings` are environment variables without their prefix; `constants`: see `serve`."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
@@ -95,7 +97,7 @@ def start_server(folder: Path, step_seconds: float = 0.0, **settings: str) -> Se
     errors = folder / f"stderr-{port}.txt"
     errors.touch()
     with _turn:
-        process = _forks().Process(target=serve, args=(environment, step_seconds, errors), daemon=True)
+        process = _forks().Process(target=serve, args=(environment, step_seconds, errors, constants or {}), daemon=True)
         process.start()
     server = ServerProcess(process, f"http://127.0.0.1:{port}", errors)
     _await_ready(server)
@@ -103,8 +105,10 @@ def start_server(folder: Path, step_seconds: float = 0.0, **settings: str) -> Se
 
 
 @contextmanager
-def serving(folder: Path, step_seconds: float = 0.0, **settings: str) -> Iterator[ServerProcess]:
-    server = start_server(folder, step_seconds, **settings)
+def serving(
+    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, float] | None = None, **settings: str
+) -> Iterator[ServerProcess]:
+    server = start_server(folder, step_seconds, constants, **settings)
     try:
         yield server
     finally:
