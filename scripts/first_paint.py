@@ -34,7 +34,7 @@ def load(browser: Browser, url: str) -> tuple[float, int]:
 def main() -> None:
     """Load the page, and tell."""
     loads = int(sys.argv[1]) if len(sys.argv) > 1 else 12
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chromium-headless-shell"))), None)
     with tempfile.TemporaryDirectory() as data, serving(data) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         load(browser, url)

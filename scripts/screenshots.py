@@ -177,7 +177,7 @@ def main() -> None:
     """Take the pictures."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chromium-headless-shell"))), None)
     with tempfile.TemporaryDirectory() as data, serving(data) as url, sync_playwright() as playwright:
         fill_gallery(url)
         draw_sheet(url).save(folder / "schnell-mini.webp", "WEBP", quality=84, method=6)

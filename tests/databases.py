@@ -25,6 +25,11 @@ def postgres_server() -> PostgresServer:
     folder = Path(tempfile.mkdtemp(prefix="schnell-postgres-"))
     server = PostgresServer(folder, cleanup_mode="delete")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # what is written here outlives nothing; and autovacuum would go round hundreds of databases without an end
+        for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
+            connection.execute(f"ALTER SYSTEM SET {name} = off")
+        connection.execute("SELECT pg_reload_conf()")
     return server
 
 
@@ -77,12 +82,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of each kind with the newest schema: a copy, for migrating takes longer than most tests."""
     if request.param == "sqlite":
-        url = f"sqlite:{shutil.copy(migrated_sqlite(), tmp_path / 'test.db')}"
-    else:
-        url = new_postgres_url(migrated_postgres())
-    database = Database(url)
+        return f"sqlite:{shutil.copy(migrated_sqlite(), tmp_path / 'test.db')}"
+    return new_postgres_url(migrated_postgres())
+
+
+@pytest.fixture
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    database = Database(migrated_url)
     yield database
     await database.close()

@@ -1,20 +1,24 @@
 """Servers that run in the tests' own process."""
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 
+from databases import migrated_sqlite
 from fakes import FakeRunner
 from schnell.accounts.identity import Scope
 from schnell.accounts.keys import create_key
 from schnell.accounts.teams import create_team, list_members
 from schnell.bootstrap import build_app
 from schnell.settings import Settings
+from schnell.web import pages
 from schnell.web.services import Services, services_of_app
 
 KEY = "test-key-of-the-first-team"
@@ -23,6 +27,10 @@ BODY: dict[str, Any] = {
     "model": "black-forest-labs/flux-schnell-lora",
     "promptObject": {"prompt": "a red apple", "megapixels": "0.25"},
 }
+
+# what every server reads of the package itself: once for all servers of a process
+for _name in ("load_static_files", "load_languages", "load_documents"):
+    setattr(pages, _name, cache(getattr(pages, _name)))
 
 
 @dataclass
@@ -56,7 +64,10 @@ async def key_for(server: Server, team: str, *scopes: Scope, **options: Any) -> 
 
 @asynccontextmanager
 async def run_server(folder: Path, runner: FakeRunner | None = None, **settings: Any) -> AsyncIterator[Server]:
+    """A server on `folder`. A new one has its tables already: servers in processes of their own make them."""
     runner = runner or FakeRunner()
+    if "database_url" not in settings and not (folder / "schnell.db").exists():
+        shutil.copy(migrated_sqlite(), folder / "schnell.db")
     given: dict[str, Any] = {"data_dir": folder, "bootstrap_key": KEY, "drain_seconds": 5} | settings
     app = build_app(Settings(**given), runner)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -138,7 +138,7 @@ async def test_health_and_streams_answer_while_a_write_waits_for_the_lock(tmp_pa
 
 
 def resident_kib(server: ServerProcess) -> int:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    status = Path(f"/proc/{server.pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+)", status)
     assert found is not None
     return int(found[1])

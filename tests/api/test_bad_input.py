@@ -1,15 +1,27 @@
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from servers import BODY, KEY, Server
+from servers import BODY, KEY, Server, run_server
 
 PROMPT = {"prompt": "a red apple"}
 
 
 async def post(server: Server, body: Any) -> Any:
     return await server.client.post("/api/features", json=body)
+
+
+# none of these changes anything on the server: one is enough for all of them
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    async with run_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 async def assert_nothing_happened(server: Server) -> None:
@@ -173,8 +185,10 @@ async def test_absurd_headers_are_refused(server: Server) -> None:
         {"Authorization": KEY},
     ],
 )
-async def test_a_wrong_or_missing_key_is_401(server: Server, headers: dict[str, str]) -> None:
-    del server.client.headers["API-KEY"]
+async def test_a_wrong_or_missing_key_is_401(
+    server: Server, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(server.client.headers, "API-KEY")
     answer = await server.client.post("/api/features", json=BODY, headers=headers)
     assert answer.status_code == 401
     assert answer.json()["errorCode"] == "HTTP_EXCEPTION"

@@ -129,11 +129,11 @@ async def test_a_links_life_is_the_operators_choice(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     assets = f"s3://{BUCKET}"
-    with serving(tmp_path, assets_url=assets, s3_endpoint=bucket.endpoint, link_seconds="2") as server:
+    with serving(tmp_path, assets_url=assets, s3_endpoint=bucket.endpoint, link_seconds="1") as server:
         async with server.client() as client:
             link = (await draw(client))["temporaryUrl"]
             assert (await fetch(link)).status_code == 200
-            await asyncio.sleep(3.1)
+            await asyncio.sleep(2.1)
             assert (await fetch(link)).status_code == 403
 
 

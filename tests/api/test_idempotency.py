@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from databases import database_url
+from databases import migrated_url
 from fakes import FakeRunner
 from schnell.clock import now
 from schnell.database.tables import idempotency_keys
@@ -13,13 +13,13 @@ from schnell.errors import GenerationFailedError
 from schnell.generations.idempotency import KEPT_FOR
 from servers import BODY, Server, body_with, run_server
 
-__all__ = ["database_url"]
+__all__ = ["migrated_url"]
 HEADERS = {"Idempotency-Key": "order-66"}
 
 
 @pytest.fixture
-async def server(tmp_path: Path, database_url: str) -> AsyncIterator[Server]:
-    async with run_server(tmp_path, FakeRunner(step_seconds=0.02), database_url=database_url) as running:
+async def server(tmp_path: Path, migrated_url: str) -> AsyncIterator[Server]:
+    async with run_server(tmp_path, FakeRunner(step_seconds=0.02), database_url=migrated_url) as running:
         yield running
 
 

@@ -61,10 +61,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     )
     yield Pair(url, (found[0], found[1]))
     for server in found:
-        if server.process.poll() is None:
-            server.kill()
-        if server.process.stdout:
-            server.process.stdout.close()
+        server.end()
 
 
 async def test_two_servers_keep_the_limits_of_one_and_a_dead_ones_work_counts_no_more(pair: Pair) -> None:

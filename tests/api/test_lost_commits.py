@@ -10,17 +10,17 @@ import pytest
 from books import charged_for_successes, check_credits, check_rows
 from commit_faults import KINDS, CommitFaults, Kind, When, commit_faults
 from counts import repeats
-from databases import database_url
+from databases import migrated_url
 from fakes import FakeRunner
 from schnell.errors import GenerationFailedError
 from servers import BODY, Server, run_server
 
-__all__ = ["database_url"]
+__all__ = ["migrated_url"]
 
 
 @pytest.fixture
-def faults(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommitFaults]:
-    with commit_faults(database_url, monkeypatch) as found:
+def faults(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommitFaults]:
+    with commit_faults(migrated_url, monkeypatch) as found:
         yield found
 
 

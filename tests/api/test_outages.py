@@ -354,7 +354,9 @@ async def test_sigterm_while_the_database_is_away_exits_zero_and_the_next_start_
     tmp_path: Path,
 ) -> None:
     url = f"sqlite:{tmp_path / 'schnell.db'}"
-    with serving(tmp_path, step_seconds=0.1, drain_seconds="2") as server:
+    # each part that stops waits so long for the lock
+    busy = {"schnell.database.inline_sqlite._BUSY_SECONDS": 10.0 if SOAK else 0.5}
+    with serving(tmp_path, step_seconds=0.1, constants=busy, drain_seconds="2") as server:
         async with server.client() as client:
             await client.post("/api/features", json=BODY | {"async": True})
         async with locked(tmp_path / "schnell.db"):

@@ -32,7 +32,7 @@ def follow(page: Page, link: str) -> None:
     page.wait_for_load_state("networkidle")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_link_asks_before_it_replaces_a_session(
     visit: Callable[..., Any], site: ServerProcess, other: tuple[str, str], width: int, scheme: str
 ) -> None:

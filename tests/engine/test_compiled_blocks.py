@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from adapter_files import write_canonical
+from counts import SOAK
+from schnell.engine import compiled_blocks
 from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.compiled_blocks import CompiledBlocks
 from schnell.engine.compiler import in_program_sizes
@@ -26,6 +28,8 @@ PARAMS = FluxParams(
     depth=1, depth_single_blocks=2, axes_dim=(4, 6, 6),
 )  # fmt: skip
 SIZES = (Size(6, 6), Size(8, 5))
+#: Each number of rows has programs of its own, seconds of work each: one row is a special case, two are several.
+ROWS = compiled_blocks.ROWS if SOAK else (1, 2)
 
 
 class Served:
@@ -53,7 +57,7 @@ class Served:
         states, pooled = torch.randn(TEXT_TOKENS, 20, generator=generator), torch.randn(12, generator=generator)
         prompt = PromptEmbedding(states, pooled, was_truncated=False)
         rows = [begin_drawing(prompt, seed, 4, grid, tuple(row)) for seed, row in enumerate(uses)]
-        return torch.cat([self._velocities(batch)[:count] for batch, count in in_program_sizes(rows)])
+        return torch.cat([self._velocities(batch)[:count] for batch, count in in_program_sizes(rows, ROWS)])
 
     def _velocities(self, batch: list[Drawing]) -> Tensor:
         with self.routing.using([row.slots for row in batch]):
@@ -62,10 +66,12 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    served = Served()
-    for _ in served.blocks.warm_up(TEXT_TOKENS, CPU, torch.float32):
-        pass
-    yield served
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled_blocks, "ROWS", ROWS)
+        served = Served()
+        for _ in served.blocks.warm_up(TEXT_TOKENS, CPU, torch.float32):
+            pass
+        yield served
     torch._dynamo.reset()
 
 

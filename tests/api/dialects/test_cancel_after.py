@@ -16,26 +16,34 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_prediction_that_lives_too_long_is_cancelled_and_costs_nothing(tmp_path: Path) -> None:
-    runner = FakeRunner(gate=asyncio.Event())
-    async with run_server(tmp_path, runner) as server:
-        made = await server.client.post(PATH, json=BODY, headers={"Cancel-After": "5s"})
-        forever = await server.client.post(PATH, json=BODY, headers={"Cancel-After": "1h30m"})
+async def test_a_prediction_that_lives_too_long_is_cancelled_and_costs_nothing_and_one_that_ends_in_time_stays(
+    tmp_path: Path,
+) -> None:
+    gate = asyncio.Event()
+    async with run_server(tmp_path, FakeRunner(gate=gate)) as server:
+
+        async def status(prediction: dict[str, Any]) -> str:
+            return str((await server.client.get(prediction["urls"]["get"])).json()["status"])
+
+        async def predict(**headers: str) -> dict[str, Any]:
+            found: dict[str, Any] = (await server.client.post(PATH, json=BODY, headers=headers)).json()
+            return found
+
+        gate.set()
+        ended = await predict(**{"Cancel-After": "5s", "Prefer": "wait"})
+        assert ended["status"] == "succeeded"
+        paid = (await server.client.get("/api/session")).json()["usedCredit"]
+        gate.clear()
+        # the shortest life that the header can give
+        late = await predict(**{"Cancel-After": "5s"})
+        forever = await predict(**{"Cancel-After": "1h30m"})
 
         async def is_cancelled() -> bool:
-            shown = await server.client.get(made.json()["urls"]["get"])
-            return bool(shown.json()["status"] == "canceled")
+            return await status(late) == "canceled"
 
         await until(is_cancelled)
-        assert runner.cancelled == [made.json()["id"]]
-        assert (await server.client.get(forever.json()["urls"]["get"])).json()["status"] == "starting"
-        await server.client.post(forever.json()["urls"]["cancel"])
-        assert (await server.client.get("/api/session")).json()["usedCredit"] == 0
-
-
-async def test_a_prediction_that_ends_in_time_stays_as_it_is(tmp_path: Path) -> None:
-    async with run_server(tmp_path) as server:
-        made = await server.client.post(PATH, json=BODY, headers={"Cancel-After": "5s", "Prefer": "wait"})
-        assert made.json()["status"] == "succeeded"
-        await asyncio.sleep(5.2)
-        assert (await server.client.get(made.json()["urls"]["get"])).json()["status"] == "succeeded"
+        assert server.runner.cancelled == [late["id"]]
+        assert await status(forever) == "starting"
+        assert await status(ended) == "succeeded"
+        await server.client.post(forever["urls"]["cancel"])
+        assert (await server.client.get("/api/session")).json()["usedCredit"] == paid

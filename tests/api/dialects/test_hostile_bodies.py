@@ -1,11 +1,12 @@
 """Bodies that no client means to send: each dialect refuses them in its own words, and nothing is drawn."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from servers import Server
+from servers import Server, run_server
 
 Problem = Callable[[Any], bool]
 MODEL = "black-forest-labs/flux-schnell-lora"
@@ -104,6 +105,16 @@ NO_LORAS = (
     "x" * 5000,
 )
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+# none of these changes anything on the server: one is enough for all of them
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    async with run_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 async def assert_refused(server: Server, dialect: str, statuses: set[int], **request: Any) -> None:

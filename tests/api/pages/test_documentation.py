@@ -1,10 +1,12 @@
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from schnell.spec import ASPECT_RATIOS
-from servers import Server
+from servers import Server, run_server
 
 #: Every parameter, tip, use case and note of the document that the API follows.
 _REFERENCE = """
@@ -22,6 +24,16 @@ Combine popular LoRA models for unique looks | 1 MP for final outputs | 0.25 MP 
 Higher quality settings increase generation time | personal use license | optimized for speed (1-4 steps)
 Flux Pro or Flux Dev models | aiRecordDetail | resultObject | temporaryUrl | teamUser | creditLimit | usedCredit
 """  # noqa: RUF001 - as the document writes it
+
+
+# none of these changes anything on the server: one is enough for all of them
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    async with run_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 async def _all_pages(server: Server) -> dict[str, str]:
@@ -45,11 +57,14 @@ async def test_tables_come_from_the_schema(server: Server) -> None:
 
 
 async def test_links_between_pages_lead_somewhere(server: Server) -> None:
+    found: dict[str, str] = {}
     for path in await _all_pages(server):
         page = (await server.client.get(path.removesuffix(".md"))).text
-        for link in set(re.findall(r'href="(/docs/[^"#]+)', page)):
-            if "/decisions/" not in link and not Path(link).suffix:
-                assert (await server.client.get(link)).status_code == 200, f"{path} -> {link}"
+        found |= dict.fromkeys(re.findall(r'href="(/docs/[^"#]+)', page), path)
+    links = {link: path for link, path in found.items() if "/decisions/" not in link and not Path(link).suffix}
+    assert links
+    for link, path in links.items():
+        assert (await server.client.get(link)).status_code == 200, f"{path} -> {link}"
 
 
 @pytest.mark.parametrize("path", ["/docs/nothing", "/docs/pictures/nothing.png", "/docs/nothing.md"])

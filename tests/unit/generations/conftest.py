@@ -1,3 +1,3 @@
-from databases import database, database_url
+from databases import database, migrated_url
 
-__all__ = ["database", "database_url"]
+__all__ = ["database", "migrated_url"]

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from books import check_credits
 from counts import repeats
-from databases import database_url
+from databases import migrated_url
 from flaky_database import Fault, FlakyDatabase
 from schnell.accounts.credits import Reservation, release, reserve
 from schnell.accounts.identity import Caller
@@ -21,7 +21,6 @@ from schnell.assets.links import LinkSigner
 from schnell.assets.local import LocalAssets
 from schnell.assets.store import KeyMint
 from schnell.clock import Backoff, now
-from schnell.database.migration import migrate
 from schnell.database.tables import images, metadata, new_id, records
 from schnell.errors import AssetError, DatabaseUnavailableError, GenerationCancelledError, GenerationFailedError
 from schnell.generations.closing import Closings, Ending, failed
@@ -29,7 +28,7 @@ from schnell.generations.records import Record, StoredImage, find_record, finish
 from schnell.generations.request import describe_spec
 from schnell.spec import GenerationSpec
 
-__all__ = ["database_url"]
+__all__ = ["migrated_url"]
 NO_WAIT = Backoff(0.0, 0.0)
 COST = 400
 
@@ -102,9 +101,8 @@ async def build_house(database: FlakyDatabase, folder: Path) -> House:
 
 
 @pytest.fixture
-async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
-    database = FlakyDatabase(database_url)
-    await migrate(database)
+async def house(migrated_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    database = FlakyDatabase(migrated_url)
     yield await build_house(database, tmp_path)
     await database.close()
 

@@ -18,7 +18,6 @@ from leftovers import (
     used_credits,
 )
 from schnell.accounts.credits import find_reservation, settle
-from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.database.tables import images, records, webhooks
 from schnell.errors import AssetError, GenerationCancelledError, NotFoundError
@@ -68,14 +67,13 @@ async def test_a_living_servers_records_are_left_alone(database: Database, tmp_p
 
 
 async def test_several_servers_that_put_things_right_at_once_release_each_credit_once(
-    database_url: str, tmp_path: Path
+    migrated_url: str, tmp_path: Path
 ) -> None:
-    database = Database(database_url)
-    await migrate(database)
+    database = Database(migrated_url)
     caller = await make_caller(database)
     left = [await leave_unfinished(database, caller, "main") for _ in range(10)]
     async with asyncio.timeout(120):
-        databases = [Database(database_url) for _ in range(3)]
+        databases = [Database(migrated_url) for _ in range(3)]
         leases = [await start_lease(each, tmp_path) for each in databases]
         found = await asyncio.gather(
             *(put_right(each, tmp_path, lease) for each, lease in zip(databases, leases, strict=True))

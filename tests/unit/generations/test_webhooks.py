@@ -6,13 +6,13 @@ import httpx
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from databases import database, database_url
+from databases import database, migrated_url
 from schnell.clock import Backoff
 from schnell.database.session import Database
 from schnell.errors import DatabaseUnavailableError
 from schnell.generations.webhooks import Subscription, Subscriptions, WebhookSender
 
-__all__ = ["database", "database_url"]
+__all__ = ["database", "migrated_url"]
 
 
 def answering(*statuses: int) -> tuple[httpx.MockTransport, list[httpx.Request]]:

@@ -1,12 +1,12 @@
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from databases import database, database_url
+from databases import database, migrated_sqlite, migrated_url
 from lora_libraries import MakeLibrary
 from schnell.adapters import read_model_shape
-from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.loras.bundled import read_bundled
 from schnell.loras.files import AdapterFiles
@@ -19,14 +19,13 @@ from schnell.outbound.addresses import AddressPolicy
 from schnell.outbound.downloads import Downloader
 from tls_server import TlsServer
 
-__all__ = ["database", "database_url"]
+__all__ = ["database", "migrated_url"]
 
 
 @pytest.fixture
 async def library_database(tmp_path: Path) -> AsyncIterator[Database]:
     """A SQLite file for the library; its statements are tested on both databases."""
-    found = Database(f"sqlite:{tmp_path / 'schnell.db'}")
-    await migrate(found)
+    found = Database(f"sqlite:{shutil.copy(migrated_sqlite(), tmp_path / 'schnell.db')}")
     yield found
     await found.close()
 

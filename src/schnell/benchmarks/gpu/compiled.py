@@ -37,7 +37,9 @@ def compiled(lab: Lab) -> Figures:
             if "ms" in none[1] and "ms" in one[1]:
                 yield f"{place}_one_over_none", one[1]["ms"] / none[1]["ms"]
     compile_lazily(lab, engine, exact)
-    yield lab.attempt("fifty_warm_up_s", partial(_warm_up_s, lab, engine, exact, [ONE, *OTHERS]))
+    yield lab.attempt(
+        "fifty_warm_up_s", partial(_warm_up_s, lab, engine, exact, [ONE, *OTHERS[: 1 if lab.is_dry else None]])
+    )
     yield lab.attempt(
         "fifty_loras", partial(_in_turn, lab, engine, exact, under_other_names(loras, 4 if lab.is_dry else 50))
     )
