@@ -59,12 +59,14 @@ export function loraPicker(field, scale) {
     clear() {
       this.form[field] = "";
       this.open = false;
+      this.commit();
       document.getElementById(field).focus();
     },
     choose(lora) {
       this.form[field] = lora.name;
       this.open = false;
       this.searching = false;
+      this.commit();
       document.getElementById(field).focus();
     },
     focusFirst() {

@@ -66,6 +66,7 @@ function playground() {
     usedSeed: null,
     lastSeed: null,
     secondOpen: false,
+    halfTyped: false,
     locked: false,
     client: localStorage.getItem("schnell-client") ?? "curl",
     snippet: "",
@@ -274,11 +275,27 @@ function playground() {
       if (signedIn) this.quoting = setTimeout(() => this.quote(), 350);
     },
 
+    /** Half of a LoRA's name, or "10" on the way to 1024, is no value yet: the server would refuse it. */
+    typing({ target }) {
+      this.halfTyped = target.matches("[type=text], [type=number]") || !target.value.trim();
+    },
+    /** A field is left (focusout) or its value confirmed (change). A list of LoRAs is a part of its field. */
+    leave(event) {
+      const list = event.target.closest(".combo")?.querySelector("ul");
+      if (list && (event.type === "change" || list.contains(event.relatedTarget))) return;
+      if (this.halfTyped) this.commit();
+    },
+    commit() {
+      this.halfTyped = false;
+      this.refresh();
+    },
+
     body() {
       return { type: "IMAGE_GENERATOR", model: config.model, promptObject: buildPromptObject(this.form, this.touched, null) };
     },
 
     async quote() {
+      if (this.halfTyped) return;
       const asked = (this.quoted = (this.quoted ?? 0) + 1);
       const prompts = this.expanded;
       const body = this.body();
@@ -302,6 +319,7 @@ function playground() {
       const prompts = this.expanded;
       if (prompts.length > MOST_PROMPTS) return document.getElementById("prompt").focus();
       for (const name of FIELDS) this.problems[name] = "";
+      this.halfTyped = false;
       this.usedSeed = null;
       this.prompts = withPrompt(this.prompts, this.form.prompt);
       const body = this.body();
@@ -430,6 +448,7 @@ function playground() {
     fillIn(values) {
       const known = Object.fromEntries(Object.entries(values).filter(([name]) => FIELDS.includes(name)));
       Object.assign(this.form, emptyForm(config.defaults), known);
+      this.halfTyped = false;
       this.secondOpen = false;
       this.$nextTick(() => {
         this.touched = new Set(Object.keys(known));
