@@ -258,6 +258,19 @@ def test_a_key_with_too_few_credits_and_one_that_asks_too_often_are_told(visit: 
         expect(page.get_by_role("button", name="Try again")).to_be_visible()
 
 
+def test_a_key_that_may_only_look_is_offered_nothing_that_would_be_refused(visit: Visit) -> None:
+    with visit() as owner:
+        team = _team(owner.url)
+    made = _admin(owner.url, f"teams/{team}/keys", {"name": "looker", "scopes": ["read"]})
+    with visit(key=made["key"]) as visitor:
+        page = visitor.open("/?prompt=x")
+        expect(page.locator(".quote")).to_contain_text("not draw")
+        expect(page.locator("#run")).to_have_count(0)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_load_state("networkidle")
+        assert visitor.complaints == []
+
+
 def test_a_key_that_is_revoked_meanwhile_leads_to_the_sign_in_page_and_back(visit: Visit) -> None:
     with visit() as owner:
         team = _team(owner.url)

@@ -21,7 +21,9 @@ async def test_pages_allow_no_inline_script_and_no_inline_style(server: Server) 
         assert " onclick=" not in answer.text
 
 
-@pytest.mark.parametrize(("cookie", "told"), [("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('"><b', "")])
+@pytest.mark.parametrize(
+    ("cookie", "told"), [("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('"><b', "")]
+)
 async def test_a_page_comes_in_the_theme_that_was_chosen(server: Server, cookie: str, told: str) -> None:
     page = await server.client.get("/docs", headers={"Cookie": f"schnell_theme={cookie}"})
     assert f'<html lang="en"{told}>' in page.text
