@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from browser.conftest import Visit, copied, settle
 from schnell.provenance.image_file import encode_image
@@ -123,6 +123,38 @@ def test_the_price_is_told_before_and_follows_the_settings(visit: Visit) -> None
         expect(page.locator(".quote")).not_to_contain_text("1,000 credits")
 
 
+def test_nothing_is_asked_about_a_value_that_is_half_typed(visit: Visit) -> None:
+    with visit() as visitor:
+        visitor.page.clock.install()
+        page = visitor.open("/?prompt=x&aspect_ratio=custom&width=512&height=512")
+        page.clock.run_for(1000)
+        expect(page.locator(".quote")).to_contain_text("credit")
+        asked: list[tuple[str | None, Any]] = []
+
+        def note(request: Request) -> None:
+            if request.url.endswith("/api/features"):
+                given = request.post_data_json["promptObject"]
+                asked.append((given.get("lora_weights"), given["width"]))
+
+        page.on("request", note)
+        page.fill("#lora_weights", "pix")
+        page.clock.run_for(5000)
+        assert asked == []
+        with page.expect_response("**/api/features"):
+            page.locator("#lora_weights-list li").click()
+            page.clock.run_for(1000)
+        page.fill("#width", "10")
+        page.clock.run_for(5000)
+        page.fill("#width", "1024")
+        page.clock.run_for(5000)
+        assert asked == [("pixel", 512)]
+        with page.expect_response("**/api/features"):
+            page.keyboard.press("Tab")
+            page.clock.run_for(1000)
+        assert asked == [("pixel", 512), ("pixel", 1024)]
+        assert visitor.complaints == []
+
+
 def test_the_keyboard_alone_draws(visit: Visit) -> None:
     with visit() as visitor:
         page = visitor.open("/?prompt=x")
@@ -185,6 +217,7 @@ def test_a_wrong_value_is_told_beside_its_field(visit: Visit, field: str, value:
     with visit() as visitor:
         page = visitor.open("/?prompt=x")
         page.fill(f"#{field}", value)
+        page.keyboard.press("Tab")
         expect(page.locator(f"#{field}-problem")).to_contain_text(told)
         page.click("#run")
         expect(_failure(page)).to_contain_text("The fields say what")
@@ -202,6 +235,7 @@ def test_wrong_sides_and_scales_are_told_beside_their_fields(visit: Visit) -> No
         page.fill("#width", "512")
         expect(page.locator("#width-problem")).to_be_empty()
         page.locator("#lora_scale + input").fill("9")
+        page.keyboard.press("Tab")
         expect(page.locator("#lora_scale-problem")).to_contain_text("0-3")
 
 
@@ -222,6 +256,19 @@ def test_a_key_with_too_few_credits_and_one_that_asks_too_often_are_told(visit: 
         page.click("#run")
         expect(_failure(page).locator("h2")).to_have_text("Too fast")
         expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_a_key_that_may_only_look_is_offered_nothing_that_would_be_refused(visit: Visit) -> None:
+    with visit() as owner:
+        team = _team(owner.url)
+    made = _admin(owner.url, f"teams/{team}/keys", {"name": "looker", "scopes": ["read"]})
+    with visit(key=made["key"]) as visitor:
+        page = visitor.open("/?prompt=x")
+        expect(page.locator(".quote")).to_contain_text("not draw")
+        expect(page.locator("#run")).to_have_count(0)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_load_state("networkidle")
+        assert visitor.complaints == []
 
 
 def test_a_key_that_is_revoked_meanwhile_leads_to_the_sign_in_page_and_back(visit: Visit) -> None:

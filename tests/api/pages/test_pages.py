@@ -21,6 +21,14 @@ async def test_pages_allow_no_inline_script_and_no_inline_style(server: Server) 
         assert " onclick=" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("cookie", "told"), [("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('"><b', "")]
+)
+async def test_a_page_comes_in_the_theme_that_was_chosen(server: Server, cookie: str, told: str) -> None:
+    page = await server.client.get("/docs", headers={"Cookie": f"schnell_theme={cookie}"})
+    assert f'<html lang="en"{told}>' in page.text
+
+
 @pytest.mark.parametrize("path", ["/gallery", "/account", "/loras"])
 async def test_a_stranger_is_led_to_the_sign_in_page_and_back(server: Server, path: str) -> None:
     answer = await server.client.get(path, headers={"API-KEY": ""})

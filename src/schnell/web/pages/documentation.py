@@ -4,6 +4,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from schnell.errors import NotFoundError
@@ -111,7 +112,8 @@ async def _show(request: Request, slug: str) -> Response:
 def _find(request: Request, slug: str) -> Document:
     found = site_of(request).documents.get(slug)
     if found is None:
-        raise NotFoundError("the documentation has no such page; /docs lists them")
+        # not in the domain's words, which are English: the page that browsers get is in their language
+        raise HTTPException(404)
     return found
 
 

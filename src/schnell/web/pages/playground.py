@@ -49,8 +49,9 @@ async def playground(request: Request) -> Response:
     """The page. Its script reads the configuration that stands in it as JSON."""
     caller = await find_caller(request)
     config = _config(request) | {"library": await _library(request, caller)}
-    may_add = caller is not None and "generate" in caller.scopes and config["loras"]
-    return page(request, "playground.html", caller, config=config, ratios=_ratios(), may_add=may_add)
+    may_draw = caller is not None and "generate" in caller.scopes
+    given = {"config": config, "ratios": _ratios(), "may_draw": may_draw, "may_add": may_draw and config["loras"]}
+    return page(request, "playground.html", caller, **given)
 
 
 def _config(request: Request) -> dict[str, Any]:

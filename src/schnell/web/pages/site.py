@@ -20,6 +20,9 @@ from schnell.web.services import Services, services_of
 
 _SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
 _LEAST_COMPRESSED: Final = 1024
+#: The cookie with the theme that a visitor has chosen, written by the pages' script.
+_THEME_COOKIE: Final = "schnell_theme"
+_THEMES: Final = {"light", "dark"}
 
 
 class Site:
@@ -99,6 +102,7 @@ def page(request: Request, template: str, caller: Caller | None, **context: Any)
         "here": address_of(request),
         "language": language,
         "languages": site.languages,
+        "theme": _theme_of(request),
         "script_texts": site.script_texts(language, template),
         "caller": caller,
         "has_loras": site.serves("/api/loras"),
@@ -106,6 +110,12 @@ def page(request: Request, template: str, caller: Caller | None, **context: Any)
         "on_cluster": services_of(request).config.on_cluster,
     }
     return respond(request, site.render(language, template, shown | context))
+
+
+def _theme_of(request: Request) -> str:
+    """The theme that the visitor has chosen; empty for that of their system."""
+    chosen = request.cookies.get(_THEME_COOKIE, "")
+    return chosen if chosen in _THEMES else ""
 
 
 def fragment(request: Request, template: str, **context: Any) -> Response:

@@ -75,7 +75,8 @@ function switchTheme() {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("schnell-theme", root.dataset.theme);
+  // a cookie, so that pages come in the chosen theme and need no script before their first paint
+  document.cookie = `schnell_theme=${root.dataset.theme}; path=/; max-age=31536000; samesite=lax`;
 }
 
 function addCopyButtons() {

@@ -7,6 +7,8 @@ const form = find("join-form");
 const invite = new URLSearchParams(location.hash.slice(1)).get("invite") ?? "";
 
 async function show() {
+  const cut = t("This link is not whole: copy all of it.");
+  if (!invite) return void (find("join-what").textContent = cut);
   try {
     const found = await call("POST", "/api/invites/show", { invite });
     const values = { name: found.createdBy, team: found.teamName };
@@ -22,7 +24,7 @@ async function show() {
     form.elements.login.focus();
   } catch (error) {
     const said = `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
-    find("join-what").textContent = error.status === 400 ? t("This link is not whole: copy all of it.") : said;
+    find("join-what").textContent = error.status === 400 ? cut : said;
   }
 }
 

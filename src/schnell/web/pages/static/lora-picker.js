@@ -47,10 +47,15 @@ export function loraPicker(field, scale) {
     },
     show() {
       this.searching = false;
-      this.open = true;
+      this.unfold();
     },
     typed() {
       this.searching = this.text !== "";
+      this.unfold();
+    },
+    /** The list opens below the field, where the bar with the button would hide it. */
+    unfold() {
+      if (!this.open) this.$nextTick(() => document.getElementById(`${field}-list`).scrollIntoView({ block: "nearest" }));
       this.open = true;
     },
     close() {
@@ -59,12 +64,14 @@ export function loraPicker(field, scale) {
     clear() {
       this.form[field] = "";
       this.open = false;
+      this.commit();
       document.getElementById(field).focus();
     },
     choose(lora) {
       this.form[field] = lora.name;
       this.open = false;
       this.searching = false;
+      this.commit();
       document.getElementById(field).focus();
     },
     focusFirst() {

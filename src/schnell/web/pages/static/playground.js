@@ -14,7 +14,8 @@ import { CLIENTS, maskKey, paintCode, writeSnippet } from "./snippets.js";
 import { locale, n, t } from "./texts.js";
 
 const config = JSON.parse(document.getElementById("config").textContent);
-const signedIn = document.querySelector("[data-signed-in]").dataset.signedIn === "yes";
+const { signedIn: signed, mayDraw: may } = document.querySelector("[data-signed-in]").dataset;
+const [signedIn, mayDraw] = [signed === "yes", may === "yes"];
 const memory = recall(document.body.dataset.user);
 const MAC = /Mac|iPhone|iPad/.test(navigator.platform);
 const BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
@@ -66,10 +67,11 @@ function playground() {
     usedSeed: null,
     lastSeed: null,
     secondOpen: false,
+    halfTyped: false,
     locked: false,
     client: localStorage.getItem("schnell-client") ?? "curl",
     snippet: "",
-    quoteText: signedIn ? "\u00a0" : "",
+    quoteText: mayDraw ? "\u00a0" : "",
     shown: { width: 1024, height: 1024 },
     library: config.library,
     dragging: false,
@@ -89,7 +91,7 @@ function playground() {
       const [visit] = performance.getEntriesByType("navigation");
       if (this.history.length && (!location.search || visit?.type === "reload")) this.showResult(this.history[0]);
       // only links on this server's pages may start a run: one on another site could spend the visitor's credits
-      if (location.hash === "#vary" && signedIn && document.referrer.startsWith(`${location.origin}/`)) this.varyRecalled();
+      if (location.hash === "#vary" && mayDraw && document.referrer.startsWith(`${location.origin}/`)) this.varyRecalled();
     },
 
     get running() {
@@ -271,7 +273,22 @@ function playground() {
       clearTimeout(this.linking);
       this.linking = setTimeout(() => history.replaceState(null, "", link), 300);
       clearTimeout(this.quoting);
-      if (signedIn) this.quoting = setTimeout(() => this.quote(), 350);
+      if (mayDraw) this.quoting = setTimeout(() => this.quote(), 350);
+    },
+
+    /** Half of a LoRA's name, or "10" on the way to 1024, is no value yet: the server would refuse it. */
+    typing({ target }) {
+      this.halfTyped = target.matches("[type=text], [type=number]") || !target.value.trim();
+    },
+    /** A field is left (focusout) or its value confirmed (change). A list of LoRAs is a part of its field. */
+    leave(event) {
+      const list = event.target.closest(".combo")?.querySelector("ul");
+      if (list && (event.type === "change" || list.contains(event.relatedTarget))) return;
+      if (this.halfTyped) this.commit();
+    },
+    commit() {
+      this.halfTyped = false;
+      this.refresh();
     },
 
     body() {
@@ -279,6 +296,7 @@ function playground() {
     },
 
     async quote() {
+      if (this.halfTyped) return;
       const asked = (this.quoted = (this.quoted ?? 0) + 1);
       const prompts = this.expanded;
       const body = this.body();
@@ -298,10 +316,11 @@ function playground() {
 
     /** Asks for what the form says: at once, or when what was asked for before is drawn. */
     run() {
-      if (!signedIn) return;
+      if (!mayDraw) return;
       const prompts = this.expanded;
       if (prompts.length > MOST_PROMPTS) return document.getElementById("prompt").focus();
       for (const name of FIELDS) this.problems[name] = "";
+      this.halfTyped = false;
       this.usedSeed = null;
       this.prompts = withPrompt(this.prompts, this.form.prompt);
       const body = this.body();
@@ -335,7 +354,7 @@ function playground() {
       this.working = true;
       while (this.runs.length && !this.paused) await this.drawNext();
       this.working = false;
-      if (signedIn) this.quote();
+      if (mayDraw) this.quote();
     },
     async drawNext() {
       const run = this.runs[0];
@@ -430,6 +449,7 @@ function playground() {
     fillIn(values) {
       const known = Object.fromEntries(Object.entries(values).filter(([name]) => FIELDS.includes(name)));
       Object.assign(this.form, emptyForm(config.defaults), known);
+      this.halfTyped = false;
       this.secondOpen = false;
       this.$nextTick(() => {
         this.touched = new Set(Object.keys(known));
@@ -448,7 +468,13 @@ function playground() {
         signIn: code === "HTTP_EXCEPTION",
       };
       this.phase = "failed";
-      if (inFields) this.$nextTick(() => document.querySelector('#settings [aria-invalid="true"]')?.focus());
+      if (inFields) this.$nextTick(() => this.goToProblem());
+    },
+    /** On a phone the page is on its way down to the picture then: this leads back. */
+    goToProblem() {
+      const field = document.querySelector('#settings [aria-invalid="true"]');
+      field?.focus({ preventScroll: true });
+      field?.scrollIntoView({ block: "center" });
     },
 
     /** Puts each problem beside its field; false when one has no field here. */
@@ -545,7 +571,7 @@ function playground() {
     },
     /** Four more pictures with the seeds after those shown; the form stays as it is. */
     vary() {
-      if (!this.shownResult || !signedIn) return;
+      if (!this.shownResult || !mayDraw) return;
       const { seed, num_outputs, ...given } = this.shownResult.promptObject;
       this.askVariations(given, this.shownResult.seed, this.shownResult.pictures.length);
     },
@@ -582,7 +608,7 @@ function playground() {
         { keys: "d", label: t("Download"), run: done(() => this.pictures.forEach((each) => this.download(each))) },
         { keys: "ArrowLeft", label: t("Newer picture"), run: () => this.turn(-1) },
         { keys: "ArrowRight", label: t("Older picture"), run: () => this.turn(1) },
-        { keys: "g", label: t("Compare LoRAs and scales"), run: () => signedIn && config.loras && this.openGrid() },
+        { keys: "g", label: t("Compare LoRAs and scales"), run: () => mayDraw && config.loras && this.openGrid() },
         { keys: "n", label: t("Start over"), run: () => this.startOver() },
       ]);
     },
