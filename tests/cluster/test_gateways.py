@@ -138,9 +138,7 @@ async def test_without_a_head_gateways_close_their_records_and_end_and_serve_aga
             with _cluster_up(tmp_path, alone.address) as up:
                 await asyncio.to_thread(await_that, gateway.is_ready, 120, gateway.problem)
                 async with gateway.client() as client:
-                    jobs = [
-                        asyncio.create_task(draw(client, body, f"headless {n}")) for n, body in enumerate(bodies)
-                    ]
+                    jobs = [asyncio.create_task(draw(client, body, f"headless {n}")) for n, body in enumerate(bodies)]
                     await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
                     head.kill()
                     await asyncio.to_thread(await_that, lambda: "head" in str(gateway.problem()), 60, gateway.problem)
