@@ -7,7 +7,7 @@ measured in processor time is the gateways' own code: where a job goes, and its 
 import heapq
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -169,7 +169,8 @@ class Simulation:
         self._order = self._hits = self._refused = 0
         self._meters = {name: Meter() for name in ("accept", "close", "report")}
 
-    async def run(self, requests: int) -> Result:
+    async def run(self, requests: int, tell: Callable[[Result], None] = lambda _: None) -> Result:
+        """Simulate so many requests. `tell` gets what was found so far, ten times: a million take a long time."""
         now, sent = 0.0, 0
         next_arrival = next_report = 0.0
         while len(self._answers) + self._refused < requests:
@@ -177,6 +178,8 @@ class Simulation:
                 now = next_arrival
                 await self._arrive(now, sent)
                 sent += 1
+                if sent % (requests // 10) == 0:
+                    tell(self._result(now))
                 next_arrival += self._chance.expovariate(self._rate)
                 continue
             now, _, name, batch = heapq.heappop(self._events)
@@ -184,6 +187,9 @@ class Simulation:
             if now >= next_report:
                 next_report = now + 1.0
                 self._report_all()
+        return self._result(now)
+
+    def _result(self, now: float) -> Result:
         loads = sum(each.loads for each in self._replicas.values())
         return Result(
             len(self._answers),

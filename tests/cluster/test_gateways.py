@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,20 +121,52 @@ def test_a_machine_without_a_node_of_the_cluster_is_told_how_to_start_one(cluste
 
 
 @pytest.mark.skipif(not SOAK, reason="waits for half a minute: make soak")
-async def test_a_gateway_without_a_head_closes_its_records_and_ends(environment: None, tmp_path: Path) -> None:
-    """Its supervisor starts it anew, and it serves again once there is a head."""
+async def test_without_a_head_gateways_close_their_records_and_end_and_serve_again_once_all_is_started_anew(
+    environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a supervisor does, the test does: it starts what has ended."""
+    engine = {"MODEL": "schnell-mini", "DEVICE": "cpu", "SAFETY": "", "CREDENTIALS": "false", "REPLICA_CPUS": "0.5"}
+    for name, value in engine.items():
+        monkeypatch.setenv(f"SCHNELL_{name}", value)
+    bodies = [body_with(prompt=f"headless {n}", seed=n) for n in range(8)]
     alone = new_cluster(tmp_path / "alone")
     try:
-        head = alone.start_head(cpus=1)
+        head = alone.start_head(cpus=2)
         async with gateways(tmp_path, alone.address) as found:
             gateway = await found.start(expect_ready=False)
-            async with gateway.client() as client:
-                await asyncio.to_thread(await_that, lambda: "cluster up" in str(gateway.problem()), 60, gateway.problem)
-                head.kill()
-                await asyncio.to_thread(await_that, lambda: "head" in str(gateway.problem()), 60, gateway.problem)
-                assert (await client.get("/healthz")).status_code == 200
-            await asyncio.to_thread(gateway.process.wait, 90)
-            assert gateway.process.returncode == 0
+            await asyncio.to_thread(await_that, lambda: "cluster up" in str(gateway.problem()), 60, gateway.problem)
+            with _cluster_up(tmp_path, alone.address) as up:
+                await asyncio.to_thread(await_that, gateway.is_ready, 120, gateway.problem)
+                async with gateway.client() as client:
+                    jobs = [asyncio.create_task(draw(client, body, f"headless {n}")) for n, body in enumerate(bodies)]
+                    await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+                    head.kill()
+                    await asyncio.to_thread(await_that, lambda: "head" in str(gateway.problem()), 60, gateway.problem)
+                    assert (await client.get("/healthz")).status_code == 200
+                    await asyncio.gather(*jobs)
+                assert await asyncio.to_thread(gateway.process.wait, 90) == 0
+                assert await asyncio.to_thread(up.wait, 90) != 0
             await found.check_books()
+            alone.start_head(cpus=2)
+            with _cluster_up(tmp_path, alone.address):
+                again = await found.start()
+                async with again.client() as client:
+                    given = [await _until_answered(client, body, f"headless {n}") for n, body in enumerate(bodies)]
+                assert [each["aiRecord"]["status"] for each in given] == ["SUCCESS"] * 8
+                await found.check_books()
     finally:
         alone.stop()
+
+
+@contextmanager
+def _cluster_up(folder: Path, address: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """`schnell cluster up`, as an operator runs it: replicas with the real engine."""
+    environment = os.environ | ray_environment() | {"SCHNELL_ASSETS_URL": f"file:{folder / 'pictures'}"}
+    command = [sys.executable, "-m", "schnell", "cluster", "up", "--address", address, "--data-dir", str(folder / "up")]
+    with (folder / "up.txt").open("ab") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(20)

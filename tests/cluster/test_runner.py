@@ -16,6 +16,7 @@ from clusters import Replicas, TestCluster, await_that, kill, replicas
 from counts import SOAK, repeats
 from own_network import interfaces
 from s3_servers import BUCKET, S3Server, run_nanio, run_seaweedfs
+from schnell.assets.store import SHARED_FILES
 from schnell.errors import AdapterError, GenerationFailedError
 from schnell.serving.ray_cluster import ReplicaPlan
 
@@ -139,10 +140,10 @@ async def test_lora_files_reach_replicas_through_a_bucket_and_are_checked(
         assert not (found.folder / "pictures").exists()
         client = boto3.client("s3", endpoint_url=server.endpoint, config=Config(s3={"addressing_style": "path"}))
         keys = [each["Key"] for each in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
-        assert len([key for key in keys if key.startswith("prefix/shared/")]) == 4
+        assert len([key for key in keys if key.startswith(f"prefix/{SHARED_FILES}/")]) == 4
         forged = found.lora("forged in a bucket")
         contents = await found.runner._share((forged,))
-        key = f"prefix/shared/{contents[forged.sha256]}.safetensors"
+        key = f"prefix/{SHARED_FILES}/{contents[forged.sha256]}.safetensors"
         client.put_object(Bucket=BUCKET, Key=key, Body=b"other")
         with pytest.raises(AdapterError, match="not this LoRA"):
             await found.draw("forged", loras=(forged,))

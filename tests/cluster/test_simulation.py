@@ -1,6 +1,7 @@
 """Many replicas, LoRAs and teams, simulated: nobody starves, teams share alike, jobs find their LoRAs, books agree."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -26,8 +27,8 @@ async def test_a_large_cluster_is_fair_starves_nobody_keeps_loras_where_they_are
     share = requests // shape.teams
     books = SimulatedLedger(tmp_path, poor={"t3": share // 2, "t7": share // 3})
     await books.open(shape.teams, PriceTable().total(GenerationSpec("x", steps=shape.steps)))
-    found = await Simulation(shape, books).run(requests)
-    _say(found, shape)
+    found = await Simulation(shape, books).run(requests, partial(_say, shape))
+    _say(shape, found)
     assert found.drawn + found.refused == requests
     assert set(books.refused) == {"t3", "t7"}
     assert found.longest_wait < 120
@@ -67,7 +68,7 @@ async def _twelve_loras(slots: int) -> tuple[float, float]:
     return mean(loads), mean(late)
 
 
-def _say(found: Result, shape: Shape) -> None:
+def _say(shape: Shape, found: Result) -> None:
     """The figures, which `pytest -s` shows."""
     service = [1 / (shape.steps * shape.step + mean(waits)) for waits in found.waits.values()]
     sys.stdout.write(
@@ -75,3 +76,4 @@ def _say(found: Result, shape: Shape) -> None:
         f"Jain {jain(service):.3f}; hits {found.hit_rate:.3f}; a minute of the peak costs the gateways "
         f"{found.gateway_seconds / found.seconds * 60:.1f} s of a core\n"
     )
+    sys.stdout.flush()

@@ -2,12 +2,15 @@
 
 import signal
 import threading
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from schnell.cli.database import DataDir
 from schnell.cli.output import AsJson, print_rows, say
+
+if TYPE_CHECKING:
+    from schnell.settings import Settings
 
 _LOOK_SECONDS: Final = 5.0
 cluster_app = typer.Typer(help="The replicas of a cluster, for SCHNELL_RUNNER=ray.", no_args_is_help=True)
@@ -33,9 +36,7 @@ def up_command(
 
     settings = read_settings(ray_address=address, data_dir=data_dir, replicas_min=replicas, replicas_max=most)
     prepare_ray()
-    if not settings.ray_address:
-        raise ConfigurationError("name the cluster: SCHNELL_RAY_ADDRESS, or --address HOST:PORT of its head")
-    join(settings.ray_address)
+    join(_head_in(settings))
     say(f"starting replicas of {settings.model} on {settings.ray_address} …")
     deploy_replicas(settings)
     say("the replicas draw")
@@ -58,7 +59,7 @@ def status_command(address: Address = None, as_json: AsJson = False) -> None:
 
     settings = read_settings(ray_address=address)
     prepare_ray()
-    rows = look_at_replicas(settings.ray_address)
+    rows = look_at_replicas(_head_in(settings))
     print_rows(rows, ("replica", "host", "queue_seconds", "queued", "loras", "memory_used", "memory"), as_json=as_json)
 
 
@@ -71,6 +72,15 @@ def down_command(address: Address = None) -> None:
 
     settings = read_settings(ray_address=address)
     prepare_ray()
-    join(settings.ray_address)
+    join(_head_in(settings))
     undeploy()
     leave()
+
+
+def _head_in(settings: "Settings") -> str:
+    """Where the cluster's head is. Without an address Ray would start a cluster, which is for servers to do."""
+    from schnell.errors import ConfigurationError
+
+    if not settings.ray_address:
+        raise ConfigurationError("name the cluster: SCHNELL_RAY_ADDRESS, or --address HOST:PORT of its head")
+    return settings.ray_address

@@ -172,6 +172,8 @@ def _cluster(settings: "Settings") -> Iterator[Finding]:
         yield Finding("cluster", "warning", "no replica is ready", "look at the logs of `schnell cluster up`")
     for row in rows:
         found = f"{row.queue_seconds} s of work, {row.queued} jobs wait, {row.loras} LoRAs in slots"
+        if row.memory_used is not None and row.memory is not None:
+            found += f", {row.memory_used / 2**30:.1f} of {row.memory / 2**30:.1f} GiB of memory in use"
         plan = "".join(f"\n           {line}" for line in row.plan)
         yield Finding(f"replica {row.replica}", "ok", f"on {row.host}: {found}{plan}")
 

@@ -7,6 +7,7 @@ router (`ray_router.py`) asks, and so does the simulation in `tests/cluster`.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 from zlib import crc32
 
@@ -48,18 +49,26 @@ def rank(
     first; among equals, every gateway finds the same one.
     """
     own = max(own_seconds, 1e-3)
+    # one loop without calls of our own: a gateway does this for each job, for as many replicas as there are
+    wanted = "\0".join(("", *adapters)).encode()
+    costs = []
+    for replica, load in loads.items():
+        missing = 0
+        for adapter in adapters:
+            if adapter not in load.resident and adapter not in load.expected:
+                missing += 1
+        seconds = load.seconds
+        if missing:
+            pushed_out = min(missing, max(0, load.crowd + missing - load.slots)) if load.slots else 0
+            seconds += own * (patience * missing + EVICTION * pushed_out)
+        costs.append((seconds, load.crowd if adapters else 0, crc32(wanted, _first_hash(replica)), replica))
+    costs.sort()
+    return [replica for *_, replica in costs]
 
-    def cost(replica: str) -> tuple[float, int, int]:
-        load = loads[replica]
-        missing = sum(adapter not in load.resident and adapter not in load.expected for adapter in adapters)
-        pushed_out = min(missing, max(0, load.crowd + missing - load.slots)) if load.slots else 0
-        price = own * (patience * missing + EVICTION * pushed_out)
-        return (load.seconds + price, load.crowd if adapters else 0, _weight(replica, adapters))
 
-    return sorted(loads, key=cost)
-
-
-def _weight(replica: str, adapters: Sequence[str]) -> int:
-    """Rendezvous hashing (Thaler and Ravishankar, IEEE/ACM ToN 1998): a stable choice, another for each LoRA."""
+@lru_cache(maxsize=4096)
+def _first_hash(replica: str) -> int:
+    """Where rendezvous hashing begins (Thaler and Ravishankar, IEEE/ACM ToN 1998): it goes on with a job's LoRAs, and
+    makes a stable choice, another for each of them."""
     # of quality enough, and a tenth of a cryptographic hash's time
-    return crc32("\0".join((replica, *adapters)).encode())
+    return crc32(replica.encode())

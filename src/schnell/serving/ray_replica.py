@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,10 @@ class EngineReplica:
     """Draws jobs that gateways send, any number at once: its own queue decides which steps together."""
 
     def __init__(self, build: Callable[[], ReplicaParts], target_seconds: float, stuck_seconds: float) -> None:
-        self._parts = build()
+        # in a thread of its own: Ray calls this on an event loop that runs, and parts that are built run coroutines of
+        # their own (the key that signs is read from the database)
+        with ThreadPoolExecutor(1, "schnell-build") as builder:
+            self._parts = builder.submit(build).result()
         self._target_seconds = target_seconds
         self._stuck_seconds = stuck_seconds
         self._watch = _Watch()

@@ -6,6 +6,7 @@ so the picture is the same, and the gateway's record is charged once.
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -139,7 +140,9 @@ class RayRunner:
             raise GenerationFailedError("the picture could not be drawn; nothing was charged") from error
         finally:
             if not is_over:
-                stream.cancel()
+                # a stream that never began raises here what it has raised before, and would hide what we make of it
+                with suppress(RayError, RayServeException):
+                    stream.cancel()
             replica = self._view.returned(job)
         if replica and message.report is not None:
             self._view.report(replica, message.report)

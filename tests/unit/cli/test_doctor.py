@@ -12,12 +12,13 @@ from schnell.accounts.identity import Caller
 from schnell.accounts.teams import change_team, create_team, find_member
 from schnell.bootstrap import read_settings
 from schnell.cli.application import build_app
-from schnell.cli.doctor import _compiling, _torch
+from schnell.cli.doctor import _cluster, _compiling, _torch
 from schnell.database.migration import migrate
 from schnell.database.session import Database
 from schnell.database.tables import teams
 from schnell.engine import devices
 from schnell.engine.devices import Hardware, NvidiaDriver
+from schnell.serving.ray_cluster import ReplicaRow
 
 
 async def spend(folder: Path, *, tamper: bool) -> None:
@@ -80,3 +81,14 @@ def test_whether_blocks_are_compiled_is_told_with_what_it_lacks(
     monkeypatch.setattr("schnell.engine.compiler.find_missing", lambda _: None)
     assert "programs kept in" in _compiling(forced).found
     assert "SCHNELL_COMPILE is off" in _compiling(settings.model_copy(update={"compile": "off"})).found
+
+
+def test_a_clusters_replicas_are_told_with_their_work_memory_and_plan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = ReplicaRow("x7c2", "gpu-1", 3.2, 5, 2, ["a", "b"], 6 * 2**30, 24 * 2**30, ["16 slots of rank 64"])
+    monkeypatch.setattr("schnell.serving.ray_cluster.look_at_replicas", lambda _: [row])
+    [finding] = _cluster(read_settings(data_dir=tmp_path, runner="ray", ray_address="head:6379"))
+    assert (finding.subject, finding.state) == ("replica x7c2", "ok")
+    for each in ("gpu-1", "3.2 s", "5 jobs", "2 LoRAs", "6.0 of 24.0 GiB", "16 slots of rank 64"):
+        assert each in finding.found
