@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from fakes import FakeRunner
 from schnell.bootstrap import hold_data, read_settings, server
@@ -23,7 +24,7 @@ pages.load_languages()
 pages.load_documents(pages.find_documents())
 
 
-def serve(environment: Mapping[str, str], step_seconds: float, errors: Path, constants: Mapping[str, float]) -> None:
+def serve(environment: Mapping[str, str], step_seconds: float, errors: Path, constants: Mapping[str, Any]) -> None:
     """Serve until a signal ends it. Settings come from `environment`, as for `schnell serve`.
 
     `constants` are other values for some in the code, by their full names.

@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -86,7 +87,7 @@ def _forks() -> ForkServerContext:
 
 
 def start_server(
-    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, float] | None = None, **settings: str
+    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, Any] | None = None, **settings: str
 ) -> ServerProcess:
     """A server that is ready. `settings` are environment variables without their prefix; `constants`: see `serve`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ def start_server(
 
 @contextmanager
 def serving(
-    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, float] | None = None, **settings: str
+    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, Any] | None = None, **settings: str
 ) -> Iterator[ServerProcess]:
     server = start_server(folder, step_seconds, constants, **settings)
     try:

@@ -20,6 +20,7 @@ from schnell.benchmarks.server import KEY as ENGINE_KEY
 from schnell.benchmarks.server import server_process
 from server_process import serving
 from servers import KEY, body_with
+from slow_names import look_up_slowly
 
 REQUESTS = 60
 #: For one slow request among the p95's few: what a scheduler's turn takes on a machine with two cores.
@@ -50,25 +51,6 @@ def silent_host() -> Iterator[int]:
             thread.join()
             for connection in kept:
                 connection.close()
-
-
-@contextmanager
-def slow_name_server(folder: Path) -> Iterator[None]:
-    """In processes started in this block, names below `slow.test` are looked up for 20 seconds, and then not found."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(
-        "import socket, time\n"
-        "look_up = socket.getaddrinfo\n"
-        "def getaddrinfo(host, *rest, **options):\n"
-        "    if str(host).endswith('slow.test'):\n"
-        "        time.sleep(20)\n"
-        "        raise socket.gaierror(socket.EAI_AGAIN, 'the name server does not answer')\n"
-        "    return look_up(host, *rest, **options)\n"
-        "socket.getaddrinfo = getaddrinfo\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder), prepend=":")
-        yield
 
 
 async def new_key(client: httpx.AsyncClient, name: str) -> str:
@@ -132,7 +114,7 @@ async def test_a_host_that_says_nothing_holds_up_no_other_team(tmp_path: Path) -
 
 @measured
 async def test_a_slow_name_server_holds_up_no_other_team(tmp_path: Path) -> None:
-    with slow_name_server(tmp_path / "site"), serving(tmp_path / "data", 0.01) as server:
+    with serving(tmp_path, 0.01, {"socket.getaddrinfo": look_up_slowly}) as server:
         async with two_teams(server.url, KEY) as (first, second):
 
             async def fetch(number: int) -> None:

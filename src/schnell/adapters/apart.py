@@ -51,9 +51,7 @@ def _open_converted(path: Path, sha256: str, shape: ModelShape) -> ConvertedAdap
 
 async def _run(task: Mapping[str, Any]) -> dict[str, Any]:
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _START, stdin=pipe, stdout=pipe, stderr=pipe
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
         written, complaints = await process.communicate(json.dumps(task).encode())
     except BaseException:
