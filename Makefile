@@ -12,7 +12,7 @@ SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: help setup serve test check quick lint unit soak gpu-check screenshots texts mini mini-evaluate lock hooks clean
+.PHONY: help setup serve test check quick lint unit rest cluster browser soak gpu-check screenshots texts mini mini-evaluate lock hooks clean
 
 help: ## show these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,14 +24,14 @@ serve: $(RUNTIME) ## what runs schnell, then the server itself
 
 test: setup check ## set up, then check everything
 
-# browser tests come apart: Playwright leaves an event loop in its thread. Others: two at a time wait for each other's servers and browsers; each computes in one thread, since two teams of OpenMP threads
-# on the same cores take several times as long
-check: quick ## what `quick` checks, and every other test
-	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/unit --ignore tests/browser --ignore tests/cluster $(SIDE_BY_SIDE)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/cluster
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser $(SIDE_BY_SIDE)
+# what takes one core runs beside what waits, or leaves one free
+BESIDE := $(MAKE) --jobs 2 --no-print-directory
 
-quick: lint unit ## before each commit: lint, types, layers, unit tests
+check: quick rest ## what `quick` checks, and every other test
+	$(BESIDE) cluster browser
+
+quick: $(DEVELOPMENT) ## before each commit: lint, types, layers, unit tests
+	$(BESIDE) lint unit
 
 lint: $(DEVELOPMENT) ## format, lint, layers, dependencies, types
 	$(BIN)/ruff format --check .
@@ -40,9 +40,21 @@ lint: $(DEVELOPMENT) ## format, lint, layers, dependencies, types
 	$(BIN)/deptry src
 	$(BIN)/mypy
 
-# unit tests share nothing, so they run beside each other, each in one thread
+# each test computes in one thread: two teams of OpenMP threads on the same cores take several times as long
 unit: $(DEVELOPMENT) ## the unit tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(SIDE_BY_SIDE)
+
+# two at a time wait for each other's servers
+rest: $(DEVELOPMENT)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/unit --ignore tests/browser --ignore tests/cluster $(SIDE_BY_SIDE)
+
+# apart from the others: a network of its own
+cluster: $(DEVELOPMENT)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/cluster
+
+# apart from the others: Playwright leaves an event loop in its thread
+browser: $(DEVELOPMENT)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser $(SIDE_BY_SIDE)
 
 soak: $(DEVELOPMENT) ## the full counts: takes hours
 	SCHNELL_SOAK=1 $(BIN)/pytest --timeout 7200

@@ -3,12 +3,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+from counts import SOAK
 from schnell.models.catalogue import find_model
 from schnell.models.folder import ModelFolder
 from schnell.spec import GenerationSpec, Job
 
 JobFactory = Callable[..., Job]
+
+# where a test names no count of its own; and no test fails for how long it takes on a machine that has other work
+settings.register_profile("schnell", max_examples=100 if SOAK else 40, deadline=None)
+settings.load_profile("schnell")
 
 
 @pytest.fixture(scope="session")

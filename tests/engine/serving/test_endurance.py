@@ -1,7 +1,6 @@
 """Many requests over many more LoRAs than slots, some cancelled, some failing: each ends once, nothing is kept."""
 
 import gc
-import os
 import random
 import resource
 from collections import Counter
@@ -13,6 +12,7 @@ import torch
 
 from adapter_files import random_adapters
 from conftest import make_job
+from counts import SOAK
 from schnell.engine.device import FLOAT32
 from schnell.engine.engine import Engine
 from schnell.errors import AdapterError
@@ -22,7 +22,7 @@ from schnell.serving.queue import JobQueue
 from schnell.serving.worker import LaneKey, Worker
 from schnell.spec import AdapterUse, Job, JobOutcome, Progress, Size
 
-REQUESTS = 10_000 if os.environ.get("SCHNELL_SOAK") else 150
+REQUESTS = 10_000 if SOAK else 100
 LORAS, SLOTS, IN_FLIGHT = 200, 8, 32
 MEMORY_BYTES = 2_000_000
 CANCELLED, FAILING = 0.1, 0.02
