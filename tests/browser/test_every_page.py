@@ -159,3 +159,14 @@ def test_the_playground_is_light(visit: Visit, *, signed_in: bool, locale: str) 
         total = sum(size for request, size in sizes.items() if request not in pictures)
         print(f"transferred without pictures: {total:.0f} bytes")  # noqa: T201 - shown by pytest -s
         assert 0 < total <= 150_000
+
+
+# German names are the longer ones
+def test_a_phone_shows_every_page_in_the_navigation(visit: Visit) -> None:
+    with visit(width=390, locale="de-DE") as visitor:
+        boxes = [link.bounding_box() for link in visitor.open("/gallery").locator(".nav a").all()]
+        assert len(boxes) == 6
+        for box in boxes:
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 390

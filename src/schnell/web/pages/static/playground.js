@@ -321,6 +321,7 @@ function playground() {
       if (prompts.length > MOST_PROMPTS) return document.getElementById("prompt").focus();
       for (const name of FIELDS) this.problems[name] = "";
       this.halfTyped = false;
+      clearTimeout(this.quoting);
       this.usedSeed = null;
       this.prompts = withPrompt(this.prompts, this.form.prompt);
       const body = this.body();
@@ -354,7 +355,8 @@ function playground() {
       this.working = true;
       while (this.runs.length && !this.paused) await this.drawNext();
       this.working = false;
-      if (mayDraw) this.quote();
+      // what was just refused would be again
+      if (mayDraw && this.phase !== "failed") this.quote();
     },
     async drawNext() {
       const run = this.runs[0];
@@ -468,7 +470,9 @@ function playground() {
         signIn: code === "HTTP_EXCEPTION",
       };
       this.phase = "failed";
-      if (inFields) this.$nextTick(() => this.goToProblem());
+      if (!inFields) return;
+      this.quoteText = t("Something above needs a change");
+      this.$nextTick(() => this.goToProblem());
     },
     /** On a phone the page is on its way down to the picture then: this leads back. */
     goToProblem() {

@@ -1,9 +1,9 @@
 // The page is complete without scripts, so they wait until it has been painted: asked for before, they would take the time
-// of drawing it. Then every module is asked for at once. A hidden tab is not painted.
+// of drawing it. Then every module is asked for at once. A hidden tab is not painted, and not every browser tells.
 function start() {
   const links = document.getElementById("start").dataset.modules.trim().split(" ");
   document.head.append(...links.map((href) => Object.assign(document.createElement("link"), { rel: "modulepreload", href })));
   import("./playground.js");
 }
-if (document.hidden) start();
+if (document.hidden || !PerformanceObserver.supportedEntryTypes?.includes("paint")) start();
 else new PerformanceObserver((_, observer) => { observer.disconnect(); start(); }).observe({ type: "paint", buffered: true });
