@@ -18,6 +18,7 @@ import structlog
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 from schnell.errors import ConfigurationError, ServerBusyError
 from schnell.serving.cluster_view import VIEW, ClusterView
@@ -33,9 +34,13 @@ _MOST_JOBS: Final = 4096
 _WATCH_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 2.0
 _SEEK_SECONDS: Final = 0.1
+#: How often a gateway without replicas asks why there are none.
+_ASK_SECONDS: Final = 2.0
 #: What Ray says to a driver on a machine that has no node of the cluster: it speaks to the cluster through one.
 _NO_NODE: Final = "No node info found"
 _NOT_DEPLOYED: Final = "no engine is deployed on the cluster: run `schnell cluster up`"
+_NOT_STARTED: Final = "the cluster's replicas do not start: the logs of `schnell cluster up` and of Ray say why"
+_FAILED: Final = frozenset({ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY})
 #: How long the head may be silent before a gateway ends: Ray itself ends its process after 60 s, without a word.
 GONE_SECONDS: Final = 30.0
 #: How long a job waits for the cluster to be there.
@@ -244,10 +249,12 @@ class ClusterConnection:
         self._head = head_of()
         self._handle: Any = None
         self._problem: str | None = "the engine's replicas are not known yet"
+        self._failure: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="schnell-cluster", daemon=True)
         self._thread.start()
-        threading.Thread(target=self._seek, name="schnell-cluster-seek", daemon=True).start()
+        # a thread of its own: without a head, Ray's calls do not return
+        threading.Thread(target=self._ask, name="schnell-cluster-ask", daemon=True).start()
 
     @property
     def problem(self) -> str | None:
@@ -278,7 +285,7 @@ class ClusterConnection:
         while not self._stopping.wait(0.05 if self._handle is None else _WATCH_SECONDS):
             if answers(self._head):
                 heard = time.monotonic()
-                self._problem = None if self._handle is not None else _NOT_DEPLOYED
+                self._problem = self._failure if self._handle is not None else _NOT_DEPLOYED
                 continue
             self._problem = "the cluster's head does not answer"
             if time.monotonic() - heard > self._gone_seconds:
@@ -286,15 +293,26 @@ class ClusterConnection:
                 self._on_gone()
                 return
 
-    def _seek(self) -> None:
-        # a thread of its own: without a head, Ray's calls do not return
-        while self._handle is None and not self._stopping.wait(_SEEK_SECONDS):
+    def _ask(self) -> None:
+        """Find the replicas; where there are none later, why."""
+        while not self._stopping.wait(_SEEK_SECONDS if self._handle is None else _ASK_SECONDS):
             try:
-                # options() also starts the router, which learns of the replicas
-                self._handle = serve.get_app_handle(APP).options(stream=True)
+                if self._handle is None:
+                    # options() also starts the router, which learns of the replicas
+                    self._handle = serve.get_app_handle(APP).options(stream=True)
+                else:
+                    self._failure = None if self.view.reports() else _why_none()
             except (RayServeException, ray.exceptions.RayError, ValueError):
                 continue
             except Exception:
                 # Ray imports as it goes, in several threads at once, which Python may fail. A gateway that stopped
                 # seeking here would never be ready
                 log.warning("the cluster's replicas are sought again", exc_info=True)
+
+
+def _why_none() -> str | None:
+    """Why no replica has told of itself; None where one is on its way, or none is needed yet."""
+    found = serve.status().applications.get(APP)
+    if found is None:
+        return _NOT_DEPLOYED
+    return _NOT_STARTED if found.status in _FAILED else None

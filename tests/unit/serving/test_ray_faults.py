@@ -1,12 +1,16 @@
 """What a gateway makes of a cluster that takes no job, and how a replica's parts are built, without a cluster."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.schema import ApplicationStatus
 
 from schnell.errors import ModelBusyError
+from schnell.serving import ray_cluster
 from schnell.serving.cluster_view import ClusterView
 from schnell.serving.ray_replica import EngineReplica, ReplicaParts
 from schnell.serving.ray_runner import RayRunner
@@ -66,3 +70,20 @@ async def test_a_replicas_parts_may_run_coroutines_while_they_are_built_on_rays_
 
     replica = EngineReplica(lambda: asyncio.run(read_keys()), target_seconds=1.0, stuck_seconds=1.0)
     assert replica._parts is parts
+
+
+@pytest.mark.parametrize(
+    ("applications", "said"),
+    [
+        ({}, "run `schnell cluster up`"),
+        ({"schnell": SimpleNamespace(status=ApplicationStatus.DEPLOY_FAILED)}, "replicas do not start"),
+        # on its way, or none needed now: a job waits for it
+        ({"schnell": SimpleNamespace(status=ApplicationStatus.DEPLOYING)}, "None"),
+        ({"schnell": SimpleNamespace(status=ApplicationStatus.RUNNING)}, "None"),
+    ],
+)
+def test_a_gateway_without_replicas_says_why_there_are_none(
+    applications: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=applications))
+    assert said in str(ray_cluster._why_none())
