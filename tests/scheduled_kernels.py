@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch._inductor.graph import GraphLowering
 
-#: Nodes of a schedule that are no kernel: places in a buffer, and one of several results.
-_NO_KERNEL = re.compile(r"Nop|MultiOutput\(|ConcatKernel\(")
+#: Nodes of a schedule that are no kernel: places in a buffer, one of several results, and memory that is asked for.
+_NO_KERNEL = re.compile(r"Nop|MultiOutput\(|ConcatKernel\(|FallbackKernel\(\s*\S+'torch.ops.schnell.room_for")
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,23 @@ def _schedule_into(found: list[Kernel]) -> Iterator[None]:
         graph._update_scheduler()
         for node in graph.scheduler.nodes:
             what = str(node.node) if node.node is not None else str([each.node.name for each in node.get_nodes()])
-            if not _NO_KERNEL.search(f"{type(node).__name__} {what}"[:60]):
-                found.append(Kernel(what, node.get_read_write_buffers_sizes()))
+            if not _NO_KERNEL.search(f"{type(node).__name__} {what}"[:120]):
+                found.append(Kernel(what, _bytes_of(node)))
         raise _ScheduledError
 
     with patch.object(GraphLowering, "codegen", stop_at_schedule):
         yield
+
+
+def _bytes_of(node: Any) -> int:
+    own = {each.get_name() for each in node.get_nodes()}
+    outputs = [made for each in node.get_nodes() for made in each.get_outputs()]
+    # what a kernel makes for itself alone stays in registers
+    inner = {made.get_name() for made in outputs if made.users and all(use.get_name() in own for use in made.users)}
+    # what is written into memory that was there counts as written, not as read
+    written_into = {name for made in outputs for name in made.get_mutations()}
+    moved = node.get_read_write_buffer_accesses(include_reads=True, include_writes=True)
+    return sum(nbytes for name, nbytes in moved.items() if name not in inner | written_into)
 
 
 def _allocate(*shape: Any, **options: Any) -> Tensor:

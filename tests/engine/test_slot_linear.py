@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from schnell.engine.lora_factors import KroneckerFactors
 from schnell.engine.quantized import PathChoice, two_path_form
-from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots, widened
-from schnell.engine.slot_programs import WidenedLinear, takes_columns, widened_numbers
+from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots
+from schnell.engine.slot_programs import WidenedLinear, takes_columns, widened, widened_numbers
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.weight_names import LayerRows
 
@@ -205,7 +205,6 @@ def test_a_program_computes_what_a_plain_run_does(
 def test_wide_inputs_take_rows_and_narrow_ones_columns_as_long_as_there_are_few() -> None:
     assert takes_columns(3072, 21504, 16)
     assert not takes_columns(3072, 3072, 16)
-    assert not takes_columns(3072, 18432, 16, of_tokens=False)
     assert not takes_columns(3072, 21504, 128)
     assert not takes_columns(15360, 3072, 16)
     for in_features, out_features in ((3072, 21504), (15360, 3072)):

@@ -25,21 +25,31 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof
     Raises:
         ModelFolderError: no such model here, or no such device.
         ModelTooLargeError: the model does not fit into the device's memory.
+        SafetyUnavailableError: the classifier cannot be loaded.
     """
-    from schnell.engine.devices import choose_device
-    from schnell.engine.engine import Engine
-    from schnell.engine.memory_plan import make_plan
-    from schnell.engine.network_sizes import read_network_sizes
-    from schnell.engine.processors import fit_threads_to_quota
-    from schnell.engine.safety import load_safety_checker
-    from schnell.models.catalogue import find_model
-    from schnell.provenance.proof import NO_PROOF
+    import os
+    from concurrent.futures import ThreadPoolExecutor
 
-    folder = find_model(model)
-    fit_threads_to_quota()
-    chosen = choose_device(device, weights=folder.path)
-    form = make_plan(read_network_sizes(folder), target_on(chosen)).form
-    checker = load_safety_checker() if safety else None
+    from schnell.engine.safety import load_safety_checker
+
+    # torch would ask every installed package whether it brings a device of its own; `choose_device` takes none of those
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    with ThreadPoolExecutor(1, "schnell-safety") as aside:
+        # its network is built outside of Python, while this thread imports torch, which takes longer
+        checking = aside.submit(load_safety_checker) if safety else None
+        from schnell.engine.devices import choose_device
+        from schnell.engine.engine import Engine
+        from schnell.engine.memory_plan import make_plan
+        from schnell.engine.network_sizes import read_network_sizes
+        from schnell.engine.processors import fit_threads_to_quota
+        from schnell.models.catalogue import find_model
+        from schnell.provenance.proof import NO_PROOF
+
+        folder = find_model(model)
+        fit_threads_to_quota()
+        chosen = choose_device(device, weights=folder.path)
+        form = make_plan(read_network_sizes(folder), target_on(chosen)).form
+        checker = checking.result() if checking else None
     return Engine(folder, chosen, checker, form=form, files=build_quantized_files(), proof=proof or NO_PROOF)
 
 

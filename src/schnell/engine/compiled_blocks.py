@@ -7,13 +7,15 @@ to a program.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from schnell.engine.denoise import position_ids
-from schnell.engine.flux import Flux
+from schnell.engine.flux import Flux, run_plainly
+from schnell.engine.joined_modulation import join_modulation
 from schnell.engine.slot_linear import SlotLinear
 from schnell.engine.slot_routing import MAX_ADAPTERS_PER_ROW, Form, SlotRouting, SlotUse
 from schnell.spec import Size
@@ -31,21 +33,35 @@ WarmCase = tuple[int, Sequence[SlotUse], Form]
 
 
 class CompiledBlocks:
-    """Runs a network's blocks compiled from now on; its slots must be reserved. `backend` is torch.compile's."""
+    """Runs a network's blocks compiled from now on, until `stop`; its slots must be reserved.
+
+    `backend` is torch.compile's.
+    """
 
     def __init__(self, network: Flux, routing: SlotRouting, backend: str | Callable[..., Any] = "inductor") -> None:
         self._network, self._routing = network, routing
         self._is_warming_up = False
         # a program a case and a kind of block; the compiler would give up after 8 of them
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_PROGRAMS)
+        compile_part = partial(torch.compile, backend=backend, dynamic=None)
         self._compiled: dict[nn.Module, Any] = {
-            block: torch.compile(block, backend=backend, dynamic=None)
-            for block in (*network.double_blocks, *network.single_blocks)
+            block: compile_part(block) for block in (*network.double_blocks, *network.single_blocks)
         }
+        self._modulation = join_modulation(network, routing, compile_part)
+        joined = self._modulation.layers if self._modulation else frozenset[nn.Module]()
         self._layers = {
-            block: [layer for layer in block.modules() if isinstance(layer, SlotLinear)] for block in self._compiled
+            block: [each for each in block.modules() if isinstance(each, SlotLinear) and each not in joined]
+            for block in self._compiled
         }
-        network.run_block = self._run
+        self.start()
+
+    def start(self) -> None:
+        """Run the network's blocks compiled."""
+        self._network.run_block, self._network.modulate = self._run, self._modulation
+
+    def stop(self) -> None:
+        """Run the network's blocks as they are."""
+        self._network.run_block, self._network.modulate = run_plainly, None
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Any:
         if len(inputs[0]) not in ROWS:

@@ -10,8 +10,9 @@ arXiv:2302.05442 (parallel blocks); Su et al., arXiv:2104.09864 (rotary position
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final
 
 import torch
@@ -28,6 +29,8 @@ from schnell.engine.flux_kernels import (
     modulated,
     norm_scales,
     normalised_and_turned,
+    products_along_tokens,
+    side_by_side,
 )
 
 #: Channels of the sinusoidal embedding of a noise level, and the number that a level from 0 to 1 is multiplied with.
@@ -105,7 +108,9 @@ class Flux(nn.Module):
         self.final_layer = FinalLayer(params)
         self._rotary = RotaryTables(params.axes_dim)
         #: Runs a block: plainly, unless somebody compiles blocks (`engine.compiled_blocks`).
-        self.run_block: Callable[..., Any] = _run_plainly
+        self.run_block: Callable[..., Any] = run_plainly
+        #: Gives each block's modulation before the first of them runs. Without it, each block makes its own.
+        self.modulate: Callable[[Tensor], Sequence[Tensor]] | None = None
 
     def forward(self, img: Tensor, txt: Tensor, ids: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
         """The velocity (rows, image tokens, out channels), in the dtype of the weights.
@@ -121,13 +126,14 @@ class Flux(nn.Module):
         rotation = self._rotary(ids, img.device)
         # every block's modulation begins with the same SiLU of the same vector (rows, width)
         signal = F.silu(self.time_in(timestep_embedding(timesteps, img.dtype)) + self.vector_in(y))
+        signals = iter(self.modulate(signal)) if self.modulate else repeat(signal)
         img, txt = self.img_in(img), self.txt_in(txt)
         for block in self.double_blocks:
-            img, txt = self._run(block, img, txt, signal, rotation)
+            img, txt = self._run(block, img, txt, next(signals), rotation)
         # single blocks see text and image as one sequence, text first
         joint = torch.cat([txt, img], dim=1)
         for block in self.single_blocks:
-            joint = self._run(block, joint, signal, rotation)
+            joint = self._run(block, joint, next(signals), rotation)
         velocity: Tensor = self.final_layer(joint[:, txt.shape[1] :], signal)
         return velocity
 
@@ -175,10 +181,18 @@ class Modulation(nn.Module):
         self._count = count
 
     def forward(self, signal: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """One triple for each of the `count` places."""
-        parts = self.lin(signal).view(len(signal), self._count, 3, 1, -1)
-        scales = parts[:, :, 1] + 1  # all at once: one pass, however many places
+        """One triple for each of the `count` places. What was made ahead of them (`Flux.modulate`) is handed out."""
+        if is_made_ahead(signal):
+            parts, scales = signal, signal[:, :, 1]
+        else:
+            parts = self.lin(signal).view(len(signal), self._count, 3, 1, -1)
+            scales = parts[:, :, 1] + 1  # all at once: one pass, however many places
         return [(parts[:, place, 0], scales[:, place], parts[:, place, 2]) for place in range(self._count)]
+
+
+def is_made_ahead(signal: Tensor) -> bool:
+    """Whether this is a block's modulation (rows, places, 3, 1, width), and not the vector that it is made of."""
+    return signal.dim() > 2
 
 
 class RmsScale(nn.Module):
@@ -241,10 +255,10 @@ class DoubleBlock(nn.Module):
     def forward(self, img: Tensor, txt: Tensor, signal: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """Both streams (rows, tokens, width), image first."""
         length = txt.shape[1]
-        of_img, of_txt = self.img_mod(signal), self.txt_mod(signal)
-        qkv = torch.cat(
-            [self.txt_attn.qkv(modulated(txt, *of_txt[0][:2])), self.img_attn.qkv(modulated(img, *of_img[0][:2]))],
-            dim=1,
+        for_img, for_txt = signal.split(2, dim=1) if is_made_ahead(signal) else (signal, signal)
+        of_img, of_txt = self.img_mod(for_img), self.txt_mod(for_txt)
+        qkv = products_along_tokens(
+            (self.txt_attn.qkv, modulated(txt, *of_txt[0][:2])), (self.img_attn.qkv, modulated(img, *of_img[0][:2]))
         )
         # text and image have norms of their own, but are normalised and turned in one pass
         heads = _split_heads(qkv, self._heads)
@@ -276,7 +290,7 @@ class SingleBlock(nn.Module):
         query, key = normalised_and_turned(heads[:2], [(x.shape[1], self.norm.scales())], rotation)
         mixed = attention(query, key, heads[2])
         if is_functional():
-            joined = torch.cat([_join_heads(mixed), gelu(hidden, into=hidden)], dim=-1)
+            joined = side_by_side(_join_heads(mixed), gelu(hidden, into=hidden))
         else:
             # attention and GELU each write their part of `linear2`'s input, so that nothing is concatenated
             joined = x.new_empty(*x.shape[:2], self.linear2.in_features)
@@ -314,7 +328,8 @@ def timestep_embedding(timesteps: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
 
 
-def _run_plainly(block: nn.Module, *inputs: Tensor) -> Any:
+def run_plainly(block: nn.Module, *inputs: Tensor) -> Any:
+    """`Flux.run_block` where nobody compiles blocks."""
     return block(*inputs)
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: Added to mean squares and variances before their root is divided by.
@@ -70,6 +70,26 @@ class RotaryTables:
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """The layer norm of `x` (rows, tokens, width) without weights of its own, times `scale`, plus `shift`."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), scale)
+
+
+def products_along_tokens(*products: tuple[nn.Module, Tensor]) -> Tensor:
+    """Layers' products, each of its own tokens (rows, tokens, in), as one tensor (rows, tokens of all, out)."""
+    layers, inputs = zip(*products, strict=True)
+    if torch.compiler.is_compiling() and len(inputs[0]) == 1:
+        # of one row they lie behind each other in memory, so each product can be written where it belongs
+        join: Callable[..., Tensor] | None = getattr(layers[0], "along_tokens", None)
+        if join is not None:
+            return join(layers, inputs)
+        return torch.cat([layer(x[0]) for layer, x in products]).unsqueeze(0)
+    return torch.cat([layer(x) for layer, x in products], dim=1)
+
+
+def side_by_side(first: Tensor, second: Tensor) -> Tensor:
+    """Channels (rows, tokens, channels of each) beside each other, as a new tensor."""
+    if not torch.compiler.is_compiling():
+        return torch.cat([first, second], dim=-1)
+    # one pass, where the compiler makes two of `cat` on some devices
+    return F.pad(first, (0, second.shape[-1])) + F.pad(second, (first.shape[-1], 0))
 
 
 #: What normalised queries and keys are multiplied with: (2, 1, 1, 1, head width), or two vectors in a functional run.

@@ -108,11 +108,10 @@ class LoadedModel:
 
         If that fails, or is not gone on with, the blocks run as they are.
         """
-        run_plainly = self.transformer.run_block
         blocks = self.blocks or CompiledBlocks(self.transformer, self.routing, compiler.backend)
         try:
             yield from blocks.warm_up(text_tokens, self._device, dtype)
             self.blocks = blocks
         finally:
             if self.blocks is None:
-                self.transformer.run_block = run_plainly
+                blocks.stop()

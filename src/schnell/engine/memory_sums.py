@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from schnell.engine.device import Precision
+from schnell.engine.joined_modulation import joined_numbers
 from schnell.engine.network_sizes import Blocks, Linears, NetworkSizes
 from schnell.engine.quantized import Kind, stored_bytes
 from schnell.engine.slot_programs import widened_numbers
@@ -211,10 +212,7 @@ def _room_bytes(sizes: NetworkSizes, form: Form) -> int:
         )
     if form.modulation is None:
         modulation = [(sort.count * each.count, each) for sort in sizes.block_sorts for each in sort.modulation]
-        numbers += sum(
-            count * widened_numbers(each.in_features, each.out_features, 1, rank, of_tokens=False)
-            for count, each in modulation
-        )
+        numbers += sum(joined_numbers(count, each.in_features, rank) for count, each in modulation)
     return form.number_bytes * (numbers + _held_numbers(sizes, form))
 
 

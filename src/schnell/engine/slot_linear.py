@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from schnell.engine.lora_factors import KroneckerFactors, RowFactors
-from schnell.engine.quantized import TwoPathLinear
 from schnell.engine.slot_programs import (
     HeldFactors,
     ProgramFactors,
-    WidenedLinear,
+    along_tokens,
     define_operators,
     factors_for_programs,
     low_rank_sum,
     number_of,
+    widened,
 )
 from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
-from schnell.engine.weight_names import LayerRows, is_of_block, is_of_tokens
+from schnell.engine.weight_names import LayerRows, is_of_tokens
 
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
@@ -137,16 +137,27 @@ class SlotLinear(nn.Module):
             return y
         if len(x) == 1:
             return self._scaled(self.held(x, self.base, self.rows), self.held.gain, x)
-        down, up, gain = self._factors_for_programs()
+        down, up, gain = self.program_factors()
         product: Tensor = self.base(x)
         low = low_rank_sum(torch.bmm(_with_tokens(x), down.transpose(1, 2)), up, self.rows)
         return self._scaled(product + low.view_as(product), gain, x)
 
+    @staticmethod
+    def along_tokens(layers: Sequence["SlotLinear"], inputs: Sequence[Tensor]) -> Tensor:
+        """One row's products of several layers, each of its own tokens (1, tokens, in): (1, tokens of all, out)."""
+        pairs, routing = list(zip(layers, inputs, strict=True)), layers[0].routing
+        if not routing.is_active:
+            return torch.cat([layer.base(x[0]) for layer, x in pairs]).unsqueeze(0)
+        # beside weights that hold LoRAs a product is an operator, which writes where it belongs by itself
+        placed = along_tokens([(layer.held, layer.base, x) for layer, x in pairs]) if routing.form != "any" else None
+        return torch.cat([layer(x) for layer, x in pairs], dim=1) if placed is None else placed
+
     def hold(self) -> None:
         """Make ready what programs multiply one row with, before they run: a row keeps its LoRAs for all steps."""
-        self.held.hold(self.routing, self.base, self._factors_for_programs)
+        self.held.hold(self.routing, self.base, self.program_factors)
 
-    def _factors_for_programs(self) -> ProgramFactors:
+    def program_factors(self) -> ProgramFactors:
+        """The current batch's factors as programs multiply with them."""
         assert self.down is not None  # noqa: S101 - for the type checker: a compiled network's stacks are reserved
         assert self.up is not None  # noqa: S101
         assert self.gain is not None  # noqa: S101
@@ -351,15 +362,6 @@ def _with_tokens(x: Tensor) -> Tensor:
     return x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
 
 
-def widened(base: nn.Module, parts: Sequence[LayerRows], rank: int, *, of_tokens: bool = True) -> nn.Module:
-    """The layer with room for the LoRAs of one row beside its weights, where these are plain ones."""
-    if type(base) is nn.Linear:
-        return WidenedLinear(base, parts, rank, of_tokens=of_tokens)
-    if isinstance(base, TwoPathLinear) and type(base.exact) is nn.Linear:
-        base.exact = WidenedLinear(base.exact, parts, rank, of_tokens=of_tokens)
-    return base
-
-
 def install_slots(
     network: nn.Module,
     routing: SlotRouting,
@@ -377,10 +379,7 @@ def install_slots(
         if (type(module) is nn.Linear or hasattr(module, "full_weight")) and not path.startswith(inside):
             inside = f"{path}."
             parts = tuple(rows_of(path, module.out_features)) if rows_of else (LayerRows(path, 0, module.out_features),)
-            if plan.widened and is_of_block(path):
-                base = widened(module, parts, plan.rank, of_tokens=is_of_tokens(path))
-            else:
-                base = module
+            base = widened(module, parts, plan.rank) if plan.widened and is_of_tokens(path) else module
             layer = SlotLinear(base, routing, plan, parts)
             parent, _, name = path.rpartition(".")
             network.get_submodule(parent).register_module(name, layer)

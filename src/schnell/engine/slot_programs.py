@@ -44,25 +44,21 @@ def _uses() -> range:
     return range(1, MAX_ADAPTERS_PER_ROW + 1)
 
 
-def takes_columns(in_features: int, out_features: int, rank: int, *, of_tokens: bool = True) -> bool:
-    """Whether LoRAs of this rank are further columns of such a layer's weights, or further rows.
-
-    A layer that is not `of_tokens` multiplies one vector a row, as modulation does.
-    """
-    # columns read the inputs once more, and pad them; rows write and read the outputs once more, which are a launch
-    # less, and nothing where there is one vector
-    return of_tokens and in_features < out_features and rank <= _MOST_COLUMNS
+def takes_columns(in_features: int, out_features: int, rank: int) -> bool:
+    """Whether LoRAs of this rank are further columns of such a layer's weights, or further rows."""
+    # columns read the inputs once more; rows write and read the outputs once more
+    return in_features < out_features and rank <= _MOST_COLUMNS
 
 
-def widened_numbers(in_features: int, out_features: int, parts: int, rank: int, *, of_tokens: bool = True) -> int:
+def widened_numbers(in_features: int, out_features: int, parts: int, rank: int) -> int:
     """How many more numbers such a layer holds than its weights if it is widened for slots of this rank."""
-    columns, rows = _room(in_features, out_features, parts, rank, of_tokens=of_tokens)
+    columns, rows = _room(in_features, out_features, parts, rank)
     return (out_features + rows) * (in_features + columns) - out_features * in_features
 
 
-def _room(in_features: int, out_features: int, parts: int, rank: int, *, of_tokens: bool) -> tuple[int, int]:
+def _room(in_features: int, out_features: int, parts: int, rank: int) -> tuple[int, int]:
     ranks = plan_ranks(rank)
-    columns = [each for each in ranks if takes_columns(in_features, out_features, each, of_tokens=of_tokens)]
+    columns = [each for each in ranks if takes_columns(in_features, out_features, each)]
     rows = [each for each in ranks if each not in columns]
     return parts * max(columns, default=0), parts * max(rows, default=0)
 
@@ -80,12 +76,11 @@ class WidenedLinear(nn.Module):
     own: Tensor
     long_bias: Tensor | None
 
-    def __init__(self, base: nn.Linear, parts: Sequence[LayerRows], rank: int, *, of_tokens: bool = True) -> None:
+    def __init__(self, base: nn.Linear, parts: Sequence[LayerRows], rank: int) -> None:
         super().__init__()
         define_operators()
-        self._of_tokens = of_tokens
         self.in_features, self.out_features, self.bias = base.in_features, base.out_features, base.bias
-        columns, rows = _room(base.in_features, base.out_features, len(parts), rank, of_tokens=of_tokens)
+        columns, rows = _room(base.in_features, base.out_features, len(parts), rank)
         wide = base.weight.new_zeros(base.out_features + rows, base.in_features + columns)
         wide[: base.out_features, : base.in_features].copy_(base.weight)
         self.register_buffer("wide", wide, persistent=False)
@@ -110,7 +105,7 @@ class WidenedLinear(nn.Module):
 
         Gives the two, or None for the one that is beside the weights from now on.
         """
-        if not takes_columns(self.in_features, self.out_features, len(up), of_tokens=self._of_tokens):
+        if not takes_columns(self.in_features, self.out_features, len(up)):
             self.wide[self.out_features : self.out_features + len(down), : self.in_features].copy_(down)
             return None, up
         columns = self.wide[: self.out_features, self.in_features : self.in_features + len(down)]
@@ -122,16 +117,30 @@ class WidenedLinear(nn.Module):
         """One row (1, ..., in) to (1, ..., out), with the LoRAs that `hold` wrote, and what it gave."""
         out = self.out_features
         if down is not None:
-            # padded by whatever pass makes the inputs, so that the way down finds its place beside them
-            padded = F.pad(x, (0, len(down)))
-            beside: Tensor = torch.ops.schnell.product_with_columns(padded, down, self.wide, self.bias, out)
-            return beside
+            return products_with_columns([(x, self, down)])
         assert up is not None  # noqa: S101 - for the type checker: one of the two is beside the weights
         stop = out + len(parts) * len(up)
         bias = None if self.long_bias is None else self.long_bias[:stop]
         both = F.linear(x, self.wide[:stop, : self.in_features], bias)
         low = low_rank_sum(both[..., out:].view(1, -1, stop - out), up[None], parts)
         return both[..., :out] + low.view(*x.shape[:-1], out)
+
+
+def products_with_columns(products: Sequence[tuple[Tensor, WidenedLinear, Tensor]]) -> Tensor:
+    """Layers of one row, each over its own tokens (1, tokens, in), with the LoRAs that are columns beside the weights.
+
+    With each layer's way down [parts * rank, in]; gives (1, tokens of all, out).
+    """
+    padded = []
+    for x, _, down in products:
+        room = torch.ops.schnell.room_for_columns(down, x.shape[-2])
+        # in this form the compiler lets whatever pass makes the inputs write them here
+        room.as_strided(x.shape, room.stride()).copy_(x)
+        padded.append(room)
+    layers, downs = [layer for _, layer, _ in products], [down for *_, down in products]
+    wides, biases = [layer.wide for layer in layers], [layer.bias for layer in layers]
+    joined: Tensor = torch.ops.schnell.products_with_columns(padded, downs, wides, biases, layers[0].out_features)
+    return joined
 
 
 def low_rank_sum(hidden: Tensor, up: Tensor, parts: Sequence[LayerRows]) -> Tensor:
@@ -150,19 +159,23 @@ def number_of(layer: nn.Module) -> Tensor:
 
 @cache  # an operator can be defined once
 def define_operators() -> None:
-    """Define the operators `schnell::product_with_columns` and `add_side_paths`.
+    """Define the operators `schnell::room_for_columns`, `products_with_columns` and `add_side_paths`.
 
-    The first writes into room that nobody else reads, beside the inputs. To the compiler it changes nothing, or it
+    The second writes into room that nobody else reads, beside the inputs. To the compiler it changes nothing, or it
     would copy the inputs to keep them as they were.
     """
     # schemas are written out, since releases of torch differ in which annotations they can read
-    columns = torch.library.custom_op(
-        "schnell::product_with_columns",
-        _product_with_columns,
-        mutates_args=(),
-        schema="(Tensor padded, Tensor down, Tensor wide, Tensor? bias, SymInt out) -> Tensor",
+    room = torch.library.custom_op(
+        "schnell::room_for_columns", _room_for_columns, mutates_args=(), schema="(Tensor down, SymInt tokens) -> Tensor"
     )
-    columns.register_fake(lambda padded, _down, _wide, _bias, out: padded.new_empty(*padded.shape[:-1], out))
+    room.register_fake(_room_for_columns)
+    products = torch.library.custom_op(
+        "schnell::products_with_columns",
+        _products_with_columns,
+        mutates_args=(),
+        schema="(Tensor[] padded, Tensor[] down, Tensor[] wide, Tensor?[] bias, SymInt out) -> Tensor",
+    )
+    products.register_fake(lambda padded, _down, _wide, _bias, out: _empty_outputs(padded, out))
     torch.library.custom_op(
         "schnell::add_side_paths",
         _add_side_paths,
@@ -171,11 +184,29 @@ def define_operators() -> None:
     )
 
 
-def _product_with_columns(padded: Tensor, down: Tensor, wide: Tensor, bias: Tensor | None, out: int) -> Tensor:
-    flat = padded.flatten(0, -2)
-    start = flat.shape[1] - len(down)
-    torch.mm(flat[:, :start], down.T, out=flat[:, start:])
-    return F.linear(padded, wide[:out, : flat.shape[1]], bias)
+def _room_for_columns(down: Tensor, tokens: int) -> Tensor:
+    return down.new_empty(1, tokens, down.shape[0] + down.shape[1])
+
+
+def _products_with_columns(
+    padded: list[Tensor], down: list[Tensor], wide: list[Tensor], bias: list[Tensor | None], out: int
+) -> Tensor:
+    products, start = _empty_outputs(padded, out), 0
+    for room, factors, weights, added in zip(padded, down, wide, bias, strict=True):
+        flat, stop = room[0], start + room.shape[1]
+        inputs = flat.shape[1] - len(factors)
+        torch.mm(flat[:, :inputs], factors.T, out=flat[:, inputs:])
+        columns, target = weights[:out, : flat.shape[1]].T, products[0, start:stop]
+        if added is None:
+            torch.mm(flat, columns, out=target)
+        else:
+            torch.addmm(added, flat, columns, out=target)
+        start = stop
+    return products
+
+
+def _empty_outputs(padded: Sequence[Tensor], out: int) -> Tensor:
+    return padded[0].new_empty(1, sum(each.shape[1] for each in padded), out)
 
 
 def _add_side_paths(x: Tensor, y: Tensor, number: Tensor) -> None:
@@ -250,6 +281,25 @@ class HeldFactors(nn.Module):
         assert self.up is not None  # noqa: S101
         y: Tensor = base(x)
         return y + low_rank_sum(F.linear(x, self.down).view(1, -1, len(self.down)), self.up[None], parts).view_as(y)
+
+
+def along_tokens(products: Sequence[tuple[HeldFactors, nn.Module, Tensor]]) -> Tensor | None:
+    """Layers' products of one row, each of its own tokens, in one tensor (1, tokens of all, out), with what is held.
+
+    None where they cannot be written there by themselves.
+    """
+    wides = [(x, _widened_now(base), held.down) for held, base, x in products if held.gain is None]
+    found = [(x, wide, down) for x, wide, down in wides if wide is not None and down is not None]
+    return products_with_columns(found) if len(found) == len(products) else None
+
+
+def widened(base: nn.Module, parts: Sequence[LayerRows], rank: int) -> nn.Module:
+    """The layer with room for the LoRAs of one row beside its weights, where these are plain ones."""
+    if type(base) is nn.Linear:
+        return WidenedLinear(base, parts, rank)
+    if isinstance(base, TwoPathLinear) and type(base.exact) is nn.Linear:
+        base.exact = WidenedLinear(base.exact, parts, rank)
+    return base
 
 
 def _widened_now(base: nn.Module) -> WidenedLinear | None:

@@ -30,7 +30,6 @@ _NORMS: Final = {
 }
 _NORM: Final = re.compile(r"^(double|single)_blocks\.(\d+)\.(.*norm)\.scale$")
 _TOKEN_LAYER: Final = re.compile(r"^(double|single)_blocks\.\d+\.(?!img_mod|txt_mod|modulation)")
-_BLOCK_LAYER: Final = re.compile(r"^(double|single)_blocks\.\d+\.")
 _FAMILIES: Final = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
 
 
@@ -50,11 +49,6 @@ class LayerRows:
 def is_of_tokens(layer: str) -> bool:
     """Whether one of our layers multiplies every token of a block, and not one vector a row, as modulation does."""
     return _TOKEN_LAYER.match(layer) is not None
-
-
-def is_of_block(layer: str) -> bool:
-    """Whether one of our layers is in a block: all but the embedders and the last layer."""
-    return _BLOCK_LAYER.match(layer) is not None
 
 
 def layer_rows(layer: str, out_features: int) -> tuple[LayerRows, ...]:

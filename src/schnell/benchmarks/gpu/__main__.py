@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -35,26 +36,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report(options.json, about_this_run(is_dry=options.dry))
     device = "cpu" if options.dry else options.device
     _import_peers()
-    for name in options.only or SECTIONS:
-        # nobody waits for a card in a dry run, and a machine that tests run on may have much else to do
-        slowness = _DRY_SLOWNESS if options.dry else 1
-        left = slowness * options.budget - (perf_counter() - begin) - _RESERVE
-        section, seconds = SECTIONS[name], min(slowness * SECTIONS[name].seconds, left)
-        report.begin(name, seconds)
-        if left < 1:
-            report.end(name, 0.0, "no time was left")
-            continue
-        sys.stderr.write(f"{name}: at most {seconds:.0f} s\n")
-        ending = run_section(
-            section,
-            seconds,
-            lambda figure, name=name: report.add(name, figure),  # type: ignore[misc]  # mypy loses the default's type
-            is_dry=options.dry,
-            device=device,
-        )
-        report.end(name, ending.seconds, ending.error)
-    sys.stdout.write(report.table() + "\n")
+    # `timeout` and machines whose time is over say it so; what was measured until then is to be seen
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        for name in options.only or SECTIONS:
+            # nobody waits for a card in a dry run, and a machine that tests run on may have much else to do
+            slowness = _DRY_SLOWNESS if options.dry else 1
+            left = slowness * options.budget - (perf_counter() - begin) - _RESERVE
+            section, seconds = SECTIONS[name], min(slowness * SECTIONS[name].seconds, left)
+            report.begin(name, seconds)
+            if left < 1:
+                report.end(name, 0.0, "no time was left")
+                continue
+            sys.stderr.write(f"{name}: at most {seconds:.0f} s\n")
+            ending = run_section(
+                section,
+                seconds,
+                lambda figure, name=name: report.add(name, figure),  # type: ignore[misc]  # mypy loses the default's type
+                is_dry=options.dry,
+                device=device,
+            )
+            report.end(name, ending.seconds, ending.error)
+    finally:
+        sys.stdout.write(report.table() + "\n")
+        sys.stdout.flush()
     return int(any(section["error"] for section in report.sections.values()))
+
+
+def _stop(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def _missing() -> list[str]:

@@ -72,12 +72,16 @@ def run_section(
     process = context.Process(target=_measure, args=(section, seconds, sender, is_dry, device))
     process.start()
     sender.close()
-    error = _listen(receiver, start + seconds + _GRACE_SECONDS, on_figure)
-    # what is measured is told by now: a process that lingers (compilers, threads) must not take the next one's time
-    process.join(_GRACE_SECONDS if error is None else 0)
-    if process.is_alive():
-        _end(process)
-    process.join()
+    error: str | None = "not finished"
+    try:
+        error = _listen(receiver, start + seconds + _GRACE_SECONDS, on_figure)
+    finally:
+        # what is measured is told by now: a process that lingers (compilers, threads) must not take the next one's
+        # time, nor stay behind on the card when this one is stopped
+        process.join(_GRACE_SECONDS if error is None else 0)
+        if process.is_alive():
+            _end(process)
+        process.join()
     return Ending(perf_counter() - start, error)
 
 
@@ -129,6 +133,7 @@ def _be_quiet() -> None:
 
 def _measure(section: Section, seconds: float, sender: "Connection[Any, Any]", is_dry: bool, device: str) -> None:  # noqa: FBT001 - a process's arguments
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the main process does then is no section's business
     _be_quiet()
     if is_dry:
         # with one thread nothing waits for the other where the machine has more to do than we

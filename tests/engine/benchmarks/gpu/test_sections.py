@@ -1,3 +1,4 @@
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -26,8 +27,6 @@ def hangs(_: Lab) -> Figures:
 
 def dies(_: Lab) -> Figures:
     yield "first", 1.0
-    import os
-
     os._exit(7)
 
 
@@ -83,3 +82,21 @@ def test_a_section_ends_between_two_figures_when_its_time_is_over() -> None:
     figures, error = run(goes_on_for_ever, seconds=0.3)
     assert figures
     assert error == "its time was over before all was measured"
+
+
+def tells_its_number_and_hangs(_: Lab) -> Figures:
+    yield "process", os.getpid()
+    time.sleep(60)
+
+
+def test_a_check_that_is_stopped_leaves_no_section_behind() -> None:
+    told: list[tuple[str, Any]] = []
+
+    def stopped_meanwhile(figure: tuple[str, Any]) -> None:
+        told.append(figure)
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        run_section(Section(tells_its_number_and_hangs, 60), 60, stopped_meanwhile, is_dry=True, device="cpu")
+    with pytest.raises(ProcessLookupError):
+        os.kill(told[0][1], 0)
