@@ -14,14 +14,17 @@ from fakes import FakeRunner
 from schnell.bootstrap import hold_data, read_settings, server
 from schnell.cli.http_server import listen, run_server
 from schnell.cli.serve import configure_logs
-from schnell.web import app, lifecycle, pages
+from schnell.web import app, lifecycle
+from schnell.web.pages.documents import find_documents, load_documents
+from schnell.web.pages.languages import load_languages
+from schnell.web.pages.static import load_static_files
 from servers import KEY
 
 __all__ = ["KEY", "app", "lifecycle", "serve", "server"]
 
-pages.load_static_files()
-pages.load_languages()
-pages.load_documents(pages.find_documents())
+load_static_files()
+load_languages()
+load_documents(find_documents())
 
 
 def serve(environment: Mapping[str, str], step_seconds: float, errors: Path, constants: Mapping[str, Any]) -> None:

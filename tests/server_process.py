@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -86,9 +86,7 @@ def _forks() -> ForkServerContext:
     return context
 
 
-def start_server(
-    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, Any] | None = None, **settings: str
-) -> ServerProcess:
+def start_server(folder: Path, step_seconds: float = 0.0, constants: Any = None, **settings: str) -> ServerProcess:
     """A server that is ready. `settings` are environment variables without their prefix; `constants`: see `serve`."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -106,9 +104,7 @@ def start_server(
 
 
 @contextmanager
-def serving(
-    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, Any] | None = None, **settings: str
-) -> Iterator[ServerProcess]:
+def serving(folder: Path, step_seconds: float = 0.0, constants: Any = None, **settings: str) -> Iterator[ServerProcess]:
     server = start_server(folder, step_seconds, constants, **settings)
     try:
         yield server

@@ -133,7 +133,7 @@ def test_nothing_is_asked_about_a_value_that_is_half_typed(visit: Visit) -> None
 
         def note(request: Request) -> None:
             if request.url.endswith("/api/features"):
-                given = request.post_data_json["promptObject"]
+                given = (request.post_data_json or {})["promptObject"]
                 asked.append((given.get("lora_weights"), given["width"]))
 
         page.on("request", note)
