@@ -83,6 +83,7 @@ def _states(visitor: Visitor) -> Iterator[str]:
     page.click("#lora_weights")
     yield "the picker and all settings"
     page.fill("#seed", "-1")
+    page.keyboard.press("Tab")
     expect(page.locator("#seed-problem")).not_to_be_empty()
     page.click("#run")
     expect(page.locator(".frame-problem")).to_be_visible()
