@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import wait
@@ -47,23 +47,27 @@ class ServerProcess:
         return httpx.AsyncClient(base_url=self.url, headers={"API-KEY": KEY}, timeout=30, **options)  # type: ignore[arg-type]
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self._send(signal.SIGKILL)
         self._await_end(10)
 
     def pause(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        self._send(signal.SIGCONT)
 
     def stop(self) -> int:
-        os.kill(self.pid, signal.SIGTERM)
+        self._send(signal.SIGTERM)
         return self._await_end(30)
 
     def end(self) -> None:
         """Whatever state it is in."""
         if self.exit_code is None:
             self.kill()
+
+    def _send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(self.pid, number)
 
     def _await_end(self, seconds: float) -> int:
         wait([self.process.sentinel], seconds)

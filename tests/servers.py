@@ -66,8 +66,8 @@ async def key_for(server: Server, team: str, *scopes: Scope, **options: Any) -> 
 async def run_server(folder: Path, runner: FakeRunner | None = None, **settings: Any) -> AsyncIterator[Server]:
     """A server on `folder`. A new one has its tables already: servers in processes of their own make them."""
     runner = runner or FakeRunner()
-    if "database_url" not in settings and not (folder / "schnell.db").exists():
-        shutil.copy(migrated_sqlite(), folder / "schnell.db")
+    if "database_url" not in settings:
+        _add_database(folder / "schnell.db")
     given: dict[str, Any] = {"data_dir": folder, "bootstrap_key": KEY, "drain_seconds": 5} | settings
     app = build_app(Settings(**given), runner)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -76,3 +76,9 @@ async def run_server(folder: Path, runner: FakeRunner | None = None, **settings:
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", headers={"API-KEY": KEY}) as client,
     ):
         yield Server(app, client, runner)
+
+
+def _add_database(file: Path) -> None:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(migrated_sqlite(), file)
