@@ -13,25 +13,25 @@ from fakes import FakeRunner
 from schnell.bootstrap import hold_data, read_settings, server
 from schnell.cli.http_server import listen, run_server
 from schnell.cli.serve import configure_logs
-from schnell.web import app, lifecycle, pages
-from servers import KEY
+from schnell.web import app, lifecycle
+from servers import read_package
 
-__all__ = ["KEY", "app", "lifecycle", "serve", "server"]
+__all__ = ["app", "lifecycle", "serve", "server"]
 
-pages.load_static_files()
-pages.load_languages()
-pages.load_documents(pages.find_documents())
+read_package()
 
 
-def serve(environment: Mapping[str, str], step_seconds: float, errors: Path, constants: Mapping[str, float]) -> None:
-    """Serve until a signal ends it. Settings come from `environment`, as for `schnell serve`.
+#: A variable of the environment with other values for constants of the code: "module.NAME=1.5 module.OTHER=2".
+CONSTANTS = "FAKE_SERVER_CONSTANTS"
 
-    `constants` are other values for some in the code, by their full names.
-    """
+
+def serve(environment: Mapping[str, str], step_seconds: float, errors: Path) -> None:
+    """Serve until a signal ends it. Settings come from `environment`, as for `schnell serve`; see also `CONSTANTS`."""
     _redirect(errors)
-    for name, value in constants.items():
+    for given in environment.get(CONSTANTS, "").split():
+        name, _, value = given.partition("=")
         module, _, constant = name.rpartition(".")
-        setattr(import_module(module), constant, value)
+        setattr(import_module(module), constant, float(value))
     os.environ.clear()
     os.environ.update(environment)
     settings = read_settings()

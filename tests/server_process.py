@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -89,10 +89,8 @@ def _forks() -> ForkServerContext:
     return context
 
 
-def start_server(
-    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, float] | None = None, **settings: str
-) -> ServerProcess:
-    """A server that is ready. `settings` are environment variables without their prefix; `constants`: see `serve`."""
+def start_server(folder: Path, step_seconds: float = 0.0, **settings: str) -> ServerProcess:
+    """A server that is ready. `settings` are environment variables without their prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
@@ -101,7 +99,7 @@ def start_server(
     errors = folder / f"stderr-{port}.txt"
     errors.touch()
     with _turn:
-        process = _forks().Process(target=serve, args=(environment, step_seconds, errors, constants or {}), daemon=True)
+        process = _forks().Process(target=serve, args=(environment, step_seconds, errors), daemon=True)
         process.start()
     server = ServerProcess(process, f"http://127.0.0.1:{port}", errors)
     _await_ready(server)
@@ -109,10 +107,8 @@ def start_server(
 
 
 @contextmanager
-def serving(
-    folder: Path, step_seconds: float = 0.0, constants: Mapping[str, float] | None = None, **settings: str
-) -> Iterator[ServerProcess]:
-    server = start_server(folder, step_seconds, constants, **settings)
+def serving(folder: Path, step_seconds: float = 0.0, **settings: str) -> Iterator[ServerProcess]:
+    server = start_server(folder, step_seconds, **settings)
     try:
         yield server
     finally:
@@ -123,7 +119,7 @@ def serving(
 def _await_ready(server: ServerProcess) -> None:
     # one client: each reads every authority that the system trusts
     with httpx.Client(base_url=server.url, timeout=5) as client:
-        for _ in range(600):
+        for _ in range(2400):
             if server.exit_code is not None:
                 raise RuntimeError(server.errors.read_text())
             try:

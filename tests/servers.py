@@ -19,6 +19,7 @@ from schnell.accounts.teams import create_team, list_members
 from schnell.bootstrap import build_app
 from schnell.settings import Settings
 from schnell.web import pages
+from schnell.web.pages.documents import find_documents
 from schnell.web.services import Services, services_of_app
 
 KEY = "test-key-of-the-first-team"
@@ -29,8 +30,16 @@ BODY: dict[str, Any] = {
 }
 
 # what every server reads of the package itself: once for all servers of a process
-for _name in ("load_static_files", "load_languages", "load_documents"):
-    setattr(pages, _name, cache(getattr(pages, _name)))
+_READERS = {name: cache(getattr(pages, name)) for name in ("load_static_files", "load_languages", "load_documents")}
+for _name, _read in _READERS.items():
+    setattr(pages, _name, _read)
+
+
+def read_package() -> None:
+    """Read it now, and not at the start of the first server."""
+    _READERS["load_static_files"]()
+    _READERS["load_languages"]()
+    _READERS["load_documents"](find_documents())
 
 
 @dataclass
