@@ -8,34 +8,31 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from fakes import FakeRunner
 from schnell.bootstrap import hold_data, read_settings, server
 from schnell.cli.http_server import listen, run_server
 from schnell.cli.serve import configure_logs
 from schnell.web import app, lifecycle
-from schnell.web.pages.documents import find_documents, load_documents
-from schnell.web.pages.languages import load_languages
-from schnell.web.pages.static import load_static_files
-from servers import KEY
+from servers import read_package
 
-__all__ = ["KEY", "app", "lifecycle", "serve", "server"]
+__all__ = ["app", "lifecycle", "serve", "server"]
 
-load_static_files()
-load_languages()
-load_documents(find_documents())
+read_package()
 
 
-def serve(environment: Mapping[str, str], step_seconds: float, errors: Path, constants: Mapping[str, Any]) -> None:
-    """Serve until a signal ends it. Settings come from `environment`, as for `schnell serve`.
+#: A variable of the environment with other values for constants of the code, numbers or what another module has:
+#: "module.NAME=1.5 module.OTHER=other:name".
+CONSTANTS = "FAKE_SERVER_CONSTANTS"
 
-    `constants` are other values for some in the code, by their full names.
-    """
+
+def serve(environment: Mapping[str, str], step_seconds: float, errors: Path) -> None:
+    """Serve until a signal ends it. Settings come from `environment`, as for `schnell serve`; see also `CONSTANTS`."""
     _redirect(errors)
-    for name, value in constants.items():
+    for given in environment.get(CONSTANTS, "").split():
+        name, _, value = given.partition("=")
         module, _, constant = name.rpartition(".")
-        setattr(import_module(module), constant, value)
+        setattr(import_module(module), constant, _read_value(value))
     os.environ.clear()
     os.environ.update(environment)
     settings = read_settings()
@@ -44,6 +41,11 @@ def serve(environment: Mapping[str, str], step_seconds: float, errors: Path, con
         listener = listen(settings.host, settings.port)
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         run_server(settings, FakeRunner(step_seconds=step_seconds), listener)
+
+
+def _read_value(text: str) -> object:
+    module, has_module, name = text.partition(":")
+    return getattr(import_module(module), name) if has_module else float(text)
 
 
 def _redirect(errors: Path) -> None:

@@ -7,14 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -48,23 +47,27 @@ class ServerProcess:
         return httpx.AsyncClient(base_url=self.url, headers={"API-KEY": KEY}, timeout=30, **options)  # type: ignore[arg-type]
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self._send(signal.SIGKILL)
         self._await_end(10)
 
     def pause(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        self._send(signal.SIGCONT)
 
     def stop(self) -> int:
-        os.kill(self.pid, signal.SIGTERM)
+        self._send(signal.SIGTERM)
         return self._await_end(30)
 
     def end(self) -> None:
         """Whatever state it is in."""
         if self.exit_code is None:
             self.kill()
+
+    def _send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(self.pid, number)
 
     def _await_end(self, seconds: float) -> int:
         wait([self.process.sentinel], seconds)
@@ -86,8 +89,8 @@ def _forks() -> ForkServerContext:
     return context
 
 
-def start_server(folder: Path, step_seconds: float = 0.0, constants: Any = None, **settings: str) -> ServerProcess:
-    """A server that is ready. `settings` are environment variables without their prefix; `constants`: see `serve`."""
+def start_server(folder: Path, step_seconds: float = 0.0, **settings: str) -> ServerProcess:
+    """A server that is ready. `settings` are environment variables without their prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCHNELL_")}
@@ -96,7 +99,7 @@ def start_server(folder: Path, step_seconds: float = 0.0, constants: Any = None,
     errors = folder / f"stderr-{port}.txt"
     errors.touch()
     with _turn:
-        process = _forks().Process(target=serve, args=(environment, step_seconds, errors, constants or {}), daemon=True)
+        process = _forks().Process(target=serve, args=(environment, step_seconds, errors), daemon=True)
         process.start()
     server = ServerProcess(process, f"http://127.0.0.1:{port}", errors)
     _await_ready(server)
@@ -104,8 +107,8 @@ def start_server(folder: Path, step_seconds: float = 0.0, constants: Any = None,
 
 
 @contextmanager
-def serving(folder: Path, step_seconds: float = 0.0, constants: Any = None, **settings: str) -> Iterator[ServerProcess]:
-    server = start_server(folder, step_seconds, constants, **settings)
+def serving(folder: Path, step_seconds: float = 0.0, **settings: str) -> Iterator[ServerProcess]:
+    server = start_server(folder, step_seconds, **settings)
     try:
         yield server
     finally:
@@ -116,7 +119,7 @@ def serving(folder: Path, step_seconds: float = 0.0, constants: Any = None, **se
 def _await_ready(server: ServerProcess) -> None:
     # one client: each reads every authority that the system trusts
     with httpx.Client(base_url=server.url, timeout=5) as client:
-        for _ in range(600):
+        for _ in range(2400):
             if server.exit_code is not None:
                 raise RuntimeError(server.errors.read_text())
             try:

@@ -19,6 +19,7 @@ from schnell.accounts.teams import create_team, list_members
 from schnell.bootstrap import build_app
 from schnell.settings import Settings
 from schnell.web import pages
+from schnell.web.pages.documents import find_documents
 from schnell.web.services import Services, services_of_app
 
 KEY = "test-key-of-the-first-team"
@@ -29,8 +30,16 @@ BODY: dict[str, Any] = {
 }
 
 # what every server reads of the package itself: once for all servers of a process
-for _name in ("load_static_files", "load_languages", "load_documents"):
-    setattr(pages, _name, cache(getattr(pages, _name)))
+_READERS = {name: cache(getattr(pages, name)) for name in ("load_static_files", "load_languages", "load_documents")}
+for _name, _read in _READERS.items():
+    setattr(pages, _name, _read)
+
+
+def read_package() -> None:
+    """Read it now, and not at the start of the first server."""
+    _READERS["load_static_files"]()
+    _READERS["load_languages"]()
+    _READERS["load_documents"](find_documents())
 
 
 @dataclass
@@ -66,8 +75,8 @@ async def key_for(server: Server, team: str, *scopes: Scope, **options: Any) -> 
 async def run_server(folder: Path, runner: FakeRunner | None = None, **settings: Any) -> AsyncIterator[Server]:
     """A server on `folder`. A new one has its tables already: servers in processes of their own make them."""
     runner = runner or FakeRunner()
-    if "database_url" not in settings and not (folder / "schnell.db").exists():
-        shutil.copy(migrated_sqlite(), folder / "schnell.db")
+    if "database_url" not in settings:
+        _add_database(folder / "schnell.db")
     given: dict[str, Any] = {"data_dir": folder, "bootstrap_key": KEY, "drain_seconds": 5} | settings
     app = build_app(Settings(**given), runner)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -76,3 +85,9 @@ async def run_server(folder: Path, runner: FakeRunner | None = None, **settings:
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", headers={"API-KEY": KEY}) as client,
     ):
         yield Server(app, client, runner)
+
+
+def _add_database(file: Path) -> None:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(migrated_sqlite(), file)

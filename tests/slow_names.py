@@ -1,4 +1,4 @@
-"""A name server that takes its time, for the process of a server: `constants` of `server_process` puts it in place."""
+"""A name server that takes its time, for the process of a server: `fake_server.CONSTANTS` puts it in place."""
 
 import socket
 import time

