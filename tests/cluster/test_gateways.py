@@ -125,7 +125,7 @@ async def test_without_a_head_gateways_close_their_records_and_end_and_serve_aga
     environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a supervisor does, the test does: it starts what has ended."""
-    engine = {"MODEL": "schnell-mini", "DEVICE": "cpu", "SAFETY": "", "CREDENTIALS": "false", "REPLICA_CPUS": "0.5"}
+    engine = {"DEVICE": "cpu", "SAFETY": "", "REPLICA_CPUS": "0.5"}
     for name, value in engine.items():
         monkeypatch.setenv(f"SCHNELL_{name}", value)
     bodies = [body_with(prompt=f"headless {n}", seed=n) for n in range(8)]

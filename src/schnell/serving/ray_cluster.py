@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -250,6 +251,7 @@ class ClusterConnection:
         self._handle: Any = None
         self._problem: str | None = "the engine's replicas are not known yet"
         self._failure: str | None = None
+        self.gone: Future[None] = Future()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="schnell-cluster", daemon=True)
         self._thread.start()
@@ -290,6 +292,8 @@ class ClusterConnection:
             self._problem = "the cluster's head does not answer"
             if time.monotonic() - heard > self._gone_seconds:
                 log.error("the cluster's head is gone; this server ends, to be started anew", head=self._head)
+                # jobs first: those that wait for a replica would keep the server from ending in time
+                self.gone.set_result(None)
                 self._on_gone()
                 return
 

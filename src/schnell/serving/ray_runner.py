@@ -6,6 +6,7 @@ so the picture is the same, and the gateway's record is charged once.
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -39,6 +40,7 @@ _SLOTS_UNTIL_KNOWN: Final = 8
 _LOST: Final = (
     f"the replicas that drew this picture failed, {MOST_TRIES} times in a row; nothing was charged. Try again later"
 )
+_HEADLESS: Final = "the cluster's head is gone; nothing was charged. Try again in a minute"
 _MISSING: Final = "a LoRA's file does not reach the replicas; nothing was charged. Try again"
 
 
@@ -61,6 +63,11 @@ class Cluster(Protocol):
         """How long a replica takes to start, where none is there."""
         ...
 
+    @property
+    def gone(self) -> "ThreadFuture[None]":
+        """Done once the head was silent for so long that this process has to end, see `ClusterConnection`."""
+        ...
+
     async def close(self) -> None:
         """Leave the cluster."""
         ...
@@ -81,6 +88,7 @@ class RayRunner:
         self._cluster = cluster
         self._view = cluster.view
         self._share = share
+        self._gone: asyncio.Future[None] | None = None
 
     @property
     def adapter_slots(self) -> int:
@@ -119,15 +127,20 @@ class RayRunner:
 
         Raises:
             RayActorError: the replica died, or cannot be reached.
-            ModelBusyError, GenerationFailedError: the cluster does not take the job.
+            ModelBusyError, GenerationFailedError: the cluster does not take the job, or its head is gone.
         """
+        gone = self._gone_in_this_loop()
         handle = await self._cluster.handle()
         stream = handle.options(stream=True).draw.remote(job, contents)
         is_over, message = False, Message()
+        reading = asyncio.ensure_future(_read(stream, on_progress))
         try:
-            async for message in stream:
-                if message.progress is not None:
-                    on_progress(message.progress)
+            await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                # Ray would wait for ever, and end this process before its records are closed
+                is_over = True
+                raise ModelBusyError(_HEADLESS, 60.0)
+            message = reading.result()
             is_over = True
         except RayActorError as error:
             self._note_death(job, error)
@@ -139,6 +152,7 @@ class RayRunner:
             log.exception("a replica failed", job_id=job.id)
             raise GenerationFailedError("the picture could not be drawn; nothing was charged") from error
         finally:
+            reading.cancel()
             if not is_over:
                 # a stream that never began raises here what it has raised before, and would hide what we make of it
                 with suppress(RayError, RayServeException):
@@ -147,6 +161,12 @@ class RayRunner:
         if replica and message.report is not None:
             self._view.report(replica, message.report)
         return message
+
+    def _gone_in_this_loop(self) -> "asyncio.Future[None]":
+        """One future for all jobs: the thread's keeps a reference to each that was made of it."""
+        if self._gone is None or self._gone.get_loop() is not asyncio.get_running_loop():
+            self._gone = asyncio.wrap_future(self._cluster.gone)
+        return self._gone
 
     def _note_death(self, job: Job, error: RayActorError) -> None:
         replica = self._view.returned(job)
@@ -182,6 +202,15 @@ class RayRunner:
 
     def _reports(self) -> Mapping[str, ReplicaReport]:
         return self._view.reports()
+
+
+async def _read(stream: Any, on_progress: ProgressListener) -> Message:
+    """The last message of a stream; progress is told on the way."""
+    message = Message()
+    async for message in stream:
+        if message.progress is not None:
+            on_progress(message.progress)
+    return message
 
 
 def _numbered(listener: ProgressListener, attempt: int) -> ProgressListener:

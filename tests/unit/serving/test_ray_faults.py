@@ -1,6 +1,7 @@
 """What a gateway makes of a cluster that takes no job, and how a replica's parts are built, without a cluster."""
 
 import asyncio
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,8 @@ from schnell.serving import ray_cluster
 from schnell.serving.cluster_view import ClusterView
 from schnell.serving.ray_replica import EngineReplica, ReplicaParts
 from schnell.serving.ray_runner import RayRunner
-from schnell.spec import GenerationSpec, Job
+from schnell.serving.replica_messages import Message
+from schnell.spec import GenerationSpec, Job, Progress
 
 
 class Refused:
@@ -33,19 +35,44 @@ class Refused:
     def __aiter__(self) -> "Refused":
         return self
 
-    async def __anext__(self) -> None:
+    async def __anext__(self) -> Message:
         raise DeploymentUnavailableError(cast("Any", "engine"))
 
     def cancel(self) -> None:
         raise DeploymentUnavailableError(cast("Any", "engine"))
 
 
-class FailedDeployment:
-    def __init__(self) -> None:
+class Silent(Refused):
+    """A stream to a replica of a cluster whose head is gone: nothing comes, and nothing can be cancelled."""
+
+    async def __anext__(self) -> Message:
+        await asyncio.Event().wait()
+        return Message()
+
+    def cancel(self) -> None:
+        pytest.fail("Ray's calls may not return without a head")
+
+
+class OneStep(Refused):
+    """A stream that tells of a step, and notes that it was cancelled."""
+
+    is_cancelled = False
+
+    async def __anext__(self) -> Message:
+        return Message(progress=Progress("denoise", 1, 4))
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class FakeCluster:
+    def __init__(self, stream: Refused) -> None:
         self.view = ClusterView()
+        self.gone: Future[None] = Future()
+        self.stream = stream
 
     async def handle(self) -> Refused:
-        return Refused()
+        return self.stream
 
 
 async def no_files(*_: Any, **__: Any) -> dict[str, str]:
@@ -53,9 +80,36 @@ async def no_files(*_: Any, **__: Any) -> dict[str, str]:
 
 
 async def test_a_deployment_that_failed_is_busy_and_says_that_nothing_was_charged() -> None:
-    runner = RayRunner(cast("Any", FailedDeployment()), no_files)
+    runner = RayRunner(cast("Any", FakeCluster(Refused())), no_files)
     with pytest.raises(ModelBusyError, match="takes no pictures now; nothing was charged"):
         await runner.run(Job("job", "team", GenerationSpec("x"), 1), lambda _: None)
+
+
+async def test_jobs_of_a_cluster_whose_head_is_gone_end_so_that_their_records_can_be_closed() -> None:
+    cluster = FakeCluster(Silent())
+    runner = RayRunner(cast("Any", cluster), no_files)
+    jobs = [
+        asyncio.create_task(runner.run(Job(f"job {n}", "team", GenerationSpec("x"), 1), lambda _: None))
+        for n in range(3)
+    ]
+    await asyncio.sleep(0)
+    assert not any(job.done() for job in jobs)
+    await asyncio.to_thread(cluster.gone.set_result, None)
+    for error in await asyncio.gather(*jobs, return_exceptions=True):
+        assert isinstance(error, ModelBusyError)
+        assert "head is gone" in error.message
+
+
+async def test_a_replica_stops_where_the_one_who_listens_has_failed() -> None:
+    stream = OneStep()
+    runner = RayRunner(cast("Any", FakeCluster(stream)), no_files)
+
+    def fail(_: Progress) -> None:
+        raise LookupError("the listener")
+
+    with pytest.raises(LookupError, match="the listener"):
+        await runner.run(Job("job", "team", GenerationSpec("x"), 1), fail)
+    assert stream.is_cancelled
 
 
 async def test_a_replicas_parts_may_run_coroutines_while_they_are_built_on_rays_event_loop(

@@ -9,7 +9,11 @@ async function showAgain(id) {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(id);
-  if (fresh) find(id).replaceChildren(...fresh.childNodes);
+  if (!fresh) return;
+  // what somebody has unfolded stays unfolded
+  const before = find(id).querySelectorAll("details");
+  fresh.querySelectorAll("details").forEach((each, place) => (each.open = each.open || Boolean(before[place]?.open)));
+  find(id).replaceChildren(...fresh.childNodes);
 }
 
 /** The fields that differ from what the page came with; those of a new thing, all that have a value. */
@@ -81,4 +85,6 @@ async function refresh() {
   }
 }
 
+// on a narrow screen the sections scroll sideways, and the last ones would be out of sight
+document.querySelector(".sections [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 if (find("live")) setInterval(refresh, Number(find("live").dataset.refresh) * 1000);
