@@ -255,7 +255,7 @@ class DoubleBlock(nn.Module):
     def forward(self, img: Tensor, txt: Tensor, signal: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """Both streams (rows, tokens, width), image first."""
         length = txt.shape[1]
-        for_img, for_txt = signal.chunk(2, dim=1) if is_made_ahead(signal) else (signal, signal)
+        for_img, for_txt = torch.split(signal, 2, dim=1) if is_made_ahead(signal) else (signal, signal)
         of_img, of_txt = self.img_mod(for_img), self.txt_mod(for_txt)
         qkv = products_along_tokens(
             (self.txt_attn.qkv, modulated(txt, *of_txt[0][:2])), (self.img_attn.qkv, modulated(img, *of_img[0][:2]))
