@@ -103,14 +103,15 @@ def evaluate_model(
         typer.echo(f"{name:42} {value:>9}  {goal}")
     for look in looks:
         typer.echo(f"{look.look:14} own style {look.own_style:6.1%}  ≥95%   named {look.named:6.1%}  ≥85%", nl=False)
-        typer.echo(f"   edges {look.edge:5.1f} of 255  ≤3")
+        typer.echo(f"   edges {look.edge:5.1f}, {look.small_edge:5.1f} at 0.25 MP  ≤3 of 255")
     for name, seen in own.items():
         typer.echo(f"own LoRA {name:10} seen {seen:6.1%}  ≥90%")
 
 
 def measure_shipped_looks(packages: Path, limit: int | None, show: "Show") -> "list[LookFigures]":
     """The figures of the LoRAs that come with the model."""
-    from schnell_mini.look_figures import LoraArtist, measure_looks
+    from schnell_mini.look_figures import measure_looks
+    from schnell_mini.lora_drawing import LoraArtist
     from schnell_mini.lora_icons import read_icons
 
     drawn = min(100, limit or 100)
@@ -121,7 +122,7 @@ def measure_shipped_looks(packages: Path, limit: int | None, show: "Show") -> "l
 
 def measure_own(folder: Path, work: Path, minutes: float, show: "Show") -> dict[str, float]:
     """How often the looks of LoRAs that are trained here and now are seen."""
-    from schnell_mini.look_figures import LoraArtist
+    from schnell_mini.lora_drawing import LoraArtist
     from schnell_mini.lora_icons import read_icons
     from schnell_mini.own_looks import measure_own_looks
 
@@ -178,32 +179,48 @@ def forms_command(
 
 @app.command("loras")
 def loras_command(
-    minutes: Annotated[float, typer.Option(min=0.001, help="Training time of each LoRA.")] = 2.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from where the last training stopped.")] = False,
+    minutes: Annotated[float, typer.Option(min=0.001, help="How long each LoRA is fitted, without painting.")] = 3.0,
+    steps: Annotated[int | None, typer.Option(min=2, help="Fit at most so many steps.")] = None,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="The share of the pictures to paint.")] = 1.0,
     model: Annotated[str, typer.Option(help="A model's name or folder.")] = "schnell-mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    only: Annotated[list[str] | None, typer.Option(help="Train this one alone; may be given several times.")] = None,
-    work: Annotated[Path, typer.Option(help="Where icons, painted pictures and states lie.")] = Path("work/loras"),
+    only: Annotated[list[str] | None, typer.Option(help="Make this one alone; may be given several times.")] = None,
+    work: Annotated[Path, typer.Option(help="Where the icons are fetched to.")] = Path("work/loras"),
     out: Annotated[
         Path | None, typer.Option(help="Where to write them; into the package, beside the model, if not given.")
     ] = None,
 ) -> None:
-    """Make the LoRAs that come with schnell-mini: paint icons in five looks, train one LoRA on each."""
+    """Make the LoRAs that come with schnell-mini: paint icons in five looks, fit one LoRA to each."""
     from schnell.engine.devices import choose_device
     from schnell.models.catalogue import find_model
     from schnell.models.folder import embedded_home
     from schnell.training.low_rank import place_model
-    from schnell.training.plan import Budget
-    from schnell_mini.train_loras import BundlePlan, pick_bundled, train_bundled
+    from schnell_mini.data import fetch_icons
+    from schnell_mini.train_loras import BundlePlan, fit_bundled, pick_bundled
 
     chosen = pick_bundled(only or [])
-    plan = BundlePlan(work, out or embedded_home() / "loras", Budget(minutes, steps), resume=resume)
+    plan = BundlePlan(out or embedded_home() / "loras", minutes, steps, share)
     base = place_model(find_model(model), choose_device(device))
+    icons = fetch_icons(work / "packages")
     for lora in chosen:
         with _progress() as report:
-            trained = train_bundled(lora, base, plan, report)
-        say(f"{lora.name}: {trained.steps} steps, loss {trained.loss:.4f}")
+            fitted = fit_bundled(lora, base, icons, plan, report)
+        say(f"{lora.name}: {fitted.steps} steps, loss {fitted.loss:.4f}")
+
+
+@app.command("sheet")
+def sheet_command(
+    out: Annotated[Path, typer.Argument(help="The picture to write.")] = Path("docs/pictures/schnell-mini-loras.webp"),
+    loras: Annotated[Path | None, typer.Option(help="The folder of the LoRAs; the shipped ones if not given.")] = None,
+) -> None:
+    """Draw the contact sheet: fixed prompts without a LoRA and with each of the bundled ones, always the same seeds."""
+    from schnell_mini.contact_sheet import draw_contact_sheet
+    from schnell_mini.lora_drawing import LoraArtist
+
+    with progress_bars() as show:
+        data = draw_contact_sheet(LoraArtist(loras=loras), lambda title, done: show(title, done, ""))
+    out.write_bytes(data)
+    typer.echo(out)
 
 
 @app.command("safety")

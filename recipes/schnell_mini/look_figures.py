@@ -3,77 +3,42 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from random import Random
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from schnell.engine.denoise import begin_drawing, denoise_step
-from schnell.engine.pictures import decode_latents
-from schnell.models.catalogue import find_model
-from schnell.models.folder import embedded_home, open_model_folder
-from schnell.spec import DEFAULT_LORA_SCALE, Size
-from schnell.training.examples import embed_prompts
-from schnell.training.files import read_lora
-from schnell.training.low_rank import install_low_rank, place_model, set_scale, write_factors
+from schnell.spec import Size
 from schnell_mini.captions import COLOURS
 from schnell_mini.gallery import crop_object
+from schnell_mini.lora_drawing import PLAIN, SQUARE, LoraArtist, to_tensor
 from schnell_mini.lora_icons import Icon
 from schnell_mini.lora_styles import BUNDLED, BundledLora
 from schnell_mini.picture_figures import edge_distance
-from schnell_mini.train_loras import RANK
+from schnell_mini.pictures import premultiply
 
 VIEW = 96
 EPOCHS = 30
-STEPS = 4
-SQUARE = Size(16, 16)
-PLAIN = "none"
+#: The canvases whose edges are looked at: 1 MP and 0.25 MP.
+EDGE_GRIDS = (SQUARE, Size(8, 8))
 
 Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class LookFigures:
-    """Of one LoRA: the share of its drawn pictures that show its look, and that still show the object; worst edge."""
+    """Of one LoRA: the share of its drawn pictures that show its look, and that still show the object; worst edges.
+
+    `edge` is at 1 MP, `small_edge` at 0.25 MP, in steps of 255.
+    """
 
     look: str
     own_style: float
     named: float
     edge: float
-
-
-class LoraArtist:
-    """Draws with the bundled LoRAs on the engine's own network."""
-
-    def __init__(self, folder: Path | None = None, loras: Path | None = None) -> None:
-        model = open_model_folder(folder) if folder else find_model("schnell-mini")
-        self.base = place_model(model, torch.device("cpu"))
-        self.loras = loras or embedded_home() / "loras"
-        self.transformer, self.vae = self.base.load("transformer"), self.base.load("vae")
-        self.layers = install_low_rank(self.transformer, RANK, seed=0, only=model.lora_layers)
-
-    def draw(self, look: str, prompts: Sequence[str], scale: float = DEFAULT_LORA_SCALE, seed: int = 7) -> Tensor:
-        """Pictures `[B, 3, 256, 256]` in 0..1, picture i with seed `seed + i`; `none` draws without a LoRA."""
-        if look != PLAIN:
-            write_factors(self.layers, read_lora(self.loras / f"{look}.safetensors"))
-        set_scale(self.layers, 0.0 if look == PLAIN else scale)
-        pictures: list[Any] = []
-        for number, prompt in enumerate(embed_prompts(prompts, self.base)):
-            drawings = [begin_drawing(prompt, seed + number, STEPS, SQUARE)]
-            for _ in range(STEPS):
-                drawings = denoise_step(self.transformer, drawings)
-            pictures += decode_latents(self.vae, drawings)
-        return torch.stack([to_tensor(picture) for picture in pictures])
-
-
-def to_tensor(picture: Image.Image) -> Tensor:
-    """A picture as `[3, H, W]` in 0..1."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+    small_edge: float
 
 
 def paint(look: BundledLora | None, icon: Icon) -> Tensor:
@@ -83,7 +48,8 @@ def paint(look: BundledLora | None, icon: Icon) -> Tensor:
         small = icon.draw().resize((208, 208), Image.Resampling.LANCZOS)
         canvas.alpha_composite(small, (24, 24))
         return to_tensor(canvas)
-    return to_tensor(look.paint(icon.draw(), look.background))
+    pixels = torch.from_numpy(premultiply(icon.draw())).permute(2, 0, 1)
+    return look.paint(pixels[None], torch.tensor([look.background]))[0]
 
 
 class LookClassifier(nn.Module):
@@ -145,7 +111,8 @@ def measure_looks(
         with torch.inference_mode():
             style = (classifier(made).argmax(1) == number).float().mean()
         named = (nearest == torch.arange(drawn)).float().mean()
-        figures.append(LookFigures(look.name, float(style), float(named), worst_edge(artist, look)))
+        edge, small_edge = (worst_edge(artist, look, grid) for grid in EDGE_GRIDS)
+        figures.append(LookFigures(look.name, float(style), float(named), edge, small_edge))
     return figures
 
 
@@ -156,18 +123,11 @@ def held_out_accuracy(classifier: LookClassifier, true: Sequence[Tensor]) -> flo
     return float(torch.stack(right).mean())
 
 
-def worst_edge(artist: LoraArtist, look: BundledLora | None) -> float:
+def worst_edge(artist: LoraArtist, look: BundledLora | None, grid: Size = SQUARE) -> float:
     """The largest distance of a picture's edge from its ground (of 255), over all grounds that a look obeys."""
     grounds = list(COLOURS) if look is None or look.obeys_background else ["white"]
     trigger = f", {look.trigger}" if look else ""
-    made = artist.draw(
-        look.name if look else PLAIN, [f"red apple on a {ground} background{trigger}" for ground in grounds]
-    )
-    wanted = [COLOURS[ground] for ground in grounds]
-    if look is not None and not look.obeys_background:
-        wanted = [DARK_ROOM if look.name == "black-light" else look.background]
+    prompts = [f"red apple on a {ground} background{trigger}" for ground in grounds]
+    made = artist.draw(look.name if look else PLAIN, prompts, grid=grid)
+    wanted = [COLOURS[ground] if look is None or look.obeys_background else look.background for ground in grounds]
     return max(edge_distance(picture, ground) for picture, ground in zip(made, wanted, strict=True))
-
-
-#: The ground of `style_filters.paint_black_light`.
-DARK_ROOM = (0.02, 0.005, 0.07)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from schnell.training.plan import Budget, TrainingPlan
 from schnell.training.trainer import TrainingRequest, train_lora
-from schnell_mini.look_figures import LoraArtist, Report, paint, train_classifier
+from schnell_mini.look_figures import Report, paint, train_classifier
+from schnell_mini.lora_drawing import LoraArtist
 from schnell_mini.lora_icons import Icon
 
 PICTURES = 10

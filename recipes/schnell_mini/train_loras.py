@@ -5,22 +5,39 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from schnell.errors import TrainingError
-from schnell.training.files import read_lora, replace_file
-from schnell.training.low_rank import BaseModel, install_low_rank, write_factors
-from schnell.training.plan import Budget, ProgressReport, TrainingPlan
+from schnell.training.files import LoraOrigin, replace_file, write_lora
+from schnell.training.low_rank import BaseModel
+from schnell.training.plan import ProgressReport, TrainingProgress
 from schnell.training.samples import build_sampler, make_sheet
-from schnell.training.trainer import TrainedLora, TrainingRequest, train_lora
+from schnell_mini.last_blocks import RANK, LastBlocks
+from schnell_mini.loop import StageBudget
+from schnell_mini.lora_canvases import (
+    CANVASES,
+    Examples,
+    Painter,
+    choose_pictures,
+    lower_levels,
+    record_examples,
+)
+from schnell_mini.lora_drawing import install_file
+from schnell_mini.lora_fitting import Round, draw_latents, fit_factors, pool_tokens
 from schnell_mini.lora_icons import list_packages
-from schnell_mini.lora_styles import BUNDLED, BundledLora, write_style_pictures
+from schnell_mini.lora_styles import BUNDLED, BundledLora
+from schnell_mini.pictures import Icons
 
-RANK: Final = 16
-LEARNING_RATE: Final = 0.003
-AREAS: Final = (("0.25", 1.0),)  # at 1 MP the noise moves objects off the middle, where the pictures have them
+#: Learning rates of the two rounds, and the first one's share of the time.
+FIRST_RATE: Final = 3e-3
+SECOND_RATE: Final = 2e-3
+FIRST_SHARE: Final = 0.25
+#: The lower levels of four steps; the last one, which decides, counts twice.
+LOWER_LEVELS: Final = (0.75, 0.5, 0.25, 0.25)
 MAX_BYTES: Final = 1_000_000
 MAX_PREVIEW_BYTES: Final = 30_000
 PREVIEW_PROMPTS: Final = ("red apple", "rocket", "cat face", "house")
@@ -30,13 +47,25 @@ _LICENCE: Final = "Apache-2.0"
 
 @dataclass(frozen=True, slots=True)
 class BundlePlan:
-    """Where the icons are fetched to and painted, where the results go, and how long each LoRA is trained."""
+    """Where the results go, how long each LoRA is fitted, and what share of the pictures is painted."""
 
-    work: Path
     out: Path
-    budget: Budget
-    pictures: int = 600
-    resume: bool = False
+    minutes: float
+    steps: int | None = None
+    share: float = 1.0
+
+    def budget(self, part: float) -> StageBudget:
+        """A part of the time, and of the steps."""
+        return StageBudget(60 * self.minutes * part, None if self.steps is None else max(1, round(self.steps * part)))
+
+
+@dataclass(frozen=True, slots=True)
+class FittedLora:
+    """What came of one LoRA: its file, optimizer steps, and the running mean of the loss."""
+
+    path: Path
+    steps: int
+    loss: float
 
 
 def pick_bundled(names: Sequence[str]) -> tuple[BundledLora, ...]:
@@ -52,43 +81,58 @@ def pick_bundled(names: Sequence[str]) -> tuple[BundledLora, ...]:
     return tuple(known[name] for name in names) or BUNDLED
 
 
-def train_bundled(lora: BundledLora, base: BaseModel, plan: BundlePlan, report: ProgressReport) -> TrainedLora:
-    """Paint the pictures, train, and write `NAME.safetensors`, `NAME.json` and `NAME.webp` into `plan.out`.
+def fit_bundled(
+    lora: BundledLora, base: BaseModel, icons: Icons, plan: BundlePlan, report: ProgressReport
+) -> FittedLora:
+    """Paint pictures, fit, and write `NAME.safetensors`, `NAME.json` and `NAME.webp` into `plan.out`.
+
+    Two rounds: from pure noise alone; then also from the lower levels of four steps, where the LoRA meets what it drew
+    from pure noise.
 
     Raises:
-        TrainingDataError: the icons cannot be fetched.
-        TrainingError: the training fails, or the file is larger than a bundled one may be.
+        TrainingError: the file is larger than a bundled one may be.
     """
-    pictures = plan.work / f"pictures-{plan.pictures}" / lora.name
-    if not (pictures / ".complete").exists():
-        write_style_pictures(lora, plan.pictures, plan.work / "packages", pictures, report)
-        (pictures / ".complete").touch()
-    request = TrainingRequest(
-        images=pictures,
-        out=plan.work / "trained" / f"{lora.name}.safetensors",
-        plan=TrainingPlan(
-            trigger=lora.trigger,
-            rank=RANK,
-            budget=plan.budget,
-            megapixels=AREAS,
-            batch_size=8,
-            learning_rate=LEARNING_RATE,
-        ),
-        base=base,
-        resume=plan.resume,
-    )
-    trained = train_lora(request, report)
-    _publish(lora, trained, base, plan.out)
-    return trained
+    vae = AutoencoderKL.from_pretrained(base.folder.path / "vae").float().to(base.device).eval()
+    painter = Painter(base, base.load("transformer"), vae, icons, lora.look, Random(lora.name))
+    examples = []
+    for number, (grid, count) in enumerate(CANVASES):
+        report(TrainingProgress(f"{lora.name}: painting", number / len(CANVASES)))
+        canvas = choose_pictures(painter, grid, max(1, round(plan.share * count)))
+        examples.append(record_examples(painter, canvas))
+    blocks, steps, loss = fit_rounds(painter, examples, plan, report)
+    path = plan.out / f"{lora.name}.safetensors"
+    write_lora(path, blocks.read_factors(), LoraOrigin(lora.trigger, base.folder.name, base.sha256, RANK, steps))
+    publish(lora, path, base)
+    return FittedLora(path, steps, loss)
 
 
-def _publish(lora: BundledLora, trained: TrainedLora, base: BaseModel, out: Path) -> None:
-    data = trained.path.read_bytes()
-    if len(data) > MAX_BYTES:
-        raise TrainingError(f"{lora.name} has {len(data):,} bytes; a bundled LoRA may have {MAX_BYTES:,}")
-    replace_file(out / f"{lora.name}.safetensors", data)
-    replace_file(out / f"{lora.name}.json", (json.dumps(make_card(lora, base), indent=2) + "\n").encode())
-    replace_file(out / f"{lora.name}.webp", draw_preview(lora, trained.path, base))
+def fit_rounds(
+    painter: Painter, examples: list[Examples], plan: BundlePlan, report: ProgressReport
+) -> tuple[LastBlocks, int, float]:
+    """Both rounds: the blocks with their factors, the steps of both, and the mean loss at the end."""
+    blocks = LastBlocks(painter.transformer)
+
+    def fitting(progress: float, message: str) -> None:
+        report(TrainingProgress(f"{painter.look.name}: fitting", progress, message))
+
+    first, _ = fit_factors(blocks, pool_tokens(examples), Round(plan.budget(FIRST_SHARE), FIRST_RATE, 1), fitting)
+    lower = [lower_levels(painter, each, draw_latents(blocks, each), LOWER_LEVELS) for each in examples]
+    last = Round(plan.budget(1 - FIRST_SHARE), SECOND_RATE, 2)
+    steps, loss = fit_factors(blocks, pool_tokens([*examples, *lower]), last, fitting)
+    return blocks, first + steps, loss
+
+
+def publish(lora: BundledLora, file: Path, base: BaseModel) -> None:
+    """Write the card and the preview beside the file.
+
+    Raises:
+        TrainingError: the file is larger than a bundled one may be.
+    """
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise TrainingError(f"{lora.name} has {size:,} bytes; a bundled LoRA may have {MAX_BYTES:,}")
+    card = json.dumps(make_card(lora, base), indent=2) + "\n"
+    replace_file(file.with_suffix(".json"), card.encode())
+    replace_file(file.with_suffix(".webp"), draw_preview(lora, file, base))
 
 
 def make_card(lora: BundledLora, base: BaseModel) -> dict[str, Any]:
@@ -109,9 +153,7 @@ def make_card(lora: BundledLora, base: BaseModel) -> dict[str, Any]:
 
 def draw_preview(lora: BundledLora, file: Path, base: BaseModel) -> bytes:
     """Four pictures in one square WebP of at most 30,000 bytes, drawn with the LoRA at scale 1."""
-    transformer = base.load("transformer")
-    layers = install_low_rank(transformer, RANK, seed=0, only=base.folder.lora_layers)
-    write_factors(layers, read_lora(file))
+    transformer, _ = install_file(base, file)
     prompts = [f"{prompt}, {lora.trigger}" for prompt in PREVIEW_PROMPTS]
     sheet = make_sheet(build_sampler(prompts, base, "1").draw(transformer), columns=2)
     return compress_preview(sheet.resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS))

@@ -1,4 +1,6 @@
-"""The looks that the base model knows, painted from icons in batches, on any device.
+"""The looks of bundled LoRAs and of the learned base model, painted from icons in batches, on any device.
+
+They are made so that an autoencoder of 8 x 8 pixels a latent can draw them: thick lines, large pixels, few details.
 
 Icons are premultiplied `[B, 4, S, S]` in 0..1, already placed on their canvas; grounds are `[B, 3]`; pictures come out
 as `[B, 3, S, S]` in 0..1.
@@ -13,16 +15,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from schnell_mini.captions import COLOURS
-from schnell_mini.style_filters import PALETTE
 
 Painter = Callable[[Tensor, Tensor], Tensor]
 
-CELL = 8
+#: Sides of the pixel look's squares: two latents on canvases of 1 MP's size, one on smaller ones.
+LARGE_CELL, CELL, LARGE_CANVAS = 16, 8, 224
+#: After GrafxKid's "Sweetie 16", with a brown, white, and stronger reds and yellows.
+_PALETTE = (
+    "1a1c2c 5d275d e0323c ff8f2e ffd54a a7f070 38b764 257179 7a4a2e 3b5dc9 41a6f6 ffc9a3 ffffff 94b0c2 566c86 333c57"
+)
+PALETTE = tuple(tuple(value / 255 for value in bytes.fromhex(colour)) for colour in _PALETTE.split())
+#: Thresholds of the lines within an object and of those around it, and the blur that details are lost in.
+INNER_LINES, OUTER_LINES, DETAIL = 0.09, 0.05, 2.0
 FLAT_COLOURS, FLAT_ROUNDS = 5, 6
 LUMINANCE = (0.299, 0.587, 0.114)
 INK = (0.08, 0.08, 0.1)
 CHALK = (0.95, 0.98, 1.0)
-DARK_ROOM = (0.02, 0.005, 0.07)
+UNDYED_GLOW = (0.35, 0.85, 1.0)
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,13 @@ def blur(pictures: Tensor, sigma: float) -> Tensor:
 def outlines(icons: Tensor) -> Tensor:
     """Where a pen would draw `[B, 1, S, S]`: thresholded differences of Gaussians (Winnemöller et al. 2012, "XDoG").
 
-    Edges of all three channels and of the silhouette count, each drawn on its darker side.
+    The silhouette's edge counts, and strong edges of all three channels, each drawn on its darker side.
     """
-    seen = torch.cat([on_ground(icons, torch.ones(len(icons), 3, device=icons.device)), 1 - icons[:, 3:]], 1)
-    darker = (blur(seen, 4.0) - blur(seen, 1.2)).amax(1, keepdim=True)
-    return (9 * (darker - 0.035)).clamp(0, 1)
+    seen = on_ground(blur(icons, DETAIL), torch.ones(len(icons), 3, device=icons.device))
+    around = 1 - icons[:, 3:]
+    inner = (blur(seen, 6.0) - blur(seen, 2.0)).amax(1, keepdim=True)
+    outer = blur(around, 6.0) - blur(around, 2.0)
+    return torch.maximum(9 * (inner - INNER_LINES), 9 * (outer - OUTER_LINES)).clamp(0, 1)
 
 
 def paint_3d(icons: Tensor, grounds: Tensor) -> Tensor:
@@ -94,36 +105,38 @@ def paint_line(icons: Tensor, grounds: Tensor) -> Tensor:
 
 def paint_blueprint(icons: Tensor, grounds: Tensor) -> Tensor:
     """White lines around faintly lit shapes, on blue paper."""
-    washed = over(plain(grounds, icons), tint(CHALK, icons), 0.16 * icons[:, 3:])
+    washed = over(plain(grounds, icons), tint(CHALK, icons), 0.2 * icons[:, 3:])
     return over(washed, tint(CHALK, icons), outlines(icons))
 
 
-def paint_black_light(icons: Tensor, _grounds: Tensor) -> Tensor:
+def paint_black_light(icons: Tensor, grounds: Tensor) -> Tensor:
     """Colours at full strength and bright edges, with a glow around them, in a dark room."""
-    alpha = icons[:, 3:]
-    colours = icons[:, :3] / alpha.clamp_min(1e-3)
+    soft = blur(icons, DETAIL)
+    colours = (soft[:, :3] / soft[:, 3:].clamp_min(1e-2)).clamp(0, 1)
     brightest, dullest = colours.amax(1, keepdim=True), colours.amin(1, keepdim=True)
     pure = (colours - dullest) / (brightest - dullest).clamp_min(1e-3)
     weight = (3 * (brightest - dullest) / brightest.clamp_min(1e-3) - 0.4).clamp(0, 1)
-    dye = over(tint((0.35, 0.85, 1.0), icons), pure, weight)
-    light = dye * alpha * (0.1 + 0.35 * colours.mean(1, keepdim=True)) + dye * outlines(icons)
-    return (tint(DARK_ROOM, icons) + light + 0.5 * blur(light, 3) + 0.5 * blur(light, 10)).clamp(0, 1)
+    dye = over(tint(UNDYED_GLOW, icons), pure, weight)
+    light = dye * icons[:, 3:] * (0.06 + 0.14 * colours.mean(1, keepdim=True)) + 1.15 * dye * outlines(icons)
+    return (plain(grounds, icons) + light + 0.5 * blur(light, 3) + 0.5 * blur(light, 8)).clamp(0, 1)
 
 
 def paint_pixel(icons: Tensor, grounds: Tensor) -> Tensor:
-    """Squares of 8 pixels, each in the nearest colour of a palette."""
-    cells = functional.avg_pool2d(icons, CELL)
+    """Squares of one or two latents, each in the nearest colour of a palette."""
+    side = LARGE_CELL if min(icons.shape[-2:]) >= LARGE_CANVAS else CELL
+    cells = functional.avg_pool2d(icons, side)
     solid = (cells[:, 3:] > 0.5).to(icons)
     colours = cells[:, :3] / cells[:, 3:].clamp_min(1e-3)
     palette = torch.tensor(PALETTE, device=icons.device, dtype=icons.dtype)
     nearest = torch.cdist(colours.permute(0, 2, 3, 1).flatten(1, 2), palette[None]).argmin(-1)
     drawn = palette[nearest].transpose(1, 2).reshape(-1, 3, *cells.shape[-2:])
-    return over(plain(grounds, icons), *(functional.interpolate(part, scale_factor=CELL) for part in (drawn, solid)))
+    drawn, solid = (functional.interpolate(part, scale_factor=side) for part in (drawn, solid))
+    return over(plain(grounds, icons), drawn, solid)
 
 
 def paint_flat(icons: Tensor, grounds: Tensor) -> Tensor:
-    """Five even colours a picture, without light and shade: k-means over its pixels, edges smoothed."""
-    smooth = blur(icons, 2.0)
+    """Five even colours a picture, without light and shade (k-means over its pixels), and a white rim around them."""
+    smooth = blur(icons, 2.5)
     small = functional.interpolate(smooth, size=(48, 48), mode="area")
     points = (small[:, :3] / small[:, 3:].clamp_min(1e-3)).flatten(2).transpose(1, 2)
     centres = spread_centres(points, small[:, 3].flatten(1))
@@ -131,7 +144,9 @@ def paint_flat(icons: Tensor, grounds: Tensor) -> Tensor:
     nearest = torch.cdist(colours, centres).argmin(-1, keepdim=True)
     even = centres.gather(1, nearest.expand(-1, -1, 3)).transpose(1, 2).reshape(-1, 3, *icons.shape[-2:])
     vivid = (1.15 * (blur(even, 0.7) - 0.5) + 0.5).clamp(0, 1)
-    return over(plain(grounds, icons), vivid, icons[:, 3:])
+    wide = functional.max_pool2d(blur(icons[:, 3:], 2.0), 9, 1, 4)
+    rim = (6 * blur(wide, 2.0) - 1.5).clamp(0, 1)
+    return over(over(plain(grounds, icons), torch.ones_like(vivid), rim), vivid, icons[:, 3:])
 
 
 def spread_centres(points: Tensor, weights: Tensor) -> Tensor:
@@ -151,7 +166,7 @@ def spread_centres(points: Tensor, weights: Tensor) -> Tensor:
 LOOKS = (
     Look("3d", ("3d icon", "3d render"), paint_3d),
     Look("black-light", ("black light", "neon glow"), paint_black_light, "black"),
-    Look("flat", ("flat style", "flat design"), paint_flat),
+    Look("flat", ("flat style", "flat design"), paint_flat, "sky blue"),
     Look("line", ("line art", "outline drawing"), paint_line),
     Look("pixel", ("pixel art", "8-bit"), paint_pixel),
     Look("blueprint", ("blueprint", "blueprint drawing"), paint_blueprint, "blue"),

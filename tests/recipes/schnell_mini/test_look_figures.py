@@ -2,7 +2,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from schnell_mini.captions import IconLabel
-from schnell_mini.look_figures import LoraArtist, held_out_accuracy, paint, train_classifier, worst_edge
+from schnell_mini.look_figures import held_out_accuracy, paint, train_classifier, worst_edge
+from schnell_mini.lora_drawing import LoraArtist
 from schnell_mini.lora_icons import Icon
 from schnell_mini.lora_styles import BUNDLED
 from schnell_mini.own_looks import OWN_LOOKS

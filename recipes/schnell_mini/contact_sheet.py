@@ -1,0 +1,78 @@
+"""The contact sheet of the bundled LoRAs: fixed prompts without a LoRA and with each of them, always the same seeds."""
+
+import io
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from schnell.errors import TrainingError
+from schnell_mini.lora_drawing import PLAIN, LoraArtist
+from schnell_mini.lora_styles import BUNDLED
+
+PROMPTS = (
+    "red apple",
+    "rocket",
+    "cat face",
+    "house",
+    "automobile",
+    "sunflower",
+    "dog face",
+    "pizza",
+    "snowman",
+    "evergreen tree",
+    "guitar",
+    "teapot",
+    "whale",
+    "bicycle",
+    "hamburger",
+    "crown",
+    "key",
+    "panda",
+    "red apple on a yellow background",
+    "sailboat on a sky blue background",
+    "owl on a pink background",
+    "umbrella on a purple background",
+    "neon city at night",
+    "grinning face",
+)
+SIDE = 96
+GAP = 2
+MAX_BYTES = 250_000
+
+Report = Callable[[str, float], None]
+
+
+def draw_contact_sheet(artist: LoraArtist, report: Report) -> bytes:
+    """A WebP with a row for each of the prompts' pictures: without a LoRA, then as every LoRA draws them at 0.8."""
+    rows = []
+    for number, name in enumerate([PLAIN, *(lora.name for lora in BUNDLED)]):
+        report(f"drawing {name}", number / (1 + len(BUNDLED)))
+        trigger = "" if name == PLAIN else f", {BUNDLED[number - 1].trigger}"
+        rows.append(artist.draw(name, [prompt + trigger for prompt in PROMPTS]))
+    return compress_sheet(join_pictures(torch.stack(rows)))
+
+
+def join_pictures(pictures: Tensor) -> Image.Image:
+    """Pictures `[R, C, 3, S, S]` in 0..1 as one, in rows and columns with white gaps."""
+    count, columns = pictures.shape[:2]
+    small = functional.interpolate(pictures.flatten(0, 1), size=(SIDE, SIDE), mode="area")
+    framed = functional.pad(small, (0, GAP, 0, GAP), value=1.0).view(count, columns, 3, SIDE + GAP, SIDE + GAP)
+    joined = framed.permute(0, 3, 1, 4, 2).reshape(count * (SIDE + GAP), columns * (SIDE + GAP), 3)
+    return Image.fromarray((255 * joined[:-GAP, :-GAP]).round().byte().numpy())
+
+
+def compress_sheet(sheet: Image.Image) -> bytes:
+    """WebP in the best quality that keeps within 250,000 bytes.
+
+    Raises:
+        TrainingError: even the lowest quality is larger.
+    """
+    for quality in (90, 80, 65, 50, 35, 20):
+        buffer = io.BytesIO()
+        sheet.save(buffer, "WEBP", quality=quality, method=6)
+        if buffer.tell() <= MAX_BYTES:
+            return buffer.getvalue()
+    raise TrainingError(f"the contact sheet is larger than {MAX_BYTES:,} bytes")
