@@ -48,7 +48,7 @@ class Joined:
             assert len(made) == len(blocks)
             for block, vectors in zip(blocks, made, strict=True):
                 layers = [getattr(block, name) for name in ("img_mod", "txt_mod", "modulation") if hasattr(block, name)]
-                places = vectors.chunk(len(layers), dim=1)
+                places = torch.split(vectors, vectors.shape[1] // len(layers), dim=1)
                 for layer, ahead in zip(layers, places, strict=True):
                     for given, own in zip(layer(ahead), layer(signal), strict=True):
                         for one, other in zip(given, own, strict=True):
