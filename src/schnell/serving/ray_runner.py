@@ -134,8 +134,9 @@ class RayRunner:
         stream = handle.options(stream=True).draw.remote(job, contents)
         is_over, message = False, Message()
         reading = asyncio.ensure_future(_read(stream, on_progress))
+        either: set[asyncio.Future[Any]] = {reading, gone}
         try:
-            await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 # Ray would wait for ever, and end this process before its records are closed
                 is_over = True
