@@ -42,6 +42,7 @@ class EngineWithoutArithmetic:
 
     is_compiled = False
     adapter_slots = SLOTS
+    threads = 2
 
     def most_rows(self, tokens: int) -> int:  # noqa: ARG002 - there is room for any
         return 16

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ def now() -> datetime:
 
 
 class Stopwatch:
-    """Adds up the seconds that each stage took. One stage may be timed by one thread at a time."""
+    """Adds up the seconds that each stage took, in any thread."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._adding = threading.Lock()
 
     def add(self, stage: str, seconds: float) -> None:
         """Add seconds to a stage."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        with self._adding:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:

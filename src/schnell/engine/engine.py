@@ -130,6 +130,11 @@ class Engine:
         self._loaded_model(precision)
 
     @property
+    def threads(self) -> int:
+        """How many threads a step is computed with on a CPU."""
+        return torch.get_num_threads()
+
+    @property
     def is_compiled(self) -> bool:
         """Whether `prepare` has something to do before requests should come."""
         # blocks that wait in host memory are bound by the bus, and their weights change places under a program

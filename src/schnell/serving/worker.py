@@ -7,7 +7,7 @@ fails for good leaves its jobs to the workers of the others.
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -88,11 +88,14 @@ class Worker:
         self._queue = queue
         self._sizer = sizer
         self._device = device
-        self._previews = PreviewFit()
+        self._previews, self._learning = PreviewFit(), threading.Lock()
         self._started: dict[QueuedLaneJob, Started] = {}
         self._thread = threading.Thread(target=self._run, name=f"schnell-engine-{device}", daemon=True)
-        # resampling, the safety check and encoding run beside the next denoising steps, one picture after the other
-        self._finishing = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"schnell-finish-{device}")
+        # resampling, the safety check and encoding run beside the next denoising steps, one picture after the other; on
+        # a CPU they would take a core from the team that steps, whose other threads wait for it at every barrier
+        self._finishes_between_steps = engine.device.type == "cpu"
+        finishers = engine.threads if self._finishes_between_steps else 1
+        self._finishing = ThreadPoolExecutor(finishers, f"schnell-finish-{device}")
         self._tiled: set[LaneKey] = set()
         self._is_stopping = self._may_prepare = False
         self.status = WorkerStatus(prepared=0.0 if engine.is_compiled else 1.0)
@@ -278,6 +281,7 @@ class Worker:
 
     def _decode(self, done: Sequence[LaneRow]) -> None:
         """Decode one by one: a picture's pixels then do not depend on what was finished beside it."""
+        decoded_rows = []
         for row in done:
             if row.job.is_over:
                 continue
@@ -288,7 +292,10 @@ class Worker:
                 self._fail(row.job, decoded)
                 continue
             self._queue.complete_decoding(row)
-            self._finishing.submit(self._finish, row, started, *decoded)
+            decoded_rows.append((row, started, *decoded))
+            if not self._finishes_between_steps:
+                self._finishing.submit(self._finish, *decoded_rows.pop())
+        wait([self._finishing.submit(self._finish, *each) for each in decoded_rows])
 
     def _decode_row(self, row: LaneRow, started: Started) -> tuple[Image.Image, Lesson | None] | Fault:
         """A row's picture, in strips where it does not fit into memory whole, and what it teaches about previews."""
@@ -329,7 +336,8 @@ class Worker:
 
     def _learn(self, lesson: Lesson, picture: Image.Image) -> None:
         try:
-            self._previews.learn(lesson, picture)
+            with self._learning:
+                self._previews.learn(lesson, picture)
         except Exception:
             log.exception("previews were not learned from a picture")
 

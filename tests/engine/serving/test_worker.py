@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from conftest import make_job
+from engines import EngineWithoutArithmetic, NothingLearned
 from schnell.engine.engine import Engine, generate
 from schnell.errors import AdapterError, GenerationFailedError
 from schnell.models.folder import ModelFolder
@@ -246,3 +247,35 @@ def test_previews_come_with_every_step_for_those_who_ask(worker: Worker) -> None
     assert len(steps) == 2
     assert all(len(progress.previews) == 2 and progress.previews[0].startswith(b"\x89PNG") for progress in steps)
     assert (last.step, last.previews) == (3, ())
+
+
+class WatchedEngine(EngineWithoutArithmetic):
+    """Notes whether a step ran beside finishing, and finishes a picture only together with another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finishing, self.steps_beside, self.together = 0, 0, threading.Barrier(2)
+
+    def step(self, drawings: Any, precision: Any) -> Any:
+        self.steps_beside += self.finishing > 0
+        return super().step(drawings, precision)
+
+    def finish(self, *given: Any) -> Any:
+        self.finishing += 1
+        self.together.wait(30)
+        self.finishing -= 1
+        return super().finish(*given)
+
+
+def test_on_a_cpu_pictures_are_finished_between_steps_as_many_at_once_as_there_are_threads() -> None:
+    engine: Any = WatchedEngine()
+    worker = build_worker(engine)
+    cast("Any", worker)._previews = NothingLearned()
+    worker.start()
+    try:
+        jobs = [small_job(f"{number}", steps=1 + number % 3, num_outputs=2) for number in range(12)]
+        for outcome in [worker.submit(job, ignore) for job in jobs]:
+            assert len(outcome.result(60).images) == 2
+    finally:
+        worker.stop()
+    assert engine.steps_beside == 0
