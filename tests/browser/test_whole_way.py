@@ -49,7 +49,6 @@ def test_from_the_printed_link_to_a_picture_and_back(visit: Visit, color_scheme:
         expect(page.locator("#prompt")).to_have_value(prompt)
         expect(page.locator("#seed")).to_have_value(str(seed))
         expect(page.locator("#lora_weights")).to_have_value("pixel")
-        # half a LoRA's name has no price yet, and the browser says so where somebody types slowly
         assert visitor.complaints == []
 
 
