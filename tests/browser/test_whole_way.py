@@ -83,8 +83,7 @@ def test_a_run_with_a_lora_from_outside_tells_how_far_its_download_is(visit: Vis
 
     outside.routes[path] = answer
     with visit() as visitor:
-        page = visitor.page
-        page.goto(f"{visitor.url}/?{urlencode({'prompt': 'x', 'lora_weights': outside.url(path)})}")
+        page = visitor.open("/?" + urlencode({"prompt": "x", "lora_weights": outside.url(path)}))
         page.click("#run")
         expect(page.locator("#progress")).to_have_text(re.compile(r"^Fetching: 0\.0 of \d+\.\d MB$"))
         gate.set()
@@ -136,6 +135,16 @@ def test_signing_out_ends_the_session_and_forgets_the_key(visit: Visit) -> None:
         page.wait_for_url(f"{visitor.url}/?*")
         expect(page.get_by_role("link", name="Sign in", exact=True)).to_be_visible()
         assert "<your-api-key>" in copied(page, "curl")
+
+
+def test_a_press_of_draw_before_the_scripts_have_come_counts_once_they_are_there(visit: Visit) -> None:
+    with visit() as visitor:
+        page = visitor.page
+        page.route("**/playground*.js", lambda route: (page.wait_for_timeout(1500), route.continue_()))
+        page.goto(f"{visitor.url}/?prompt=x&seed=3", wait_until="commit")
+        page.locator("#run").click()
+        settle(page)
+        assert "seed=3" in page.url
 
 
 def test_a_stranger_gets_back_to_the_settings_after_signing_in(visit: Visit) -> None:
