@@ -5,6 +5,7 @@ Prompts are not in it: what people draw is for them and their records, and logs 
 
 import logging
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from schnell.accounts.identity import Caller
 from schnell.errors import SchnellError
@@ -32,7 +33,7 @@ def describe_end(record: Record, error: SchnellError | None, caller: Caller) -> 
         "key": caller.key_prefix,
         "dialect": record.dialect,
         "model": record.model,
-        "loras": [lora["reference"] for lora in settings.get("loras", ())],
+        "loras": [_shown(lora["reference"]) for lora in settings.get("loras", ())],
         "size": f"{settings['width']}x{settings['height']}",
         "steps": settings["steps"],
         "pictures": len(record.images),
@@ -49,3 +50,11 @@ def _seconds(record: Record) -> dict[str, float]:
     if record.finished_at:
         found["all"] = (record.finished_at - record.created_at).total_seconds()
     return {stage: round(seconds, 3) for stage, seconds in found.items()}
+
+
+def _shown(reference: str) -> str:
+    """A LoRA as the log names it: of an address the host alone, since some sites put a secret into the path, too."""
+    if "://" not in reference:
+        return reference
+    address = urlsplit(reference)
+    return f"{address.scheme}://{address.hostname}/…"
