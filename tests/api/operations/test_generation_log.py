@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from schnell.generations import end_log
 from servers import Server
 
 
@@ -49,3 +50,15 @@ async def test_static_files_are_lines_of_debug_only(server: Server, caplog: pyte
     assert (await server.client.get(f"/static/{script}")).status_code == 200
     lines = [record.getMessage() for record in caplog.records if record.name == "schnell.access"]
     assert lines == ["GET /sign-in 200"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "shown"),
+    [
+        ("black-light", "black-light"),
+        ("fofr/flux-black-light", "fofr/flux-black-light"),
+        ("https://user@cdn.example:8443/signed-s3cr3t/a.safetensors", "https://cdn.example/…"),
+    ],
+)
+def test_of_a_loras_address_the_log_names_the_host_alone(reference: str, shown: str) -> None:
+    assert end_log._shown(reference) == shown
