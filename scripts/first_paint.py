@@ -4,13 +4,12 @@ Usage: python scripts/first_paint.py [LOADS], by default 12. Prints JSON; the ba
 """
 
 import json
-import shutil
 import statistics
 import sys
 import tempfile
 
 from playwright.sync_api import Browser, sync_playwright
-from screenshots import KEY, serving
+from screenshots import KEY, find_chromium, serving
 
 _FURNISHING_MS = 1000
 _PAINT = """() => performance.getEntriesByName("first-contentful-paint")[0].startTime"""
@@ -37,9 +36,8 @@ def load(browser: Browser, url: str) -> tuple[float, int]:
 def main() -> None:
     """Load the page, and tell."""
     loads = int(sys.argv[1]) if len(sys.argv) > 1 else 12
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chromium-headless-shell"))), None)
     with tempfile.TemporaryDirectory() as data, serving(data) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
         load(browser, url)
         found = [load(browser, url) for _ in range(loads)]
         browser.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
-from screenshots import KEY, fill_gallery, serving
+from screenshots import KEY, fill_gallery, find_chromium, serving
 
 _FEW = 20
 _REQUESTS = 40
@@ -103,13 +103,12 @@ def make_thumbnails(url: str, data: Path) -> None:
 def main() -> None:
     """Fill two galleries, look at them in turns, and tell."""
     many = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with tempfile.TemporaryDirectory() as folder, serving(folder) as url, sync_playwright() as playwright:
         fill_gallery(url)
         make_thumbnails(url, Path(folder))
         keys = {count: team_with(url, Path(folder), count) for count in (_FEW, many)}
         rounds = [{count: page_time(url, key) for count, key in keys.items()} for _ in range(_REQUESTS)]
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
         sent = {count: max(first_screen(browser, url, key) for _ in range(2)) for count, key in keys.items()}
         browser.close()
     times = {count: round(statistics.median(each[count] for each in rounds), 1) for count in keys}

@@ -175,11 +175,16 @@ def show_result(page: Page, url: str) -> None:
     page.evaluate("innerWidth > 900 && scrollTo(0, 0)")
 
 
+def find_chromium() -> str | None:
+    """The system's Chromium; None where it has none, and Playwright's own is used. A whole browser shows pages best."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chromium-headless-shell"))), None)
+
+
 def main() -> None:
     """Take the pictures."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chromium-headless-shell"))), None)
+    chromium = find_chromium()
     with tempfile.TemporaryDirectory() as data, serving(data) as url, sync_playwright() as playwright:
         fill_gallery(url)
         draw_sheet(url).save(folder / "schnell-mini.webp", "WEBP", quality=84, method=6)

@@ -1,6 +1,5 @@
 """The contact sheet of the bundled LoRAs: fixed prompts without a LoRA and with each of them, always the same seeds."""
 
-import io
 from collections.abc import Callable
 
 import torch
@@ -8,9 +7,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from schnell.errors import TrainingError
 from schnell_mini.lora_drawing import PLAIN, LoraArtist
 from schnell_mini.lora_styles import BUNDLED
+from schnell_mini.pictures import compress_webp
 
 PROMPTS = (
     "red apple",
@@ -41,18 +40,23 @@ PROMPTS = (
 SIDE = 96
 GAP = 2
 MAX_BYTES = 250_000
+QUALITIES = (90, 80, 65, 50, 35, 20)
 
 Report = Callable[[str, float], None]
 
 
 def draw_contact_sheet(artist: LoraArtist, report: Report) -> bytes:
-    """A WebP with a row for each of the prompts' pictures: without a LoRA, then as every LoRA draws them at 0.8."""
+    """A WebP with a row for each of the prompts' pictures: without a LoRA, then as every LoRA draws them at 0.8.
+
+    Raises:
+        TrainingError: even at the lowest quality it is larger than 250,000 bytes.
+    """
     rows = []
     for number, name in enumerate([PLAIN, *(lora.name for lora in BUNDLED)]):
         report(f"drawing {name}", number / (1 + len(BUNDLED)))
         trigger = "" if name == PLAIN else f", {BUNDLED[number - 1].trigger}"
         rows.append(artist.draw(name, [prompt + trigger for prompt in PROMPTS]))
-    return compress_sheet(join_pictures(torch.stack(rows)))
+    return compress_webp(join_pictures(torch.stack(rows)), MAX_BYTES, QUALITIES)
 
 
 def join_pictures(pictures: Tensor) -> Image.Image:
@@ -62,17 +66,3 @@ def join_pictures(pictures: Tensor) -> Image.Image:
     framed = functional.pad(small, (0, GAP, 0, GAP), value=1.0).view(count, columns, 3, SIDE + GAP, SIDE + GAP)
     joined = framed.permute(0, 3, 1, 4, 2).reshape(count * (SIDE + GAP), columns * (SIDE + GAP), 3)
     return Image.fromarray((255 * joined[:-GAP, :-GAP]).round().byte().numpy())
-
-
-def compress_sheet(sheet: Image.Image) -> bytes:
-    """WebP in the best quality that keeps within 250,000 bytes.
-
-    Raises:
-        TrainingError: even the lowest quality is larger.
-    """
-    for quality in (90, 80, 65, 50, 35, 20):
-        buffer = io.BytesIO()
-        sheet.save(buffer, "WEBP", quality=quality, method=6)
-        if buffer.tell() <= MAX_BYTES:
-            return buffer.getvalue()
-    raise TrainingError(f"the contact sheet is larger than {MAX_BYTES:,} bytes")

@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from schnell.engine.denoise import Drawing, predict_velocity
 from schnell.engine.flux import Flux
+from schnell.engine.flux_kernels import NORM_EPS
 from schnell_mini import layout
 from schnell_mini.drawing_blocks import writable_channels
 
 RANK = 32
 #: diffusers' and our names of the layers that a bundled LoRA has factors for, in each of the two blocks.
 LAYERS = ("proj_mlp", "proj_out")
-NORM_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -172,4 +172,4 @@ def gelu(x: Tensor) -> Tensor:
 
 def normed(tokens: Tensor) -> Tensor:
     """A token less its mean, by its standard deviation, in float32."""
-    return functional.layer_norm(tokens.float(), tokens.shape[-1:], eps=NORM_EPSILON)
+    return functional.layer_norm(tokens.float(), tokens.shape[-1:], eps=NORM_EPS)

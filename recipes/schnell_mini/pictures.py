@@ -1,6 +1,8 @@
-"""Icon pictures with premultiplied alpha: load, resize, and composite on a plain background."""
+"""Icon pictures with premultiplied alpha: load, resize, and composite on a plain background; WebP of what was drawn."""
 
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from schnell.errors import TrainingError
 from schnell_mini.captions import IconLabel
 
 ICON_SIDE = 256
@@ -89,3 +92,17 @@ def read_icons(fluent: Path, emojibase: Path) -> Icons:
     files = [f for f in sorted((fluent / "assets").glob("*.webp")) if hex_key(f.stem) in labels]
     pictures = np.stack([load_icon(file) for file in files])
     return Icons(torch.from_numpy(pictures), tuple(labels[hex_key(f.stem)] for f in files))
+
+
+def compress_webp(picture: Image.Image, most_bytes: int, qualities: Sequence[int]) -> bytes:
+    """WebP in the first of these qualities, from the best down, that keeps within so many bytes.
+
+    Raises:
+        TrainingError: none does.
+    """
+    for quality in qualities:
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=quality, method=6)
+        if buffer.tell() <= most_bytes:
+            return buffer.getvalue()
+    raise TrainingError(f"the picture is larger than {most_bytes:,} bytes at any quality")

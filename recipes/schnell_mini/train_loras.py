@@ -1,6 +1,5 @@
 """Training the bundled LoRAs: file, card and preview of each, ready to be shipped beside the embedded model."""
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from schnell_mini.lora_drawing import install_file
 from schnell_mini.lora_fitting import Round, draw_latents, fit_factors, pool_tokens
 from schnell_mini.lora_icons import list_packages
 from schnell_mini.lora_styles import BUNDLED, BundledLora
-from schnell_mini.pictures import Icons
+from schnell_mini.pictures import Icons, compress_webp
 
 #: Learning rates of the two rounds, and the first one's share of the time.
 FIRST_RATE: Final = 3e-3
@@ -40,6 +39,7 @@ FIRST_SHARE: Final = 0.25
 LOWER_LEVELS: Final = (0.75, 0.5, 0.25, 0.25)
 MAX_BYTES: Final = 1_000_000
 MAX_PREVIEW_BYTES: Final = 30_000
+PREVIEW_QUALITIES: Final = (85, 70, 55, 40, 25, 10)
 PREVIEW_PROMPTS: Final = ("red apple", "rocket", "cat face", "house")
 _PREVIEW_SIDE: Final = 512
 _LICENCE: Final = "Apache-2.0"
@@ -152,22 +152,13 @@ def make_card(lora: BundledLora, base: BaseModel) -> dict[str, Any]:
 
 
 def draw_preview(lora: BundledLora, file: Path, base: BaseModel) -> bytes:
-    """Four pictures in one square WebP of at most 30,000 bytes, drawn with the LoRA at scale 1."""
+    """Four pictures in one square WebP, drawn with the LoRA at scale 1.
+
+    Raises:
+        TrainingError: even at the lowest quality it is larger than 30,000 bytes.
+    """
     transformer, _ = install_file(base, file)
     prompts = [f"{prompt}, {lora.trigger}" for prompt in PREVIEW_PROMPTS]
     sheet = make_sheet(build_sampler(prompts, base, "1").draw(transformer), columns=2)
-    return compress_preview(sheet.resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS))
-
-
-def compress_preview(picture: Image.Image) -> bytes:
-    """WebP in the best quality that keeps within 30,000 bytes.
-
-    Raises:
-        TrainingError: even the lowest quality is larger.
-    """
-    for quality in (85, 70, 55, 40, 25, 10):
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=quality, method=6)
-        if buffer.tell() <= MAX_PREVIEW_BYTES:
-            return buffer.getvalue()
-    raise TrainingError("the preview is larger than 30,000 bytes")
+    small = sheet.resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS)
+    return compress_webp(small, MAX_PREVIEW_BYTES, PREVIEW_QUALITIES)

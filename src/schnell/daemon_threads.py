@@ -23,21 +23,27 @@ class DaemonThreads:
         self._most, self._name = most, name
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._free = threading.Semaphore(0)
-        self._count, self._starting = 0, threading.Lock()
+        self._count, self._starting, self._is_closed = 0, threading.Lock(), False
 
     async def run(self, function: Callable[..., _Answer], *arguments: Any) -> _Answer:
         """What `function` returns or raises.
 
         Cancelled, it is left to itself in its thread; one whose turn has not come is not run at all.
+
+        Raises:
+            RuntimeError: the threads are closed, and nothing would ever run it.
         """
+        if self._is_closed:
+            raise RuntimeError(f"the threads for {self._name} are closed")
         call: Future[_Answer] = Future()
         self._calls.put((call, partial(function, *arguments)))
         self._start_if_needed()
         return await asyncio.wrap_future(call)
 
     def close(self) -> None:
-        """Let every thread end after what it does now and what waits."""
+        """Take no more calls, and let every thread end after what it does now and what waits."""
         with self._starting:
+            self._is_closed = True
             for _ in range(self._count):
                 self._calls.put(None)
 

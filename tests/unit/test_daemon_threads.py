@@ -70,6 +70,14 @@ async def test_closed_threads_end() -> None:
             assert not thread.is_alive()
 
 
+async def test_a_call_after_the_end_is_refused_and_does_not_wait_for_ever() -> None:
+    threads = DaemonThreads(1, "test")
+    await threads.run(int)
+    threads.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await threads.run(int)
+
+
 def test_a_call_that_hangs_does_not_keep_a_process_that_ends() -> None:
     program = (
         "import asyncio, time\n"

@@ -1,5 +1,7 @@
 """The engine and its runner, out of settings."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from schnell.bootstrap.memory import build_quantized_files, target_on, wishes_of
@@ -27,9 +29,6 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof
         ModelTooLargeError: the model does not fit into the device's memory.
         SafetyUnavailableError: the classifier cannot be loaded.
     """
-    import os
-    from concurrent.futures import ThreadPoolExecutor
-
     from schnell.engine.safety import load_safety_checker
 
     # torch would ask every installed package whether it brings a device of its own; `choose_device` takes none of those

@@ -281,7 +281,7 @@ class Worker:
 
     def _decode(self, done: Sequence[LaneRow]) -> None:
         """Decode one by one: a picture's pixels then do not depend on what was finished beside it."""
-        decoded_rows = []
+        waiting = []
         for row in done:
             if row.job.is_over:
                 continue
@@ -292,10 +292,11 @@ class Worker:
                 self._fail(row.job, decoded)
                 continue
             self._queue.complete_decoding(row)
-            decoded_rows.append((row, started, *decoded))
-            if not self._finishes_between_steps:
-                self._finishing.submit(self._finish, *decoded_rows.pop())
-        wait([self._finishing.submit(self._finish, *each) for each in decoded_rows])
+            if self._finishes_between_steps:
+                waiting.append((row, started, *decoded))
+            else:
+                self._finishing.submit(self._finish, row, started, *decoded)
+        wait([self._finishing.submit(self._finish, *each) for each in waiting])
 
     def _decode_row(self, row: LaneRow, started: Started) -> tuple[Image.Image, Lesson | None] | Fault:
         """A row's picture, in strips where it does not fit into memory whole, and what it teaches about previews."""
