@@ -208,6 +208,37 @@ def loras_command(
         say(f"{lora.name}: {fitted.steps} steps, loss {fitted.loss:.4f}")
 
 
+@app.command("decoder")
+def decoder_command(
+    minutes: Annotated[float, typer.Option(min=0.001, help="How long the decoder learns, without drawing.")] = 60.0,
+    updates: Annotated[int | None, typer.Option(min=1, help="At most so many updates.")] = None,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="The share of the pictures to draw.")] = 1.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    work: Annotated[Path, typer.Option(help="Where icons, drawn pictures and state lie.")] = Path("work/decoder"),
+    out: Annotated[Path | None, typer.Option(help="Where to write it; into the embedded model if not given.")] = None,
+) -> None:
+    """Finetune the embedded model's decoder on what it draws with its LoRAs and without."""
+    from diffusers import AutoencoderKL
+
+    from schnell.engine.devices import choose_device
+    from schnell.models.catalogue import find_model
+    from schnell.models.folder import embedded_home
+    from schnell.training.low_rank import place_model
+    from schnell_mini.data import fetch_icons
+    from schnell_mini.decoder_finetuning import finetune_decoder
+    from schnell_mini.drawn_pictures import Studio
+    from schnell_mini.loop import StageBudget
+
+    folder, chosen = find_model("schnell-mini"), choose_device(device)
+    vae = AutoencoderKL.from_pretrained(folder.path / "vae").float().to(chosen).eval()
+    studio = Studio(place_model(folder, chosen), vae, fetch_icons(work / "packages"), embedded_home() / "loras")
+    with progress_bars() as show:
+        finetuned = finetune_decoder(studio, work, StageBudget(60 * minutes, updates), share, show)
+    target = out or folder.path / "vae"
+    finetuned.half().save_pretrained(target)
+    typer.echo(target)
+
+
 @app.command("sheet")
 def sheet_command(
     out: Annotated[Path, typer.Argument(help="The picture to write.")] = Path("docs/pictures/schnell-mini-loras.webp"),

@@ -1,36 +1,72 @@
-"""Finetuning of the decoder on latents as the transformer denoises them, for the pictures that they should be.
+"""Finetuning of the decoder on latents as they are drawn, for the pictures that they should be, until these are crisp.
 
-A picture follows from its text and its noise, so the right picture for denoised latents is known. Two updates of three
-use denoised latents, the third uses encoded ones, so that reconstruction improves as well. Windows often lie at the
-canvas's edge: a decoder that was trained on crops draws a visible rim there, so the outermost pixels count more, and
-corners most. The encoder, and with it the latents, do not change.
+Pixels alone teach it to draw an edge that may lie here or there as its mean, which is soft. So two more things count:
+how much edge there is in each square of 8 pixels, wherever in it that lies, and the verdict of a critic. Windows often
+lie at the canvas's edge: a decoder that was trained on crops draws a visible rim there, so the outermost pixels count
+more, and corners most. The encoder, and with it the latents, do not change.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL
 from torch import Tensor
 
-from schnell.engine.denoise import unpack_latents
 from schnell_mini.autoencoder import picture_loss
-from schnell_mini.code_conditioning import CodeConditioner, conditioned_by_codes
-from schnell_mini.latents import PIXELS_PER_LATENT, background_rgb, icon_size
-from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
-from schnell_mini.picture_dataset import PictureBatch, PictureDataset
-from schnell_mini.pictures import Icons, render_icons
-from schnell_mini.placement import SMALLEST_MOVED, Grid
-from schnell_mini.sampling import denoise
+from schnell_mini.critic import Critic, balance_weight, critic_loss, criticism, edge_strength
+from schnell_mini.drawn_pictures import DrawnPicture, Studio, collect_pictures, keep_pictures
+from schnell_mini.latents import PIXELS_PER_LATENT
+from schnell_mini.loop import (
+    MovingAverage,
+    Show,
+    StageBudget,
+    mixed_precision,
+    optimizer_step,
+    rate_factor,
+    run_learner,
+    write_state,
+)
 
-RATE = 4e-4
+RATE, CRITIC_RATE = 4e-4, 1e-3
 WINDOW = 16
 MARGIN = 24
 RIM_PIXELS, RIM_WEIGHT = 2, 0.3
 CORNER_PIXELS = 24
-STEP_COUNTS = (1, 2, 4, 4)
-GRIDS = (Grid(16, 16),) * 4 + (Grid(12, 12), Grid(8, 8), Grid(8, 8), Grid(6, 6))
-BATCH_SIZES = {"cuda": 64, "cpu": 6}
+BATCH_SIZES = {"cuda": 64, "cpu": 8}
+SMALL_SHARE = 0.12
+EDGE_WEIGHT = 1.5
+#: The critic's pull as a share of the pixels', the updates before it counts, and between two measurements of both.
+CRITIC_SHARE, CRITIC_ALONE, CRITIC_RAMP, CRITIC_EVERY = 0.35, 100, 200, 25
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Latents `[B, 16, h, w]`, their pictures `[B, 3, 8h, 8w]` in -1..1, and which pixels count `[B, 1, 8h, 8w]`.
+
+    `ends` says of each window whether its first row, last row, first column and last column lie at the canvas's edge.
+    """
+
+    latents: Tensor
+    pictures: Tensor
+    counted: Tensor
+    ends: tuple[tuple[bool, bool, bool, bool], ...]
+
+
+def finetune_decoder(studio: Studio, work: Path, budget: StageBudget, share: float, show: Show) -> AutoencoderKL:
+    """The autoencoder with its decoder finetuned; what was drawn and the state are kept in the work folder."""
+    kept = work / "drawn.pt"
+    if not kept.exists():
+        write_state({"pictures": keep_pictures(collect_pictures(studio, share, show))}, kept)
+    pictures = [DrawnPicture(*pair) for pair in torch.load(kept, weights_only=True)["pictures"]]
+    learner = DecoderLearner(studio.vae, pictures)
+    (work / "state").mkdir(exist_ok=True)
+    run_learner(learner, budget, work / "state/decoder.pt", show)
+    learner.finish()
+    return studio.vae
 
 
 class DecoderLearner:
@@ -38,67 +74,80 @@ class DecoderLearner:
 
     name = "decoder"
 
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        transformer: FluxTransformer2DModel,
-        conditioner: CodeConditioner,
-        dataset: PictureDataset,
-        icons: Icons,
-    ) -> None:
-        self.vae, self.transformer, self.conditioner = vae, transformer, conditioner
-        self.dataset, self.icons, self.device = dataset, icons, transformer.device
+    def __init__(self, vae: AutoencoderKL, pictures: Sequence[DrawnPicture]) -> None:
+        self.vae, self.device = vae, vae.device
         self.decoder = vae.decoder.to(memory_format=torch.channels_last).requires_grad_(requires_grad=True).train()
-        self.rng, self.done, self.batch_size = Random(0), 0, BATCH_SIZES[self.device.type]
-        self.colours = background_rgb().to(icons.pictures.device)
-        self.average = MovingAverage(self.decoder, 0.99)
+        self.critic = Critic().to(self.device).train()
+        self.large = [each for each in pictures if min(each.latents.shape[-2:]) >= WINDOW]
+        small = [each for each in pictures if min(each.latents.shape[-2:]) < WINDOW]
+        shapes = {each.latents.shape for each in small}
+        self.small = [[each for each in small if each.latents.shape == shape] for shape in sorted(shapes)]
+        self.rng, self.done, self.batch, self.weight = Random(0), 0, BATCH_SIZES[self.device.type], 0.0
+        self.average = MovingAverage(self.decoder, 0.995)
         groups = [{"params": list(self.decoder.parameters()), "base": RATE}]
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99), weight_decay=1e-5)
+        critics = [{"params": list(self.critic.parameters()), "base": CRITIC_RATE}]
+        self.critic_optimizer = torch.optim.AdamW(critics, lr=CRITIC_RATE, betas=(0.5, 0.95))
 
     def update(self, progress: float) -> Tensor:
-        """One optimizer step; the loss."""
-        grid = self.rng.choice(GRIDS)
-        batch = self.dataset.sample(self.rng, grid, self.batch_size)
-        latents = unpack_latents(self.denoise_batch(batch, grid) if self.done % 3 else batch.clean, grid.size)
-        sides = latents.shape[-2:]
-        window = min(WINDOW, sides[1])
-        top, left = (self.window_start(side - window) for side in sides)
-        config = self.vae.config
-        part = latents[..., top : top + window, left : left + window].to(memory_format=torch.channels_last)
+        """One optimizer step of the decoder and one of the critic; the loss of pixels and edges."""
+        windows = self.sample_windows()
+        config: Any = self.vae.config
+        latents = windows.latents.to(self.device, memory_format=torch.channels_last)
         with mixed_precision(self.device, convolutions=True):
-            decoded = self.decoder(part / config["scaling_factor"] + config["shift_factor"])
-        wanted = self.target_pictures(batch, grid)[..., PIXELS_PER_LATENT * top :, PIXELS_PER_LATENT * left :]
-        wanted = wanted[..., : decoded.shape[-2], : decoded.shape[-1]].to(self.device)
-        rows, columns = (pixels_to_compare(at, window, side) for at, side in zip((top, left), sides, strict=True))
-        loss = picture_loss(decoded[..., rows, columns], wanted[..., rows, columns])
-        ends = ((at == 0, at + window == side) for at, side in zip((top, left), sides, strict=True))
-        loss = loss + RIM_WEIGHT * rim_loss(decoded.float() - wanted, *ends)
-        optimizer_step(self.optimizer, loss, self.decoder, rate_factor(progress, self.done, 20, 0.5))
+            decoded = self.decoder(latents / config["scaling_factor"] + config["shift_factor"]).float()
+        wanted, counted = windows.pictures.to(self.device), windows.counted.to(self.device)
+        made = torch.where(counted, decoded, wanted)
+        pixels = picture_loss(made, wanted)
+        rims = [
+            rim_loss(one[None], ends[:2], ends[2:]) for one, ends in zip(decoded - wanted, windows.ends, strict=True)
+        ]
+        edges = (edge_strength(made) - edge_strength(wanted)).abs().mean()
+        plain = pixels + RIM_WEIGHT * torch.stack(rims).mean() + EDGE_WEIGHT * edges
+        critique = criticism(self.critic, made, wanted)
+        ramp = min(1.0, max(0.0, (self.done - CRITIC_ALONE) / CRITIC_RAMP))
+        if ramp > 0 and self.done % CRITIC_EVERY == 0:
+            self.weight += 0.3 * (balance_weight(pixels, critique, self.decoder.conv_out.weight) - self.weight)
+        factor = rate_factor(progress, self.done, 50, 0.4)
+        optimizer_step(self.optimizer, plain + ramp * CRITIC_SHARE * self.weight * critique, self.decoder, factor)
+        optimizer_step(self.critic_optimizer, critic_loss(self.critic, made, wanted), self.critic, 1.0)
         self.average.add(self.decoder)
         self.done += 1
-        return loss.detach()
+        return plain.detach()
+
+    def sample_windows(self) -> Windows:
+        """A batch of windows of large canvases, or of whole small ones of one size."""
+        rng = self.rng
+        if not self.large or (self.small and rng.random() < SMALL_SHARE):
+            chosen = rng.choices(rng.choice(self.small), k=self.batch)
+        else:
+            chosen = rng.choices(self.large, k=self.batch)
+        parts = [self.cut_window(each) for each in chosen]
+        latents, pictures, counted, ends = zip(*parts, strict=True)
+        return Windows(torch.stack(latents), torch.stack(pictures), torch.stack(counted), ends)
+
+    def cut_window(self, drawn: DrawnPicture) -> tuple[Tensor, Tensor, Tensor, tuple[bool, bool, bool, bool]]:
+        """One window with its picture, the pixels that can be judged, and which of its ends are the canvas's."""
+        sides = drawn.latents.shape[-2:]
+        sizes = [min(WINDOW, side) if min(sides) >= WINDOW else side for side in sides]
+        top, left = (self.window_start(side - size) for side, size in zip(sides, sizes, strict=True))
+        rows, columns = slice(top, top + sizes[0]), slice(left, left + sizes[1])
+        pixel_rows, pixel_columns = (
+            slice(PIXELS_PER_LATENT * at.start, PIXELS_PER_LATENT * at.stop) for at in (rows, columns)
+        )
+        picture = drawn.picture[:, pixel_rows, pixel_columns].float() / 127.5 - 1
+        counted = torch.zeros(1, *picture.shape[1:], dtype=torch.bool)
+        judged = (
+            pixels_to_compare(at.start, at.stop - at.start, side)
+            for at, side in zip((rows, columns), sides, strict=True)
+        )
+        counted[(slice(None), *judged)] = True
+        ends = (top == 0, rows.stop == sides[0], left == 0, columns.stop == sides[1])
+        return drawn.latents[:, rows, columns].float(), picture, counted, ends
 
     def window_start(self, most: int) -> int:
         """The first row or column of a window: at one edge, the other, or anywhere."""
         return self.rng.choice((0, most, self.rng.randint(0, most)))
-
-    def denoise_batch(self, batch: PictureBatch, grid: Grid) -> Tensor:
-        """The tokens `[B, T, 64]` that the transformer makes of the batch's noise in 1, 2 or 4 steps."""
-        prompts = self.conditioner.condition(self.rng, batch.icons, batch.colours)
-        with conditioned_by_codes(self.transformer):
-            return denoise(self.transformer, prompts, batch.noise, grid.size, self.rng.choice(STEP_COUNTS))
-
-    def target_pictures(self, batch: PictureBatch, grid: Grid) -> Tensor:
-        """The pictures of a batch on a square canvas `[B, 3, H, W]` in -1..1, moved as the noise says."""
-        canvas, device = 2 * grid.side * PIXELS_PER_LATENT, self.icons.pictures.device
-        backgrounds = self.colours[batch.colours.to(device)]
-        pictures = render_icons(self.icons.pictures[batch.icons.to(device)], backgrounds, icon_size(canvas), canvas)
-        if grid.side < SMALLEST_MOVED:
-            return pictures
-        moves = ((2 * batch.shifts - 1) * PIXELS_PER_LATENT).tolist()
-        return torch.stack(
-            [torch.roll(one, (down, right), (1, 2)) for one, (down, right) in zip(pictures, moves, strict=True)]
-        )
 
     def finish(self) -> None:
         """Put the averaged weights in place."""
@@ -106,20 +155,18 @@ class DecoderLearner:
         self.decoder.eval()
 
     def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates."""
-        return {
-            "decoder": self.decoder.state_dict(),
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
+        """Weights, their average, optimizers and count of updates."""
+        parts = ("decoder", "critic", "optimizer", "critic_optimizer")
+        states = {part: getattr(self, part).state_dict() for part in parts}
+        return {**states, "average": self.average.values, "weight": self.weight, "done": self.done}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from an earlier state."""
-        self.decoder.load_state_dict(state["decoder"])
+        for part in ("decoder", "critic", "optimizer", "critic_optimizer"):
+            getattr(self, part).load_state_dict(state[part])
         self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
+        self.weight, self.done = state["weight"], state["done"]
+        self.average.count = self.done
         self.rng = Random(self.done)
 
 

@@ -22,7 +22,7 @@ from schnell_mini import layout
 from schnell_mini.captions import COLOURS, on_background
 from schnell_mini.last_blocks import BlockInputs, record_inputs
 from schnell_mini.latents import PIXELS_PER_LATENT, icon_size
-from schnell_mini.learned.looks import Look, place, plain
+from schnell_mini.learned.looks import LOOKS, Look, place, plain
 from schnell_mini.pictures import Icons
 from schnell_mini.placement import SMALLEST_MOVED, Grid, align_noise, half_token
 
@@ -86,8 +86,8 @@ class Painter:
 
     @property
     def trigger(self) -> str:
-        """The word that asks for the look."""
-        return self.look.phrases[0]
+        """The word that asks for the look; none is needed for the base's own."""
+        return "" if self.look is LOOKS[0] else self.look.phrases[0]
 
 
 def read_noise_directions(transformer: Flux) -> Tensor:
@@ -122,7 +122,7 @@ def write_prompt(rng: Random, name: str, colour: str, trigger: str) -> str:
     """A name with its ground, and most often the trigger word before or behind it."""
     text = name if colour == "white" else on_background(rng, name, colour)
     chance = rng.random()
-    if chance < UNTRIGGERED_SHARE:
+    if not trigger or chance < UNTRIGGERED_SHARE:
         return text
     return f"{trigger}, {text}" if chance < 0.4 else f"{text}, {trigger}"
 

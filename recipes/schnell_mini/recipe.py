@@ -1,4 +1,4 @@
-"""The whole recipe, stage by stage: data, autoencoder, text encoders, transformer, decoder, export.
+"""The whole recipe, stage by stage: data, autoencoder, text encoders, transformer, export, decoder.
 
 Every stage keeps its state or result in the work folder and goes on from there (`loop`).
 """
@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from schnell.errors import TrainingError
+from schnell.models.folder import open_model_folder
+from schnell.training.low_rank import place_model
 from schnell_mini.anchors import prepare_t5
 from schnell_mini.appearance_codes import fit_all_token_maps, measure_appearance, measure_background
 from schnell_mini.autoencoder import AutoencoderLearner
@@ -27,8 +29,9 @@ from schnell_mini.caption_dataset import (
 from schnell_mini.code_conditioning import Codebook, CodeConditioner
 from schnell_mini.code_training import CodeLearner
 from schnell_mini.data import Data
-from schnell_mini.decoder_finetuning import DecoderLearner
+from schnell_mini.decoder_finetuning import finetune_decoder
 from schnell_mini.drawing_blocks import BlockLearner
+from schnell_mini.drawn_pictures import Studio
 from schnell_mini.export import export_model
 from schnell_mini.key_value_blocks import find_key_value_blocks, plan_units, write_key_value_blocks
 from schnell_mini.latents import VIEWS, Encoded, View, encode_view, load_encoded, save_encoded
@@ -55,7 +58,7 @@ class Plan:
     """Where to work, for how long, how large, on what, and which folder to start from.
 
     `updates` ends each stage after so many. `captions` is how many the text encoder learns from, `colourings` how often
-    each view is encoded.
+    each view is encoded, `drawn` the share of the pictures that the decoder is finetuned on.
     """
 
     work: Path
@@ -67,6 +70,7 @@ class Plan:
     updates: int | None = None
     captions: int = 1_000_000
     colourings: int = 2
+    drawn: float = 1.0
 
     def budget(self, stage: str) -> StageBudget:
         """A stage's share of the minutes."""
@@ -107,9 +111,19 @@ def train_mini(plan: Plan, prepare: Callable[[Path, Show], Data], *, resume: boo
     train_drawing(plan, pipeline, data, views, codebook)
     folder = plan.work / "schnell-mini"
     export_model(pipeline, folder)
+    finetune_exported(plan, folder, data.icons)
     write_subjects(load_pipeline(folder), [label.name for label in data.icons.labels], folder)
     plan.show("export", 1.0, str(folder))
     return folder
+
+
+def finetune_exported(plan: Plan, folder: Path, icons: Icons) -> None:
+    """Finetune the decoder of an exported folder on what it draws; there are no LoRAs yet."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae").float().to(plan.device).eval()
+    studio = Studio(place_model(open_model_folder(folder), plan.device), vae, icons, loras=None)
+    finetune_decoder(studio, plan.work, plan.budget("decoder"), plan.drawn, plan.show).half().save_pretrained(
+        folder / "vae"
+    )
 
 
 def train_autoencoder(plan: Plan, icons: Icons) -> AutoencoderKL:
@@ -190,7 +204,7 @@ def make_caption_dataset(plan: Plan, sources: CaptionSources, vocabulary: Tokeni
 def train_drawing(
     plan: Plan, pipeline: MiniPipeline, data: Data, views: dict[str, tuple[Encoded, ...]], codebook: Codebook
 ) -> None:
-    """Compute the weights that have a closed form, then train the drawing blocks and the decoder."""
+    """Compute the weights that have a closed form, then train the drawing blocks."""
     transformer, dataset = pipeline.transformer, build_picture_dataset(views, plan.device)
     first_views = {name: same[0] for name, same in views.items()}
     write_closed_form(transformer.to("cpu"), data.icons, dataset.directions.cpu(), first_views, codebook)
@@ -200,9 +214,6 @@ def train_drawing(
     blocks = BlockLearner(transformer, conditioner, dataset)
     plan.run("blocks", blocks)
     blocks.finish()
-    decoder = DecoderLearner(pipeline.vae, transformer, conditioner, dataset, data.icons)
-    plan.run("decoder", decoder)
-    decoder.finish()
 
 
 def write_closed_form(

@@ -5,7 +5,6 @@ levels learn first, from the outer levels' features alone (greedy layer-wise tra
 convolution at full size runs, which makes an update some twenty times as cheap. Then the whole learns on pixels.
 """
 
-from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schnell_mini.autoencoder import picture_loss
+from schnell_mini.critic import Critic, critic_loss, criticism
 from schnell_mini.loop import mixed_precision, optimizer_step, rate_factor
 
 CHANNELS = (16, 32, 64, 96, 96)
@@ -143,21 +143,6 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-class Critic(nn.Module):
-    """Tells true patches from decoded ones (PatchGAN, Isola et al. 2017, arXiv:1611.07004)."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        widths = (3, width, 2 * width, 4 * width)
-        convolutions = [layer for a, b in pairwise(widths) for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))]
-        self.layers = nn.Sequential(*convolutions, nn.Conv2d(widths[-1], 1, 3, 1, 1))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Scores `[B, 1, H/8, W/8]`."""
-        scores: Tensor = self.layers(pictures)
-        return scores
-
-
 class WholeLearner:
     """Trains all levels on pictures `[N, 3, S, S]` (bytes): L1, gradients, and after half the time a critic."""
 
@@ -181,14 +166,11 @@ class WholeLearner:
         loss = picture_loss(made, wanted) + KL_WEIGHT * kl_divergence(posterior.mean, posterior.logvar)
         judged = progress > 0.5
         if judged:
-            loss = loss - CRITIC_WEIGHT * self.critic(made).mean()
+            loss = loss + CRITIC_WEIGHT * criticism(self.critic, made, wanted)
         factor = rate_factor(progress, self.done, 100, 0.4, 0.03)
         optimizer_step(self.optimizer, loss, self.vae, factor)
         if judged:
-            hinge = (
-                functional.relu(1 - self.critic(wanted)).mean() + functional.relu(1 + self.critic(made.detach())).mean()
-            )
-            optimizer_step(self.critic_optimizer, hinge, self.critic, 1.0)
+            optimizer_step(self.critic_optimizer, critic_loss(self.critic, made, wanted), self.critic, 1.0)
         self.done += 1
         return loss.detach()
 

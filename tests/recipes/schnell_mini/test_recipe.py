@@ -47,7 +47,7 @@ def small_data(work: Path, show: Show) -> Data:
 
 
 def tiny_plan(work: Path) -> Plan:
-    return Plan(work, 60, torch.device("cpu"), quiet, shape=TINY, updates=2, captions=12)
+    return Plan(work, 60, torch.device("cpu"), quiet, shape=TINY, updates=2, captions=12, drawn=0.02)
 
 
 @pytest.fixture(scope="module")
