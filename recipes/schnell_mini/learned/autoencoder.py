@@ -2,9 +2,12 @@
 
 Its outer four levels start as those of an f8 autoencoder of the same widths; only what lies below them is new. The new
 levels learn first, from the outer levels' features alone (greedy layer-wise training, Bengio et al. 2006): no
-convolution at full size runs, which makes an update some twenty times as cheap. Then the whole learns on pixels.
+convolution at full size runs, which makes an update some twenty times as cheap. They need not find a code of their own:
+the first principal components of two by two f8 latents hold 98% of what these vary by, and so both halves have a known
+target. Then the whole learns on pixels.
 """
 
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -23,7 +26,8 @@ FINISHING_RATE = 3e-4
 CRITIC_RATE = 2e-4
 CRITIC_WEIGHT = 0.02
 KL_WEIGHT = 1e-5
-NOISELESS_UPDATES, NOISE_RAMP = 200, 200
+#: How far off the decoder hears the codes, in their spread; the log variance that the posterior starts with.
+CODE_NOISE, LOG_VARIANCE, SPREAD_WEIGHT = 0.05, -6.0, 0.01
 
 
 def build_autoencoder(channels: tuple[int, ...] = CHANNELS) -> AutoencoderKL:
@@ -81,41 +85,69 @@ class InnerLevels(nn.Module):
         return features
 
 
+@dataclass(frozen=True)
+class OuterFeatures:
+    """What the new levels learn from, in half precision on the CPU: the shallow encoder's features before its middle
+    and its decoder's after its middle `[N, C, h, w]`, and the codes that stand between them `[N, 16, h/2, w/2]`.
+    """
+
+    read: Tensor
+    wanted: Tensor
+    codes: Tensor
+
+
 @torch.no_grad()
-def outer_features(shallow: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """The shallow encoder's features before its middle, and its decoder's after its middle, for pictures in -1..1."""
+def outer_features(shallow: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The shallow encoder's features before its middle, its decoder's after its middle, and its latents, for pictures
+    in -1..1.
+    """
     features = shallow.encoder.conv_in(pictures)
     for block in shallow.encoder.down_blocks:
         features = block(features)
     encoder, decoder = shallow.encoder, shallow.decoder
     moments = encoder.conv_out(functional.silu(encoder.conv_norm_out(encoder.mid_block(features))))
-    return features, decoder.mid_block(decoder.conv_in(moments[:, : moments.shape[1] // 2]))
+    mean = moments[:, : moments.shape[1] // 2]
+    return features, decoder.mid_block(decoder.conv_in(mean)), mean
+
+
+def find_codes(latents: Tensor) -> Tensor:
+    """The principal components of each two by two latents `[N, 16, h, w]`, as many as a latent has channels.
+
+    They are turned at random, so that no channel holds more than another; distances stay as they are.
+    """
+    patches = functional.pixel_unshuffle(latents, 2)
+    flat = patches.movedim(1, -1).flatten(0, -2)
+    flat = flat - flat.mean(0)
+    channels = latents.shape[1]
+    components = torch.linalg.eigh(flat.T @ flat / len(flat)).eigenvectors[:, -channels:]
+    turn = torch.linalg.qr(torch.randn(channels, channels, generator=torch.Generator().manual_seed(0))).Q
+    return torch.einsum("nchw,cd->ndhw", patches, components @ turn)
 
 
 class InnerLearner:
-    """Trains the new levels on features `[N, C, h, w]` (read, wanted), in half precision on the CPU."""
+    """Trains the new levels: features to codes, and codes, as they are read, to features."""
 
     name = "autoencoder, inner levels"
 
-    def __init__(self, deep: AutoencoderKL, features: tuple[Tensor, Tensor], device: torch.device) -> None:
+    def __init__(self, deep: AutoencoderKL, features: OuterFeatures, device: torch.device) -> None:
         self.inner = InnerLevels(deep.to(device)).train()
-        self.read, self.wanted = features
-        self.device, self.rng, self.done, self.batch = device, Random(0), 0, 16
-        spread = self.wanted[:: max(1, len(self.wanted) // 64)].float()
-        self.spread = spread.std((0, 2, 3), keepdim=True).clamp_min(1e-3).to(device)
+        self.features, self.device, self.rng, self.done, self.batch = features, device, Random(0), 0, 16
+        self.spread = channel_spread(features.wanted, device)
+        self.code_spread = channel_spread(features.codes, device).square().mean().sqrt()
         groups = [{"params": list(self.inner.parameters()), "base": RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=1e-4)
 
     def update(self, progress: float) -> Tensor:
-        """One optimizer step; the loss."""
-        chosen = [self.rng.randrange(len(self.read)) for _ in range(self.batch)]
-        read, wanted = (part[chosen].float().to(self.device) for part in (self.read, self.wanted))
+        """One optimizer step; the share of the features' and of the codes' variance that is missed."""
+        chosen = [self.rng.randrange(len(self.features.read)) for _ in range(self.batch)]
+        parts = (self.features.read, self.features.wanted, self.features.codes)
+        read, wanted, codes = (part[chosen].float().to(self.device) for part in parts)
         with mixed_precision(self.device, convolutions=True):
             mean, spread = self.inner.encode(read).chunk(2, 1)
-            strength = noise_strength(self.done)
-            made = self.inner.decode(mean + strength * (0.5 * spread).exp() * torch.randn_like(mean))
-        error = (made.float() - wanted) / self.spread
-        loss = error.pow(2).mean() + KL_WEIGHT * kl_divergence(mean, spread) * (self.done > NOISELESS_UPDATES)
+            made = self.inner.decode(mean + CODE_NOISE * self.code_spread * torch.randn_like(mean))
+        missed = ((mean.float() - codes) / self.code_spread).square().mean()
+        loss = ((made.float() - wanted) / self.spread).square().mean() + missed
+        loss = loss + SPREAD_WEIGHT * (spread.float() - LOG_VARIANCE).square().mean()
         optimizer_step(self.optimizer, loss, self.inner, rate_factor(progress, self.done, 100, 0.4, 0.03))
         self.done += 1
         return loss.detach()
@@ -132,9 +164,10 @@ class InnerLearner:
         self.rng = Random(self.done)
 
 
-def noise_strength(done: int) -> float:
-    """How much of the posterior's noise is added after so many updates: none at first, or the latents collapse."""
-    return min(1.0, max(0.0, (done - NOISELESS_UPDATES) / NOISE_RAMP))
+def channel_spread(features: Tensor, device: torch.device) -> Tensor:
+    """The standard deviation of each channel `[1, C, 1, 1]`, over some of the features."""
+    some = features[:: max(1, len(features) // 64)].float()
+    return some.std((0, 2, 3), keepdim=True).clamp_min(1e-3).to(device)
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

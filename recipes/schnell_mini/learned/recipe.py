@@ -15,7 +15,14 @@ from torch import Tensor
 
 from schnell.errors import TrainingError
 from schnell_mini.export import export_model
-from schnell_mini.learned.autoencoder import InnerLearner, WholeLearner, deepen, outer_features
+from schnell_mini.learned.autoencoder import (
+    InnerLearner,
+    OuterFeatures,
+    WholeLearner,
+    deepen,
+    find_codes,
+    outer_features,
+)
 from schnell_mini.learned.caption_dataset import CANVASES, Canvas, build_captioned, paint, plan_pictures
 from schnell_mini.learned.few_step import FewStepLearner
 from schnell_mini.learned.transformer import CODE_OFFSET, Captioned, FlowLearner, FlowShape, build_flow
@@ -106,11 +113,11 @@ def paint_square(plan: LearnedPlan, icons: Icons) -> Tensor:
     return pictures
 
 
-def read_outer(plan: LearnedPlan, shallow: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """The shallow autoencoder's features for the pictures, in half precision on the CPU."""
+def read_outer(plan: LearnedPlan, shallow: AutoencoderKL, pictures: Tensor) -> OuterFeatures:
+    """The shallow autoencoder's features for the pictures, and the codes that the new levels learn."""
     parts = [outer_features(shallow, part.to(plan.device).float() / 127.5 - 1) for part in torch.split(pictures, 16)]
-    read, wanted = zip(*((one.half().cpu(), other.half().cpu()) for one, other in parts), strict=True)
-    return torch.cat(read), torch.cat(wanted)
+    read, wanted, latents = (torch.cat([part.half().cpu() for part in kind]) for kind in zip(*parts, strict=True))
+    return OuterFeatures(read, wanted, find_codes(latents.float()).half())
 
 
 def encode_canvases(plan: LearnedPlan, icons: Icons, pipeline: MiniPipeline) -> list[Captioned]:

@@ -13,7 +13,7 @@ from schnell.errors import TrainingError
 from schnell.models.catalogue import find_model
 from schnell.models.folder import open_model_folder
 from schnell_mini.captions import COLOURS
-from schnell_mini.learned.autoencoder import InnerLevels, build_autoencoder, deepen, outer_features
+from schnell_mini.learned.autoencoder import InnerLevels, build_autoencoder, deepen, find_codes, outer_features
 from schnell_mini.learned.caption_dataset import Canvas, plan_pictures, write_caption
 from schnell_mini.learned.looks import LOOKS, ground_of, place
 from schnell_mini.learned.recipe import LearnedPlan, join_shards, shard_run, split_file, train_learned
@@ -75,12 +75,23 @@ def test_shards_are_small_and_put_together_give_the_file(trained: Path, tmp_path
     assert list((tmp_path / "out/schnell-mini/transformer").glob("*.safetensors.000"))
 
 
+def test_codes_keep_the_distances_of_smooth_latents() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(6, 16, 8, 8, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
+    codes = find_codes(smooth)
+    assert codes.shape == (6, 16, 8, 8)
+    apart, before = (codes[0] - codes[1]).square().sum(), (smooth[0] - smooth[1]).square().sum()
+    assert torch.allclose(apart, before, rtol=1e-3)
+    assert codes.std((0, 2, 3)).max() < 1.5 * codes.std((0, 2, 3)).min()
+
+
 def test_a_deeper_autoencoder_keeps_the_outer_levels() -> None:
     torch.manual_seed(0)
     shallow = build_autoencoder((8, 8, 16)).eval()
     deep = deepen(shallow).eval()
     pictures = torch.rand(1, 3, 32, 32) * 2 - 1
-    read, wanted = outer_features(shallow, pictures)
+    read, wanted, _ = outer_features(shallow, pictures)
     inner = InnerLevels(deep)
     with torch.no_grad():
         mean = inner.encode(read).chunk(2, 1)[0]
