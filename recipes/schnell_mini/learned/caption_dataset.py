@@ -10,6 +10,7 @@ from torch import Tensor
 from schnell_mini.captions import COLOURS, IconLabel, decorate, on_background
 from schnell_mini.learned.looks import LOOKS, Look, ground_of, place
 from schnell_mini.learned.transformer import Captioned
+from schnell_mini.loop import mixed_precision
 from schnell_mini.pictures import Icons
 from schnell_mini.sampling import MiniPipeline
 
@@ -101,12 +102,13 @@ def write_caption(rng: Random, label: IconLabel, look: Look, ground: str) -> str
 @torch.no_grad()
 def build_captioned(icons: Icons, canvas: Canvas, pipeline: MiniPipeline, rng: Random) -> Captioned:
     """One canvas's pictures as scaled latents, and their captions as embeddings, in half precision on the CPU."""
-    pictures, vae = plan_pictures(rng, len(icons), canvas), pipeline.vae
+    pictures, vae = plan_pictures(rng, len(icons), canvas), pipeline.vae.to(memory_format=torch.channels_last)
     down = 2 ** (len(vae.config["block_out_channels"]) - 1)
     latents = torch.empty(len(pictures), 16, canvas.height // down, canvas.width // down, dtype=torch.float16)
     shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     for numbers, pixels in paint(icons, pictures, canvas, pipeline.device):
-        mean = vae.encode(2 * pixels - 1).latent_dist.mean.float()
+        with mixed_precision(pipeline.device):  # no gradient: bfloat16 convolutions are fast
+            mean = vae.encode((2 * pixels - 1).to(memory_format=torch.channels_last)).latent_dist.mean.float()
         latents[numbers] = ((mean - shift) * scale).half().cpu()
     texts = [
         write_caption(rng, icons.labels[each.icon], LOOKS[each.look], each.ground)

@@ -186,7 +186,8 @@ def place(icons: Tensor, canvas: tuple[int, int], placements: Tensor) -> Tensor:
     columns = 2 * (torch.cos(angle) * across + torch.sin(angle) * along) / side
     rows = 2 * (torch.cos(angle) * along - torch.sin(angle) * across) / side
     grid = torch.stack([columns, rows], -1).to(icons)
-    return functional.grid_sample(icons, grid, mode="bilinear", align_corners=False).clamp(0, 1)
+    placed = functional.grid_sample(icons, grid, mode="bicubic", align_corners=False).clamp(0, 1)
+    return torch.cat([torch.minimum(placed[:, :3], placed[:, 3:]), placed[:, 3:]], 1)
 
 
 def ground_of(look: Look, asked: str) -> tuple[float, float, float]:

@@ -31,8 +31,11 @@ from schnell_mini.pictures import Icons
 from schnell_mini.sampling import MiniPipeline, load_pipeline
 from schnell_mini.subjects import write_subjects
 
-#: Each stage's share of the minutes; painting and encoding come on top.
-SHARES = {"inner": 0.08, "whole": 0.27, "flow": 0.5, "few": 0.15}
+#: Each stage's share of the minutes; painting and encoding come on top. Convolutions at full size are dear on a CPU.
+SHARES = {
+    "cuda": {"inner": 0.08, "whole": 0.27, "flow": 0.5, "few": 0.15},
+    "cpu": {"inner": 0.1, "whole": 0.05, "flow": 0.67, "few": 0.18},
+}
 SHARD_BYTES = 16 << 20
 
 
@@ -55,7 +58,7 @@ class LearnedPlan:
 
     def run(self, stage: str, learner: Learner) -> None:
         """Run a stage to its end, resuming it."""
-        budget = StageBudget(60 * self.minutes * SHARES[stage], self.updates)
+        budget = StageBudget(60 * self.minutes * SHARES[self.device.type][stage], self.updates)
         run_learner(learner, budget, self.work / "state" / f"{stage}.pt", self.show)
 
 
