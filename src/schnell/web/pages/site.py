@@ -20,6 +20,8 @@ from schnell.web.pages.static import InlineFile, StaticFiles
 from schnell.web.services import services_of
 
 _SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
+#: Files that stand in pages, and not only beside them.
+_INLINE: Final = ("app.css", "start.js", "forms.js")
 #: The templates of the first page that a newcomer sees, signed in or not.
 _SEEN_FIRST: Final = ("base.html", "playground.html", "add_lora.html", "sign_in.html")
 _LEAST_COMPRESSED: Final = 1024
@@ -42,7 +44,7 @@ class Site:
         self.documents = documents
         self.languages = languages
         self._api_paths = api_paths
-        self.inline = {name: static.inline(name) for name in ("start.js", "app.css")}
+        self.inline = {name: static.inline(name) for name in _INLINE}
         self._scripts = {name: file.data.decode() for name, file in static.files.items() if name.endswith(".js")}
         # a template's code is the same in every language
         compiled = _CompiledTemplates()
@@ -175,15 +177,18 @@ def content_security_policy(request: Request) -> str:
 
     Of scripts and styles in a page it takes those that this server also has as files, by their hash.
     """
-    inline = site_of(request).inline
+    sources = {
+        kind: " ".join(file.source for name, file in site_of(request).inline.items() if name.endswith(kind))
+        for kind in (".js", ".css")
+    }
     # a link to any key shows the store's origin
     stored = urlsplit(services_of(request).store.url(_SAMPLE_KEY, 1))
     origin = f"{stored.scheme}://{stored.netloc}"
     return "; ".join(
         (
             "default-src 'none'",
-            f"script-src 'self' {inline['start.js'].source}",
-            f"style-src 'self' {inline['app.css'].source}",
+            f"script-src 'self' {sources['.js']}",
+            f"style-src 'self' {sources['.css']}",
             "font-src 'self'",
             f"img-src 'self' blob: data: {origin}",
             f"connect-src 'self' {origin}",
