@@ -147,6 +147,19 @@ def test_a_press_of_draw_before_the_scripts_have_come_counts_once_they_are_there
         assert "seed=3" in page.url
 
 
+def test_a_stranger_who_is_faster_than_the_scripts_signs_in_and_gets_back(visit: Visit) -> None:
+    with visit(key=None) as visitor:
+        page = visitor.page
+        page.route("**/{playground,sign-in}*.js", lambda route: (page.wait_for_timeout(1500), route.continue_()))
+        page.goto(f"{visitor.url}/?prompt=x&seed=3", wait_until="commit")
+        page.get_by_role("link", name="Sign in to draw").click(no_wait_after=True)
+        page.fill("#key", KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#seed")).to_have_value("3")
+        # nothing of it ever stood in an address
+        assert KEY not in page.evaluate("performance.getEntriesByType('navigation')[0].name + document.referrer")
+
+
 def test_a_stranger_gets_back_to_the_settings_after_signing_in(visit: Visit) -> None:
     with visit(key=None) as visitor:
         page = visitor.open("/?" + urlencode({"prompt": "a stranger's idea", "seed": 3}))

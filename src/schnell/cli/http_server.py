@@ -17,6 +17,7 @@ from schnell.cli.bounded_http import bounded_http
 from schnell.errors import ConfigurationError
 from schnell.generations import Runner
 from schnell.settings import Settings
+from schnell.web import pages
 from schnell.web.services import services_of_app
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -29,6 +30,7 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
         ConfigurationError: the server could not start; the log says why.
     """
     app = build_app(settings, runner)
+    pages.prepare(app)
     _allow_many_connections()
     config = uvicorn.Config(
         app,

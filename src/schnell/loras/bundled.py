@@ -93,6 +93,10 @@ class BundledLoras:
                 known = self._converted[lora.name] = await self._files.convert(lora.path)
         return known
 
+    async def list(self) -> tuple[LibraryLora, ...]:
+        """All of them, as LoRAs of the library. Those shown before are not looked for: who draws with one does."""
+        return tuple([self._shown.get(lora.name) or await self.show(lora) for lora in self._loras])
+
     async def show(self, lora: BundledLora) -> LibraryLora:
         """It as a LoRA of the library."""
         converted = await self.convert(lora)

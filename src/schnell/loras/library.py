@@ -193,7 +193,7 @@ class LoraLibrary:
         """What a team may name: its own, the public and the bundled LoRAs. Without a team, those of every team."""
         async with self._database.read() as connection:
             found = await list_loras(connection, team_id)
-        return (*found, *[await self._bundled.show(lora) for lora in self._bundled])
+        return (*found, *await self._bundled.list())
 
     async def added(self) -> tuple[LibraryLora, ...]:
         """Every LoRA that was added, by any team: all but the bundled ones."""

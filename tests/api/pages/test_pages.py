@@ -1,6 +1,8 @@
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,33 @@ from mini_loras import lora_bytes
 from servers import Server
 from tls_server import run_tls_server
 
+#: What stands between the tags of a script or style that a page holds itself; JSON runs nowhere.
+_INLINE = re.compile(r"<(script|style)(?![^>]*( src=|application/json))[^>]*>(.*?)</\1>", re.DOTALL)
 
-async def test_pages_allow_no_inline_script_and_no_inline_style(server: Server) -> None:
+
+async def test_pages_allow_no_script_and_no_style_but_this_servers_own(server: Server) -> None:
     for path in ("/", "/gallery", "/loras", "/account", "/docs", "/docs/openapi", "/sign-in"):
         answer = await server.client.get(path)
         assert answer.status_code == 200, path
-        assert "script-src 'self';" in answer.headers["content-security-policy"]
-        assert "unsafe" not in answer.headers["content-security-policy"]
+        policy = dict(each.split(" ", 1) for each in answer.headers["content-security-policy"].split("; "))
+        for kind in ("script-src", "style-src"):
+            assert re.fullmatch(r"'self'( 'sha256-[\w+/]{43}=')+", policy[kind]), path
+        for kind, _, text in _INLINE.findall(answer.text):
+            digest = b64encode(sha256(text.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy[f"{kind}-src"], path
         assert " style=" not in answer.text
         assert " onclick=" not in answer.text
+
+
+async def test_the_playground_is_painted_without_asking_for_anything_but_its_font(server: Server) -> None:
+    page = (await server.client.get("/")).text
+    assert 'rel="stylesheet"' not in page
+    assert "<script src=" not in page
+    assert [kind for kind, _, _ in _INLINE.findall(page)] == ["style", "script"]
+    # a file that a page holds finds others from there, too
+    style = _INLINE.findall(page)[0][2]
+    for address in re.findall(r'url\("([^"]+)"\)', style):
+        assert (await server.client.get(address)).status_code == 200, address
 
 
 @pytest.mark.parametrize(
@@ -43,7 +63,7 @@ async def test_the_sign_in_page_leads_to_no_other_site(server: Server, next_page
 
 
 async def test_static_files_are_kept_for_good_under_their_digest_only(server: Server) -> None:
-    page = (await server.client.get("/")).text
+    page = (await server.client.get("/docs")).text
     address = page.split('rel="stylesheet" href="')[1].split('"')[0]
     assert "immutable" in (await server.client.get(address)).headers["cache-control"]
     stale = "/static/0/" + address.split("/", 3)[3]

@@ -22,17 +22,10 @@ from schnell.web.native.lora_names import LORA_BASE, LORA_KEYS, ModelChoice, cho
 from schnell.web.native.prompt_object import PromptRules, parse_prompt_object
 from schnell.web.services import Services, services_of
 
-#: Native fields that other APIs have no field for; their clients send them under the native names.
-EXTRA_FIELDS: Final = (
-    "seed",
-    "aspect_ratio",
-    "megapixels",
-    *LORA_KEYS,
-    "go_fast",
-    "disable_safety_checker",
-    "disable_watermark",
-    "hide_prompt",
-)
+#: Native switches that no other API has a field for; their clients send them under the native names.
+SWITCHES: Final = ("go_fast", "disable_safety_checker", "disable_watermark", "hide_prompt")
+#: The same of all native fields.
+EXTRA_FIELDS: Final = ("seed", "aspect_ratio", "megapixels", *LORA_KEYS, *SWITCHES)
 #: Other APIs take negative LoRA scales, and sides off the reference document's grid.
 GENEROUS: Final = PromptRules(MIN_LORA_SCALE, TOKEN_SIDE, rounding="nearest")
 _MOST_WARNINGS: Final = 40

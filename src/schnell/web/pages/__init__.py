@@ -25,7 +25,7 @@ from schnell.web.pages.languages import load_languages
 from schnell.web.pages.site import Site, install_error_pages
 from schnell.web.pages.static import load_static_files
 
-__all__ = ["install", "install_error_pages"]
+__all__ = ["install", "install_error_pages", "prepare"]
 
 
 def install(app: FastAPI, api_paths: Collection[str]) -> None:
@@ -45,3 +45,9 @@ def install(app: FastAPI, api_paths: Collection[str]) -> None:
         languages,
     ):
         app.include_router(part.router, include_in_schema=False)
+
+
+def prepare(app: FastAPI) -> None:
+    """Make ready what takes its time once, before the first visitor comes."""
+    site: Site = app.state.site
+    site.prepare()

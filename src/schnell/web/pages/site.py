@@ -6,7 +6,8 @@ from typing import Any, Final, cast
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import FastAPI, Request
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2.bccache import Bucket
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -15,10 +16,14 @@ from schnell.errors import ForbiddenError, SchnellError, UnauthorizedError
 from schnell.web.auth import identify
 from schnell.web.pages.documents import Document
 from schnell.web.pages.languages import Language, Languages, ScriptTexts, language_of, mark, scripts_of
-from schnell.web.pages.static import StaticFiles
-from schnell.web.services import Services, services_of
+from schnell.web.pages.static import InlineFile, StaticFiles
+from schnell.web.services import services_of
 
 _SAMPLE_KEY: Final = "sample/images/2000_01_01_00_00_00_000_000000.png"
+#: Files that stand in pages, and not only beside them.
+_INLINE: Final = ("app.css", "start.js", "forms.js")
+#: The templates of the first page that a newcomer sees, signed in or not.
+_SEEN_FIRST: Final = ("base.html", "playground.html", "add_lora.html", "sign_in.html")
 _LEAST_COMPRESSED: Final = 1024
 #: The cookie with the theme that a visitor has chosen, written by the pages' script.
 _THEME_COOKIE: Final = "schnell_theme"
@@ -39,13 +44,22 @@ class Site:
         self.documents = documents
         self.languages = languages
         self._api_paths = api_paths
+        self.inline = {name: static.inline(name) for name in _INLINE}
         self._scripts = {name: file.data.decode() for name, file in static.files.items() if name.endswith(".js")}
-        self._templates = {language: _environment(static, language) for language in languages}
+        # a template's code is the same in every language
+        compiled = _CompiledTemplates()
+        self._templates = {language: _environment(static, self.inline, language, compiled) for language in languages}
         self._script_texts: dict[tuple[Language, str], ScriptTexts] = {}
 
     def serves(self, path: str) -> bool:
         """Whether the app's API has this path. Parts of pages that need one that it lacks are left out."""
         return path in self._api_paths
+
+    def prepare(self) -> None:
+        """Compile what the first visitor sees first, who would wait for it otherwise."""
+        for environment in self._templates.values():
+            for name in _SEEN_FIRST:
+                environment.get_template(name)
 
     def render(self, language: Language, template: str, context: Mapping[str, Any]) -> str:
         """The text of a template. A name that the context lacks is an error."""
@@ -62,8 +76,24 @@ class Site:
         return found
 
 
-def _environment(static: StaticFiles, language: Language) -> Environment:
-    """The templates in one language."""
+class _CompiledTemplates(BytecodeCache):
+    """Templates' code in memory. It is the same in every language, so that none is compiled twice."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if (code := self._code.get(bucket.key)) is not None:
+            bucket.bytecode_from_string(code)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._code[bucket.key] = bucket.bytecode_to_string()
+
+
+def _environment(
+    static: StaticFiles, inline: Mapping[str, InlineFile], language: Language, compiled: BytecodeCache
+) -> Environment:
+    """The templates in one language. `inline` are the files that a page may hold."""
     made = Environment(
         loader=PackageLoader("schnell.web.pages"),
         autoescape=select_autoescape(),
@@ -71,10 +101,12 @@ def _environment(static: StaticFiles, language: Language) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
+        bytecode_cache=compiled,
     )
     # new style: what is put into a text is escaped, the text itself is the catalogue's and may hold HTML
     made.install_gettext_translations(language.texts, newstyle=True)  # type: ignore[attr-defined]
     made.globals["static"] = static.url
+    made.globals["inline"] = {name: file.text for name, file in inline.items()}
     made.filters |= {
         "thousands": language.number,
         "filesize": language.size,
@@ -126,7 +158,7 @@ def fragment(request: Request, template: str, **context: Any) -> Response:
 def respond(request: Request, html: str, status: int = 200) -> Response:
     """HTML with the pages' security headers, compressed where the browser accepts it."""
     headers = {
-        "Content-Security-Policy": content_security_policy(services_of(request)),
+        "Content-Security-Policy": content_security_policy(request),
         "Referrer-Policy": "same-origin",
         "X-Frame-Options": "DENY",
         "Cache-Control": "private, no-cache",
@@ -140,16 +172,23 @@ def respond(request: Request, html: str, status: int = 200) -> Response:
     return HTMLResponse(body, status, headers=headers)
 
 
-def content_security_policy(services: Services) -> str:
-    """The Content-Security-Policy: scripts and styles from this server only, pictures also from the store."""
+def content_security_policy(request: Request) -> str:
+    """The Content-Security-Policy: scripts and styles from this server only, pictures also from the store.
+
+    Of scripts and styles in a page it takes those that this server also has as files, by their hash.
+    """
+    sources = {
+        kind: " ".join(file.source for name, file in site_of(request).inline.items() if name.endswith(kind))
+        for kind in (".js", ".css")
+    }
     # a link to any key shows the store's origin
-    stored = urlsplit(services.store.url(_SAMPLE_KEY, 1))
+    stored = urlsplit(services_of(request).store.url(_SAMPLE_KEY, 1))
     origin = f"{stored.scheme}://{stored.netloc}"
     return "; ".join(
         (
             "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
+            f"script-src 'self' {sources['.js']}",
+            f"style-src 'self' {sources['.css']}",
             "font-src 'self'",
             f"img-src 'self' blob: data: {origin}",
             f"connect-src 'self' {origin}",

@@ -1,10 +1,13 @@
 """Scripts, styles and fonts from inside the package.
 
-Their URLs hold a digest of the contents, so browsers may cache them for ever.
+Their URLs hold a digest of the contents, so browsers may cache them for ever. What a page needs before it can be
+painted may stand in the page itself; the Content-Security-Policy then names it by its hash.
 """
 
 import gzip
 import mimetypes
+import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +23,8 @@ router = APIRouter()
 _FOLDER: Final = Path(__file__).with_name("static")
 _COMPRESSED: Final = {".js", ".css", ".svg"}
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
+#: An address of another file in a stylesheet.
+_URL: Final = re.compile(r'url\("([\w/.-]+)"\)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,14 @@ class StaticFile:
     data: bytes
     media_type: str
     compressed: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class InlineFile:
+    """A file's text, and what stands for it in a Content-Security-Policy, which refuses any other text."""
+
+    text: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,12 @@ class StaticFiles:
         """
         self.files[name]  # raises here, and not as a 404 in a browser
         return f"/static/{self.digest}/{name}"
+
+    def inline(self, name: str) -> "InlineFile":
+        """A script or stylesheet for a page to hold, with the addresses in a stylesheet made whole."""
+        text = _URL.sub(lambda found: f'url("{self.url(found[1])}")', self.files[name].data.decode())
+        digest = b64encode(sha256(text.encode()).digest()).decode()
+        return InlineFile(text, f"'sha256-{digest}'")
 
 
 def load_static_files() -> StaticFiles:

@@ -15,7 +15,14 @@ from schnell.web.auth import SECURITY, Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.automatic1111.lists import chosen_checkpoints
 from schnell.web.dialects.automatic1111.reading import read_lora_tags, read_numbers, without_text
-from schnell.web.dialects.translation import build_request, drawn_loras, find_model, picture_seeds, read_base64
+from schnell.web.dialects.translation import (
+    SWITCHES,
+    build_request,
+    drawn_loras,
+    find_model,
+    picture_seeds,
+    read_base64,
+)
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_names import LORA_KEYS
 from schnell.web.services import Services, services_of
@@ -106,7 +113,7 @@ def _parse(request: Request, caller: Caller, fields: Fields, notes: list[str]) -
     overrides = Fields(fields.object("override_settings") or {})
     checkpoint = overrides.text("sd_model_checkpoint") or chosen_checkpoints(request).of(caller)
     native = read_numbers(fields, notes) | {"output_format": "png"}
-    native |= {name: fields.raw(name) for name in LORA_KEYS}
+    native |= {name: fields.raw(name) for name in (*LORA_KEYS, *SWITCHES)}
     notes += note_ignored_fields(fields)
     fields.check()
     overrides.check()

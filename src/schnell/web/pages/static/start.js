@@ -16,7 +16,7 @@ function begin() {
 function start() {
   const links = document.getElementById("start").dataset.modules.trim().split(" ");
   document.head.append(...links.map((href) => Object.assign(document.createElement("link"), { rel: "modulepreload", href })));
-  import("./playground.js").then(begin);
+  import(links.at(-1)).then(begin);
 }
 if (document.hidden || !PerformanceObserver.supportedEntryTypes?.includes("paint")) start();
 else new PerformanceObserver((_, observer) => { observer.disconnect(); start(); }).observe({ type: "paint", buffered: true });
