@@ -13,10 +13,11 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from sqlalchemy import URL, CursorResult, Dialect, Executable, NullPool, create_engine, event
 from sqlalchemy import Connection as SyncConnection
@@ -112,6 +113,32 @@ class InlineConnection:
         self._connection.close()
 
 
+class _End(Protocol):
+    def __call__(self, connection: InlineConnection, /, *, is_good: bool) -> None: ...
+
+
+class _Transaction(AbstractAsyncContextManager[InlineConnection]):
+    """A block between a begin and an end, which is told whether the block was left without an exception.
+
+    Not an `@asynccontextmanager`: each of these is a generator that the event loop keeps books of, and a request has
+    five transactions.
+    """
+
+    __slots__ = ("_begin", "_connection", "_end")
+
+    def __init__(self, begin: Callable[[], Awaitable[InlineConnection]], end: _End) -> None:
+        self._begin, self._end = begin, end
+
+    async def __aenter__(self) -> InlineConnection:
+        self._connection = await self._begin()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(self._connection, is_good=kind is None)
+
+
 class InlineSqlite:
     """A SQLite file with a connection for each transaction that is open at once; only one of them writes."""
 
@@ -128,29 +155,13 @@ class InlineSqlite:
         self._scans = ThreadedReads(self._engine)
         self._file = None if url.database in {None, "", ":memory:"} else Path(str(url.database))
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[InlineConnection]:
+    def write(self) -> AbstractAsyncContextManager[InlineConnection]:
         """A transaction that may write: committed when its block ends, rolled back when it raises."""
-        deadline = time.monotonic() + _BUSY_SECONDS
-        await self._take_turn()
-        try:
-            connection = await self._begin_to_write(deadline)
-            try:
-                yield connection
-                connection.commit()
-            finally:
-                self._give_back(connection)
-        finally:
-            self._turn.release()
+        return _Transaction(self._begin_write, self._end_write)
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[InlineConnection]:
+    def read(self) -> AbstractAsyncContextManager[InlineConnection]:
         """A transaction that only reads; all its statements see the database as its first one found it."""
-        connection = self._take("BEGIN")
-        try:
-            yield connection
-        finally:
-            self._give_back(connection)
+        return _Transaction(self._begin_read, self._end_read)
 
     async def close(self) -> None:
         """Close every connection that no block uses."""
@@ -171,6 +182,31 @@ class InlineSqlite:
             return
         async with self._scans.take() as connection:
             yield connection
+
+    async def _begin_read(self) -> InlineConnection:
+        return self._take("BEGIN")
+
+    def _end_read(self, connection: InlineConnection, *, is_good: bool) -> None:  # noqa: ARG002 - as of a write
+        self._give_back(connection)
+
+    async def _begin_write(self) -> InlineConnection:
+        deadline = time.monotonic() + _BUSY_SECONDS
+        await self._take_turn()
+        try:
+            return await self._begin_to_write(deadline)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def _end_write(self, connection: InlineConnection, *, is_good: bool) -> None:
+        try:
+            try:
+                if is_good:
+                    connection.commit()
+            finally:
+                self._give_back(connection)
+        finally:
+            self._turn.release()
 
     async def _take_turn(self) -> None:
         if not self._turn.locked():

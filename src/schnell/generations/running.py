@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, func, select, text
 
 from schnell.database.connection import Connection
 from schnell.database.tables import records, servers
-from schnell.errors import ClosingError, SchnellError, ServerBusyError, TeamBusyError
+from schnell.errors import ClientGoneError, ClosingError, SchnellError, ServerBusyError, TeamBusyError
 from schnell.generations.records import UNFINISHED, Record
 from schnell.spec import GenerationSpec, Job, JobOutcome, Progress, ProgressListener, QueueEstimate, RunnerSnapshot
 
@@ -143,21 +143,24 @@ class Running:
             if not self._waiting and not self.is_detached and not self._end.done():
                 self.cancel()
 
-    async def ended(self) -> Record:
-        """The record of the end.
+    async def ended(self, gone: "asyncio.Future[None] | None" = None) -> Record:
+        """The record of the end. Who waits may say when they are `gone`, and need no task of their own for it.
 
         Raises:
+            ClientGoneError: `gone` came before the end.
             ClosingError: the end is known, but the database did not take it for some seconds.
             SchnellError: the generation failed.
         """
         # waiting for futures cancels none of them when the one who waits is cancelled
+        awaited: set[asyncio.Future[Any]] = {self._end} if gone is None else {self._end, gone}
         if self._overdue.done():
-            await asyncio.wait({self._end}, timeout=PATIENCE_SECONDS)
+            await asyncio.wait(awaited, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         else:
-            either: set[asyncio.Future[Any]] = {self._end, self._overdue}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*awaited, self._overdue}, return_when=asyncio.FIRST_COMPLETED)
         if self._end.done():
             return self._end.result()
+        if gone is not None and gone.done():
+            raise ClientGoneError
         raise ClosingError(self._overdue.result())
 
     async def closed(self) -> Record:

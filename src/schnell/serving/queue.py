@@ -105,7 +105,8 @@ class JobQueue(Generic[LaneT]):
         """Wait until a row can take a step on a device; False once the queue is closed, or the device is lost."""
         here = self._devices[device]
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or here.is_lost or self._lead(here) is not None)
+            while not (self._is_closed or here.is_lost or here.is_stepping(self._jobs) or self._lead(here)):
+                self._changed.wait()
             return not self._is_closed and not here.is_lost
 
     def close(self) -> None:
@@ -124,8 +125,7 @@ class JobQueue(Generic[LaneT]):
         fail, as does everything once no device is left.
         """
         with self._changed:
-            here = self._devices[device]
-            here.lose()
+            self._devices[device].lose()
             for queued in [each for each in self._jobs if each.device == device]:
                 queued.begin_again()
             stranded = [each for each in self._jobs if each in suspects or self._why_never(each)]
