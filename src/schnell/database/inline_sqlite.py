@@ -86,16 +86,25 @@ class InlineConnection:
             # fetched first: the driver counts the rows of an UPDATE … RETURNING only while they are fetched
             return cursor.fetchall(), cursor.rowcount
         except sqlite3.Error as cause:
-            # without the values, which the message would show: they may be prompts
-            raise DBAPIError.instance(sql, None, cause, sqlite3.Error, dialect=self.dialect) from cause
+            raise self._error(sql, cause) from cause
+
+    def _run_command(self, sql: str) -> None:
+        try:
+            self.driver.execute(sql)
+        except sqlite3.Error as cause:
+            raise self._error(sql, cause) from cause
+
+    def _error(self, sql: str, cause: sqlite3.Error) -> Exception:
+        # without the values, which the message would show: they may be prompts
+        return DBAPIError.instance(sql, None, cause, sqlite3.Error, dialect=self.dialect)
 
     def begin(self, statement: str) -> None:
         """Start a transaction with `BEGIN` or one of its variants. Raises DBAPIError."""
-        self.run_driver_sql(statement)
+        self._run_command(statement)
 
     def commit(self) -> None:
         """Commit the transaction. Raises DBAPIError; the transaction is then still open."""
-        self.run_driver_sql("COMMIT")
+        self._run_command("COMMIT")
         if self._connection.in_transaction():
             # only SQLAlchemy's book-keeping ends here: the driver has no transaction left to commit
             self._connection.commit()
@@ -104,7 +113,7 @@ class InlineConnection:
         """Undo the transaction, if one is open. Raises DBAPIError."""
         # SQLite ends a transaction by itself on some errors (a full disk), and refuses a second ROLLBACK
         if self.driver.in_transaction:
-            self.run_driver_sql("ROLLBACK")
+            self._run_command("ROLLBACK")
         if self._connection.in_transaction():
             self._connection.rollback()
 
@@ -191,7 +200,10 @@ class InlineSqlite:
 
     async def _begin_write(self) -> InlineConnection:
         deadline = time.monotonic() + _BUSY_SECONDS
-        await self._take_turn()
+        if self._turn.locked():
+            await self._wait_for_turn()
+        else:
+            await self._turn.acquire()
         try:
             return await self._begin_to_write(deadline)
         except BaseException:
@@ -208,10 +220,7 @@ class InlineSqlite:
         finally:
             self._turn.release()
 
-    async def _take_turn(self) -> None:
-        if not self._turn.locked():
-            await self._turn.acquire()
-            return
+    async def _wait_for_turn(self) -> None:
         try:
             async with asyncio.timeout(_BUSY_SECONDS):
                 await self._turn.acquire()

@@ -92,8 +92,7 @@ async def drawn(request: Request, caller: Caller, asked: GenerationRequest) -> A
         record = await _wait(request, caller, started, disconnected)
         add_record_headers(request, record)
         yield record
-        # two turns of the event loop, to hear of a connection that was closed while the answer was built
-        await asyncio.sleep(0)
+        # a turn of the event loop, to hear of a connection that was closed while the answer was built
         await asyncio.sleep(0)
         if disconnected.done():
             raise ClientGoneError
