@@ -257,6 +257,9 @@ class ClientGoneError(SchnellError):
     code = "CLIENT_CLOSED_REQUEST"
     status = 499
 
+    def __init__(self, message: str = "the client closed the connection") -> None:
+        super().__init__(message)
+
 
 # Met by operators: the server cannot start, or cannot reach what it needs.
 

@@ -11,7 +11,8 @@ counts in a window if its day begins with the window's label, and a budget whose
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from math import ceil
 from typing import Any, Final
 
@@ -72,7 +73,7 @@ async def reserve(connection: Connection, caller: Caller, record_id: str, amount
         UnauthorizedError: the caller's membership or team is gone since their key was looked up.
     """
     moment = now()
-    of_team = {"of_team": caller.team_id, "amount": amount} | _window_labels(moment)
+    of_team = {"of_team": caller.team_id, "amount": amount, **_window_labels(moment)}
     of_member = of_team | {"of_user": caller.user_id}
     # the member's row before the team's, here and in `_give_back`: PostgreSQL locks a row that is updated until the end
     # of the transaction, and two transactions that lock in different orders can wait for each other for ever
@@ -194,7 +195,14 @@ def effective_use(row: Row[Any]) -> int:
     return int(row.used_credit) if current.get(row.window_label) == window else 0
 
 
-def _window_labels(moment: datetime) -> dict[str, str]:
+def _window_labels(moment: datetime) -> Mapping[str, str]:
+    return _labels_of_day(moment.date())
+
+
+@lru_cache(maxsize=2)
+def _labels_of_day(day: date) -> Mapping[str, str]:
+    # formatting dates takes longer than the reservation's own statements, and the labels stay for a day
+    moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
     tomorrow, soon = moment + timedelta(days=1), moment.replace(day=1) + timedelta(days=32)
     return {
         "this_day": window_label("day", moment),
@@ -206,7 +214,7 @@ def _window_labels(moment: datetime) -> dict[str, str]:
 
 def _day_within(label: str, moment: datetime) -> str:
     """The day that a reservation counts in: today, or the window itself where that began on another server's clock."""
-    today = window_label("day", moment)
+    today = _window_labels(moment)["this_day"]
     return today if today.startswith(label) else label
 
 
@@ -301,7 +309,7 @@ async def _append(connection: Connection, reservation: Reservation, kind: str, a
         "team_window": reservation.team_window,
         "member_window": reservation.member_window,
         "pictures": pictures,
-        "day": f"{moment:%Y-%m-%d}",
+        "day": _window_labels(moment)["this_day"],
         "created_at": moment,
     }
     await _APPEND.run(connection, row)

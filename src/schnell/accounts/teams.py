@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from schnell.accounts.credits import count_again, effective_use
 from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, SYSTEM, BudgetWindow, Member, Role, Status, Team
 from schnell.clock import now
-from schnell.database.connection import Connection, Prepared
+from schnell.database.connection import Connection, PreparedIn
 from schnell.database.tables import members, new_id, teams, users
 from schnell.errors import ConflictError, FieldProblem, InvalidFieldError, NotFoundError
 
@@ -155,11 +155,8 @@ async def list_members(connection: Connection, team_id: str | None = None) -> li
 async def find_members(connection: Connection, team_id: str, user_ids: Iterable[str]) -> list[Member]:
     """Those of these users who are members of the team, in no order."""
     wanted = sorted(set(user_ids))
-    # an answer to a generation names one member: that is a prepared statement, which IN over a list cannot be
-    if len(wanted) == 1:
-        return [_to_member(row) for row in (await _MEMBER.run(connection, {"team": team_id, "user": wanted[0]})).rows]
-    query = _member_query().where(members.c.team_id == team_id, members.c.user_id.in_(wanted))
-    return [_to_member(row) for row in await connection.execute(query)]
+    found = await _MEMBERS.run(connection, wanted, {"team": team_id}) if wanted else None
+    return [_to_member(row) for row in found.rows] if found else []
 
 
 async def find_member(connection: Connection, team_id: str, user: str | None = None) -> Member:
@@ -210,8 +207,8 @@ def _member_query() -> Select[Any]:
     return select(members, *person).join(users, users.c.id == members.c.user_id)
 
 
-_MEMBER: Final = Prepared(
-    _member_query().where(members.c.team_id == bindparam("team"), members.c.user_id == bindparam("user"))
+_MEMBERS: Final = PreparedIn(
+    lambda user_ids: _member_query().where(members.c.team_id == bindparam("team"), members.c.user_id.in_(user_ids))
 )
 
 

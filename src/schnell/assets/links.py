@@ -6,7 +6,6 @@ The signature is HMAC-SHA256 over path and query as they are sent, undecoded: on
 import hmac
 import re
 import secrets
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -67,4 +66,4 @@ class LinkSigner:
 
 
 def _sign(secret: bytes, path: bytes, query: bytes) -> str:
-    return hmac.new(secret, path + b"?" + query, sha256).hexdigest()
+    return hmac.digest(secret, path + b"?" + query, "sha256").hex()

@@ -13,10 +13,11 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from sqlalchemy import URL, CursorResult, Dialect, Executable, NullPool, create_engine, event
 from sqlalchemy import Connection as SyncConnection
@@ -85,16 +86,25 @@ class InlineConnection:
             # fetched first: the driver counts the rows of an UPDATE … RETURNING only while they are fetched
             return cursor.fetchall(), cursor.rowcount
         except sqlite3.Error as cause:
-            # without the values, which the message would show: they may be prompts
-            raise DBAPIError.instance(sql, None, cause, sqlite3.Error, dialect=self.dialect) from cause
+            raise self._error(sql, cause) from cause
+
+    def _run_command(self, sql: str) -> None:
+        try:
+            self.driver.execute(sql)
+        except sqlite3.Error as cause:
+            raise self._error(sql, cause) from cause
+
+    def _error(self, sql: str, cause: sqlite3.Error) -> Exception:
+        # without the values, which the message would show: they may be prompts
+        return DBAPIError.instance(sql, None, cause, sqlite3.Error, dialect=self.dialect)
 
     def begin(self, statement: str) -> None:
         """Start a transaction with `BEGIN` or one of its variants. Raises DBAPIError."""
-        self.run_driver_sql(statement)
+        self._run_command(statement)
 
     def commit(self) -> None:
         """Commit the transaction. Raises DBAPIError; the transaction is then still open."""
-        self.run_driver_sql("COMMIT")
+        self._run_command("COMMIT")
         if self._connection.in_transaction():
             # only SQLAlchemy's book-keeping ends here: the driver has no transaction left to commit
             self._connection.commit()
@@ -103,13 +113,39 @@ class InlineConnection:
         """Undo the transaction, if one is open. Raises DBAPIError."""
         # SQLite ends a transaction by itself on some errors (a full disk), and refuses a second ROLLBACK
         if self.driver.in_transaction:
-            self.run_driver_sql("ROLLBACK")
+            self._run_command("ROLLBACK")
         if self._connection.in_transaction():
             self._connection.rollback()
 
     def close(self) -> None:
         """Close the connection and its file."""
         self._connection.close()
+
+
+class _End(Protocol):
+    def __call__(self, connection: InlineConnection, /, *, is_good: bool) -> None: ...
+
+
+class _Transaction(AbstractAsyncContextManager[InlineConnection]):
+    """A block between a begin and an end, which is told whether the block was left without an exception.
+
+    Not an `@asynccontextmanager`: each of these is a generator that the event loop keeps books of, and a request has
+    five transactions.
+    """
+
+    __slots__ = ("_begin", "_connection", "_end")
+
+    def __init__(self, begin: Callable[[], Awaitable[InlineConnection]], end: _End) -> None:
+        self._begin, self._end = begin, end
+
+    async def __aenter__(self) -> InlineConnection:
+        self._connection = await self._begin()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(self._connection, is_good=kind is None)
 
 
 class InlineSqlite:
@@ -128,29 +164,13 @@ class InlineSqlite:
         self._scans = ThreadedReads(self._engine)
         self._file = None if url.database in {None, "", ":memory:"} else Path(str(url.database))
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[InlineConnection]:
+    def write(self) -> AbstractAsyncContextManager[InlineConnection]:
         """A transaction that may write: committed when its block ends, rolled back when it raises."""
-        deadline = time.monotonic() + _BUSY_SECONDS
-        await self._take_turn()
-        try:
-            connection = await self._begin_to_write(deadline)
-            try:
-                yield connection
-                connection.commit()
-            finally:
-                self._give_back(connection)
-        finally:
-            self._turn.release()
+        return _Transaction(self._begin_write, self._end_write)
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[InlineConnection]:
+    def read(self) -> AbstractAsyncContextManager[InlineConnection]:
         """A transaction that only reads; all its statements see the database as its first one found it."""
-        connection = self._take("BEGIN")
-        try:
-            yield connection
-        finally:
-            self._give_back(connection)
+        return _Transaction(self._begin_read, self._end_read)
 
     async def close(self) -> None:
         """Close every connection that no block uses."""
@@ -172,10 +192,35 @@ class InlineSqlite:
         async with self._scans.take() as connection:
             yield connection
 
-    async def _take_turn(self) -> None:
-        if not self._turn.locked():
+    async def _begin_read(self) -> InlineConnection:
+        return self._take("BEGIN")
+
+    def _end_read(self, connection: InlineConnection, *, is_good: bool) -> None:  # noqa: ARG002 - as of a write
+        self._give_back(connection)
+
+    async def _begin_write(self) -> InlineConnection:
+        deadline = time.monotonic() + _BUSY_SECONDS
+        if self._turn.locked():
+            await self._wait_for_turn()
+        else:
             await self._turn.acquire()
-            return
+        try:
+            return await self._begin_to_write(deadline)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def _end_write(self, connection: InlineConnection, *, is_good: bool) -> None:
+        try:
+            try:
+                if is_good:
+                    connection.commit()
+            finally:
+                self._give_back(connection)
+        finally:
+            self._turn.release()
+
+    async def _wait_for_turn(self) -> None:
         try:
             async with asyncio.timeout(_BUSY_SECONDS):
                 await self._turn.acquire()

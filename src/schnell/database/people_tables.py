@@ -3,7 +3,9 @@
 Others import them from `database/tables`, which has every table.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -41,6 +43,14 @@ class Timestamp(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """For SQLite in one call: SQLAlchemy's own takes several, and a page of history has a hundred moments."""
+        return _to_sqlite if dialect.name == "sqlite" else super().bind_processor(dialect)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:
+        """As `bind_processor`."""
+        return _from_sqlite if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
         """`value` in UTC: SQLite would drop the zone of any other."""
         return value.astimezone(UTC) if value else None
@@ -48,6 +58,15 @@ class Timestamp(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's form
         """`value` as an aware datetime: SQLite has stored it without its zone, which was UTC."""
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+def _to_sqlite(value: datetime | None) -> str | None:
+    # as SQLAlchemy writes it: `2026-03-14 08:09:21.920000`
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds") if value else None
+
+
+def _from_sqlite(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None
 
 
 #: An id that both databases count up: SQLite does so for INTEGER only, where it has 64 bits anyway.

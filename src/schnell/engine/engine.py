@@ -382,7 +382,8 @@ def generate(engine: Engine, job: Job, on_progress: ProgressListener) -> JobOutc
         [prompt] = engine.encode_prompts([PromptRequest(job.spec.prompt, job.adapters, slots)], precision)
         # a GPU has only been asked so far: without waiting, its seconds would count for the stage after
         engine.synchronize()
-    drawings = engine.begin(job, prompt, slots)
+    with watch.timing("noise"):
+        drawings = engine.begin(job, prompt, slots)
     for step in range(job.spec.steps):
         on_progress(Progress("denoise", step, job.spec.steps))
         with watch.timing("denoise"):

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, or_, select, union, update
+from sqlalchemy import ColumnElement, Integer, Row, and_, bindparam, delete, or_, select, union, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schnell.clock import now
-from schnell.database.connection import Connection, Prepared
+from schnell.database.connection import Connection, Prepared, PreparedIn
 from schnell.database.tables import collection_pictures, images, records, shares, trash
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, SchnellError
 
@@ -118,12 +118,26 @@ _EMPTY_AND_HIDDEN: Final = and_(
 )
 #: How many values one statement has at most: databases have a limit.
 _MOST_AT_ONCE: Final = 500
-_FIND: Final = select(records).where(_THIS_RECORD, records.c.team_id == bindparam("of_team"), IS_VISIBLE)
+# in the order of the fields, so that a row is a record's arguments
+_SELECT: Final = select(*(records.c[name] for name in _COLUMNS))
+_OF_TEAM: Final = records.c.team_id == bindparam("of_team")
+_FIND: Final = Prepared(_SELECT.where(_THIS_RECORD, _OF_TEAM, IS_VISIBLE))
+# the first condition is implied by the second, but only the first is one that an index can start from
+_AFTER_CURSOR: Final = and_(
+    records.c.created_at <= bindparam("last_moment"),
+    or_(records.c.created_at < bindparam("last_moment"), records.c.id < bindparam("last_id")),
+)
+_NEWEST_FIRST: Final = (records.c.created_at.desc(), records.c.id.desc())
+_PAGE: Final = _SELECT.where(_OF_TEAM, IS_VISIBLE).order_by(*_NEWEST_FIRST).limit(bindparam("most", type_=Integer))
+_FIRST_PAGE: Final = Prepared(_PAGE)
+_NEXT_PAGE: Final = Prepared(_PAGE.where(_AFTER_CURSOR))
 # a picture that is marked for removal may have lost its file already: it is not shown
-_PICTURES: Final = (
-    select(images)
-    .where(images.c.record_id.in_(bindparam("of_records", expanding=True)), images.c.state != "DELETING")
-    .order_by(images.c.record_id, images.c.output)
+_PICTURES: Final = PreparedIn(
+    lambda record_ids: (
+        select(images)
+        .where(images.c.record_id.in_(record_ids), images.c.state != "DELETING")
+        .order_by(images.c.record_id, images.c.output)
+    )
 )
 
 
@@ -205,7 +219,8 @@ async def find_record(connection: Connection, team_id: str, record_id: str) -> R
     Raises:
         NotFoundError: the team has none with this id.
     """
-    found = await _load(connection, _FIND, {"of_record": record_id, "of_team": team_id})
+    rows = (await _FIND.run(connection, {"of_record": record_id, "of_team": team_id})).rows
+    found = await _with_pictures(connection, rows)
     if not found:
         raise NotFoundError("no record has this id")
     return found[0]
@@ -235,14 +250,15 @@ async def list_records(
     Raises:
         InvalidFieldError: `cursor` is not one that a page gave.
     """
-    query = select(records).where(records.c.team_id == team_id, IS_VISIBLE, *wanted)
+    values: dict[str, Any] = {"of_team": team_id, "most": limit + 1}
     if cursor is not None:
-        created_at, record_id = _read_cursor(cursor)
-        # the first condition is implied by the second, but only the first is one that an index can start from
-        query = query.where(
-            records.c.created_at <= created_at, or_(records.c.created_at < created_at, records.c.id < record_id)
-        )
-    found = await _load(connection, query.order_by(records.c.created_at.desc(), records.c.id.desc()).limit(limit + 1))
+        values["last_moment"], values["last_id"] = _read_cursor(cursor)
+    if wanted:
+        query = _PAGE.where(*wanted) if cursor is None else _PAGE.where(_AFTER_CURSOR, *wanted)
+        rows: Sequence[Row[Any]] = (await connection.execute(query, values)).all()
+    else:
+        rows = (await (_FIRST_PAGE if cursor is None else _NEXT_PAGE).run(connection, values)).rows
+    found = await _with_pictures(connection, rows)
     page = tuple(found[:limit])
     return RecordPage(page, _write_cursor(page[-1]) if len(found) > limit else None)
 
@@ -258,10 +274,10 @@ async def list_unfinished(
     connection: Connection, owners: Collection[str], before: datetime | None = None
 ) -> list[Record]:
     """The records that these servers have not ended; with `before`, those that are older than that moment."""
-    query = select(records).where(records.c.status.in_(UNFINISHED), records.c.instance.in_(owners))
+    query = _SELECT.where(records.c.status.in_(UNFINISHED), records.c.instance.in_(owners))
     if before is not None:
         query = query.where(records.c.created_at < before)
-    return await _load(connection, query) if owners else []
+    return await _with_pictures(connection, (await connection.execute(query)).all()) if owners else []
 
 
 async def list_ended(connection: Connection, record_ids: Sequence[str]) -> list[str]:
@@ -343,22 +359,22 @@ async def list_image_keys(connection: Connection) -> set[str]:
     return set((await connection.execute(select(images.c.key))).scalars())
 
 
-async def _load(connection: Connection, query: Select[Any], values: Mapping[str, Any] | None = None) -> list[Record]:
-    rows = (await connection.execute(query, values)).all()
+async def _with_pictures(connection: Connection, rows: Sequence[Row[Any]]) -> list[Record]:
+    """The records of rows of `_SELECT`."""
     if not rows:
         return []
     # one query for the pictures of the whole page, not one a record
     pictures: dict[str, list[StoredImage]] = {}
-    for image in await connection.execute(_PICTURES, {"of_records": [row.id for row in rows]}):
+    for image in (await _PICTURES.run(connection, [row.id for row in rows])).rows:
         shown = StoredImage(
             image.key, image.output, image.media_type, image.bytes, mark=image.mark, manifest=image.manifest
         )
         pictures.setdefault(image.record_id, []).append(shown)
-    return [_to_record(row, tuple(pictures.get(row.id, ()))) for row in rows]
+    return [_to_record((*row, tuple(pictures.get(row.id, ())))) for row in rows]
 
 
-def _to_record(row: Row[Any], pictures: tuple[StoredImage, ...]) -> Record:
-    return Record(**{name: getattr(row, name) for name in _COLUMNS}, images=pictures)
+def _to_record(fields: tuple[Any, ...]) -> Record:
+    return Record(*fields)
 
 
 def _write_cursor(record: Record) -> str:

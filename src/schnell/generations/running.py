@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, func, select, text
 
 from schnell.database.connection import Connection
 from schnell.database.tables import records, servers
-from schnell.errors import ClosingError, SchnellError, ServerBusyError, TeamBusyError
+from schnell.errors import ClientGoneError, ClosingError, SchnellError, ServerBusyError, TeamBusyError
 from schnell.generations.records import UNFINISHED, Record
 from schnell.spec import GenerationSpec, Job, JobOutcome, Progress, ProgressListener, QueueEstimate, RunnerSnapshot
 
@@ -143,21 +143,24 @@ class Running:
             if not self._waiting and not self.is_detached and not self._end.done():
                 self.cancel()
 
-    async def ended(self) -> Record:
-        """The record of the end.
+    async def ended(self, gone: "asyncio.Future[None] | None" = None) -> Record:
+        """The record of the end. Who waits may say when they are `gone`, and need no task of their own for it.
 
         Raises:
+            ClientGoneError: `gone` came before the end.
             ClosingError: the end is known, but the database did not take it for some seconds.
             SchnellError: the generation failed.
         """
         # waiting for futures cancels none of them when the one who waits is cancelled
+        awaited: set[asyncio.Future[Any]] = {self._end} if gone is None else {self._end, gone}
         if self._overdue.done():
-            await asyncio.wait({self._end}, timeout=PATIENCE_SECONDS)
+            await asyncio.wait(awaited, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         else:
-            either: set[asyncio.Future[Any]] = {self._end, self._overdue}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*awaited, self._overdue}, return_when=asyncio.FIRST_COMPLETED)
         if self._end.done():
             return self._end.result()
+        if gone is not None and gone.done():
+            raise ClientGoneError
         raise ClosingError(self._overdue.result())
 
     async def closed(self) -> Record:
@@ -192,12 +195,17 @@ def _retrieve(end: "asyncio.Future[Record]") -> None:
 class Place:
     """A place among the generations under way, given back at the end of its block unless kept.
 
-    `wait`: in how many seconds another one may be free, if this one is refused after all.
+    `estimate` is what its generation would meet. Only a refusal asks for it: working it out takes a while.
     """
 
-    def __init__(self, wait: float) -> None:
+    def __init__(self, estimate: Callable[[], QueueEstimate]) -> None:
         self.kept = False
-        self.wait = wait
+        self._estimate = estimate
+
+    @property
+    def wait(self) -> float:
+        """In how many seconds another one may be free, if this one is refused after all."""
+        return max(1.0, self._estimate().expected_seconds)
 
     def keep(self) -> None:
         """The generation starts: its place stays taken until `Admission.forget`."""
@@ -215,7 +223,7 @@ class Admission:
         self._closed_at = 0.0
 
     @contextmanager
-    def admit(self, running: Running, estimate: QueueEstimate) -> Iterator[Place]:
+    def admit(self, running: Running, estimate: Callable[[], QueueEstimate]) -> Iterator[Place]:
         """Take a place for `running` while it is accepted, or refuse.
 
         The place is taken before anything is reserved: 512 requests at once must not all see the last free one.
@@ -224,8 +232,8 @@ class Admission:
             TeamBusyError: the team has as many generations under way as it may have.
             ServerBusyError: the server has, or it is stopping.
         """
-        place = Place(max(1.0, estimate.expected_seconds))
-        self._refuse(running.record.team_id, place.wait)
+        place = Place(estimate)
+        self._refuse(running.record.team_id, place)
         self._running[running.record.id] = running
         try:
             yield place
@@ -233,7 +241,7 @@ class Admission:
             if not place.kept:
                 self.forget(running)
 
-    async def check_team(self, connection: Connection, team_id: str, wait: float) -> None:
+    async def check_team(self, connection: Connection, team_id: str, place: Place) -> None:
         """Refuse a team that has as many generations under way as it may have, on all servers of the database together.
 
         To be called in the transaction that accepts one, after `credits.reserve`: the lock that it holds on the team's
@@ -246,7 +254,7 @@ class Admission:
         # on SQLite this server is alone, and has counted in `admit`
         if connection.dialect.name == "postgresql":
             ours = (await connection.execute(_UNDER_WAY, {"of_team": team_id})).scalar_one()
-            self._refuse_team(ours, wait)
+            self._refuse_team(ours, place)
 
     def forget(self, running: Running) -> None:
         """Give a place back."""
@@ -270,13 +278,13 @@ class Admission:
         """What is left of `seconds` since `close`: HTTP requests that are waited for first have used some of them."""
         return max(0.0, seconds - (time.monotonic() - self._closed_at))
 
-    def _refuse(self, team_id: str, wait: float) -> None:
+    def _refuse(self, team_id: str, place: Place) -> None:
         if self.closed:
-            raise ServerBusyError("the server is stopping; ask again in a moment", wait)
+            raise ServerBusyError("the server is stopping; ask again in a moment", place.wait)
         if len(self._running) >= self._limit:
-            raise ServerBusyError(f"{self._limit} generations are waiting already; ask again later", wait)
-        self._refuse_team(sum(running.record.team_id == team_id for running in self._running.values()), wait)
+            raise ServerBusyError(f"{self._limit} generations are waiting already; ask again later", place.wait)
+        self._refuse_team(sum(running.record.team_id == team_id for running in self._running.values()), place)
 
-    def _refuse_team(self, ours: int, wait: float) -> None:
+    def _refuse_team(self, ours: int, place: Place) -> None:
         if ours >= self._team_limit:
-            raise TeamBusyError(f"your team has {ours} generations waiting already; ask again later", wait)
+            raise TeamBusyError(f"your team has {ours} generations waiting already; ask again later", place.wait)

@@ -32,7 +32,7 @@ from schnell.generations.drawing import Drawer, Located, as_failure
 from schnell.generations.idempotency import Unanswered, claim
 from schnell.generations.records import Record, StoredImage, find_record, insert_record
 from schnell.generations.request import GenerationRequest, describe_spec, show_prompt_object
-from schnell.generations.running import PATIENCE_SECONDS, Admission, Runner, Running
+from schnell.generations.running import PATIENCE_SECONDS, Admission, Place, Runner, Running
 from schnell.loras.library import LoraLibrary
 from schnell.spec import MIN_SIDE, GenerationSpec, MissingAdapter, QueueEstimate, Size
 
@@ -127,11 +127,11 @@ class Generations:
         record = self._draft(caller, request)
         detached = request.detached or request.idempotency_key is not None
         running = Running(record, detached=detached)
-        with self._admission.admit(running, self._runner.estimate(request.spec, caller.team_id)) as admitted:
-            accepted = await self._accept(caller, request, record, admitted.wait)
+        with self._admission.admit(running, lambda: self._runner.estimate(request.spec, caller.team_id)) as place:
+            accepted = await self._accept(caller, request, record, place)
             if isinstance(accepted, str):
                 return accepted
-            admitted.keep()
+            place.keep()
         self._spawn(self._carry_out(running, caller, request, located, accepted))
         return running
 
@@ -209,7 +209,7 @@ class Generations:
         return None if record.status == "FAILURE" else record_id
 
     async def _accept(
-        self, caller: Caller, request: GenerationRequest, record: Record, wait: float
+        self, caller: Caller, request: GenerationRequest, record: Record, place: Place
     ) -> Reservation | str:
         """Reserve and write the record, in one transaction; or the id of the record that holds the idempotency key."""
         try:
@@ -219,7 +219,7 @@ class Generations:
                     if (held := await claim(connection, *arguments)) != record.id:
                         return held
                 reservation = await reserve(connection, caller, record.id, record.cost)
-                await self._admission.check_team(connection, caller.team_id, wait)
+                await self._admission.check_team(connection, caller.team_id, place)
                 await insert_record(connection, record)
         except BaseException as cause:
             # a refusal of ours has rolled it back; after anything else it may hold, with credits that nobody releases

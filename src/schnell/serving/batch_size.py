@@ -35,7 +35,9 @@ class BatchSizer(Generic[LaneT]):
 
     def seconds_per_row(self) -> dict[LaneT, float]:
         """What one row's step costs in each lane, in the largest batch that was seen."""
-        largest = dict(sorted(self._last_steps, key=lambda seen: seen[1]))
+        largest: dict[LaneT, int] = {}
+        for lane, rows in self._last_steps:
+            largest[lane] = max(rows, largest.get(lane, 0))
         return {lane: self._row_seconds(lane, rows) for lane, rows in largest.items()}
 
     def observe(self, lane: LaneT, rows: int, seconds: float) -> None:

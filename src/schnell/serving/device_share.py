@@ -41,6 +41,10 @@ class DeviceShare(Generic[LaneT]):
         """Whether a job may be drawn here at all, now or later."""
         return not self.is_lost and queued.only_on in {None, self.index} and self.leases.has_room_for(queued.adapters)
 
+    def is_stepping(self, jobs: Iterable[QueuedJob[LaneT]]) -> bool:
+        """Whether a row of these jobs is between its steps here: then there is one to take, whosever turn it is."""
+        return any(row.state == "denoising" for queued in jobs if queued.device == self.index for row in queued.rows)
+
     def has_all(self, adapters: Collection[str]) -> bool:
         """Whether these LoRAs are in slots here already."""
         return set(adapters) <= set(self.leases.resident)

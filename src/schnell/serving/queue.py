@@ -105,7 +105,8 @@ class JobQueue(Generic[LaneT]):
         """Wait until a row can take a step on a device; False once the queue is closed, or the device is lost."""
         here = self._devices[device]
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or here.is_lost or self._lead(here) is not None)
+            while not (self._is_closed or here.is_lost or here.is_stepping(self._jobs) or self._turn(here)[1]):
+                self._changed.wait()
             return not self._is_closed and not here.is_lost
 
     def close(self) -> None:
@@ -124,8 +125,7 @@ class JobQueue(Generic[LaneT]):
         fail, as does everything once no device is left.
         """
         with self._changed:
-            here = self._devices[device]
-            here.lose()
+            self._devices[device].lose()
             for queued in [each for each in self._jobs if each.device == device]:
                 queued.begin_again()
             stranded = [each for each in self._jobs if each in suspects or self._why_never(each)]
@@ -137,11 +137,11 @@ class JobQueue(Generic[LaneT]):
         """The rows of a device's next step, newcomers with their slots leased; None where nothing waits for it."""
         here = self._devices[device]
         with self._changed:
-            lead = self._lead(here)
+            rows, lead = self._turn(here)
             if lead is None:
                 return None
             self._virtual_time = max(self._virtual_time, lead.tag)
-            chosen = self._choose(self._in_turn(here), lead.job.lane, here)
+            chosen = self._choose(rows, lead.job.lane, here)
             newcomers = tuple(dict.fromkeys(row.job for row in chosen if not row.job.is_started))
             for queued in newcomers:
                 queued.device, queued.slots = device, here.leases.grant(queued, queued.adapters)
@@ -271,15 +271,15 @@ class JobQueue(Generic[LaneT]):
         rows = (row for queued in self._jobs for row in queued.rows if row.state in {"waiting", "denoising"})
         return sorted((row for row in rows if row.job.device in {None, here.index}), key=lambda row: row.turn)
 
-    def _lead(self, here: DeviceShare[LaneT]) -> Row[LaneT] | None:
-        """The row that decides the lane of a device's next batch: the first that can run.
+    def _turn(self, here: DeviceShare[LaneT]) -> tuple[list[Row[LaneT]], Row[LaneT] | None]:
+        """The rows in turn, and the one that decides the lane of a device's next batch: the first that can run.
 
         Not the first of all: one that has to wait for slots must not hold up the others.
         """
         rows = self._in_turn(here)
         blocked = next((row for row in rows if self._is_blocked(row, here)), None)
         here.reserve(blocked, (queued for queued in self._jobs if queued.device == here.index))
-        return next(self._runnable(rows, (), here), None)
+        return rows, next(self._runnable(rows, (), here), None)
 
     def _is_blocked(self, row: Row[LaneT], here: DeviceShare[LaneT]) -> bool:
         """Whether a job waits for slots everywhere, and nobody but this device keeps some for it."""
@@ -300,7 +300,7 @@ class JobQueue(Generic[LaneT]):
         the later ones of its team wait, too. Other teams pass.
         """
         held_up: set[str] = set()
-        loyalty = _Loyalty(self._devices, self._jobs, here)
+        loyalty = _Loyalty(self._devices, self._jobs, here) if len(self._devices) > 1 else None
         for row in rows:
             team_id = row.job.job.team_id
             if row.job.is_started:
@@ -308,7 +308,7 @@ class JobQueue(Generic[LaneT]):
             elif team_id not in held_up and here.can_ever_take(row.job):
                 if not here.may_start(row, joining):
                     held_up.add(team_id)
-                elif not loyalty.is_left(row):
+                elif loyalty is None or not loyalty.is_left(row):
                     yield row
 
     def _choose(self, rows: Sequence[Row[LaneT]], lane: LaneT, here: DeviceShare[LaneT]) -> tuple[Row[LaneT], ...]:

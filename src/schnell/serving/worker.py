@@ -221,9 +221,13 @@ class Worker:
     def _draw_noise(
         self, queued: QueuedLaneJob, request: PromptRequest, prompt: PromptEmbedding, watch: Stopwatch
     ) -> None:
-        begun = attempt_twice(
-            self._engine, "noise", [queued], lambda: self._engine.begin(queued.job, prompt, request.slots)
-        )
+        def begin() -> list[Drawing]:
+            timing = self._engine.start_timing()
+            drawings = self._engine.begin(queued.job, prompt, request.slots)
+            watch.add("noise", timing())
+            return drawings
+
+        begun = attempt_twice(self._engine, "noise", [queued], begin)
         if isinstance(begun, Fault):
             self._fail(queued, begun)
             return
@@ -296,7 +300,8 @@ class Worker:
                 waiting.append((row, started, *decoded))
             else:
                 self._finishing.submit(self._finish, row, started, *decoded)
-        wait([self._finishing.submit(self._finish, *each) for each in waiting])
+        if waiting:
+            wait([self._finishing.submit(self._finish, *each) for each in waiting])
 
     def _decode_row(self, row: LaneRow, started: Started) -> tuple[Image.Image, Lesson | None] | Fault:
         """A row's picture, in strips where it does not fit into memory whole, and what it teaches about previews."""
@@ -377,13 +382,15 @@ class Worker:
 
     def _count_step(self, rows: int, seconds: float) -> None:
         seen = self.status
-        self.status = replace(
-            seen,
+        # spelled out: `replace` takes five times as long, at every step
+        self.status = WorkerStatus(
             steps=seen.steps + 1,
             step_rows=seen.step_rows + rows,
             step_seconds=seen.step_seconds + seconds,
             step_counts=count_step(seen.step_counts, seconds),
             seconds_per_row=self._sizer.seconds_per_row(),
+            is_lost=seen.is_lost,
+            prepared=seen.prepared,
         )
 
     def _forget_ended(self) -> None:

@@ -30,6 +30,7 @@ from schnell.web.native import (
     verification,
 )
 from schnell.web.native.records import tell_record
+from schnell.web.openapi import describe_keys
 from schnell.web.operations import files, health, proof
 from schnell.web.response_headers import EXPOSED
 from schnell.web.services import Services
@@ -105,6 +106,7 @@ def create_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
     app.state.agents.install()
     for router in _ROUTERS:
         app.include_router(router)
+    describe_keys(app)
     pages.install(app, {route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)})
     install_error_handlers(app, _DIALECT_ERRORS)
     # last: it wraps the handlers above, and answers browsers that look for a page with a page

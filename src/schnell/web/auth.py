@@ -9,8 +9,7 @@ import socket
 from ipaddress import ip_address
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Depends, Request
 
 from schnell.accounts.callers import authenticate, authenticate_session
 from schnell.accounts.identity import Caller, Scope
@@ -22,8 +21,6 @@ KNOWN: Final = "schnell.known"
 #: The cookie of a signed-in browser. It holds a random secret of the session's own, never a key.
 _COOKIE: Final = "schnell_session"
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
-_key_header = APIKeyHeader(name="API-KEY", scheme_name="apiKey", auto_error=False)
-_bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
 
 
 def key_in(request: Request) -> str | None:
@@ -85,9 +82,6 @@ Reader = Annotated[Caller, caller_with("read")]
 Administrator = Annotated[Caller, caller_with("admin")]
 #: Of the server, with all its teams.
 Operator = Annotated[Caller, caller_with("operator")]
-
-#: Declares the two recommended forms of a key in the OpenAPI document. These dependencies check nothing.
-SECURITY: Final = [Security(_key_header), Security(_bearer)]
 
 
 def is_secure(request: Request) -> bool:

@@ -5,7 +5,6 @@ Nothing is raised at the first wrong field: `Fields.check` reports all of them i
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -41,11 +40,16 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     try:
         body = await request.body()
     except ClientDisconnect:
-        raise ClientGoneError("the client closed the connection") from None
+        raise ClientGoneError from None
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-        # Python reads an escaped lone surrogate such as \ud800, which UTF-8 cannot hold: storing it would fail later
-        json.dumps(value, ensure_ascii=False).encode()
+        # as `json.loads` reads bytes
+        text = body.decode(json.detect_encoding(body), "surrogatepass")
+        value = _DECODER.decode(text)
+        # Python reads a lone surrogate, which UTF-8 cannot hold: storing it would fail later. It may be in the text
+        # itself, or escaped there, as \ud800
+        text.encode()
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as cause:
         half = f"\\u{ord(cause.object[cause.start]):04x}"
         raise UnreadableBodyError(f"the body holds {half}, half of a character: send both or neither") from cause
@@ -142,8 +146,10 @@ class Fields:
             if required:
                 self.require(name)
             return None
-        with suppress(TypeError):
+        try:
             return convert(value)
+        except TypeError:
+            pass
         self.refuse(name, f"{message}, got {_show(value)}")
         return None
 
@@ -193,3 +199,6 @@ def _show(value: Any) -> str:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)

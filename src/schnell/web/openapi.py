@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.routing import compile_path
 
 # Schemas
@@ -97,6 +98,38 @@ def described_route(
         content = {"application/json": {"schema": schema_of(body), "examples": {"an example": {"value": body}}}}
         options["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
     return options
+
+
+# Keys
+
+_SCHEMES: Final = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "API-KEY"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+#: `openapi_extra` of a route that takes an API key, in either of the two recommended forms.
+KEYED: Final[dict[str, Any]] = {"security": [{name: []} for name in _SCHEMES]}
+
+
+class KeyedRoute(APIRoute):
+    """A route that takes an API key, as `KEYED` says. It checks nothing: that is what the route's `caller` is for.
+
+    FastAPI's own way of saying so is a dependency for each form of key, and both would be run for every request.
+    """
+
+    def __init__(self, *arguments: Any, openapi_extra: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, openapi_extra=KEYED | (openapi_extra or {}), **options)
+
+
+def describe_keys(app: FastAPI) -> None:
+    """Say in the document of `app` what the forms of keys are that `KEYED` names."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 # The whole document

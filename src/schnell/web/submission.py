@@ -88,12 +88,14 @@ async def drawn(request: Request, caller: Caller, asked: GenerationRequest) -> A
         ClosingError: it has ended, but the database does not take its end yet.
     """
     started = await start(request, caller, asked)
-    async with answering(request, caller, asked, started):
-        record = await _unless_disconnected(request, _wait(request, caller, started))
+    async with answering(request, caller, asked, started), _until_disconnected(request) as disconnected:
+        record = await _wait(request, caller, started, disconnected)
         add_record_headers(request, record)
         yield record
-        if await request.is_disconnected():
-            raise ClientGoneError("the client closed the connection")
+        # a turn of the event loop, to hear of a connection that was closed while the answer was built
+        await asyncio.sleep(0)
+        if disconnected.done():
+            raise ClientGoneError
 
 
 @asynccontextmanager
@@ -144,26 +146,35 @@ async def follow(request: Request, caller: Caller, started: Running | str) -> As
         yield await started.ended()
 
 
-async def _wait(request: Request, caller: Caller, started: Running | str) -> Record:
+async def _wait(request: Request, caller: Caller, started: Running | str, disconnected: "asyncio.Task[None]") -> Record:
+    """The record once it has ended, or ClientGoneError once the connection is closed."""
     if isinstance(started, str):
-        return await services_of(request).history.wait(caller, started)
+        return await _unless_disconnected(disconnected, services_of(request).history.wait(caller, started))
+    # leaving `attended()` cancels a generation that nobody else waits for
     with started.attended():
-        return await started.ended()
+        return await started.ended(disconnected)
 
 
-async def _unless_disconnected(request: Request, waiting: Awaitable[Record]) -> Record:
-    """What `waiting` gives, or ClientGoneError once the connection is closed."""
+async def _unless_disconnected(disconnected: "asyncio.Task[None]", waiting: Awaitable[Record]) -> Record:
     work = asyncio.ensure_future(waiting)
-    disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait({work, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            raise ClientGoneError("the client closed the connection")
+            raise ClientGoneError
         return work.result()
     finally:
-        # cancelling the wait leaves `attended()`, which cancels a generation that nobody else waits for
-        for task in (work, disconnected):
-            task.cancel()
+        # as above: whoever waits leaves, too
+        work.cancel()
+
+
+@asynccontextmanager
+async def _until_disconnected(request: Request) -> AsyncIterator["asyncio.Task[None]"]:
+    """A task for the block that ends when the connection is closed."""
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
+    try:
+        yield disconnected
+    finally:
+        disconnected.cancel()
 
 
 async def _wait_for_disconnect(request: Request) -> None:

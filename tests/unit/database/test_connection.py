@@ -42,7 +42,7 @@ from sqlalchemy.sql import visitors
 
 from counts import repeats
 from schnell.accounts.keys import prepare_first_start
-from schnell.database.connection import Prepared
+from schnell.database.connection import Prepared, PreparedIn
 from schnell.database.session import Database
 from schnell.database.tables import api_keys, images, metadata, records, teams, users
 
@@ -128,6 +128,22 @@ async def _keep_twice(folder: Path, row: Mapping[str, Any]) -> tuple[Row[Any], R
     await database.close()
     assert found is not None
     return found, plain, twin
+
+
+async def test_a_list_of_any_length_finds_what_in_finds(database: Database) -> None:
+    found = PreparedIn(
+        lambda ids: select(records.c.id).where(records.c.id.in_(ids), records.c.team_id == bindparam("team"))
+    )
+    names = [f"id {number}" for number in range(40)]
+    async with database.write() as connection:
+        for name in names[::2]:
+            await INSERT.run(connection, RECORD | {"id": name})
+        for length in (1, 2, 15, 16, 17, 40, 2, 1):
+            wanted = names[-length:]
+            plain = await connection.execute(select(records.c.id).where(records.c.id.in_(wanted)))
+            rows = (await found.run(connection, wanted, {"team": "t"})).rows
+            assert {row.id for row in rows} == set(plain.scalars()) == {name for name in wanted if name in names[::2]}
+            assert not (await found.run(connection, wanted, {"team": "another"})).rows
 
 
 async def test_a_statement_gives_the_rows_that_it_returns(database: Database) -> None:

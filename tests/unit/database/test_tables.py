@@ -31,6 +31,18 @@ def test_a_timestamp_is_the_same_moment_in_every_zone_and_database(moment: datet
         assert Timestamp().process_result_value(stored, dialect) == moment
 
 
+@given(st.none() | st.datetimes(datetime(1000, 1, 1), datetime(9998, 1, 1), timezones=zones))  # noqa: DTZ001 - as above
+def test_sqlite_holds_the_text_that_sqlalchemy_writes_for_a_moment(moment: datetime | None) -> None:
+    dialect: Dialect = sqlite.dialect()
+    theirs, ours = sqlite.DATETIME(), Timestamp()  # type: ignore[no-untyped-call]
+    write, read = ours.bind_processor(dialect), ours.result_processor(dialect, None)
+    assert write is not None
+    assert read is not None
+    text = write(moment)
+    assert text == theirs.bind_processor(dialect)(ours.process_bind_param(moment, dialect))  # type: ignore[misc]
+    assert read(text) == moment
+
+
 async def test_a_moment_comes_back_from_the_database_aware_and_to_the_microsecond(database: Database) -> None:
     moment = datetime(2026, 3, 29, 1, 59, 59, 123_456, timezone(timedelta(hours=2)))
     async with database.write() as connection:

@@ -141,7 +141,7 @@ async def test_a_heartbeat_stops_what_was_ended_elsewhere_and_nothing_else(datab
     tasks = {}
     for record in (*drawn, not_yet_written):
         running = Running(record, detached=True)
-        with admission.admit(running, QueueEstimate(0, 0)) as place:
+        with admission.admit(running, lambda: QueueEstimate(0, 0)) as place:
             place.keep()
         tasks[record.id] = asyncio.ensure_future(running.draw(asyncio.ensure_future(asyncio.sleep(3600))))
         await asyncio.sleep(0)

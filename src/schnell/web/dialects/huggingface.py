@@ -12,7 +12,7 @@ from starlette.responses import Response
 from schnell.errors import InvalidFieldError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record
 from schnell.web import submission
-from schnell.web.auth import SECURITY, Generator
+from schnell.web.auth import Generator
 from schnell.web.dialects.translation import (
     EXTRA_FIELDS,
     GENEROUS,
@@ -25,11 +25,11 @@ from schnell.web.dialects.translation import (
 from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.prompt_object import name_unknown_fields
-from schnell.web.openapi import described_route
+from schnell.web.openapi import KeyedRoute, described_route
 from schnell.web.response_headers import header_text
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["Hugging Face"], dependencies=SECURITY)
+router = APIRouter(tags=["Hugging Face"], route_class=KeyedRoute)
 _ERROR: Final = {"error": "parameters.seed: must be 0-4294967295, got -1"}
 _DESCRIBED: Final = described_route(
     {},

@@ -27,14 +27,15 @@ from schnell.spec import (
     TOKEN_SIDE,
     Size,
 )
-from schnell.web.auth import SECURITY, Reader
+from schnell.web.auth import Reader
 from schnell.web.dialects.examples import LIST_MODELS, MODEL, VERSION, VERSIONS
 from schnell.web.dialects.translation import find_model, list_model_ids
 from schnell.web.native.lora_names import OWNER
 from schnell.web.native.records import show_time
+from schnell.web.openapi import KeyedRoute
 from schnell.web.services import Services, services_of
 
-router = APIRouter(tags=["OpenAI"], dependencies=SECURITY)
+router = APIRouter(tags=["OpenAI"], route_class=KeyedRoute)
 #: Aspect ratios of Replicate's model that the native API has no name for, at one megapixel or as near as sides may go.
 REPLICATE_RATIOS: Final = {
     "21:9": Size(1344, 576),

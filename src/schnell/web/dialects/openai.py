@@ -20,7 +20,7 @@ from schnell.accounts.identity import Caller
 from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.web import submission
-from schnell.web.auth import SECURITY, Generator
+from schnell.web.auth import Generator
 from schnell.web.dialects.examples import GENERATE
 from schnell.web.dialects.translation import (
     EXTRA_FIELDS,
@@ -35,9 +35,10 @@ from schnell.web.dialects.translation import (
 from schnell.web.errors import DialectErrors
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.prompt_object import name_unknown_fields
+from schnell.web.openapi import KeyedRoute
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["OpenAI"], dependencies=SECURITY)
+router = APIRouter(tags=["OpenAI"], route_class=KeyedRoute)
 
 # Errors
 

@@ -14,8 +14,8 @@ from schnell.accounts.callers import authenticate
 from schnell.accounts.sessions import LIFETIME, end_session, start_session
 from schnell.accounts.teams import find_member, find_team
 from schnell.accounts.usage import UsageRow, collect_usage, write_csv
-from schnell.web.auth import SECURITY, Generator, Reader, address_of, cookie_name, is_secure, refuse_other_sites
-from schnell.web.openapi import INTEGER, TEXT, error_answers, example_of, json_answer, object_of
+from schnell.web.auth import Generator, Reader, address_of, cookie_name, is_secure, refuse_other_sites
+from schnell.web.openapi import INTEGER, KEYED, TEXT, error_answers, example_of, json_answer, object_of
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["account"])
@@ -167,7 +167,7 @@ def with_cookie(request: Request, response: Response, token: str) -> Response:
     return response
 
 
-@router.get("/api/session", summary="Who am I", responses=_WHO_ANSWER | error_answers(401, 403), dependencies=SECURITY)
+@router.get("/api/session", summary="Who am I", responses=_WHO_ANSWER | error_answers(401, 403), openapi_extra=KEYED)
 async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
     """The caller's team, name, scopes and credits."""
     async with services_of(request).database.read() as connection:
@@ -191,14 +191,14 @@ async def who_am_i(request: Request, caller: Reader) -> dict[str, Any]:
     "/api/webhooks/secret",
     summary="The secret of webhooks",
     responses=_SECRET_ANSWER | error_answers(401, 403),
-    dependencies=SECURITY,
+    openapi_extra=KEYED,
 )
 async def show_webhook_secret(request: Request, caller: Generator) -> dict[str, str]:
     """What this team's webhooks are signed with (https://www.standardwebhooks.com)."""
     return {"key": services_of(request).webhooks.secret_of(caller.team_id)}
 
 
-@router.get("/api/usage", summary="Usage", responses=USAGE_ANSWER | error_answers(400, 401, 403), dependencies=SECURITY)
+@router.get("/api/usage", summary="Usage", responses=USAGE_ANSWER | error_answers(400, 401, 403), openapi_extra=KEYED)
 async def usage(
     request: Request,
     caller: Reader,

@@ -30,14 +30,14 @@ from schnell.accounts.identity import (
 )
 from schnell.accounts.usage import collect_usage
 from schnell.errors import ForbiddenError
-from schnell.web.auth import SECURITY, Administrator, Operator
+from schnell.web.auth import Administrator, Operator
 from schnell.web.fields import whole_number
 from schnell.web.native.account import USAGE_ANSWER, Since, Until, usage_response
-from schnell.web.openapi import error_answers
+from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(
-    prefix="/api/admin", tags=["admin"], dependencies=SECURITY, responses=error_answers(400, 401, 403, 404, 409)
+    prefix="/api/admin", tags=["admin"], route_class=KeyedRoute, responses=error_answers(400, 401, 403, 404, 409)
 )
 _MAX_CREDITS: Final = 10**15
 Name = Annotated[

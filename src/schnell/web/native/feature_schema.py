@@ -194,7 +194,7 @@ _EXAMPLE_RECORD: Final = {
             "width": 1024,
             "height": 1024,
             "temporaryUrls": [_LINK],
-            "timings": {"text": 0.01, "denoise": 0.25, "decode": 0.1, "resample": 0.02, "safety": 0.03, "encode": 0.03},
+            "timings": {"text": 0.01, "noise": 0.001, "denoise": 0.25, "decode": 0.1, "safety": 0.03, "encode": 0.03},
             "loras": [],
             "warnings": [],
             "flagged": [],

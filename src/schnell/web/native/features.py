@@ -1,6 +1,5 @@
 """`POST /api/features` of the reference document: draw, and wait, stream, answer at once or only estimate."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -9,16 +8,17 @@ from starlette.responses import JSONResponse, Response
 from schnell.errors import UnsupportedFeatureError, UnsupportedModelError
 from schnell.generations import FEATURE, GenerationRequest, Running
 from schnell.web import streaming, submission
-from schnell.web.auth import SECURITY, Generator
+from schnell.web.auth import Generator
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.feature_schema import FEATURE_BODY, FEATURE_RESPONSES
 from schnell.web.native.lora_names import choose_model
 from schnell.web.native.prompt_object import parse_prompt_object
 from schnell.web.native.records import describe_quote, describe_record, tell_record
+from schnell.web.openapi import KeyedRoute
 from schnell.web.services import services_of
 from schnell.web.webhooks import read_webhook, start_webhook
 
-router = APIRouter(tags=["generation"], dependencies=SECURITY)
+router = APIRouter(tags=["generation"], route_class=KeyedRoute)
 
 
 @router.post(
@@ -40,7 +40,7 @@ async def create(
     webhook = read_webhook(services_of(request), body, url="webhook", events="webhookEvents", default=("completed",))
     if webhook and (is_streaming or not wants_async):
         body.refuse("webhook", "needs `async`: true; a request that waits for its picture is told of it by its answer")
-    asked = replace(parse_request(request, body, detached=wants_async), wants_previews=is_streaming)
+    asked = parse_request(request, body, detached=wants_async, wants_previews=is_streaming)
     if dry_run:
         return JSONResponse({"dryRun": describe_quote(await submission.quote(request, caller, asked))})
     if is_streaming:
@@ -56,10 +56,10 @@ async def create(
         return JSONResponse(await describe_record(request, record))
 
 
-def parse_request(request: Request, body: Fields, *, detached: bool) -> GenerationRequest:
+def parse_request(request: Request, body: Fields, *, detached: bool, wants_previews: bool = False) -> GenerationRequest:
     """The generation that the body of `POST /api/features` asks for.
 
-    `detached` keeps it running when its client goes away.
+    `detached` keeps it running when its client goes away; with `wants_previews` its steps are shown.
 
     Raises:
         MissingFieldError, InvalidFieldError: naming the fields.
@@ -86,4 +86,5 @@ def parse_request(request: Request, body: Fields, *, detached: bool) -> Generati
         conversation_id=conversation[:200] if conversation else None,  # as many as the column holds
         idempotency_key=submission.idempotency_key_in(request),
         detached=detached,
+        wants_previews=wants_previews,
     )

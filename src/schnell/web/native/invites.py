@@ -15,13 +15,13 @@ from schnell.accounts.audit import MOST_ENTRIES, Entry, actor_of, list_entries
 from schnell.accounts.identity import BudgetWindow, Role
 from schnell.accounts.invites import Invite, NewInvite
 from schnell.accounts.teams import find_member
-from schnell.web.auth import SECURITY, Administrator
+from schnell.web.auth import Administrator
 from schnell.web.native.admin import Credits, Moment, Name
-from schnell.web.openapi import error_answers
+from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(
-    prefix="/api/admin", tags=["admin"], dependencies=SECURITY, responses=error_answers(400, 401, 403, 404)
+    prefix="/api/admin", tags=["admin"], route_class=KeyedRoute, responses=error_answers(400, 401, 403, 404)
 )
 _CAMEL: Final = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 

@@ -21,7 +21,7 @@ from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, Miss
 from schnell.loras.repository import PUBLIC, Labels, LibraryLora, LoraNote
 from schnell.loras.tokens import SITES, TokenNote, read_site
 from schnell.web import submission
-from schnell.web.auth import SECURITY, Administrator, Generator, Reader
+from schnell.web.auth import Administrator, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_schema import (
     ADD_BODY,
@@ -35,13 +35,13 @@ from schnell.web.native.lora_schema import (
     REPORT_ANSWER,
     SITES_ANSWER,
 )
-from schnell.web.openapi import error_answers
+from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(
     prefix="/api/loras",
     tags=["LoRAs"],
-    dependencies=SECURITY,
+    route_class=KeyedRoute,
     responses=error_answers(400, 401, 402, 403, 404, 409, 413, 429, 503),
 )
 _MAX_JSON_BYTES: Final = 65_536
@@ -222,7 +222,7 @@ def _file_in(form: FormData) -> UploadFile:
 sites_router = APIRouter(
     prefix="/api/lora-sources",
     tags=["LoRAs"],
-    dependencies=SECURITY,
+    route_class=KeyedRoute,
     responses=error_answers(400, 401, 403, 404),
 )
 

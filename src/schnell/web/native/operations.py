@@ -30,14 +30,14 @@ from schnell.generations.overview import (
 )
 from schnell.loras.repository import name_downloads
 from schnell.spec import DeviceSnapshot
-from schnell.web.auth import SECURITY, Administrator, Operator
+from schnell.web.auth import Administrator, Operator
 from schnell.web.gauges import read_figures
 from schnell.web.native.account import Since, Until
-from schnell.web.openapi import error_answers, example_of, json_answer, schema_of
+from schnell.web.openapi import KeyedRoute, error_answers, example_of, json_answer, schema_of
 from schnell.web.services import Services, services_of
 
 router = APIRouter(
-    prefix="/api/admin", tags=["admin"], dependencies=SECURITY, responses=error_answers(400, 401, 403, 404)
+    prefix="/api/admin", tags=["admin"], route_class=KeyedRoute, responses=error_answers(400, 401, 403, 404)
 )
 _MOMENT: Final = "2026-11-28T09:00:00Z"
 _RECORD: Final = "0d8f3c0e-8a3b-4a34-9a51-0f6d6f3f1c11"

@@ -18,12 +18,12 @@ from schnell.accounts.sessions import Session, end_sessions, list_sessions
 from schnell.accounts.teams import find_member
 from schnell.database.connection import Connection
 from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError
-from schnell.web.auth import SECURITY, Reader
+from schnell.web.auth import Reader
 from schnell.web.native.admin import KeyChange, MadeKey, Moment, Name, RateLimit, ShownKey, show
-from schnell.web.openapi import error_answers
+from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["account"], dependencies=SECURITY, responses=error_answers(400, 401, 403))
+router = APIRouter(tags=["account"], route_class=KeyedRoute, responses=error_answers(400, 401, 403))
 _CAMEL: Final = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
 

@@ -7,14 +7,14 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.auth import Generator, Reader
 from schnell.web.fields import whole_number
 from schnell.web.native.feature_schema import RECORD_ANSWER, RECORD_PAGE_ANSWER
 from schnell.web.native.records import describe_record, describe_records
-from schnell.web.openapi import error_answers
+from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
-router = APIRouter(tags=["records"], dependencies=SECURITY)
+router = APIRouter(tags=["records"], route_class=KeyedRoute)
 _CURSOR = r"^[0-9]{1,14}\.[0-9a-f-]{36}$"
 _ANSWERS = RECORD_ANSWER | error_answers(400, 401, 403, 404)
 

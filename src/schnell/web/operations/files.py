@@ -16,8 +16,8 @@ from schnell.assets.links import FILES_PATH
 from schnell.assets.store import check_key, is_key
 from schnell.errors import NotFoundError
 from schnell.generations.trash import is_thrown_away
-from schnell.web.auth import SECURITY, Reader
-from schnell.web.openapi import allowed_methods, error_answers
+from schnell.web.auth import Reader
+from schnell.web.openapi import KEYED, allowed_methods, error_answers
 from schnell.web.services import services_of
 from schnell.web.stored_pictures import send_picture
 
@@ -62,7 +62,7 @@ async def picture(request: Request, key: str) -> Response:
     "/{environment}/images/{name}",
     tags=["pictures"],
     summary="A picture by its key",
-    dependencies=SECURITY,
+    openapi_extra=KEYED,
     response_class=Response,
     responses=_PICTURE_ANSWER | error_answers(401, 403, 404),
 )

@@ -11,7 +11,7 @@ from schnell.accounts.identity import Caller
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.spec import MAX_STEPS
 from schnell.web import submission
-from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.auth import Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.automatic1111.lists import chosen_checkpoints
 from schnell.web.dialects.automatic1111.reading import read_lora_tags, read_numbers, without_text
@@ -25,9 +25,10 @@ from schnell.web.dialects.translation import (
 )
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_names import LORA_KEYS
+from schnell.web.openapi import KeyedRoute
 from schnell.web.services import Services, services_of
 
-router = APIRouter(prefix="/sdapi/v1", tags=["Automatic1111"], dependencies=SECURITY)
+router = APIRouter(prefix="/sdapi/v1", tags=["Automatic1111"], route_class=KeyedRoute)
 
 _ECHOED: Final = (
     *("prompt", "negative_prompt", "seed", "steps", "width", "height", "batch_size", "n_iter"),

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Request
 
 from schnell.accounts.identity import Caller
 from schnell.errors import NotFoundError
-from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.auth import Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.translation import find_model, list_model_ids
 from schnell.web.fields import Fields, read_json_object
+from schnell.web.openapi import KeyedRoute
 from schnell.web.services import services_of
 
-router = APIRouter(prefix="/sdapi/v1", tags=["Automatic1111"], dependencies=SECURITY)
+router = APIRouter(prefix="/sdapi/v1", tags=["Automatic1111"], route_class=KeyedRoute)
 _MOST_CHECKPOINTS: Final = 10_000
 
 

@@ -15,7 +15,7 @@ from schnell.accounts.identity import Caller
 from schnell.errors import ClosingError, NotFoundError, SchnellError
 from schnell.generations import Record, Running
 from schnell.web import submission
-from schnell.web.auth import SECURITY, Generator, Reader
+from schnell.web.auth import Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.model_list import version_id
 from schnell.web.dialects.replicate.reading import (
@@ -29,10 +29,11 @@ from schnell.web.dialects.replicate.writing import describe_prediction, gives_li
 from schnell.web.dialects.translation import build_request, find_model, seek_model
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_names import LORA_BASE, ModelChoice
+from schnell.web.openapi import KeyedRoute
 from schnell.web.services import Services, services_of
 from schnell.web.webhooks import Webhook, start_webhook
 
-router = APIRouter(tags=["Replicate"], dependencies=SECURITY)
+router = APIRouter(tags=["Replicate"], route_class=KeyedRoute)
 _DIGITS: Final = re.compile(r"[0-9a-f]{64}")
 
 
