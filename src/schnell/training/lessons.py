@@ -34,7 +34,7 @@ class Lessons(Protocol):
         """The smallest token grid that is trained."""
 
     def renew(self, student: Student, spent: float) -> None:
-        """Make anew, before a step, what depends on what was learned; `spent` is the part of the budget used, 0 to 1."""
+        """Before a step: make anew what depends on what was learned. `spent` is the part of the budget used, 0 to 1."""
 
     def loss(self, student: Student, batch_size: int) -> Tensor:
         """The loss of one random batch; `batch_size` counts pictures of the smallest grid."""

@@ -12,7 +12,6 @@ of early steps are there to be put right (Ross et al., arXiv:1011.0686).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from random import Random
 from typing import Any, Final
 
 import torch
@@ -54,7 +53,7 @@ _LEVELS: Final = noise_levels(4)[:-1]
 _ROWS: Final = 8
 _DRAWN_SHARE: Final = 0.3
 #: When that is done, as parts of the budget.
-_RENEWALS: Final = (0.3, 0.6)
+_RENEWALS: Final = (0.4,)
 #: Latents are not learned where less of a token is covered by the picture.
 _LEAST_COVERED: Final = 0.5
 #: Larger pictures are made smaller once, to so many times the longest side of the largest canvas.
@@ -78,8 +77,8 @@ class Level:
 class PairedGrid:
     """Everything that is trained at one token grid: noises and captions, wanted latents, and the base's own.
 
-    `wanted` and `base` are (rows, tokens, channels); `covered` (rows, tokens) is the part of each token that the picture
-    covers. `levels` begins with pure noise. `share` is the part of all steps.
+    `wanted` and `base` are (rows, tokens, channels); `covered` (rows, tokens) is the part of each token that the
+    picture covers. `levels` begins with pure noise. `share` is the part of all steps.
     """
 
     grid: Size
@@ -202,23 +201,35 @@ def pair_pictures(pairing: Pairing, report: ProgressReport) -> PairedData:
     Raises:
         TrainingError: a picture cannot be read.
     """
-    canvases = list(_canvases(pairing))
-    longest = max(max(canvas.grid) for canvas in canvases) * pairing.base.folder.pixels_per_token
     opened = [open_picture(picture.path) for picture in pairing.pictures]
+    canvases = list(_canvases(pairing, [Size(*picture.size) for picture in opened]))
+    longest = max(max(canvas.grid) for canvas in canvases) * pairing.base.folder.pixels_per_token
     for picture in opened:
         picture.thumbnail((_SPARE_PIXELS * longest,) * 2, Image.Resampling.LANCZOS)
-    vae, rng = pairing.base.load("vae"), Random(pairing.plan.seed)
+    desk = _Desk(opened, pairing.base.load("vae"), torch.Generator().manual_seed(pairing.plan.seed))
     grids = []
     for number, canvas in enumerate(canvases):
         report(TrainingProgress("pictures", number / len(canvases)))
-        grids.append(_pair_on(pairing, canvas, opened, vae, rng))
+        grids.append(_pair_on(pairing, canvas, desk))
     report(TrainingProgress("pictures", 1.0))
     return PairedData(tuple(grids), tuple(pairing.prompts.values()))
 
 
-def _canvases(pairing: Pairing) -> Iterator[_Canvas]:
-    folder, pictures = pairing.base.folder, pairing.pictures
-    sizes = [Size(*Image.open(picture.path).size) for picture in pictures]
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What is at hand while pairs are made: the opened pictures, the autoencoder, and everything random."""
+
+    opened: Sequence[Image.Image]
+    vae: Any
+    generator: torch.Generator
+
+    def sample(self, numbers: Sequence[int], count: int) -> list[int]:
+        """Some of the numbers, in random order."""
+        return [numbers[at] for at in torch.randperm(len(numbers), generator=self.generator)[:count].tolist()]
+
+
+def _canvases(pairing: Pairing, sizes: Sequence[Size]) -> Iterator[_Canvas]:
+    folder, everything = pairing.base.folder, tuple(range(len(sizes)))
     areas = [area for area, _ in pairing.plan.megapixels]
     for area in areas:
         own: dict[Size, list[int]] = {}
@@ -226,36 +237,33 @@ def _canvases(pairing: Pairing) -> Iterator[_Canvas]:
             own.setdefault(nearest_grid(size, area, folder), []).append(number)
         others = {folder.token_grid(resolve_size(ratio, area)) for ratio in ASPECT_RATIOS} - own.keys()
         for grid, numbers in own.items():
-            share = (_OWN_SHARE if others else 1.0) * len(numbers) / len(pictures)
-            yield _Canvas(grid, tuple(numbers), _OWN_NOISES, _OWN_COHORT, share / len(areas))
+            share = (_OWN_SHARE if others else 1.0) * len(numbers) / len(sizes) / len(areas)
+            yield _Canvas(grid, tuple(numbers), _OWN_NOISES, _OWN_COHORT, share)
         for grid in sorted(others):
-            share = (1 - _OWN_SHARE) / len(others)
-            yield _Canvas(grid, tuple(range(len(pictures))), _OTHER_NOISES, _OTHER_COHORT, share / len(areas))
+            share = (1 - _OWN_SHARE) / len(others) / len(areas)
+            yield _Canvas(grid, everything, _OTHER_NOISES, _OTHER_COHORT, share)
 
 
-def _pair_on(pairing: Pairing, canvas: _Canvas, opened: Sequence[Image.Image], vae: Any, rng: Random) -> PairedGrid:
+def _pair_on(pairing: Pairing, canvas: _Canvas, desk: _Desk) -> PairedGrid:
     """Noises, the base's drawings from them, and the pictures where these lie."""
-    grid, device = canvas.grid, pairing.base.device
-    cohorts = [rng.sample(canvas.pictures, min(canvas.cohort, len(canvas.pictures))) for _ in range(canvas.noises)]
-    # which pictures are compared, is the same for all noises
-    compared = rng.sample(canvas.pictures, min(_COMPARED, len(canvas.pictures)))
-    cohorts = [[*compared, *(each for each in cohort if each not in compared)][: canvas.cohort] for cohort in cohorts]
-    generator = torch.Generator().manual_seed(rng.randrange(2**30))
-    channels = pairing.transformer.params.in_channels
-    noises = torch.randn(canvas.noises, grid.width * grid.height, channels, generator=generator).to(device)
-    numbers = [number for cohort in cohorts for number in cohort]
-    prompts = tuple(
-        move_prompt(pairing.prompts[rng.choice(pairing.pictures[number].captions)], device) for number in numbers
-    )
-    lengths = torch.tensor([len(cohort) for cohort in cohorts], device=device)
-    noise = noises.repeat_interleave(lengths, dim=0)
+    grid, device, vae = canvas.grid, pairing.base.device, desk.vae
+    # the same few pictures are compared for every noise, and more of them are trained on
+    compared = desk.sample(canvas.pictures, _COMPARED)
+    rest = [number for number in canvas.pictures if number not in compared]
+    cohorts = [[*compared, *desk.sample(rest, canvas.cohort - len(compared))] for _ in range(canvas.noises)]
+    numbers, length = [number for cohort in cohorts for number in cohort], len(cohorts[0])
+    shape = (canvas.noises, grid.width * grid.height, pairing.transformer.params.in_channels)
+    noise = torch.randn(shape, generator=desk.generator).to(device).repeat_interleave(length, dim=0)
+    captions = [desk.sample(range(len(pairing.pictures[each].captions)), 1)[0] for each in numbers]
+    texts = [pairing.pictures[each].captions[caption] for each, caption in zip(numbers, captions, strict=True)]
+    prompts = tuple(move_prompt(pairing.prompts[text], device) for text in texts)
     made = PairedGrid(grid, canvas.share, prompts, noise, noise, noise)
     inputs, velocity = _record(pairing.transformer, made, range(len(numbers)), noise, 1.0)
     made.base = noise - velocity
     made.levels = [Level(1.0, torch.arange(len(numbers)), noise, inputs)]
-    decoded = _decode_first(made, [len(cohort) for cohort in cohorts], len(compared), vae)
-    moves = register([opened[number] for number in compared], _in_cells(decoded, grid), _cells(grid))
-    placed = _PlacedPictures(opened, vae, grid, pairing.base.folder.pixels_per_token // CELLS)
+    decoded = _decode_first(made, length, len(compared), vae)
+    moves = register([desk.opened[number] for number in compared], _in_cells(decoded, grid), _cells(grid))
+    placed = _PlacedPictures(desk.opened, vae, grid, pairing.base.folder.pixels_per_token // CELLS)
     pairs = [(number, move) for cohort, move in zip(cohorts, moves, strict=True) for number in cohort]
     made.wanted = torch.stack([placed.latents(*pair) for pair in pairs]).to(device) + _round_trip(made, decoded, vae)
     made.covered = torch.stack([placed.covered(*pair) for pair in pairs]).to(device)
@@ -271,13 +279,13 @@ class _Decoded:
 
 
 @torch.no_grad()
-def _decode_first(made: PairedGrid, lengths: Sequence[int], count: int, vae: Any) -> list[_Decoded]:
-    found, start = [], 0
-    for length in lengths:
-        rows = torch.arange(start, start + min(length, count))
+def _decode_first(made: PairedGrid, length: int, count: int, vae: Any) -> list[_Decoded]:
+    """The first `count` drawings of each noise, which has `length`."""
+    found = []
+    for start in range(0, len(made.base), length):
+        rows = torch.arange(start, start + count)
         pixels = vae.decode(unpack_latents(made.base[rows.to(made.base.device)], made.grid))
         found.append(_Decoded(rows, pixels.float().cpu().clamp(-1, 1)))
-        start += length
     return found
 
 

@@ -1,9 +1,10 @@
 """Factors measured in what their layers read and in what comes of what they write.
 
-Adam's steps have one length in every coordinate. Where channels of a layer differ a hundredfold, the small ones are hardly
-learned within minutes, and what the large ones write shakes the picture. So each input channel is divided by its root mean
-square, and output channels that the loss depends on more than on most are damped: the diagonal of the Kronecker-factored
-curvature (Martens and Grosse, arXiv:1503.05671), measured once before the training. Files hold the plain factors.
+Adam's steps have one length in every coordinate. Where channels of a layer differ a hundredfold, the small ones are
+hardly learned within minutes, and what the large ones write shakes the picture. So each input channel is divided by its
+root mean square, and output channels that the loss depends on more than on most are damped: the diagonal of the
+Kronecker-factored curvature (Martens and Grosse, arXiv:1503.05671), measured once before the training. Files hold the
+plain factors.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from schnell.training.lessons import Lessons, Student
 from schnell.training.low_rank import LowRankLinear
 
 _BATCHES: Final = 6
-#: Channels below this part of the median are taken for as large: nothing is read from them, or nothing follows.
+#: Smaller parts of a layer's typical channel are no measure: nothing is read there, or nothing follows from it.
 _LEAST: Final = 0.02
 
 
