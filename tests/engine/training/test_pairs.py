@@ -83,8 +83,8 @@ def test_one_noise_stands_beside_several_pictures(pairs: PairedData) -> None:
 def test_untrained_factors_draw_the_bases_own_latents(pairs: PairedData, student: Student) -> None:
     for each in pairs.grids:
         each.wanted, each.covered = each.base, torch.ones_like(each.covered)
-    # in float32; a processor that multiplies bfloat16 rounds twice
-    assert float(pairs.loss(student, 2)) < 1e-3
+    # a processor that multiplies bfloat16 rounds the kept inputs
+    assert float(pairs.loss(student, 2).detach()) < 1e-3
 
 
 def test_lower_levels_are_what_the_lora_draws(pairs: PairedData, student: Student) -> None:
@@ -104,21 +104,34 @@ def test_units_change_neither_what_factors_do_nor_what_a_file_holds(
         torch.nn.init.normal_(layer.b, std=0.05)
     plain = read_factors(student.layers)
     state = student.generator.get_state()
-    loss = float(pairs.loss(student, 2))
+    loss = float(pairs.loss(student, 2).detach())
     precondition(student, pairs, 2)
     write_factors(student.layers, plain)
     for name, factor in read_factors(student.layers).items():
         torch.testing.assert_close(factor, plain[name])
     student.generator.set_state(state)
-    assert float(pairs.loss(student, 2)) == pytest.approx(loss, rel=1e-2)
+    assert float(pairs.loss(student, 2).detach()) == pytest.approx(loss, rel=1e-2)
 
 
-@pytest.mark.parametrize("steps", [30])
-def test_training_lowers_the_loss(base: BaseModel, images: Path, tmp_path: Path, steps: int) -> None:
-    short = _train(base, images, tmp_path / "short.safetensors", replace(PLAN, budget=Budget(steps=1)))
-    long = _train(base, images, tmp_path / "long.safetensors", replace(PLAN, budget=Budget(steps=steps)))
-    assert long.loss < 0.9 * short.loss
-    assert {name.split(".lora_")[0].rpartition(".")[2] for name in load_file(long.path)} == {"proj_mlp", "proj_out"}
+def test_factors_learn_what_the_pictures_show(pairs: PairedData, student: Student) -> None:
+    def error() -> float:
+        student.generator.manual_seed(5)
+        with torch.no_grad():
+            return sum(float(pairs.loss(student, 4)) for _ in range(12))
+
+    precondition(student, pairs, 2)
+    before = error()
+    optimizer = torch.optim.Adam([p for layer in student.layers.values() for p in layer.parameters()], lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        pairs.loss(student, 2).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert error() < 0.9 * before
+
+
+def test_a_file_holds_the_layers_that_the_model_names(base: BaseModel, images: Path, tmp_path: Path) -> None:
+    trained = _train(base, images, tmp_path / "x.safetensors", replace(PLAN, budget=Budget(steps=2)))
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in load_file(trained.path)} == {"proj_mlp", "proj_out"}
 
 
 def test_a_stopped_training_goes_on(base: BaseModel, images: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from schnell.training.registration import Move, covered_tokens, frame, lay, regi
 CANVAS = Size(32, 32)
 
 
-def _picture(size: Size = Size(256, 256)) -> Image.Image:
-    picture = Image.new("RGB", size, "white")
+def _picture() -> Image.Image:
+    picture = Image.new("RGB", (256, 256), "white")
     draw = ImageDraw.Draw(picture)
     draw.ellipse((60, 40, 190, 200), fill="orange")
     draw.rectangle((100, 80, 140, 220), fill="navy")
