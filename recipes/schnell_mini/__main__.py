@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from schnell.training.plan import ProgressReport
     from schnell_mini.look_figures import LookFigures
     from schnell_mini.loop import Show
+    from schnell_mini.own_looks import OwnFigures
 
 _FAILURE = 1
 
@@ -95,17 +96,20 @@ def evaluate_model(
         icons = fetch_icons(work / "packages")
         figures = evaluate(folder, icons, limit, str(choose_device(device)), lambda title, done: show(title, done, ""))
         looks = [] if model else measure_shipped_looks(work / "packages", limit, show)
-        own = {} if own_minutes is None else measure_own(folder, work, own_minutes, show)
+        own = [] if own_minutes is None else measure_own(folder, work, own_minutes, show)
     if as_json:
-        print_json({"model": str(folder), **figures.to_json(), "looks": [asdict(look) for look in looks], "own": own})
+        rows = {"looks": [asdict(each) for each in looks], "own": [asdict(each) for each in own]}
+        print_json({"model": str(folder), **figures.to_json(), **rows})
         return
     for name, value, goal in figures.rows():
         typer.echo(f"{name:42} {value:>9}  {goal}")
     for look in looks:
         typer.echo(f"{look.look:14} own style {look.own_style:6.1%}  ≥95%   named {look.named:6.1%}  ≥85%", nl=False)
         typer.echo(f"   edges {look.edge:5.1f}, {look.small_edge:5.1f} at 0.25 MP  ≤3 of 255")
-    for name, seen in own.items():
-        typer.echo(f"own LoRA {name:10} seen {seen:6.1%}  ≥90%")
+    for each in own:
+        typer.echo(
+            f"own LoRA {each.look:10} seen {each.seen:6.1%}  ≥90%   named {each.named:6.1%}   {each.seconds:.0f} s"
+        )
 
 
 def measure_shipped_looks(packages: Path, limit: int | None, show: "Show") -> "list[LookFigures]":
@@ -120,7 +124,7 @@ def measure_shipped_looks(packages: Path, limit: int | None, show: "Show") -> "l
     )
 
 
-def measure_own(folder: Path, work: Path, minutes: float, show: "Show") -> dict[str, float]:
+def measure_own(folder: Path, work: Path, minutes: float, show: "Show") -> "list[OwnFigures]":
     """How often the looks of LoRAs that are trained here and now are seen."""
     from schnell_mini.lora_drawing import LoraArtist
     from schnell_mini.lora_icons import read_icons

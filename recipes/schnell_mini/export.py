@@ -14,9 +14,9 @@ from schnell_mini.sampling import MiniPipeline
 from schnell_mini.tokens import MAX_TOKENS
 
 DRAW_SCALE = 4
-#: The output layer of the last single block alone. A LoRA that also changes position weights or key-value blocks breaks
-#: the picture, and one on the block before the last reads the noise and draws a mosaic.
-LORA_LAYERS = r"single_transformer_blocks\.{}\.proj_out"
+#: The feed-forward layers of the last two single blocks: what the bundled LoRAs have, too. A LoRA that also changes
+#: position weights or key-value blocks breaks the picture.
+LORA_LAYERS = r"single_transformer_blocks\.({}|{})\.(proj_mlp|proj_out)"
 #: The blocks with computed weights, up to this single block: their large constants cancel each other, which rounding
 #: breaks. The trained blocks behind them are quantized as FLUX's are.
 EXACT_LAYERS = r"double_blocks\.|single_blocks\.[0-{}]\."
@@ -40,9 +40,11 @@ def export_model(pipeline: MiniPipeline, folder: Path, *, computed: bool = True)
         transformer=pipeline.transformer,
     ).to(torch.float16).save_pretrained(fresh)
     last = len(pipeline.transformer.single_transformer_blocks) - ADAPTER_BLOCKS
-    convention: dict[str, int | str] = {"draw_scale": DRAW_SCALE, "sequence_length": MAX_TOKENS}
+    convention: dict[str, int | str | bool] = {"draw_scale": DRAW_SCALE, "sequence_length": MAX_TOKENS}
     if computed:
-        convention["lora_layers"] = LORA_LAYERS.format(last)
+        convention["lora_layers"] = LORA_LAYERS.format(last - 1, last)
+        # the noise chooses the placement (`placement`)
+        convention["noise_places"] = True
         convention["exact_layers"] = EXACT_LAYERS.format(POSITION_BLOCKS + KEY_VALUE_BLOCKS - 1)
     (fresh / "schnell.json").write_text(json.dumps(convention) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

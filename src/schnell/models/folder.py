@@ -59,8 +59,9 @@ class ModelFolder:
     `draw_scale` is the whole number by which the asked width and height exceed the drawn ones; `sequence_length` counts
     the T5 tokens of a prompt; `pixels_per_token` is the side of the square of drawn pixels behind one latent token;
     `transformer` is its `config.json`. `lora_layers` is a regular expression of the layers that LoRAs are trained on;
-    without it, all of FLUX's. `exact_layers` is one of those that are never quantized, by Black Forest Labs'
-    names.
+    without it, all of FLUX's. `noise_places`: the noise decides where the model draws things, so LoRA training pairs
+    each picture with noises that mean it. `exact_layers` is a regular expression of the layers that are never
+    quantized, by Black Forest Labs' names.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ModelFolder:
     transformer: Mapping[str, Any]
     lora_layers: str | None = None
     exact_layers: str | None = None
+    noise_places: bool = False
 
     def token_grid(self, size: Size) -> Size:
         """The latent tokens (columns, rows) that cover a picture of `size` pixels, rounded up to whole tokens."""
@@ -81,8 +83,8 @@ class ModelFolder:
 def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
     """Describe the diffusers folder at `path`.
 
-    `schnell.json` in the folder may set `draw_scale`, `sequence_length`, `lora_layers` and `exact_layers`; without it
-    they are 1, 256, all layers and none.
+    `schnell.json` in the folder may set `draw_scale`, `sequence_length`, `lora_layers`, `exact_layers` and
+    `noise_places`; without it they are 1, 256, all layers, none and false.
 
     Raises:
         ModelFolderError: a component or a weight file is missing, the transformer is not FLUX.1 [schnell]'s, or
@@ -113,6 +115,7 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
         transformer=transformer,
         lora_layers=drawing.lora_layers,
         exact_layers=drawing.exact_layers,
+        noise_places=drawing.noise_places,
     )
 
 
@@ -124,6 +127,7 @@ class _DrawingOptions:
     sequence_length: int = _FLUX_SEQUENCE_LENGTH
     lora_layers: str | None = None
     exact_layers: str | None = None
+    noise_places: bool = False
 
 
 def _read_drawing_options(path: Path) -> _DrawingOptions:
@@ -137,6 +141,8 @@ def _read_drawing_options(path: Path) -> _DrawingOptions:
         # `type`, since Python counts true and false among the integers
         if type(options.get(name, 1)) is not int or options.get(name, 1) < 1:
             raise ModelFolderError(f"{path} must set {name} to a whole number from 1, not {options[name]!r}")
+    if type(options.get("noise_places", False)) is not bool:
+        raise ModelFolderError(f"{path} must set noise_places to true or false, not {options['noise_places']!r}")
     for name in ("lora_layers", "exact_layers"):
         try:
             re.compile(options.get(name) or "")

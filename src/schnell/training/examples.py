@@ -1,6 +1,6 @@
 """The training set as the transformer takes it: latents and text embeddings, computed once before training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,9 @@ from schnell.engine.denoise import pack_latents
 from schnell.engine.text import PromptEmbedding, TextEncoder
 from schnell.models.folder import ModelFolder
 from schnell.spec import ASPECT_RATIOS, Size, resolve_size
+from schnell.training.lessons import Student
 from schnell.training.low_rank import BaseModel
+from schnell.training.noise import flow_loss
 from schnell.training.pictures import CaptionedPicture, open_picture
 from schnell.training.plan import ProgressReport, TrainingPlan, TrainingProgress
 
@@ -46,11 +48,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """All latents and prompt embeddings, on the CPU. `truncated_captions` counts captions that were cut off."""
+    """All latents and prompt embeddings, on the CPU: lessons in flow matching, as FLUX was trained."""
 
     buckets: tuple[Bucket, ...]
     prompts: tuple[PromptEmbedding, ...]
-    truncated_captions: int
+
+    @property
+    def smallest_grid(self) -> Size:
+        """The smallest token grid that is trained."""
+        return min(self.buckets, key=lambda bucket: bucket.latents.shape[1]).grid
+
+    def renew(self, student: Student, spent: float) -> None:
+        """Nothing: pictures and captions stay what they are."""
+
+    def loss(self, student: Student, batch_size: int) -> Tensor:
+        """The flow-matching loss of one random batch."""
+        batch = self.draw(batch_size, student.generator, student.device)
+        return flow_loss(student.transformer, batch.latents, batch.prompts, batch.grid, student.generator)
 
     def draw(self, size: int, generator: torch.Generator, device: torch.device) -> Batch:
         """A batch on `device`: random pictures of a random bucket, each with one of its captions.
@@ -75,18 +89,18 @@ class TrainingData:
 
 
 def prepare_data(
-    pictures: Sequence[CaptionedPicture], base: BaseModel, plan: TrainingPlan, report: ProgressReport
+    pictures: Sequence[CaptionedPicture],
+    captions: Mapping[str, PromptEmbedding],
+    base: BaseModel,
+    plan: TrainingPlan,
+    report: ProgressReport,
 ) -> TrainingData:
-    """Encode every caption and every picture. Each network is loaded for its part alone, so they share the memory.
+    """Encode every picture. Each network is loaded for its part alone, so they share the memory.
 
     Raises:
         TrainingError: a picture cannot be read.
     """
-    captions = sorted({caption for picture in pictures for caption in picture.captions})
     numbers = {caption: number for number, caption in enumerate(captions)}
-    report(TrainingProgress("captions", 0.0))
-    prompts = embed_prompts(captions, base)
-    report(TrainingProgress("captions", 1.0))
     encoded = _encode_pictures(pictures, base, [area for area, _ in plan.megapixels], report)
     buckets = (
         Bucket(
@@ -97,7 +111,18 @@ def prepare_data(
         )
         for (area, grid), pairs in encoded.items()
     )
-    return TrainingData(tuple(buckets), tuple(prompts), sum(prompt.was_truncated for prompt in prompts))
+    return TrainingData(tuple(buckets), tuple(captions.values()))
+
+
+def embed_captions(
+    pictures: Sequence[CaptionedPicture], base: BaseModel, report: ProgressReport
+) -> dict[str, PromptEmbedding]:
+    """The embedding of every caption, on the CPU. Loads the text encoders for the call."""
+    captions = sorted({caption for picture in pictures for caption in picture.captions})
+    report(TrainingProgress("captions", 0.0))
+    embedded = dict(zip(captions, embed_prompts(captions, base), strict=True))
+    report(TrainingProgress("captions", 1.0))
+    return embedded
 
 
 def embed_prompts(prompts: Sequence[str], base: BaseModel) -> list[PromptEmbedding]:

@@ -5,7 +5,7 @@ Source: LoRA, Hu et al., arXiv:2106.09685.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,10 +70,28 @@ class LowRankFactors(nn.Module):
         self.a = nn.Parameter(start)
         self.b = nn.Parameter(torch.zeros(rows.stop - rows.start, rank))
         self.rows, self.scale = rows, 1.0
+        self._units: tuple[Tensor, Tensor] | None = None
+
+    def set_units(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Let `a` and `b` count in other units (`preconditioning`): for each input and for each output channel."""
+        self._units = inputs.to(self.a), outputs.to(self.b)[:, None]
+
+    @property
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """The factors A and B as they act."""
+        return (self.a, self.b) if self._units is None else (self.a * self._units[0], self.b * self._units[1])
+
+    def set_plain(self, a: Tensor, b: Tensor) -> None:
+        """Set the factors so that they act as these."""
+        with torch.no_grad():
+            inputs, outputs = self._units or (1.0, 1.0)
+            self.a.copy_(a.to(self.a) / inputs)
+            self.b.copy_(b.to(self.b) / outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """`scale * B(A(x))`: (..., in) to (..., outputs of these rows), in the dtype of `x`."""
-        return self.scale * F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
+        a, b = self.plain
+        return self.scale * F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
 
 
 class LowRankLinear(nn.Module):
@@ -85,12 +103,17 @@ class LowRankLinear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.parts = nn.ModuleList(parts)
 
+    def factors(self) -> Iterator[LowRankFactors]:
+        """The factors of its parts."""
+        for part in self.parts:
+            assert isinstance(part, LowRankFactors)  # noqa: S101 - for the type checker: made above
+            yield part
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out), in the dtype of `x`."""
         y: Tensor = self.base(x)
         pieces, at = [], 0
-        for part in self.parts:
-            assert isinstance(part, LowRankFactors)  # noqa: S101 - for the type checker: made above
+        for part in self.factors():
             if not part.scale:
                 continue  # exactly the base model, whatever the factors are: 0 times infinity is not a number
             start, stop = part.rows.start, part.rows.stop
@@ -152,13 +175,11 @@ def read_factors(layers: LowRankLayers) -> dict[str, Tensor]:
     return {
         f"transformer.{path}.{name}.weight": factor.detach().float().cpu().clone()
         for path, layer in layers.items()
-        for name, factor in (("lora_A", layer.a), ("lora_B", layer.b))
+        for name, factor in zip(("lora_A", "lora_B"), layer.plain, strict=True)
     }
 
 
 def write_factors(layers: LowRankLayers, factors: Mapping[str, Tensor]) -> None:
     """Set the factors to values with the names of `read_factors`."""
-    with torch.no_grad():
-        for path, layer in layers.items():
-            layer.a.copy_(factors[f"transformer.{path}.lora_A.weight"])
-            layer.b.copy_(factors[f"transformer.{path}.lora_B.weight"])
+    for path, layer in layers.items():
+        layer.set_plain(*(factors[f"transformer.{path}.{name}.weight"] for name in ("lora_A", "lora_B")))

@@ -1,7 +1,7 @@
 """The training loop: from a folder of pictures to a LoRA file."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Final
 import torch
 
 from schnell.engine.flux import Flux
+from schnell.engine.text import PromptEmbedding
 from schnell.errors import TrainingError
-from schnell.training.examples import TrainingData, move_prompt, prepare_data
+from schnell.training.examples import embed_captions, move_prompt, prepare_data
 from schnell.training.files import (
     LoraOrigin,
     SavedTraining,
@@ -22,11 +23,13 @@ from schnell.training.files import (
     state_path,
     write_lora,
 )
+from schnell.training.lessons import Lessons, Student
 from schnell.training.low_rank import BaseModel, LowRankLayers, install_low_rank, read_factors, write_factors
 from schnell.training.memory import fit_plan
-from schnell.training.noise import flow_loss
+from schnell.training.pairs import Pairing, pair_pictures
 from schnell.training.pictures import CaptionedPicture, find_pictures
 from schnell.training.plan import ProgressReport, TrainingPlan, TrainingProgress, rate_factor
+from schnell.training.preconditioning import precondition
 from schnell.training.samples import Sampler, build_sampler, measure_change, write_samples
 
 #: The learning rate of B as a multiple of that of A (LoRA+, Hayou et al., arXiv:2402.12354).
@@ -85,14 +88,17 @@ def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
     pictures = find_pictures(request.images, plan.trigger)
     identity = TrainingIdentity(base.sha256, plan.trigger, plan.rank)
     saved = load_training(state_path(request.out), identity) if request.resume else None
-    data = prepare_data(pictures, base, plan, report)
+    captions = embed_captions(pictures, base, report)
     sampler = _sampler(request, pictures)
-    run = _start(request, data, identity, saved)
+    student, lessons = _prepare(request, pictures, captions, report)
+    run = _start(request, student, lessons, identity)
+    if saved is not None:
+        _continue(run, saved)
     with _saving_state(run):
         _train(run, sampler, request.samples, report)
     origin = LoraOrigin(plan.trigger, base.folder.name, identity.base_model_sha256, plan.rank, run.step)
-    write_lora(request.out, read_factors(run.layers), origin)
-    warnings = (*_warnings(request, data, saved), *_warn_of_pictures(pictures), *_warn_of_no_change(run))
+    write_lora(request.out, read_factors(student.layers), origin)
+    warnings = (*_warnings(request, captions.values(), saved), *_warn_of_pictures(pictures), *_warn_of_no_change(run))
     return TrainedLora(request.out, run.step, run.seconds, run.loss, warnings)
 
 
@@ -101,13 +107,10 @@ class _Run:
     """A training under way. `seconds` counts optimizer steps alone, without saving and sample pictures."""
 
     plan: TrainingPlan
-    data: TrainingData
-    transformer: Flux
-    layers: LowRankLayers
+    lessons: Lessons
+    student: Student
     optimizer: torch.optim.Optimizer
-    generator: torch.Generator
     identity: TrainingIdentity
-    device: torch.device
     state: Path
     step: int = 0
     seconds: float = 0.0
@@ -122,34 +125,49 @@ class _Run:
             identity=self.identity,
             step=self.step,
             seconds=self.seconds,
-            factors=read_factors(self.layers),
+            factors=read_factors(self.student.layers),
             optimizer=self.optimizer.state_dict(),
-            generator=self.generator.get_state(),
+            generator=self.student.generator.get_state(),
         )
         save_training(self.state, saved)
 
 
-def _start(
-    request: TrainingRequest, data: TrainingData, identity: TrainingIdentity, saved: SavedTraining | None
-) -> _Run:
-    plan = request.plan
-    transformer: Flux = request.base.load("transformer")
-    layers = install_low_rank(transformer, plan.rank, plan.seed, request.base.folder.lora_layers)
+def _prepare(
+    request: TrainingRequest,
+    pictures: tuple[CaptionedPicture, ...],
+    captions: dict[str, PromptEmbedding],
+    report: ProgressReport,
+) -> tuple[Student, Lessons]:
+    base, plan = request.base, request.plan
+    if base.folder.noise_places:
+        student = _make_student(request)
+        pairs = pair_pictures(Pairing(base, student.transformer, pictures, captions, plan), report)
+        precondition(student, pairs, plan.batch_size)
+        return student, pairs
+    # before the transformer is loaded, so that the networks share the memory
+    lessons = prepare_data(pictures, captions, base, plan, report)
+    return _make_student(request), lessons
+
+
+def _make_student(request: TrainingRequest) -> Student:
+    base, plan = request.base, request.plan
+    transformer: Flux = base.load("transformer")
+    layers = install_low_rank(transformer, plan.rank, plan.seed, base.folder.lora_layers)
     transformer.checkpointing = plan.checkpointing
-    run = _Run(
+    return Student(transformer, layers, torch.Generator("cpu").manual_seed(plan.seed), base.device)
+
+
+def _start(request: TrainingRequest, student: Student, lessons: Lessons, identity: TrainingIdentity) -> _Run:
+    plan = request.plan
+    rate = plan.rate_for(student.transformer.params.hidden_size)
+    return _Run(
         plan=plan,
-        data=data,
-        transformer=transformer,
-        layers=layers,
-        optimizer=_build_optimizer(layers, plan.rate_for(transformer.params.hidden_size)),
-        generator=torch.Generator("cpu").manual_seed(plan.seed),
+        lessons=lessons,
+        student=student,
+        optimizer=_build_optimizer(student.layers, rate),
         identity=identity,
-        device=request.base.device,
         state=state_path(request.out),
     )
-    if saved is not None:
-        _continue(run, saved)
-    return run
 
 
 def _build_optimizer(layers: LowRankLayers, rate: float) -> torch.optim.Optimizer:
@@ -162,9 +180,9 @@ def _build_optimizer(layers: LowRankLayers, rate: float) -> torch.optim.Optimize
 
 
 def _continue(run: _Run, saved: SavedTraining) -> None:
-    write_factors(run.layers, saved.factors)
+    write_factors(run.student.layers, saved.factors)
     run.optimizer.load_state_dict(dict(saved.optimizer))
-    run.generator.set_state(saved.generator)
+    run.student.generator.set_state(saved.generator)
     run.step, run.seconds = saved.step, saved.seconds
 
 
@@ -185,7 +203,7 @@ def _train(run: _Run, sampler: Sampler | None, samples: Path | None, report: Pro
     last_save, next_sample = monotonic(), 0.0
     while run.spent < 1.0:
         if sampler is not None and samples is not None and run.spent >= next_sample:
-            write_samples(sampler, run.transformer, samples, run.step)
+            write_samples(sampler, run.student.transformer, samples, run.step)
             next_sample = run.spent + 1 / _SAMPLE_TIMES
         _take_step(run)
         report(TrainingProgress("training", run.spent, f"step {run.step}, loss {run.loss:.4f}"))
@@ -193,15 +211,15 @@ def _train(run: _Run, sampler: Sampler | None, samples: Path | None, report: Pro
             run.save()
             last_save = monotonic()
     if sampler is not None and samples is not None:
-        write_samples(sampler, run.transformer, samples, run.step)
+        write_samples(sampler, run.student.transformer, samples, run.step)
 
 
 def _take_step(run: _Run) -> None:
     start = monotonic()
     for group in run.optimizer.param_groups:
         group["lr"] = group["highest"] * rate_factor(run.step, run.spent)
-    batch = run.data.draw(run.plan.batch_size, run.generator, run.device)
-    loss = flow_loss(run.transformer, batch.latents, batch.prompts, batch.grid, run.generator)
+    run.lessons.renew(run.student, run.spent)
+    loss = run.lessons.loss(run.student, run.plan.batch_size)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     value = loss.item()
@@ -221,11 +239,13 @@ def _sampler(request: TrainingRequest, pictures: tuple[CaptionedPicture, ...]) -
     return build_sampler([picture.captions[0] for picture in spread], request.base)
 
 
-def _warnings(request: TrainingRequest, data: TrainingData, saved: SavedTraining | None) -> tuple[str, ...]:
+def _warnings(
+    request: TrainingRequest, captions: Collection[PromptEmbedding], saved: SavedTraining | None
+) -> tuple[str, ...]:
     found = []
-    if data.truncated_captions:
+    if cut := sum(caption.was_truncated for caption in captions):
         limit = request.base.folder.sequence_length
-        found.append(f"{data.truncated_captions} captions are longer than {limit} tokens: their ends were not read")
+        found.append(f"{cut} captions are longer than {limit} tokens: their ends were not read")
     if request.resume and saved is None:
         found.append(f"there was no {state_path(request.out)} to resume from: this training began anew")
     return tuple(found)
@@ -239,9 +259,9 @@ def _warn_of_pictures(pictures: tuple[CaptionedPicture, ...]) -> tuple[str, ...]
 
 def _warn_of_no_change(run: _Run) -> tuple[str, ...]:
     """Compare what is drawn with the LoRA and without it, for prompts that were trained on, at the smallest grid."""
-    bucket = min(run.data.buckets, key=lambda each: each.latents.shape[1])
-    prompts = [move_prompt(prompt, run.device) for prompt in run.data.prompts[:_COMPARED_PROMPTS]]
-    change = measure_change(run.transformer, run.layers, prompts, bucket.grid)
+    student = run.student
+    prompts = [move_prompt(prompt, student.device) for prompt in run.lessons.prompts[:_COMPARED_PROMPTS]]
+    change = measure_change(student.transformer, student.layers, prompts, run.lessons.smallest_grid)
     if change >= LEAST_CHANGE:
         return ()
     return ("pictures hardly differ from those without the LoRA: train longer, or with a higher --learning-rate",)

@@ -60,7 +60,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_export_is_a_model_folder_of_ours(trained: Path) -> None:
     folder = open_model_folder(trained / "schnell-mini")
     assert (folder.draw_scale, folder.sequence_length, folder.pixels_per_token) == (4, 32, 16)
-    assert folder.lora_layers == rf"single_transformer_blocks\.{TINY.single_blocks - 1}\.proj_out"
+    last = TINY.single_blocks - 1
+    assert folder.lora_layers == rf"single_transformer_blocks\.({last - 1}|{last})\.(proj_mlp|proj_out)"
+    assert folder.noise_places
     assert folder.exact_layers == find_model("schnell-mini").exact_layers
 
 
