@@ -29,7 +29,7 @@ class Joined:
         install_slots(self.network, self.routing, SlotPlan(count=4, rank=24, reserved=True), layer_rows)
         for slot, rank in ((1, 4), (2, 24), (3, 8)):
             self.write(slot, rank)
-        joined = join_modulation(self.network, self.routing, lambda part: part)
+        joined = join_modulation(self.network, lambda part: part)
         assert joined is not None
         self.joined: JoinedModulation = joined
 
@@ -75,9 +75,14 @@ def test_a_slot_that_is_written_anew_is_read_anew(joined: Joined) -> None:
     joined.compare(torch.randn(1, 32), [[LORA]])
 
 
-def test_rows_with_loras_of_their_own_are_left_to_the_blocks(joined: Joined) -> None:
+@pytest.mark.parametrize("uses", [[[LORA], [OTHER]], [[], [DORA]]])
+def test_rows_have_loras_of_their_own(joined: Joined, uses: list[list[SlotUse]]) -> None:
+    joined.compare(torch.randn(len(uses), 32), uses)
+
+
+def test_rows_with_more_loras_than_are_held_are_left_to_the_blocks(joined: Joined) -> None:
     signal = torch.randn(2, 32)
-    with joined.routing.using([[LORA], [OTHER]]):
+    with joined.routing.using([[LORA, OTHER], [OTHER]]):
         assert all(each is signal for each in joined.joined(signal))
 
 
@@ -95,4 +100,4 @@ def test_quantized_modulation_is_left_to_the_blocks() -> None:
     quantize_linears(network, lambda path: "int8_weights" if "mod" in path else None)
     routing = SlotRouting(torch.device("cpu"), static=True)
     install_slots(network, routing, SlotPlan(count=2, rank=8, reserved=True), layer_rows)
-    assert join_modulation(network, routing, nn.Identity) is None
+    assert join_modulation(network, nn.Identity) is None

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from schnell.engine.lora_factors import KroneckerFactors
 from schnell.engine.quantized import PathChoice, two_path_form
 from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots
-from schnell.engine.slot_programs import WidenedLinear, takes_columns, widened, widened_numbers
+from schnell.engine.lora_room import Room, takes_columns
+from schnell.engine.slot_programs import widened
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.weight_names import LayerRows
+from schnell.engine.widened_linear import WidenedLinear
 
 SLOTS, IN, OUT = 5, 12, 20
 CPU = torch.device("cpu")
@@ -191,14 +193,15 @@ def test_a_program_computes_what_a_plain_run_does(
 ) -> None:
     base, layer, routing = build_for_programs(in_features, out_features, rank, two_paths=two_paths)
     assert torch.equal(layer.full_weight(), base.weight)
-    for rows in (1, 2):
+    for rows in (1, 2, 4):
         x = torch.randn(rows, 3, in_features)
         for form, uses in PROGRAM_USES.items():
-            with routing.using([uses] * rows):
-                assert routing.form == form
-                if form != "any":
+            # all rows alike, and each with LoRAs of its own or with none
+            for each in ([uses] * rows, [uses[row % 2 :] for row in range(rows - 1)] + [uses[:-1] or uses]):
+                with routing.using(each):
+                    assert routing.form == form or len(uses) > 1
                     layer.hold()
-                assert_close(layer.by_program(x), layer(x))
+                    assert_close(layer.by_program(x), layer(x))
         assert_close(layer(x), base(x))
 
 
@@ -212,7 +215,7 @@ def test_wide_inputs_take_rows_and_narrow_ones_columns_as_long_as_there_are_few(
             nn.Linear(in_features, out_features, device="meta"), (LayerRows("a", 0, out_features),), 64
         )
         more = layer.wide.numel() - in_features * out_features
-        assert more == widened_numbers(in_features, out_features, 1, 64)
+        assert more == Room.of(in_features, out_features, 1, 64).numbers
         assert more < 0.06 * in_features * out_features
 
 

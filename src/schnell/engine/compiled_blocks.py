@@ -47,7 +47,7 @@ class CompiledBlocks:
         self._compiled: dict[nn.Module, Any] = {
             block: compile_part(block) for block in (*network.double_blocks, *network.single_blocks)
         }
-        self._modulation = join_modulation(network, routing, compile_part)
+        self._modulation = join_modulation(network, compile_part)
         joined = self._modulation.layers if self._modulation else frozenset[nn.Module]()
         self._layers = {
             block: [each for each in block.modules() if isinstance(each, SlotLinear) and each not in joined]
@@ -70,7 +70,7 @@ class CompiledBlocks:
             # otherwise a program would be made for the first size, and another, for all sizes, at the second
             torch._dynamo.maybe_mark_dynamic(inputs[0], 1)
             torch._dynamo.maybe_mark_dynamic(inputs[-1], 0)
-        if len(inputs[0]) == 1 and self._routing.is_active and self._routing.form != "any":
+        if self._routing.is_active:
             for layer in self._layers[block]:
                 layer.hold()
         return self._compiled[block](*inputs)

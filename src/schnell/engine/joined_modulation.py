@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from schnell.engine.flux import Flux
+from schnell.engine.lora_factors import own_of_each_row
+from schnell.engine.lora_room import is_held, plan_ranks
 from schnell.engine.slot_linear import SlotLinear
-from schnell.engine.slot_programs import plan_ranks
-from schnell.engine.slot_routing import SlotRouting
 
 
 def joined_numbers(layers: int, in_features: int, rank: int) -> int:
@@ -24,7 +24,7 @@ def joined_numbers(layers: int, in_features: int, rank: int) -> int:
 
 
 class JoinedLayers(nn.Module):
-    """Modulation layers of one size as one layer, with their LoRAs for a batch of one row.
+    """Modulation layers of one size as one layer, with the LoRAs of a batch.
 
     Behind all layers' rows are those of their LoRAs' ways down, so that these come with the layers' own product, as in
     a `WidenedLinear`. The ways up are one product over all layers.
@@ -57,19 +57,20 @@ class JoinedLayers(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def hold(self) -> None:
-        """Make the LoRAs of the current batch, which has one row, ready for `forward`; once for as long as it stays."""
+        """Make the LoRAs of the current batch ready for `forward`, once for as long as it stays."""
         of = (self._routing.route_number, self._routing.form)
         if of == self._of:
             return
         self._of = None  # what fails half way must not be taken for done
         with torch.inference_mode(mode=False), torch.no_grad():
             factors = [layer.program_factors() for layer in self._layers]
-            downs = torch.cat([down[0] for down, _, _ in factors])
+            # layer by layer, and within each row by row
+            downs = torch.cat([down.flatten(0, 1) for down, _, _ in factors])
             start = self._count * self._out
             self.wide[start : start + len(downs)].copy_(downs)
-            self.up = torch.cat([up for _, up, _ in factors])
-            gains = [gain[0] for _, _, gain in factors if gain is not None]
-            self.gain = torch.cat(gains) if gains else None
+            self.up = torch.stack([up for _, up, _ in factors])
+            gains = [gain[:, 0] for _, _, gain in factors if gain is not None]
+            self.gain = torch.stack(gains, dim=1) if gains else None
         self._of = of
 
     def forward(self, signal: Tensor) -> Tensor:
@@ -83,13 +84,15 @@ class JoinedLayers(nn.Module):
 
     def _with_held(self, signal: Tensor, own: int) -> Tensor:
         assert self.up is not None  # noqa: S101 - for the type checker: held before a program runs
-        stop = own + self.up.shape[0] * self.up.shape[1]
+        layers, rows, rank, out = self.up.shape
+        stop = own + layers * rows * rank
         both = F.linear(signal, self.wide[:stop], self.bias[:stop])
-        low = torch.bmm(both[:, own:].view(self._count, 1, -1), self.up)
-        joined = both[:, :own].view(self._count, self._out) + low[:, 0]
+        hidden = own_of_each_row(both[:, own:].view(rows, layers, rows * rank), rows).transpose(0, 1)
+        low = torch.bmm(hidden.reshape(layers * rows, 1, rank), self.up.flatten(0, 1))
+        joined = both[:, :own].view(rows, layers, out) + low.view(layers, rows, out).transpose(0, 1)
         if self.gain is not None:
             # g*(Wx + b + BAx/g) + (1 - g)*b
-            bias = self.bias[:own].view(self._count, self._out)
+            bias = self.bias[:own].view(layers, out)
             joined = torch.addcmul(bias * (1 - self.gain), joined, self.gain).to(signal.dtype)
         return joined
 
@@ -97,22 +100,22 @@ class JoinedLayers(nn.Module):
 class JoinedModulation:
     """`Flux.modulate` of a network whose modulation layers are plain ones with slots; for compiled blocks.
 
-    `compile_part` is what a part of it runs through, which is `torch.compile` with its backend.
+    `layers` are those of each sort of blocks, in order, with how many of them a block has; `compile_part` is what a part
+    of it runs through, which is `torch.compile` with its backend.
     """
 
-    def __init__(self, network: Flux, routing: SlotRouting, compile_part: Any) -> None:
-        doubles = [layer for block in network.double_blocks for layer in _layers_of(block)]
-        singles = [layer for block in network.single_blocks for layer in _layers_of(block)]
-        self._routing, self._blocks = routing, len(network.double_blocks) + len(network.single_blocks)
-        #: With the number of its layers in a block: a double block has the image's and the text's.
-        self._parts = [(JoinedLayers(layers), count) for layers, count in ((doubles, 2), (singles, 1)) if layers]
+    def __init__(self, layers: Sequence[tuple[Sequence[SlotLinear], int]], compile_part: Any) -> None:
+        first = layers[0][0][0]
+        self._routing, self._planned = first.routing, first.plan.rank
+        self._blocks = sum(len(each) // count for each, count in layers)
+        self._parts = [(JoinedLayers(each), count) for each, count in layers]
         self._programs = [compile_part(part) for part, _ in self._parts]
-        self.layers = {*doubles, *singles}
+        self.layers = {layer for each, _ in layers for layer in each}
 
     def __call__(self, signal: Tensor) -> Sequence[Tensor]:
-        """Each block's modulation, or, for batches whose LoRAs are not one row's, what it makes it of itself."""
+        """Each block's modulation, or, for batches with too many LoRAs, what it makes it of itself."""
         active = self._routing.is_active
-        if active and (len(signal) > 1 or self._routing.form == "any"):
+        if active and not is_held(self._routing, self._planned):
             return [signal] * self._blocks
         made: list[Tensor] = []
         for (part, count), program in zip(self._parts, self._programs, strict=True):
@@ -123,14 +126,12 @@ class JoinedModulation:
         return made
 
 
-def join_modulation(network: Flux, routing: SlotRouting, compile_part: Any) -> JoinedModulation | None:
+def join_modulation(network: Flux, compile_part: Any) -> JoinedModulation | None:
     """The network's modulation joined, unless it is quantized or waits elsewhere: then blocks make their own."""
-    layers = [layer for block in (*network.double_blocks, *network.single_blocks) for layer in _layers_of(block)]
-    if any(not isinstance(layer, SlotLinear) or type(layer.base) is not nn.Linear for layer in layers):
+    # a double block has the image's and the text's
+    doubles = [lin for block in network.double_blocks for lin in (block.img_mod.lin, block.txt_mod.lin)]
+    singles = [block.modulation.lin for block in network.single_blocks]
+    if any(not isinstance(lin, SlotLinear) or type(lin.base) is not nn.Linear for lin in (*doubles, *singles)):
         return None
-    return JoinedModulation(network, routing, compile_part)
-
-
-def _layers_of(block: nn.Module) -> list[Any]:
-    names = ("img_mod", "txt_mod", "modulation")
-    return [getattr(block, name).lin for name in names if hasattr(block, name)]
+    sorts = [(lins, count) for lins, count in ((doubles, 2), (singles, 1)) if lins]
+    return JoinedModulation(sorts, compile_part) if sorts else None

@@ -1,9 +1,12 @@
-"""The factors of LoRAs as an uncompiled step multiplies with them: a LoKr's, and those of a batch's rows in a layer."""
+"""The factors of LoRAs as steps multiply with them: a LoKr's, and those of a batch's rows in a layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from schnell.engine.weight_names import LayerRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +49,17 @@ class RowFactors:
             # in place: `y` is the layer's own product, made just now, and a copy costs more than the side path
             y[..., start:stop].baddbmm_(hidden[..., column : column + columns], up, alpha=self.scale)
             column += columns
+
+
+def low_rank_sum(hidden: Tensor, up: Tensor, parts: Sequence[LayerRows]) -> Tensor:
+    """`hidden` (rows, tokens, parts * rank) to (rows, tokens, out) by each part's columns of `up` [rows, rank, out]."""
+    lows = torch.split(hidden, up.shape[1], dim=-1)
+    sums = [torch.bmm(low, up[..., part.start : part.stop]) for low, part in zip(lows, parts, strict=True)]
+    return sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)
+
+
+def own_of_each_row(hidden: Tensor, rows: int) -> Tensor:
+    """Of each row's products with the ways down of all rows (rows, tokens, rows * rank), its own, as a view."""
+    if rows == 1:
+        return hidden
+    return hidden.unflatten(-1, (rows, -1)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)

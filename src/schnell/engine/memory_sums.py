@@ -9,9 +9,9 @@ from typing import Final, Literal
 
 from schnell.engine.device import Precision
 from schnell.engine.joined_modulation import joined_numbers
+from schnell.engine.lora_room import Room
 from schnell.engine.network_sizes import Blocks, Linears, NetworkSizes
 from schnell.engine.quantized import Kind, stored_bytes
-from schnell.engine.slot_programs import widened_numbers
 from schnell.engine.slot_routing import MAX_ADAPTERS_PER_ROW
 from schnell.spec import MAX_SIDE
 
@@ -208,7 +208,7 @@ def _room_bytes(sizes: NetworkSizes, form: Form) -> int:
     rank, numbers = form.adapter_rank, 0
     if not all(block_kind(path) for path in (form.precision, form.exact) if path):
         numbers += sum(
-            count * widened_numbers(into, out, parts, rank) for count, into, out, parts in sizes.token_layers
+            count * Room.of(into, out, parts, rank).numbers for count, into, out, parts in sizes.token_layers
         )
     if form.modulation is None:
         modulation = [(sort.count * each.count, each) for sort in sizes.block_sorts for each in sort.modulation]

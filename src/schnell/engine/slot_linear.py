@@ -19,19 +19,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from schnell.engine.lora_factors import KroneckerFactors, RowFactors
-from schnell.engine.slot_programs import (
-    HeldFactors,
-    ProgramFactors,
-    along_tokens,
-    define_operators,
-    factors_for_programs,
-    low_rank_sum,
-    number_of,
-    widened,
-)
+from schnell.engine.lora_factors import KroneckerFactors, RowFactors, low_rank_sum
+from schnell.engine.lora_room import is_held
+from schnell.engine.slot_programs import HeldFactors, ProgramFactors, along_tokens, factors_for_programs, widened
 from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 from schnell.engine.weight_names import LayerRows, is_of_tokens
+from schnell.engine.widened_linear import define_operators, number_of
 
 #: A layer of up to so many weights keeps the factors that it gathered for a batch from step to step: there, gathering
 #: takes as long as multiplying. At FLUX.1's own width it takes next to nothing beside the products, and the factors of
@@ -52,8 +45,7 @@ class SlotPlan:
     `count` slots in every layer, slot 0 (no LoRA) included, each for ranks up to `rank`, in `dtype` on `device`.
     `reserved`: all of it is taken at once and kept, so that shapes never change, as a compiled network needs. Otherwise
     a layer takes memory while an adapter acts on it, as deep as its rank asks for, and gives it back. `widened`:
-    blocks' layers have room for the LoRAs of one row beside their weights (`slot_programs.WidenedLinear`), where these
-    are plain ones.
+    blocks' layers have room for LoRAs beside their weights (`engine.lora_room`), unless these are in 4 bits.
     """
 
     count: int = 17
@@ -135,8 +127,9 @@ class SlotLinear(nn.Module):
             y: Tensor = self.base(x)
             torch.ops.schnell.add_side_paths(_with_tokens(x), _with_tokens(y), self.number)
             return y
-        if len(x) == 1:
-            return self._scaled(self.held(x, self.base, self.rows), self.held.gain, x)
+        if is_held(self.routing, self.plan.rank):
+            whole = self.held(_with_tokens(x), self.base, self.rows).view(*x.shape[:-1], self.out_features)
+            return self._scaled(whole, self.held.gain, x)
         down, up, gain = self.program_factors()
         product: Tensor = self.base(x)
         low = low_rank_sum(torch.bmm(_with_tokens(x), down.transpose(1, 2)), up, self.rows)
@@ -153,8 +146,9 @@ class SlotLinear(nn.Module):
         return torch.cat([layer(x) for layer, x in pairs], dim=1) if placed is None else placed
 
     def hold(self) -> None:
-        """Make ready what programs multiply one row with, before they run: a row keeps its LoRAs for all steps."""
-        self.held.hold(self.routing, self.base, self.program_factors)
+        """Make ready what programs multiply a batch with, before they run: its rows keep their LoRAs for all steps."""
+        if is_held(self.routing, self.plan.rank):
+            self.held.hold(self.routing, self.base, self.program_factors)
 
     def program_factors(self) -> ProgramFactors:
         """The current batch's factors as programs multiply with them."""
