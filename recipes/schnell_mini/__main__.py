@@ -219,7 +219,9 @@ def decoder_command(
     share: Annotated[float, typer.Option(min=0.001, max=1, help="The share of the pictures to draw.")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     work: Annotated[Path, typer.Option(help="Where icons, drawn pictures and state lie.")] = Path("work/decoder"),
-    out: Annotated[Path | None, typer.Option(help="Where to write it; into the embedded model if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the weights; the embedded model's if not given.")
+    ] = None,
 ) -> None:
     """Finetune the embedded model's decoder on what it draws with its LoRAs and without."""
     from diffusers import AutoencoderKL
@@ -229,7 +231,7 @@ def decoder_command(
     from schnell.models.folder import embedded_home
     from schnell.training.low_rank import place_model
     from schnell_mini.data import fetch_icons
-    from schnell_mini.decoder_finetuning import finetune_decoder
+    from schnell_mini.decoder_finetuning import finetune_decoder, write_weights
     from schnell_mini.drawn_pictures import Studio
     from schnell_mini.loop import StageBudget
 
@@ -239,7 +241,8 @@ def decoder_command(
     with progress_bars() as show:
         finetuned = finetune_decoder(studio, work, StageBudget(60 * minutes, updates), share, show)
     target = out or folder.path / "vae"
-    finetuned.half().save_pretrained(target)
+    target.mkdir(parents=True, exist_ok=True)
+    write_weights(finetuned, target)
     typer.echo(target)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import save_file
 from torch import Tensor
 
 from schnell_mini.autoencoder import picture_loss
@@ -67,6 +68,12 @@ def finetune_decoder(studio: Studio, work: Path, budget: StageBudget, share: flo
     run_learner(learner, budget, work / "state/decoder.pt", show)
     learner.finish()
     return studio.vae
+
+
+def write_weights(vae: AutoencoderKL, folder: Path) -> None:
+    """Write the autoencoder's weights in half precision; its configuration, which stays as it was, keeps its words."""
+    weights = {name: value.half().contiguous().cpu() for name, value in vae.state_dict().items()}
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
 
 
 class DecoderLearner:

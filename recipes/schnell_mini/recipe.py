@@ -29,7 +29,7 @@ from schnell_mini.caption_dataset import (
 from schnell_mini.code_conditioning import Codebook, CodeConditioner
 from schnell_mini.code_training import CodeLearner
 from schnell_mini.data import Data
-from schnell_mini.decoder_finetuning import finetune_decoder
+from schnell_mini.decoder_finetuning import finetune_decoder, write_weights
 from schnell_mini.drawing_blocks import BlockLearner
 from schnell_mini.drawn_pictures import Studio
 from schnell_mini.export import export_model
@@ -121,9 +121,8 @@ def finetune_exported(plan: Plan, folder: Path, icons: Icons) -> None:
     """Finetune the decoder of an exported folder on what it draws; there are no LoRAs yet."""
     vae = AutoencoderKL.from_pretrained(folder / "vae").float().to(plan.device).eval()
     studio = Studio(place_model(open_model_folder(folder), plan.device), vae, icons, loras=None)
-    finetune_decoder(studio, plan.work, plan.budget("decoder"), plan.drawn, plan.show).half().save_pretrained(
-        folder / "vae"
-    )
+    finetuned = finetune_decoder(studio, plan.work, plan.budget("decoder"), plan.drawn, plan.show)
+    write_weights(finetuned, folder / "vae")
 
 
 def train_autoencoder(plan: Plan, icons: Icons) -> AutoencoderKL:
