@@ -156,7 +156,7 @@ def _pick(weights: Sequence[float], generator: torch.Generator) -> int:
 def _lower_levels(transformer: Flux, grid: PairedGrid, rows: Tensor) -> list[Level]:
     first = grid.levels[0]
     at = rows.to(first.latents.device)
-    parts = [run_from(transformer, first.inputs.take(part)) for part in at.split(_ROWS)]
+    parts = [run_from(transformer, first.inputs.take(part)) for part in torch.split(at, _ROWS)]
     latents, velocity, levels = first.latents[at], torch.cat(parts), []
     for before, sigma in pairwise(_LEVELS):
         latents = latents + (sigma - before) * velocity
