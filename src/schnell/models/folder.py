@@ -60,8 +60,8 @@ class ModelFolder:
     the T5 tokens of a prompt; `pixels_per_token` is the side of the square of drawn pixels behind one latent token;
     `transformer` is its `config.json`. `lora_layers` is a regular expression of the layers that LoRAs are trained on;
     without it, all of FLUX's; `lora_rank` is their rank where nobody names another. `noise_places`: the noise decides
-    where the model draws things, so LoRA training pairs each picture with noises that mean it. `exact_layers` is a regular expression of the layers that are never
-    quantized, by Black Forest Labs' names.
+    where the model draws things, so LoRA training pairs each picture with noises that mean it. `exact_layers` is a
+    regular expression of the layers that are never quantized, by Black Forest Labs' names.
     """
 
     name: str
