@@ -17,6 +17,7 @@ DRAW_SCALE = 4
 #: The feed-forward layers of the last two single blocks: what the bundled LoRAs have, too. A LoRA that also changes
 #: position weights or key-value blocks breaks the picture.
 LORA_LAYERS = r"single_transformer_blocks\.({}|{})\.(proj_mlp|proj_out)"
+LORA_RANK = 32
 #: The blocks with computed weights, up to this single block: their large constants cancel each other, which rounding
 #: breaks. The trained blocks behind them are quantized as FLUX's are.
 EXACT_LAYERS = r"double_blocks\.|single_blocks\.[0-{}]\."
@@ -43,6 +44,7 @@ def export_model(pipeline: MiniPipeline, folder: Path, *, computed: bool = True)
     convention: dict[str, int | str | bool] = {"draw_scale": DRAW_SCALE, "sequence_length": MAX_TOKENS}
     if computed:
         convention["lora_layers"] = LORA_LAYERS.format(last - 1, last)
+        convention["lora_rank"] = LORA_RANK
         # the noise chooses the placement (`placement`)
         convention["noise_places"] = True
         convention["exact_layers"] = EXACT_LAYERS.format(POSITION_BLOCKS + KEY_VALUE_BLOCKS - 1)

@@ -115,5 +115,5 @@ def teach(artist: LoraArtist, look: OwnLook, icons: Sequence[Icon], folder: Path
         pixels = (255 * look.paint(paint(None, icon))).round().byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(images / f"{icon.code}.png")
         (images / f"{icon.code}.txt").write_text(icon.label.name)
-    plan = TrainingPlan(trigger=look.trigger, budget=Budget(minutes=minutes))
+    plan = TrainingPlan(look.trigger, artist.base.folder.lora_rank, Budget(minutes=minutes))
     train_lora(TrainingRequest(images, folder / f"{look.trigger}.safetensors", plan, artist.base), lambda _: None)

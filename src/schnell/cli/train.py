@@ -46,7 +46,9 @@ def train_lora_command(
     images: Annotated[Path, typer.Argument(help="A folder of pictures, each with NAME.txt of captions beside it.")],
     trigger: Annotated[str, typer.Option(help="The word that stands for what is learned.")],
     out: Annotated[Path, typer.Option(help="The LoRA to write, a .safetensors file.")],
-    rank: Annotated[int, typer.Option(min=1, help="How much the LoRA can hold; its file grows with it.")] = 16,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="How much the LoRA can hold; by default 16, or what the model names.")
+    ] = None,
     minutes: Minutes = 10.0,
     steps: Steps = None,
     resume: Resume = False,
@@ -74,9 +76,10 @@ def train_lora_command(
     from schnell.training.plan import Budget, TrainingPlan, divide_steps
     from schnell.training.trainer import TrainingRequest, train_lora
 
+    base = _base_model(model, device)
     plan = TrainingPlan(
         trigger=trigger,
-        rank=rank,
+        rank=base.folder.lora_rank if rank is None else rank,
         budget=Budget(minutes, steps),
         megapixels=divide_steps(tuple(megapixels or ("0.25", "1"))),
         batch_size=batch_size,
@@ -84,7 +87,7 @@ def train_lora_command(
         seed=seed,
         checkpointing=checkpointing,
     )
-    request = TrainingRequest(images, out, plan, _base_model(model, device), resume=resume, samples=samples)
+    request = TrainingRequest(images, out, plan, base, resume=resume, samples=samples)
     with _progress(progress) as report:
         trained = train_lora(request, report)
     for warning in trained.warnings:

@@ -59,9 +59,9 @@ class ModelFolder:
     `draw_scale` is the whole number by which the asked width and height exceed the drawn ones; `sequence_length` counts
     the T5 tokens of a prompt; `pixels_per_token` is the side of the square of drawn pixels behind one latent token;
     `transformer` is its `config.json`. `lora_layers` is a regular expression of the layers that LoRAs are trained on;
-    without it, all of FLUX's. `noise_places`: the noise decides where the model draws things, so LoRA training pairs
-    each picture with noises that mean it. `exact_layers` is a regular expression of the layers that are never
-    quantized, by Black Forest Labs' names.
+    without it, all of FLUX's; `lora_rank` is their rank where nobody names another. `noise_places`: the noise decides
+    where the model draws things, so LoRA training pairs each picture with noises that mean it. `exact_layers` is a
+    regular expression of the layers that are never quantized, by Black Forest Labs' names.
     """
 
     name: str
@@ -71,6 +71,7 @@ class ModelFolder:
     pixels_per_token: int
     transformer: Mapping[str, Any]
     lora_layers: str | None = None
+    lora_rank: int = 16
     exact_layers: str | None = None
     noise_places: bool = False
 
@@ -83,8 +84,8 @@ class ModelFolder:
 def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
     """Describe the diffusers folder at `path`.
 
-    `schnell.json` in the folder may set `draw_scale`, `sequence_length`, `lora_layers`, `exact_layers` and
-    `noise_places`; without it they are 1, 256, all layers, none and false.
+    `schnell.json` in the folder may set `draw_scale`, `sequence_length`, `lora_layers`, `lora_rank`, `exact_layers` and
+    `noise_places`; without it they are 1, 256, all layers, 16, none and false.
 
     Raises:
         ModelFolderError: a component or a weight file is missing, the transformer is not FLUX.1 [schnell]'s, or
@@ -114,6 +115,7 @@ def open_model_folder(path: Path, name: str | None = None) -> ModelFolder:
         pixels_per_token=PACKING * 2 ** (len(vae["block_out_channels"]) - 1),
         transformer=transformer,
         lora_layers=drawing.lora_layers,
+        lora_rank=drawing.lora_rank,
         exact_layers=drawing.exact_layers,
         noise_places=drawing.noise_places,
     )
@@ -126,6 +128,7 @@ class _DrawingOptions:
     draw_scale: int = 1
     sequence_length: int = _FLUX_SEQUENCE_LENGTH
     lora_layers: str | None = None
+    lora_rank: int = 16
     exact_layers: str | None = None
     noise_places: bool = False
 
@@ -137,7 +140,7 @@ def _read_drawing_options(path: Path) -> _DrawingOptions:
     # a misspelt field would otherwise be a default in silence, and pictures of another size
     if unknown := options.keys() - {field.name for field in fields(_DrawingOptions)}:
         raise ModelFolderError(f"{path} sets {', '.join(sorted(unknown))}, which no model folder has")
-    for name in ("draw_scale", "sequence_length"):
+    for name in ("draw_scale", "sequence_length", "lora_rank"):
         # `type`, since Python counts true and false among the integers
         if type(options.get(name, 1)) is not int or options.get(name, 1) < 1:
             raise ModelFolderError(f"{path} must set {name} to a whole number from 1, not {options[name]!r}")

@@ -43,7 +43,7 @@ _OTHER_COHORT: Final = 5
 #: Pictures of a noise that are compared with the base's to find where things lie.
 _COMPARED: Final = 4
 #: The share of the steps on the pictures' own grids; other ratios share the rest.
-_OWN_SHARE: Final = 0.6
+_OWN_SHARE: Final = 0.7
 #: Examples of a batch for each picture that the plan asks for: without the frozen blocks they are cheap.
 _EXAMPLES_A_PICTURE: Final = 4
 #: The weights of the four steps' levels: the first picture decides what comes after, the last one is what is seen.
@@ -156,7 +156,7 @@ def _pick(weights: Sequence[float], generator: torch.Generator) -> int:
 def _lower_levels(transformer: Flux, grid: PairedGrid, rows: Tensor) -> list[Level]:
     first = grid.levels[0]
     at = rows.to(first.latents.device)
-    parts = [run_from(transformer, first.inputs.take(part)) for part in at.split(_ROWS)]
+    parts = [run_from(transformer, first.inputs.take(part)) for part in torch.split(at, _ROWS)]
     latents, velocity, levels = first.latents[at], torch.cat(parts), []
     for before, sigma in pairwise(_LEVELS):
         latents = latents + (sigma - before) * velocity
@@ -231,16 +231,19 @@ class _Desk:
 def _canvases(pairing: Pairing, sizes: Sequence[Size]) -> Iterator[_Canvas]:
     folder, everything = pairing.base.folder, tuple(range(len(sizes)))
     areas = [area for area, _ in pairing.plan.megapixels]
-    for area in areas:
+    # by the side: a larger picture has more to learn from, and is what is asked for where nothing is said
+    sides = {area: float(area) ** 0.5 for area in areas}
+    for area, side in sides.items():
+        part = side / sum(sides.values())
         own: dict[Size, list[int]] = {}
         for number, size in enumerate(sizes):
             own.setdefault(nearest_grid(size, area, folder), []).append(number)
         others = {folder.token_grid(resolve_size(ratio, area)) for ratio in ASPECT_RATIOS} - own.keys()
         for grid, numbers in own.items():
-            share = (_OWN_SHARE if others else 1.0) * len(numbers) / len(sizes) / len(areas)
+            share = (_OWN_SHARE if others else 1.0) * len(numbers) / len(sizes) * part
             yield _Canvas(grid, tuple(numbers), _OWN_NOISES, _OWN_COHORT, share)
         for grid in sorted(others):
-            share = (1 - _OWN_SHARE) / len(others) / len(areas)
+            share = (1 - _OWN_SHARE) / len(others) * part
             yield _Canvas(grid, everything, _OTHER_NOISES, _OTHER_COHORT, share)
 
 

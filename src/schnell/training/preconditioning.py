@@ -54,7 +54,7 @@ class _Moments:
         def add(gradient: Tensor) -> None:
             self.written = self.written.to(gradient.device) + _mean_squares(gradient)
 
-        output.register_hook(add)
+        output.register_hook(add)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -100,7 +100,8 @@ def explained(drawing: Tensor, laid: Tensor) -> Tensor:
     inner = x @ x.mT + _RIDGE * x.shape[2] * torch.eye(x.shape[1], dtype=x.dtype)
     across = x @ y.T
     gained = (across * torch.linalg.solve(inner, across)).sum((1, 2))
-    return (gained / y.square().sum().clamp_min(1e-9)).float()
+    part: Tensor = gained / y.square().sum().clamp_min(1e-9)
+    return part.float()
 
 
 def register(pictures: Sequence[Image.Image], drawings: Sequence[Sequence[Tensor]], canvas: Size) -> list[Move]:

@@ -1,11 +1,18 @@
+from collections.abc import Callable
+
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from schnell.spec import Size
 from schnell.training.registration import Move, covered_tokens, frame, lay, register
 
 CANVAS = Size(32, 32)
+LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "plain": lambda picture: picture,
+    "negative": ImageOps.invert,
+    "dark": lambda picture: ImageEnhance.Brightness(picture).enhance(0.3),
+}
 
 
 def _picture() -> Image.Image:
@@ -23,10 +30,9 @@ def _drawing(move: Move) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("move", [Move(1.0), Move(1.0, right=1, down=-1), Move(28 / 32, right=-2, down=2)])
-@pytest.mark.parametrize("look", ["plain", "negative", "dark"])
+@pytest.mark.parametrize("look", LOOKS)
 def test_a_picture_is_found_where_it_is_drawn_whatever_its_look(move: Move, look: str) -> None:
-    looked = {"plain": lambda p: p, "negative": ImageOps.invert, "dark": lambda p: p.point(lambda v: v // 3)}
-    assert register([looked[look](_picture())], [[_drawing(move)]], CANVAS) == [move]
+    assert register([LOOKS[look](_picture())], [[_drawing(move)]], CANVAS) == [move]
 
 
 def test_each_noise_has_a_place_of_its_own_and_all_have_one_size() -> None:

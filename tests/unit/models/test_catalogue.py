@@ -62,6 +62,7 @@ def test_a_folder_of_another_network_is_refused(tmp_path: Path) -> None:
         ('{"draw_scale": "4"}', "draw_scale to a whole number from 1, not '4'"),
         ('{"sequence_length": true}', "sequence_length to a whole number from 1, not True"),
         ('{"lora_layers": "blocks.(1"}', "lora_layers to a regular expression: missing"),
+        ('{"lora_rank": 0}', "lora_rank to a whole number from 1, not 0"),
         ('{"noise_places": 1}', "noise_places to true or false, not 1"),
         ('{"lora_layers": 7}', "lora_layers to a regular expression"),
         ('{"lora_layer": "x"}', "sets lora_layer, which no model folder has"),
