@@ -158,6 +158,24 @@ def learned_command(
     typer.echo(made)
 
 
+@app.command("styles")
+def styles_command(
+    minutes: Annotated[float, typer.Option(min=0.001, help="Training time.")] = 30,
+    work: Annotated[Path, typer.Option(help="Where data, state and the result lie.")] = Path("work/styles"),
+    start: Annotated[Path | None, typer.Option("--from", help="The model; the embedded one if not given.")] = None,
+) -> None:
+    """Finetune a model's CLIP alone to read past words of style and trigger words; goes on from the state in --work."""
+    from schnell.models.catalogue import find_model
+    from schnell_mini.data import prepare_unlabelled
+    from schnell_mini.loop import StageBudget
+    from schnell_mini.style_finetuning import finetune_styles
+
+    folder, data = start or find_model("schnell-mini").path, prepare_unlabelled(work / "packages")
+    with progress_bars() as show:
+        made = finetune_styles(folder, data, work, StageBudget(60 * minutes), show)
+    typer.echo(made)
+
+
 @app.command("forms")
 def forms_command(
     work: Annotated[Path, typer.Option(help="Where the icons lie.")] = Path("work/mini"),

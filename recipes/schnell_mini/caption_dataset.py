@@ -3,17 +3,19 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from string import ascii_lowercase
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from schnell_mini.captions import COLOURS, IconLabel, KeywordOwners, decorate, half, on_background, write_caption
+from schnell_mini.captions import COLOURS, IconLabel, KeywordOwners, decorate, describe, half, write_caption
+from schnell_mini.learned.looks import LOOKS
 from schnell_mini.prompts import STYLES
 from schnell_mini.tokens import build_tokenizer, token_ids
 
@@ -24,9 +26,17 @@ NAME_SHARE = 0.25
 STYLED_SHARE = 0.4
 HALF_SHARE = 0.55
 CHUNKS = 16
-#: Trigger words of LoRAs, and styles that people ask for: the icon that is meant is the same with and without.
+INVENTED_SHARE = 0.1
+#: Trigger words of LoRAs, and styles that people ask for: icon and background are the same with and without.
 STYLE_PHRASES = (
-    *STYLES, "flat style", "flat icon", "line art", "line drawing", "black light", "blueprint", "pencil drawing",
+    *STYLES, *(phrase for look in LOOKS for phrase in look.phrases), "flat icon", "line drawing", "pencil drawing",
+    "ink drawing", "crayon drawing", "charcoal", "pastel colors", "acrylic painting", "paper cut", "vector art",
+    "clip art", "sticker", "comic style", "anime style", "cartoon style", "toy style", "concept art", "pop art",
+    "art nouveau", "impressionism", "surreal", "abstract", "gothic", "steampunk", "retro", "vintage", "noir",
+    "photorealistic", "hyperrealistic", "realistic photo", "product photo", "macro shot", "wide angle", "cinematic",
+    "black and white", "monochrome", "vibrant colors", "high contrast", "golden hour", "soft light",
+    "volumetric light", "depth of field", "octane render", "unreal engine", "ray tracing", "neon", "neon sign",
+    "minimalist", "intricate", "masterpiece", "best quality", "high quality", "sharp focus", "8k", "award winning",
 )  # fmt: skip
 
 
@@ -94,27 +104,39 @@ class CaptionSampler:
         self.owners = KeywordOwners(sources.labels)
 
     def sample(self) -> Caption:
-        """A sentence, a dictionary word, or an icon: by name (in some style), by half of its keywords, or described."""
-        rng, chance = self.rng, self.rng.random()
-        colour = 0 if rng.random() < WHITE_SHARE else rng.randrange(len(COLOURS))
+        """A subject on a background, with or without words of style."""
+        colour = 0 if self.rng.random() < WHITE_SHARE else self.rng.randrange(len(COLOURS))
+        subject = self.subject()
+        styles = pick_styles(self.rng) if self.rng.random() < STYLED_SHARE else []
+        text = write_caption(self.rng, subject.text, list(COLOURS)[colour], styles)
+        return replace(subject, text=text, colour=colour)
+
+    def subject(self) -> Caption:
+        """A sentence, a dictionary word, or an icon: by name, by half of its keywords, or described."""
+        chance = self.rng.random()
         if chance < SENTENCE_SHARE and self.sources.sentences:
-            return self.with_background(colour, *rng.choice(self.sources.sentences))
+            return Caption(*self.rng.choice(self.sources.sentences), colour=0, unambiguous=True)
         if chance > 1 - DICTIONARY_SHARE and self.sources.pairs:
-            word, icon = rng.choice(self.sources.pairs)
-            return self.with_background(colour, decorate(rng, word), icon)
-        icon, kind = rng.randrange(len(self.sources.labels)), rng.random()
+            word, icon = self.rng.choice(self.sources.pairs)
+            return Caption(decorate(self.rng, word), icon, colour=0, unambiguous=True)
+        icon, kind = self.rng.randrange(len(self.sources.labels)), self.rng.random()
         label = self.sources.labels[icon]
         if kind < NAME_SHARE or (kind < NAME_SHARE + HALF_SHARE and not label.keywords):
-            style = f", {rng.choice(STYLE_PHRASES)}" if rng.random() < STYLED_SHARE else ""
-            return self.with_background(colour, label.name + style, icon)
+            return Caption(label.name, icon, colour=0, unambiguous=True)
         if kind < NAME_SHARE + HALF_SHARE:
-            words = rng.sample(label.keywords, half(label.keywords))
-            return self.with_background(colour, ", ".join(words), self.owners.likeliest(words))
-        return Caption(write_caption(rng, label, list(COLOURS)[colour]), icon, colour, unambiguous=False)
+            words = self.rng.sample(label.keywords, half(label.keywords))
+            return Caption(", ".join(words), self.owners.likeliest(words), colour=0, unambiguous=True)
+        return Caption(decorate(self.rng, describe(self.rng, label)), icon, colour=0, unambiguous=False)
 
-    def with_background(self, colour: int, text: str, icon: int) -> Caption:
-        """A text whose icon is known, with a background named in it."""
-        return Caption(on_background(self.rng, text, list(COLOURS)[colour]), icon, colour, unambiguous=True)
+
+def pick_styles(rng: Random) -> list[str]:
+    """One to three phrases of style; some are invented, as users invent trigger words for their LoRAs."""
+    return [
+        "".join(rng.choices(ascii_lowercase, k=rng.randint(3, 8))) + rng.choice(("", "", " style"))
+        if rng.random() < INVENTED_SHARE
+        else rng.choice(STYLE_PHRASES)
+        for _ in range(rng.choice((1, 1, 1, 2, 3)))
+    ]
 
 
 def sample_texts(sources: CaptionSources, count: int, seed: int = 0) -> list[str]:

@@ -37,7 +37,10 @@ STARTS = (
 BACKGROUNDS = (
     "{} on a {} background", "{} on a {} background", "{}, {} background", "{} with a {} background",
     "{} on {}", "{} against a {} background", "{}, on a plain {} background", "{}, {} backdrop", "{} over {}",
+    "on a {1} background, {0}", "{1} background, {0}",
 )  # fmt: skip
+#: Where words of style stand beside what they are said of.
+STYLED = ("{}, {}", "{}, {}", "{} {}", "{} in {}", "{1}, {0}", "{1} of {0}", "{1} {0}")
 SCENES = (
     "{a} at night", "{a} in the morning", "{a} by the sea", "{a} in the forest", "{a} in the city", "{a} in space",
     "{a} in winter", "{a}, neon lights", "{a} in the style of a toy", "{a}, cyberpunk style", "{a} in the rain",
@@ -137,6 +140,14 @@ def on_background(rng: Random, text: str, colour: str) -> str:
     return rng.choice(BACKGROUNDS).format(text, word)
 
 
-def write_caption(rng: Random, label: IconLabel, colour: str) -> str:
-    """A whole prompt for the icon on a background of this colour."""
-    return on_background(rng, decorate(rng, describe(rng, label)), colour)
+def in_styles(rng: Random, text: str, styles: Sequence[str]) -> str:
+    """The text with words of style before or after it."""
+    for style in styles:
+        text = rng.choice(STYLED).format(text, style)
+    return text
+
+
+def write_caption(rng: Random, text: str, colour: str, styles: Sequence[str] = ()) -> str:
+    """A whole prompt for a thing on a background of this colour; styles stand within or around both."""
+    inner = rng.randint(0, len(styles))
+    return in_styles(rng, on_background(rng, in_styles(rng, text, styles[:inner]), colour), styles[inner:])

@@ -66,9 +66,7 @@ def add_meanings(icons: Icons, wordnet: Path, encoder_folder: Path, show: Show) 
     """Add dictionary words, example sentences and made-up prompts, each with the icon nearest to it."""
     names = {word for label in icons.labels for word in (label.name, *label.tags)}
     words = [word for word in dictionary_words(wordnet) if word not in names]
-    made = make_prompts(Random(5), icons.labels, parts_of_speech(wordnet), PROMPTS)
-    made = [text for text in (*example_sentences(wordnet), *made) if " " in text and text not in names]
-    sentences = list(dict.fromkeys(made))
+    sentences = [text for text in write_sentences(icons, wordnet) if text not in names]
     encoder = SentenceEncoder(encoder_folder)
     vectors = icon_vectors(encoder, icons.labels)
 
@@ -77,6 +75,22 @@ def add_meanings(icons: Icons, wordnet: Path, encoder_folder: Path, show: Show) 
 
     pairs = nearest_icons(encoder, vectors, words, NEAR_WORD, lambda _part: None)
     return Data(icons, tuple(pairs), tuple(nearest_icons(encoder, vectors, sentences, NEAR_SENTENCE, reading)))
+
+
+def write_sentences(icons: Icons, wordnet: Path) -> list[str]:
+    """Different sentences: WordNet's examples and made-up prompts."""
+    made = make_prompts(Random(5), icons.labels, parts_of_speech(wordnet), PROMPTS)
+    return [text for text in dict.fromkeys((*example_sentences(wordnet), *made)) if " " in text]
+
+
+def prepare_unlabelled(packages: Path) -> Data:
+    """The icons, and sentences with icon 0 for each: for a model that says itself what they mean.
+
+    Raises:
+        TrainingDataError: a package cannot be fetched or is not the pinned one.
+    """
+    icons = fetch_icons(packages)
+    return Data(icons, (), tuple((text, 0) for text in write_sentences(icons, fetch(DICTIONARY, packages))))
 
 
 def add_keywords(label: IconLabel, keywords: dict[str, tuple[str, ...]]) -> IconLabel:

@@ -13,6 +13,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from schnell_mini.caption_dataset import STYLE_PHRASES
 from schnell_mini.captions import COLOURS, half_of_keywords
 from schnell_mini.gallery import Gallery, build_gallery, inside_frame, nearest_colour
 from schnell_mini.latents import icon_size
@@ -24,6 +25,7 @@ SQUARE = (256, 256)
 FRAMES = {"16:9": (192, 336), "9:16": (336, 192), "0.25 MP": (128, 128)}
 STEPS = 4
 COMPARED_STEPS = (1, 2, 4)
+STYLED_ORDERS = ("{name} on a {colour} background, {style}", "{style}, {name} on a {colour} background")
 SEED = 7
 BATCH = 8
 
@@ -38,6 +40,7 @@ class Figures:
     named_within_ten: float
     keywords: float
     colour: float
+    colour_in_styles: float
     named_two_steps: float
     named_one_step: float
     variety_db: float
@@ -56,6 +59,7 @@ class Figures:
             ("    within the nearest ten", f"{self.named_within_ten:.1%}", ""),
             ("(b) keywords", f"{self.keywords:.1%}", "≥80%"),
             ("(c) colour", f"{self.colour:.1%}", "≥98%"),
+            ("    with words of style on either side", f"{self.colour_in_styles:.1%}", "≥98%"),
             ("(d) named, 2 steps", f"{self.named_two_steps:.1%}", "≥90%"),
             ("(d) named, 1 step", f"{self.named_one_step:.1%}", "≥80%"),
             ("(e) variety, median PSNR between seeds", f"{self.variety_db:.1f} dB", "≤22 dB"),
@@ -122,11 +126,13 @@ def psnr(first: Tensor, second: Tensor) -> float:
     return float(-10 * torch.log10((first - second).pow(2).mean().clamp_min(1e-10)))
 
 
-def colour_share(run: EvaluationRun, count: int) -> float:
-    """(c): the border is nearest to the asked colour."""
+def colour_share(run: EvaluationRun, count: int, orders: Sequence[str] = ("{name} on a {colour} background",)) -> float:
+    """(c): the border is nearest to the asked colour; `orders` may hold words of style as well."""
     rng = Random(SEED)
     asked = [(rng.choice(run.icons.labels).name, rng.choice(list(COLOURS))) for _ in range(count)]
-    prompts = [f"{name} on a {colour} background" for name, colour in asked]
+    prompts = [
+        rng.choice(orders).format(name=name, colour=colour, style=rng.choice(STYLE_PHRASES)) for name, colour in asked
+    ]
     pictures = run.pictures("colour", prompts)
     return share([nearest_colour(p) == colour for p, (_, colour) in zip(pictures, asked, strict=True)])
 
@@ -212,6 +218,7 @@ def evaluate(folder: Path, icons: Icons, limit: int | None, device: str, report:
         named_within_ten=share((named < 10).tolist()),
         keywords=share((keywords == 0).tolist()),
         colour=colour_share(run, min(200, count)),
+        colour_in_styles=colour_share(run, min(200, count), STYLED_ORDERS),
         named_two_steps=share((run.ranks("two steps", run.names(), 2) == 0).tolist()),
         named_one_step=share((run.ranks("one step", run.names(), 1) == 0).tolist()),
         variety_db=between,

@@ -12,6 +12,7 @@ from schnell_mini.caption_dataset import (
     CaptionSources,
     build_dataset,
     load_dataset,
+    pick_styles,
     sample_chunk,
     sample_texts,
     save_dataset,
@@ -42,12 +43,16 @@ def test_words_and_sentences_mean_their_icon_unambiguously(words: str, icon: int
 
 def test_a_name_in_a_style_is_still_that_icon() -> None:
     sampler = CaptionSampler(SOURCES, Random(3))
-    styled = tuple(f"red apple, {style}" for style in STYLE_PHRASES)
-    captions = [
-        one for one in (sampler.sample() for _ in range(600)) if one.unambiguous and one.text.startswith(styled)
-    ]
+    styled = {f"red apple, {style}" for style in STYLE_PHRASES} | {f"{style} of red apple" for style in STYLE_PHRASES}
+    captions = [one for one in (sampler.sample() for _ in range(3000)) if one.unambiguous and one.text in styled]
     assert captions
-    assert {one.icon for one in captions} == {0}
+    assert {(one.icon, one.colour) for one in captions} == {(0, 0)}
+
+
+def test_styles_are_those_that_people_ask_for_and_some_that_nobody_knows() -> None:
+    styles = [style for seed in range(200) for style in pick_styles(Random(seed))]
+    invented = [style for style in styles if style not in STYLE_PHRASES]
+    assert 0 < len(invented) < len(styles) / 4
 
 
 def test_only_descriptions_are_ambiguous() -> None:

@@ -1,3 +1,4 @@
+from itertools import permutations
 from random import Random
 
 from hypothesis import given
@@ -19,8 +20,20 @@ APPLE = IconLabel("red apple", ("apple", "fruit", "red apple"), ("snack",))
 
 @given(st.integers(0, 10_000), st.sampled_from([c for c in COLOURS if c != "white"]))
 def test_every_colour_but_white_is_named_in_the_caption(seed: int, colour: str) -> None:
-    text = write_caption(Random(seed), APPLE, colour)
+    text = write_caption(Random(seed), "red apple", colour)
     assert any(word in text for word in SPELLINGS.get(colour, (colour,)))
+
+
+@given(st.integers(0, 10_000))
+def test_styles_stand_before_and_after_subject_and_background_and_none_is_lost(seed: int) -> None:
+    text = write_caption(Random(seed), "house", "teal", ["line art", "8k"])
+    assert all(words in text for words in ("house", "teal", "line art", "8k"))
+
+
+def test_a_style_comes_in_every_order_with_subject_and_background() -> None:
+    texts = [write_caption(Random(seed), "house", "teal", ["8k"]) for seed in range(400)]
+    words = ("house", "teal", "8k")
+    assert {tuple(sorted(words, key=text.index)) for text in texts} == set(permutations(words))
 
 
 @given(st.integers(0, 10_000))
@@ -38,7 +51,7 @@ def test_a_description_uses_only_the_icons_own_words(seed: int) -> None:
 
 @given(st.integers(0, 10_000), st.sampled_from(list(COLOURS)))
 def test_the_same_chance_writes_the_same_caption(seed: int, colour: str) -> None:
-    assert write_caption(Random(seed), APPLE, colour) == write_caption(Random(seed), APPLE, colour)
+    assert write_caption(Random(seed), "red apple", colour) == write_caption(Random(seed), "red apple", colour)
 
 
 def test_an_icon_without_keywords_is_called_by_its_name() -> None:

@@ -119,7 +119,7 @@ def test_the_evaluation_reports_every_figure(trained: Path) -> None:
     assert figures.pictures == 2
     shares = [value for name, value in figures.to_json().items() if not name.endswith(("db", "pictures", "sharpness"))]
     assert all(0 <= value <= 1 for value in shares)
-    assert len(figures.rows()) == 15
+    assert len(figures.rows()) == 16
 
 
 def test_icons_are_counted_in_every_form(mini: ModelFolder) -> None:

@@ -1,0 +1,198 @@
+"""A finished model learns to read past words that change neither icon nor background: styles and trigger words.
+
+Self-distillation: what the model reads of a subject alone is what it has to read of the same subject among styles and
+backgrounds; a background's codes are the median of what it reads for many names. Only CLIP's last layer changes. So
+the layers before it run once for many captions, and the last one is computed for `</s>` alone, where CLIP is read.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from shutil import copytree, rmtree
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextModel
+
+from schnell_mini.caption_dataset import CaptionSampler, pick_styles
+from schnell_mini.captions import COLOURS, write_caption
+from schnell_mini.code_training import AVERAGED, SHARPNESS, read_codes
+from schnell_mini.data import Data
+from schnell_mini.layout import ALL_CODES, APPEARANCE_CODES
+from schnell_mini.loop import MovingAverage, Show, StageBudget, optimizer_step, rate_factor, run_learner
+from schnell_mini.sampling import MiniPipeline, load_pipeline
+from schnell_mini.subjects import write_subjects
+from schnell_mini.text_classifier import BATCH
+from schnell_mini.tokens import token_ids
+
+RATE = 1e-3
+SUBJECTS = 20_000
+STYLED_SHARE, WHITE_SHARE = 0.6, 0.3
+BACKGROUND_WEIGHT = 4.0
+#: How many batches of captions are sampled at a time, and how often each is used.
+SAMPLED, ROUNDS = 256, 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """States before CLIP's last layer `[B, L, D]`, lengths `[B]`, numbers of subjects and backgrounds."""
+
+    states: Tensor
+    lengths: Tensor
+    subjects: list[int]
+    colours: list[int]
+
+
+class LastLayer(nn.Module):
+    """CLIP's last layer and norm."""
+
+    def __init__(self, clip: CLIPTextModel) -> None:
+        super().__init__()
+        self.layer, self.norm = clip.encoder.layers[-1], clip.final_layer_norm
+
+    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """CLIP's pooled output `[B, D]`, from the states `[B, L, D]` before this layer."""
+        attention, rows = self.layer.self_attn, torch.arange(len(states), device=states.device)
+        normed = self.layer.layer_norm1(states)
+        query = attention.q_proj(normed[rows, lengths - 1])[:, None]
+        query, key, value = (
+            each.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+            for each in (query, attention.k_proj(normed), attention.v_proj(normed))
+        )
+        seen = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None, None]).flatten(1)
+        found = states[rows, lengths - 1] + attention.out_proj(mixed)
+        pooled: Tensor = self.norm(found + self.layer.mlp(self.layer.layer_norm2(found)))
+        return pooled
+
+
+def importance(codes: Tensor, pictures: Tensor) -> Tensor:
+    """How much each code `[N, K]` changes premultiplied pictures `[N, 4, S, S]`, as shares: `[K]` (least squares)."""
+    pixels = (pictures[:, :3].float() + 255 - pictures[:, 3:].float()).flatten(1)
+    strengths: Tensor = torch.linalg.lstsq(codes, pixels - pixels.mean(0)).solution.norm(dim=1)
+    return strengths / strengths.sum()
+
+
+class StyleLearner:
+    """Trains CLIP's last layer; the transformer's text embedder, frozen, turns what it says into codes."""
+
+    name = "styles"
+
+    def __init__(self, pipeline: MiniPipeline, data: Data, subjects: int = SUBJECTS) -> None:
+        self.pipeline, self.rng, self.done = pipeline, Random(0), 0
+        self.device, clip = pipeline.device, pipeline.text.clip.requires_grad_(requires_grad=False)
+        self.first = deepcopy(clip)
+        self.first.encoder.layers, self.first.final_layer_norm = clip.encoder.layers[:-1], nn.Identity()
+        self.embedder = pipeline.transformer.time_text_embed.text_embedder.requires_grad_(requires_grad=False)
+        sampler = CaptionSampler(data.sources, self.rng)
+        self.texts = sorted({sampler.subject().text for _ in range(subjects)})
+        self.wanted = self.read_all(self.texts)[:, :APPEARANCE_CODES]
+        names = [label.name for label in data.icons.labels]
+        self.names = self.read_all(names)[:, :APPEARANCE_CODES]
+        grounds = [self.read_all([f"{name} on a {colour} background" for name in names[::4]]) for colour in COLOURS]
+        self.grounds = torch.stack([codes[:, APPEARANCE_CODES:].median(0).values for codes in grounds])
+        self.weights = importance(self.names, data.icons.pictures[:, :, ::8, ::8].to(self.device))
+        self.last = deepcopy(LastLayer(clip)).requires_grad_().train()
+        self.average, self.batches = MovingAverage(self.last, AVERAGED), self.sample_batches()
+        groups = [{"params": list(self.last.parameters()), "base": RATE}]
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
+
+    @torch.no_grad()
+    def states_of(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """The states before CLIP's last layer `[B, L, D]`, and how many tokens each text has `[B]`."""
+        ids = token_ids(self.pipeline.text.tokenizers[0], texts)
+        lengths = (ids > 0).sum(1)
+        ids = ids[:, : int(lengths.max())].to(self.device)
+        return self.first(input_ids=ids).last_hidden_state, lengths.to(self.device)
+
+    @torch.no_grad()
+    def read_all(self, texts: list[str]) -> Tensor:
+        """What the model as it was reads of texts: codes `[N, 187]`."""
+        order, last = (
+            sorted(range(len(texts)), key=lambda number: len(texts[number])),
+            LastLayer(self.pipeline.text.clip),
+        )
+        parts = [[texts[i] for i in order[start : start + 256]] for start in range(0, len(order), 256)]
+        codes = torch.cat([read_codes(self.embedder(last(*self.states_of(part)))) for part in parts])
+        return codes[torch.tensor(order).argsort().to(codes.device)]
+
+    def update(self, progress: float) -> Tensor:
+        """One optimizer step; the loss."""
+        batch = next(self.batches)
+        embedded = self.embedder(self.last(batch.states, batch.lengths))
+        loss = self.loss(embedded, self.wanted[batch.subjects], self.grounds[batch.colours])
+        optimizer_step(self.optimizer, loss, self.last, rate_factor(progress, self.done, 100, 0.3, 0.02))
+        self.average.add(self.last)
+        self.done += 1
+        return loss.detach()
+
+    def sample_batches(self) -> Iterator[Batch]:
+        """Batches of captions that are about equally long; each comes several times, in random order."""
+        size = BATCH[self.device.type]
+        while True:
+            captions = sorted((self.sample() for _ in range(SAMPLED * size)), key=lambda caption: len(caption[0]))
+            batches = []
+            for start in range(0, len(captions), size):
+                texts, subjects, colours = zip(*captions[start : start + size], strict=True)
+                batches.append(Batch(*self.states_of(list(texts)), list(subjects), list(colours)))
+            for _ in range(ROUNDS):
+                yield from self.rng.sample(batches, len(batches))
+
+    def sample(self) -> tuple[str, int, int]:
+        """A subject on a background, often in a style; with the numbers of subject and background."""
+        subject, styles = self.rng.randrange(len(self.texts)), []
+        colour = 0 if self.rng.random() < WHITE_SHARE else self.rng.randrange(len(COLOURS))
+        if self.rng.random() < STYLED_SHARE:
+            styles = pick_styles(self.rng)
+        return write_caption(self.rng, self.texts[subject], list(COLOURS)[colour], styles), subject, colour
+
+    def loss(self, embedded: Tensor, wanted: Tensor, grounds: Tensor) -> Tensor:
+        """Squared errors of the codes, and how differently near all names' codes are (cross entropy)."""
+        read = read_codes(embedded)
+        appearance = read[:, :APPEARANCE_CODES]
+        wrong = (appearance - wanted).square()
+        alike = functional.cross_entropy(self.nearness(appearance), self.nearness(wanted).softmax(1))
+        background = (read[:, APPEARANCE_CODES:] - grounds).square().mean()
+        unused = embedded[:, ALL_CODES:].square().mean()
+        errors = (wrong * self.weights).sum(1).mean() + wrong.mean()
+        return 16 * errors + 0.25 * alike + BACKGROUND_WEIGHT * background + 0.1 * unused
+
+    def nearness(self, appearance: Tensor) -> Tensor:
+        """Logits of names `[B, N]`: minus the squared distance, but for what all names share (`nearness_loss`)."""
+        scaled, names = appearance * self.weights.sqrt(), self.names * self.weights.sqrt()
+        return SHARPNESS * (2 * scaled @ names.T - names.square().sum(1))
+
+    def finish(self) -> None:
+        """Put the averaged weights into the pipeline."""
+        self.average.copy_to(self.last)
+        LastLayer(self.pipeline.text.clip).load_state_dict(self.last.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """Weights, their average, optimizer and count of updates."""
+        average, optimizer = self.average.values, self.optimizer.state_dict()
+        return {"last": self.last.state_dict(), "average": average, "optimizer": optimizer, "done": self.done}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self.last.load_state_dict(state["last"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.done = self.average.count = state["done"]
+        self.rng = Random(self.done)
+
+
+def finetune_styles(folder: Path, data: Data, work: Path, budget: StageBudget, show: Show) -> Path:
+    """A copy of a model folder, with a finetuned CLIP and the list of what it knows; a state in `work` is resumed."""
+    learner = StyleLearner(load_pipeline(folder), data)
+    run_learner(learner, budget, work / "styles.pt", show)
+    learner.finish()
+    made = work / "schnell-mini"
+    rmtree(made, ignore_errors=True)
+    copytree(folder, made)
+    learner.pipeline.text.clip.half().save_pretrained(made / "text_encoder")
+    write_subjects(load_pipeline(made), [label.name for label in data.icons.labels], made)
+    return made
