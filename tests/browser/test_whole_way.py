@@ -172,6 +172,16 @@ def test_a_stranger_gets_back_to_the_settings_after_signing_in(visit: Visit) -> 
         settle(page)
 
 
+def test_what_a_stranger_has_typed_survives_the_sign_in_link_of_the_bar(visit: Visit) -> None:
+    with visit(key=None) as visitor:
+        page = visitor.open("/")
+        page.fill("#prompt", "a stranger's idea")
+        page.get_by_role("banner").get_by_role("link", name="Sign in").click()
+        page.fill("#key", KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#prompt")).to_have_value("a stranger's idea")
+
+
 def _theme(page: Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 

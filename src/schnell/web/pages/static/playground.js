@@ -88,6 +88,9 @@ function playground() {
       this.refresh();
       this.bindKeys();
       installDialog((lora) => this.useAdded(lora));
+      // the bar's link was written before anything was typed
+      const signIn = document.querySelector('.bar a[href^="/sign-in"]');
+      signIn?.addEventListener("click", () => (signIn.href = this.signInUrl));
       const [visit] = performance.getEntriesByType("navigation");
       if (this.history.length && (!location.search || visit?.type === "reload")) this.showResult(this.history[0]);
       // only links on this server's pages may start a run: one on another site could spend the visitor's credits

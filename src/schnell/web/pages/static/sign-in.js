@@ -15,7 +15,9 @@ async function signIn(form, path, body, input) {
     location.replace(form.dataset.next);
   } catch (error) {
     form.classList.remove("busy");
-    problem.textContent = error.message;
+    // the API's message is for programs: it names a header
+    const unknown = form === keyForm && error.status === 401;
+    problem.textContent = unknown ? t("This server knows no such key: it may be misspelt, revoked or past its end.") : error.message;
     input.setAttribute("aria-invalid", "true");
     input.focus();
   }
