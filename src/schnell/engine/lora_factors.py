@@ -62,4 +62,4 @@ def own_of_each_row(hidden: Tensor, rows: int) -> Tensor:
     """Of each row's products with the ways down of all rows (rows, tokens, rows * rank), its own, as a view."""
     if rows == 1:
         return hidden
-    return hidden.unflatten(-1, (rows, -1)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    return hidden.view(*hidden.shape[:-1], rows, -1).diagonal(dim1=0, dim2=2).permute(2, 0, 1)

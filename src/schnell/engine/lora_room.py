@@ -10,6 +10,9 @@ from schnell.engine.slot_routing import COMPACT_RANK, MAX_ADAPTERS_PER_ROW, Slot
 #: than the passes that it saves.
 _MOST_COLUMNS: Final = 64
 
+#: Sides of matrices are multiples of this, which products of eight bits ask for.
+SIDE: Final = 16
+
 #: Beside the weights as further columns, or as further rows; or multiplied apart from them.
 Place = Literal["columns", "rows", "apart"]
 
@@ -47,7 +50,8 @@ class Room:
         ranks = plan_ranks(rank)
         columns = [each for each in ranks if takes_columns(in_features, out_features, each)]
         rows = [each for each in ranks if each not in columns]
-        return cls(in_features, out_features, parts, parts * max(columns, default=0), parts * max(rows, default=0))
+        widths = [_whole_sides(parts * max(each, default=0)) for each in (columns, rows)]
+        return cls(in_features, out_features, parts, *widths)
 
     def place(self, rank: int) -> Place:
         """Where LoRAs of this rank go: that of all LoRAs of all rows."""
@@ -66,3 +70,7 @@ def takes_columns(in_features: int, out_features: int, rank: int) -> bool:
     """Whether LoRAs of this rank are further columns of such a layer's weights, or further rows."""
     # columns read the inputs once more; rows write and read the outputs once more
     return in_features < out_features and rank <= _MOST_COLUMNS
+
+
+def _whole_sides(count: int) -> int:
+    return -(-count // SIDE) * SIDE

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from schnell.engine.lora_factors import low_rank_sum
 from schnell.engine.lora_room import program_rank
-from schnell.engine.quantized import TwoPathLinear
+from schnell.engine.quantized import QuantizedLinear, TwoPathLinear
 from schnell.engine.slot_routing import Form, SlotRouting
 from schnell.engine.weight_names import LayerRows
 from schnell.engine.widened_linear import WidenedLinear, products_with_columns
+from schnell.engine.widened_quantized import WidenedQuantizedLinear
 
 #: A gain as small as this is taken for this: factors are divided by it.
 _LEAST_GAIN: Final = 1e-6
@@ -100,19 +101,21 @@ def along_tokens(products: Sequence[tuple[HeldFactors, nn.Module, Tensor]]) -> T
     None where they cannot be written there by themselves.
     """
     wides = [(x, _widened_now(base), held.down) for held, base, x in products if held.gain is None]
-    found = [(x, wide, down) for x, wide, down in wides if wide is not None and down is not None]
+    found = [(x, wide, down) for x, wide, down in wides if isinstance(wide, WidenedLinear) and down is not None]
     return products_with_columns(found) if len(found) == len(products) else None
 
 
 def widened(base: nn.Module, parts: Sequence[LayerRows], rank: int) -> nn.Module:
-    """The layer with room for the LoRAs of one row beside its weights, where these are plain ones."""
+    """The layer with room for LoRAs beside its weights, where these are plain ones, or rounded as its inputs are."""
     if type(base) is nn.Linear:
         return WidenedLinear(base, parts, rank)
-    if isinstance(base, TwoPathLinear) and type(base.exact) is nn.Linear:
-        base.exact = WidenedLinear(base.exact, parts, rank)
+    if isinstance(base, QuantizedLinear) and base.arithmetic is not None:
+        return WidenedQuantizedLinear(base, base.arithmetic, parts, rank)
+    if isinstance(base, TwoPathLinear):
+        base.exact, base.quantized = widened(base.exact, parts, rank), widened(base.quantized, parts, rank)
     return base
 
 
-def _widened_now(base: nn.Module) -> WidenedLinear | None:
-    now = base.exact_now() if isinstance(base, TwoPathLinear) else base
-    return now if isinstance(now, WidenedLinear) else None
+def _widened_now(base: nn.Module) -> WidenedLinear | WidenedQuantizedLinear | None:
+    now = base.now() if isinstance(base, TwoPathLinear) else base
+    return now if isinstance(now, WidenedLinear | WidenedQuantizedLinear) else None

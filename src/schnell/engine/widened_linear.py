@@ -80,7 +80,8 @@ class WidenedLinear(nn.Module):
             assert down is not None  # noqa: S101 - for the type checker: at most one of the two is beside the weights
             return products_with_columns([(x, self, down)])
         if down is not None:
-            return self(x) + low_rank_sum(torch.bmm(x, down.transpose(1, 2)), up, parts)
+            apart = low_rank_sum(torch.bmm(x, down.transpose(1, 2)), up, parts)
+            return self.forward(x) + apart
         out, rows = self.out_features, len(up)
         stop = out + rows * len(parts) * up.shape[1]
         bias = None if self.long_bias is None else self.long_bias[:stop]
@@ -180,7 +181,7 @@ def _products_with_columns(
 
 def _write_ways_down(room: Tensor, down: Tensor) -> None:
     """Beside each row's inputs, what its own way down makes of them, and zeros in the places of the other rows'."""
-    rows, columns, inputs = down.shape
+    rows, _, inputs = down.shape
     if rows == 1:
         torch.mm(room[0, :, :inputs], down[0].T, out=room[0, :, inputs:])
         return
