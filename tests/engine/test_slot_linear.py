@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from schnell.engine.lora_factors import KroneckerFactors
-from schnell.engine.lora_room import Room, takes_columns
+from schnell.engine.lora_factors import KroneckerFactors, Room, takes_columns
 from schnell.engine.quantized import PathChoice, two_path_form
 from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots
 from schnell.engine.slot_programs import widened

@@ -20,7 +20,7 @@ from schnell.engine import rounded_products
 from schnell.engine.denoise import position_ids
 from schnell.engine.flux import DoubleBlock, Flux, FluxParams, SingleBlock
 from schnell.engine.joined_modulation import JoinedLayers, joined_numbers
-from schnell.engine.lora_room import Room
+from schnell.engine.lora_factors import Room
 from schnell.engine.network_sizes import FLUX_SCHNELL
 from schnell.engine.quantized import Kind, quantize_linears, transformer_kinds
 from schnell.engine.slot_linear import SlotLinear, SlotPart, SlotPlan, install_slots, slot_layers
@@ -209,8 +209,7 @@ def bytes_within_operators(network: nn.Module, rows: int) -> int:
 
 #: Rows, what layers are stored in, and the GB that a LoRA may move in a row.
 CASES: Final[list[tuple[int, Kind | None, float]]] = [(1, None, 10), (4, None, 10), (1, "float8", 10)]
-#: int8 has no exponents, so a token may need a larger scale: another pass over its codes.
-MORE_CASES: Final[list[tuple[int, Kind | None, float]]] = [(2, None, 10), (2, "float8", 10), (1, "int8", 20)]
+MORE_CASES: Final[list[tuple[int, Kind | None, float]]] = [(2, None, 10), (2, "float8", 10)]
 #: Outside of the blocks: embedders, the last layer, and the cut between the streams.
 OUTSIDE: Final = 40
 

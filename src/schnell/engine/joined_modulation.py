@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from schnell.engine.flux import Flux
-from schnell.engine.lora_factors import own_of_each_row
-from schnell.engine.lora_room import is_held, plan_ranks
+from schnell.engine.lora_factors import is_held, own_of_each_row, plan_ranks
 from schnell.engine.slot_linear import SlotLinear
 
 

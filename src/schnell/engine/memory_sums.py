@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from schnell.engine.device import Precision
 from schnell.engine.joined_modulation import joined_numbers
-from schnell.engine.lora_room import Room
+from schnell.engine.lora_factors import Room
 from schnell.engine.network_sizes import Blocks, Linears, NetworkSizes
 from schnell.engine.quantized import Kind, stored_bytes
 from schnell.engine.slot_routing import MAX_ADAPTERS_PER_ROW
@@ -207,8 +207,8 @@ def _room_bytes(sizes: NetworkSizes, form: Form) -> int:
         return 0
     rank, size = form.adapter_rank, form.number_bytes
     beside = sum(count * Room.of(into, out, parts, rank).numbers for count, into, out, parts in sizes.token_layers)
-    # beside weights in four bits there is none
-    paths = {form.precision, form.exact} - {None, "int4"}
+    # beside weights in int8 or four bits there is none
+    paths = {form.precision, form.exact} - {None, "int8", "int4"}
     room = sum(beside * (1 if block_kind(str(path)) else size) for path in paths)
     numbers = _held_numbers(sizes, form)
     if form.modulation is None:
@@ -218,7 +218,7 @@ def _room_bytes(sizes: NetworkSizes, form: Form) -> int:
 
 
 def _held_numbers(sizes: NetworkSizes, form: Form) -> int:
-    """What compiled blocks hold of a batch's LoRAs, at most: its factors, gathered and scaled (`lora_room.is_held`)."""
+    """What compiled blocks hold of a batch's LoRAs, at most: its factors, gathered and scaled (`is_held`)."""
     blocks = [(sort.count, each) for sort in sizes.block_sorts for each in (*sort.layers, *sort.modulation)]
     ranks = MAX_ADAPTERS_PER_ROW * form.adapter_rank
     # gains are in float32, and of so many rows as these are ranks for

@@ -43,20 +43,13 @@ class RoundedArithmetic:
             scales = scales * headroom
         return self.to_codes(x.float() / scales), scales
 
-    def with_columns(self, codes: Tensor, scales: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and scales of rows that have further numbers `beside` them, from their own codes and scales.
+    def with_columns(self, codes: Tensor, scales: Tensor, beside: Tensor) -> Tensor:
+        """The codes of rows with those of further numbers `beside` them, in the scales that the rows have.
 
-        With exponents, what is beside them is cut off where it is too large for them: `headroom` sees to it that
-        nothing is. Without, such a row gets a larger scale and is rounded once more.
+        What is too large for them is cut off; `headroom` sees to it that nothing is.
         """
-        if self.has_exponents:
-            scaled = (beside.float() / scales).clamp(-self.largest, self.largest)
-            return torch.cat([codes, self.to_codes(scaled)], dim=-1), scales
-        wider = torch.maximum(scales, self.scales_of(beside.abs().amax(-1, keepdim=True)))
-        # multiplied as they are: a conversion of their own would be computed from the inputs anew, which would then
-        # have to be written
-        parts = (codes * (scales / wider), beside.float() / wider)
-        return torch.cat([self.to_codes(each) for each in parts], dim=-1), wider
+        scaled = (beside.float() / scales).clamp(-self.largest, self.largest)
+        return torch.cat([codes, self.to_codes(scaled)], dim=-1)
 
     def scales_of(self, largest: Tensor) -> Tensor:
         """The scales for rows whose largest numbers these are."""

@@ -1,4 +1,4 @@
-"""LoRAs beside float8 and int8 weights: rounded as these are, and no further from exact than they are."""
+"""LoRAs beside float8 weights: rounded as these are, and no further from exact than they are."""
 
 from typing import Final
 
@@ -12,11 +12,11 @@ from schnell.engine.slot_linear import SlotLinear, SlotPlan
 from schnell.engine.slot_programs import widened
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.weight_names import LayerRows
-from schnell.engine.widened_quantized import WidenedQuantizedLinear
+from schnell.engine.widened_linear import WidenedQuantizedLinear
 
 CPU, RANK = torch.device("cpu"), 32
 #: The error of the layer's own product without LoRA, relative to what comes out: that of its inputs and its weights.
-ROUNDING: Final[dict[Kind, float]] = {"float8": 0.05, "int8": 0.02}
+ROUNDING: Final[dict[Kind, float]] = {"float8": 0.05}
 SHAPES = [(256, 768), (768, 256)]
 FIRST, SECOND, DORA = SlotUse(1, 0.8), SlotUse(2, -0.6), SlotUse(3, 1.2)
 
