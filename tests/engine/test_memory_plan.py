@@ -53,8 +53,8 @@ CLASSES = [
     Class(80, "int8", "int8", "bfloat16", None, "device", (16, 64)),
     Class(48, "float8", "float8", None, None, "device", (8, 64)),
     Class(32, "float8", "float8", None, "int8_weights", "device", (8, 32)),
-    Class(24, "float8", "float8", None, "int8_weights", "streamed", (8, 32)),
-    Class(24, "int8", "int8", None, "int8_weights", "streamed", (8, 32)),
+    Class(24, "float8", "float8", None, "int8_weights", "streamed", (7, 32)),
+    Class(24, "int8", "int8", None, "int8_weights", "streamed", (7, 32)),
     Class(16, "float8", "int4", None, "int8_weights", "streamed", (4, 32)),
     Class(12, "int8", "int4", None, "int8_weights", "streamed", (4, 16), streamed=14),
 ]
@@ -208,7 +208,7 @@ def test_a_plan_is_told_with_its_sums() -> None:
     plan = flux(card(24))
     text = "\n".join(describe(plan))
     assert text.startswith("a card of 24 GB: float8")
-    assert "8 LoRAs at once, up to rank 32" in text
+    assert "7 LoRAs at once, up to rank 32" in text
     assert f"at most {plan.peak / GB:.2f} GB of 24.00 GB" in text
     with_both = "\n".join(describe(flux(card(80))))
     assert "float8 with go_fast, bfloat16 without" in with_both

@@ -15,12 +15,11 @@ from schnell.engine.quantized import (
     quantize_linears,
     quantized_form,
     stored_bytes,
-    to_float8,
     to_int4,
-    to_int8,
     transformer_kinds,
     two_path_form,
 )
+from schnell.engine.rounded_products import FLOAT8, INT8
 
 #: What each kind may lose of a random layer's product, as a share of its norm: about twice what it does lose.
 LARGEST_ERROR: dict[Kind, float] = {"float8": 0.08, "int8": 0.02, "int8_weights": 0.01, "int4": 0.12}
@@ -65,13 +64,13 @@ def test_kinds_that_round_weights_alone_multiply_with_the_weight_that_they_show(
 @pytest.mark.parametrize("kind", ["float8", "int8"])
 def test_kinds_that_round_both_multiply_rounded_tokens_with_the_weight_that_they_show(kind: Kind) -> None:
     layer, x = quantized(random_linear(dtype=torch.float32), kind), torch.randn(5, 256)
-    codes, scales = (to_float8 if kind == "float8" else to_int8)(x)
+    codes, scales = (FLOAT8 if kind == "float8" else INT8).round(x)
     torch.testing.assert_close(layer(x), F.linear(codes.float() * scales, layer.full_weight(), layer.bias))
 
 
 def test_float8_on_a_cpu_gives_what_torchs_own_scaled_product_gives() -> None:
     layer, x = quantized(random_linear(), "float8"), torch.randn(32, 256, dtype=torch.bfloat16)
-    codes, scales = to_float8(x)
+    codes, scales = FLOAT8.round(x)
     by_rows = F.ScalingType.RowWise
     theirs = F.scaled_mm(codes, layer.codes.T, scales, by_rows, layer.scales.T, by_rows, bias=layer.bias)
     assert distance(layer(x), theirs) < 0.005
@@ -80,7 +79,7 @@ def test_float8_on_a_cpu_gives_what_torchs_own_scaled_product_gives() -> None:
 def test_int8_sums_are_exact() -> None:
     layer, x = quantized(random_linear(dtype=torch.float32), "int8"), torch.randn(3, 256)
     assert isinstance(layer, Int8Linear)
-    codes, scales = to_int8(x)
+    codes, scales = INT8.round(x)
     sums = codes.long() @ layer.codes.long().T
     assert torch.equal(layer(x), sums.float() * scales * layer.scales.T + random_linear(dtype=torch.float32).bias)
 
@@ -115,9 +114,9 @@ def test_rows_of_zeros_stay_zeros() -> None:
 def test_no_number_is_further_off_than_half_a_step(seed: int, spread: float, rows: int) -> None:
     x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed)) * spread
     largest = x.abs().amax(1, keepdim=True)
-    codes, scales = to_int8(x)
+    codes, scales = INT8.round(x)
     assert ((codes * scales - x).abs() <= largest / 127 * 0.501).all()
-    float8, float8_scales = to_float8(x)
+    float8, float8_scales = FLOAT8.round(x)
     # three bits behind the first: a sixteenth of each number, and the smallest step near zero
     assert ((float8.float() * float8_scales - x).abs() <= x.abs() / 16 * 1.001 + largest * 2**-18).all()
 

@@ -4,10 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from schnell.engine.lora_factors import KroneckerFactors
+from schnell.engine.lora_factors import KroneckerFactors, Room, takes_columns
 from schnell.engine.quantized import PathChoice, two_path_form
 from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots
-from schnell.engine.lora_room import Room, takes_columns
 from schnell.engine.slot_programs import widened
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.weight_names import LayerRows

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from counts import SOAK
 from scheduled_kernels import Kernel, memory_without_values, scheduled_kernels
+from schnell.engine import rounded_products
 from schnell.engine.denoise import position_ids
 from schnell.engine.flux import DoubleBlock, Flux, FluxParams, SingleBlock
 from schnell.engine.joined_modulation import JoinedLayers, joined_numbers
-from schnell.engine.lora_room import Room
+from schnell.engine.lora_factors import Room
 from schnell.engine.network_sizes import FLUX_SCHNELL
 from schnell.engine.quantized import Kind, quantize_linears, transformer_kinds
 from schnell.engine.slot_linear import SlotLinear, SlotPart, SlotPlan, install_slots, slot_layers
@@ -139,7 +142,9 @@ def compiled_step(rows: int, kind: Kind | None) -> Counted:
                 for path, layer in network.named_modules():
                     if routing.is_active and isinstance(layer, SlotLinear) and is_of_tokens(path):
                         layer.hold()
-                kernels = scheduled_kernels(block, inputs)
+                # as a card multiplies float8, not as a CPU does
+                with patch.object(rounded_products, "has_float8_units", lambda _: True):
+                    kernels = scheduled_kernels(block, inputs)
             counted[what]["launches"] += blocks * sum(launches_of(kernel, rows) for kernel in kernels)
             counted[what]["bytes"] += blocks * sum(kernel.nbytes for kernel in kernels)
         counted["one"]["bytes"] += blocks * bytes_within_operators(network, rows)
@@ -202,7 +207,9 @@ def bytes_within_operators(network: nn.Module, rows: int) -> int:
     return total
 
 
-CASES: Final = [(1, None), (4, None)]
+#: Rows, what layers are stored in, and the GB that a LoRA may move in a row.
+CASES: Final[list[tuple[int, Kind | None, float]]] = [(1, None, 10), (4, None, 10), (1, "float8", 10)]
+MORE_CASES: Final[list[tuple[int, Kind | None, float]]] = [(2, None, 10), (2, "float8", 10)]
 #: Outside of the blocks: embedders, the last layer, and the cut between the streams.
 OUTSIDE: Final = 40
 
@@ -214,14 +221,14 @@ def test_a_compiled_step_launches_few_kernels(what: str, most: int) -> None:
     assert launches <= most
 
 
-@pytest.mark.parametrize(("rows", "kind"), CASES)
-def test_a_lora_moves_few_bytes_in_a_compiled_step(rows: int, kind: Kind | None) -> None:
+@pytest.mark.parametrize(("rows", "kind", "most"), CASES + MORE_CASES * SOAK)
+def test_a_lora_moves_few_bytes_in_a_compiled_step(rows: int, kind: Kind | None, most: float) -> None:
     step = compiled_step(rows, kind)
     moved = (step["one"]["bytes"] - step["none"]["bytes"]) / rows / 1e9
     more = step["one"]["launches"] - step["none"]["launches"]
     what = f"in a compiled step of {rows} rows, {kind or 'bfloat16'}, a LoRA of rank {RANK} moves"
     print(f"{what} {moved:.1f} GB a row, and adds {more} launches")  # noqa: T201 - same
-    assert 2 < moved <= 10
+    assert 2 < moved <= most
 
 
 def test_the_room_for_loras_is_what_the_plan_counts() -> None:

@@ -31,8 +31,7 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof
     """
     from schnell.engine.safety import load_safety_checker
 
-    # torch would ask every installed package whether it brings a device of its own; `choose_device` takes none of those
-    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    _leave_out_other_devices()
     with ThreadPoolExecutor(1, "schnell-safety") as aside:
         # its network is built outside of Python, while this thread imports torch, which takes longer
         checking = aside.submit(load_safety_checker) if safety else None
@@ -107,6 +106,7 @@ def build_local_runner(settings: "Settings", tell: "Callable[[str], object]") ->
         CredentialsError: the key that signs pictures cannot be used.
         ModelTooLargeError: the model does not fit into a device's memory in the form that the settings ask for.
     """
+    _leave_out_other_devices()
     from schnell.bootstrap.proof import build_shared_proof
     from schnell.engine.compiler import choose_compiler
     from schnell.engine.devices import choose_server_devices
@@ -149,3 +149,8 @@ def build_local_runner(settings: "Settings", tell: "Callable[[str], object]") ->
     runner = build_runner(*engines)
     runner.warm_up()
     return runner
+
+
+def _leave_out_other_devices() -> None:
+    # torch would ask every installed package whether it brings a device of its own; `choose_device` takes none of those
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")

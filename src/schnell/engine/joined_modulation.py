@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from schnell.engine.flux import Flux
-from schnell.engine.lora_factors import own_of_each_row
-from schnell.engine.lora_room import is_held, plan_ranks
+from schnell.engine.lora_factors import is_held, own_of_each_row, plan_ranks
 from schnell.engine.slot_linear import SlotLinear
 
 
@@ -100,8 +99,8 @@ class JoinedLayers(nn.Module):
 class JoinedModulation:
     """`Flux.modulate` of a network whose modulation layers are plain ones with slots; for compiled blocks.
 
-    `layers` are those of each sort of blocks, in order, with how many of them a block has; `compile_part` is what a part
-    of it runs through, which is `torch.compile` with its backend.
+    `layers` are those of each sort of blocks, in order, with how many of them a block has; `compile_part` is what a
+    part of it runs through, which is `torch.compile` with its backend.
     """
 
     def __init__(self, layers: Sequence[tuple[Sequence[SlotLinear], int]], compile_part: Any) -> None:
@@ -129,9 +128,13 @@ class JoinedModulation:
 def join_modulation(network: Flux, compile_part: Any) -> JoinedModulation | None:
     """The network's modulation joined, unless it is quantized or waits elsewhere: then blocks make their own."""
     # a double block has the image's and the text's
-    doubles = [lin for block in network.double_blocks for lin in (block.img_mod.lin, block.txt_mod.lin)]
-    singles = [block.modulation.lin for block in network.single_blocks]
+    doubles = [lin for block in network.double_blocks for lin in _layers_of(block, "img_mod", "txt_mod")]
+    singles = [lin for block in network.single_blocks for lin in _layers_of(block, "modulation")]
     if any(not isinstance(lin, SlotLinear) or type(lin.base) is not nn.Linear for lin in (*doubles, *singles)):
         return None
     sorts = [(lins, count) for lins, count in ((doubles, 2), (singles, 1)) if lins]
     return JoinedModulation(sorts, compile_part) if sorts else None
+
+
+def _layers_of(block: nn.Module, *names: str) -> list[Any]:
+    return [getattr(block, name).lin for name in names]

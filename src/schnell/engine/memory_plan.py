@@ -184,7 +184,7 @@ def _accelerator_forms(quantized: Literal["float8", "int8"] | None) -> list[Form
         replace(both, adapter_rank=64, rows=4),  # 80
         replace(one, adapter_rank=64),  # 48
         replace(one, text="int8_weights", adapter_rank=32, rows=2, whole_pixels=MEGAPIXEL),  # 32
-        replace(without_text, rows=2),  # 24
+        replace(without_text, adapter_slots=7, rows=2),  # 24: what one slot takes is room beside the weights
         replace(without_text, adapter_slots=4, rows=1, whole_pixels=MEGAPIXEL),  # 20
         replace(small, whole_pixels=MEGAPIXEL),  # 16
         # what the modulation would free in four bits costs 10 dB (docs/speed.md): blocks wait in host memory instead

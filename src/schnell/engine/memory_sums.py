@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from schnell.engine.device import Precision
 from schnell.engine.joined_modulation import joined_numbers
-from schnell.engine.lora_room import Room
+from schnell.engine.lora_factors import Room
 from schnell.engine.network_sizes import Blocks, Linears, NetworkSizes
 from schnell.engine.quantized import Kind, stored_bytes
 from schnell.engine.slot_routing import MAX_ADAPTERS_PER_ROW
@@ -202,26 +202,27 @@ def _plain(linears: Sequence[Linears]) -> int:
 
 
 def _room_bytes(sizes: NetworkSizes, form: Form) -> int:
-    """What compiled blocks hold beside plain weights, so that a LoRA is part of a layer's own product, and of LoRAs."""
+    """What compiled blocks hold beside weights, so that a LoRA is part of a layer's own product, and of LoRAs."""
     if form.streamed:
         return 0
-    rank, numbers = form.adapter_rank, 0
-    if not all(block_kind(path) for path in (form.precision, form.exact) if path):
-        numbers += sum(
-            count * Room.of(into, out, parts, rank).numbers for count, into, out, parts in sizes.token_layers
-        )
+    rank, size = form.adapter_rank, form.number_bytes
+    beside = sum(count * Room.of(into, out, parts, rank).numbers for count, into, out, parts in sizes.token_layers)
+    # beside weights in int8 or four bits there is none
+    paths = {form.precision, form.exact} - {None, "int8", "int4"}
+    room = sum(beside * (1 if block_kind(str(path)) else size) for path in paths)
+    numbers = _held_numbers(sizes, form)
     if form.modulation is None:
         modulation = [(sort.count * each.count, each) for sort in sizes.block_sorts for each in sort.modulation]
         numbers += sum(joined_numbers(count, each.in_features, rank) for count, each in modulation)
-    return form.number_bytes * (numbers + _held_numbers(sizes, form))
+    return room + size * numbers
 
 
 def _held_numbers(sizes: NetworkSizes, form: Form) -> int:
-    """What compiled blocks hold of the LoRAs of a batch of one row, at most: its factors, gathered and scaled."""
+    """What compiled blocks hold of a batch's LoRAs, at most: its factors, gathered and scaled (`is_held`)."""
     blocks = [(sort.count, each) for sort in sizes.block_sorts for each in (*sort.layers, *sort.modulation)]
     ranks = MAX_ADAPTERS_PER_ROW * form.adapter_rank
-    # gains are in float32: two numbers each
-    return sum(count * (ranks * each.rank_numbers + 2 * each.gains) for count, each in blocks)
+    # gains are in float32, and of so many rows as these are ranks for
+    return sum(count * (ranks * each.rank_numbers + 2 * MAX_ADAPTERS_PER_ROW * each.gains) for count, each in blocks)
 
 
 def _slot_bytes(sizes: NetworkSizes, form: Form) -> tuple[int, int]:

@@ -5,18 +5,19 @@ dtype, except for 4 bits, which no card multiplies: those are written out for th
 int8 quantize the activations as well, a scale a token, so that the product runs on the card's fast units; on a CPU the
 same numbers are multiplied by plain torch, so that a test there says what a card draws.
 
-Sources: Micikevicius et al., "FP8 Formats for Deep Learning" (arXiv:2209.05433); Dettmers et al., "LLM.int8()"
-(arXiv:2208.07339) for scales by rows; Dettmers et al., "QLoRA" (arXiv:2305.14314) for 4 bits by groups.
+Source: Dettmers et al., "QLoRA" (arXiv:2305.14314) for 4 bits by groups; others in `engine.rounded_products`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from schnell.engine.rounded_products import FLOAT8, INT8, RoundedArithmetic, with_bias
 
 #: How a layer's weights are stored. `float8` and `int8` round the activations too; `int8_weights` and `int4` don't.
 Kind = Literal["float8", "int8", "int8_weights", "int4"]
@@ -24,9 +25,6 @@ Kind = Literal["float8", "int8", "int8_weights", "int4"]
 #: Of the stored form. A file that was written with another version is made anew.
 FORMAT_VERSION: Final = 1
 
-_FLOAT8: Final = torch.float8_e4m3fn
-_LARGEST_FLOAT8: Final = torch.finfo(_FLOAT8).max
-_LARGEST_INT8: Final = 127
 #: Weights in a row that share a 4-bit scale and offset: 4.5 bits a weight in all.
 _GROUP: Final = 64
 _LARGEST_CODE: Final = 15
@@ -38,8 +36,6 @@ _LEAST_SCALE: Final = 1e-12
 #: Elements of a weight that are quantized at a time: 4 bits try several scales in float32, which would otherwise take
 #: ten times the layer's own memory.
 _CHUNK: Final = 1 << 24
-#: Tensor cores take rows by eights, and cuBLAS's int8 product no fewer than 17.
-_LEAST_INT8_ROWS: Final = 32
 
 
 class QuantizedLinear(nn.Module):
@@ -50,6 +46,8 @@ class QuantizedLinear(nn.Module):
 
     codes: Tensor
     scales: Tensor
+    #: Of the product, where the inputs are rounded as well.
+    arithmetic: ClassVar[RoundedArithmetic | None] = None
 
     def __init__(self, in_features: int, out_features: int, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -103,19 +101,21 @@ class QuantizedLinear(nn.Module):
 class Float8Linear(QuantizedLinear):
     """Weights and activations in e4m3, a float32 scale for every output row and every token."""
 
+    arithmetic: ClassVar = FLOAT8
+
     @classmethod
     def layout(cls, in_features: int, out_features: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """See `QuantizedLinear.layout`."""
         del dtype  # the scales multiply a float32 sum
         return {
-            "codes": torch.empty(out_features, in_features, dtype=_FLOAT8, device="meta"),
+            "codes": torch.empty(out_features, in_features, dtype=torch.float8_e4m3fn, device="meta"),
             "scales": torch.empty(out_features, 1, dtype=torch.float32, device="meta"),
         }
 
     @classmethod
     def quantize(cls, weight: Tensor) -> dict[str, Tensor]:
         """See `QuantizedLinear.quantize`."""
-        codes, scales = to_float8(weight)
+        codes, scales = FLOAT8.round(weight)
         return {"codes": codes, "scales": scales}
 
     def full_weight(self) -> Tensor:
@@ -124,12 +124,8 @@ class Float8Linear(QuantizedLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """See `QuantizedLinear.product`."""
-        codes, scales = to_float8(x)
-        if x.device.type == "cuda":
-            return _scaled_float8_product(codes, scales, self.codes, self.scales, self.bias, x.dtype)
-        # float8's products are exact in float32, as they are on a card: only the order of the sums differs
-        sums = F.linear(codes.float(), self.codes.float()) * scales * self.scales.T
-        return _with_bias(sums, self.bias, x.dtype)
+        codes, scales = FLOAT8.round(x)
+        return FLOAT8.multiply(codes, scales, self.codes, self.scales, self.bias, x.dtype)
 
 
 class Int8WeightsLinear(QuantizedLinear):
@@ -147,7 +143,7 @@ class Int8WeightsLinear(QuantizedLinear):
     @classmethod
     def quantize(cls, weight: Tensor) -> dict[str, Tensor]:
         """See `QuantizedLinear.quantize`."""
-        codes, scales = to_int8(weight)
+        codes, scales = INT8.round(weight)
         return {"codes": codes, "scales": scales}
 
     def full_weight(self) -> Tensor:
@@ -158,20 +154,18 @@ class Int8WeightsLinear(QuantizedLinear):
         """See `QuantizedLinear.product`."""
         # int8 is exact in bfloat16: no weight is multiplied with its scale, and the codes are all that is written out
         sums = F.linear(x, self.codes.to(x.dtype))
-        return _with_bias(sums.float() * self.scales.T, self.bias, x.dtype)
+        return with_bias(sums.float() * self.scales.T, self.bias, x.dtype)
 
 
 class Int8Linear(Int8WeightsLinear):
     """Weights and activations in int8, a float32 scale for every output row and every token; sums are exact."""
 
+    arithmetic: ClassVar = INT8
+
     def product(self, x: Tensor) -> Tensor:
         """See `QuantizedLinear.product`."""
-        codes, scales = to_int8(x)
-        missing = _LEAST_INT8_ROWS - len(codes)
-        if missing > 0:
-            codes = F.pad(codes, (0, 0, 0, missing))
-        sums = torch._int_mm(codes, self.codes.T)[: len(x)]
-        return _with_bias(sums.float() * scales * self.scales.T, self.bias, x.dtype)
+        codes, scales = INT8.round(x)
+        return INT8.multiply(codes, scales, self.codes, self.scales, self.bias, x.dtype)
 
 
 class Int4Linear(QuantizedLinear):
@@ -226,18 +220,6 @@ def stored_bytes(kind: Kind, in_features: int, out_features: int) -> int:
     return sum(part.nbytes for part in layer.layout(in_features, out_features, torch.bfloat16).values())
 
 
-def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` (rows, columns) as e4m3 and a float32 scale a row (rows, 1)."""
-    scales = (x.abs().amax(-1, keepdim=True).float() / _LARGEST_FLOAT8).clamp_min(_LEAST_SCALE)
-    return (x.float() / scales).to(_FLOAT8), scales
-
-
-def to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` (rows, columns) as int8 from -127 to 127 and a float32 scale a row (rows, 1)."""
-    scales = (x.abs().amax(-1, keepdim=True).float() / _LARGEST_INT8).clamp_min(_LEAST_SCALE)
-    return (x.float() / scales).round().to(torch.int8), scales
-
-
 def to_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A weight (out, in) as codes from 0 to 15, uint8 (out, in), with scale and offset (out, groups, 1) in its dtype.
 
@@ -260,28 +242,6 @@ def to_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             best = tuple(torch.where(better, new, old) for new, old in zip(found, best, strict=True))
     assert best is not None  # noqa: S101 - for the type checker: there are shares
     return best[1].to(torch.uint8).view_as(weight), best[2], best[3]
-
-
-def _scaled_float8_product(  # noqa: PLR0913, PLR0917 - two matrices with their scales
-    x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    by_rows: Any = F.ScalingType.RowWise
-    return F.scaled_mm(
-        x,
-        weight.T,
-        x_scales,
-        by_rows,
-        weight_scales.T,
-        by_rows,
-        bias=bias,
-        output_dtype=dtype,
-        # sums within a tile in fewer bits: an error far below float8's own rounding, at twice the rate on Hopper
-        use_fast_accum=True,
-    )
-
-
-def _with_bias(sums: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return (sums if bias is None else sums + bias.float()).to(dtype)
 
 
 #: Layers of the transformer that turn timestep and prompt into shifts, scales and gates.
@@ -349,6 +309,7 @@ class TwoPathLinear(nn.Module):
     """
 
     exact: Any
+    quantized: Any
 
     def __init__(self, exact: nn.Linear, quantized: QuantizedLinear, choice: PathChoice) -> None:
         super().__init__()
@@ -362,9 +323,10 @@ class TwoPathLinear(nn.Module):
         weight: Tensor = self.exact.weight if isinstance(self.exact, nn.Linear) else self.exact.full_weight()
         return weight
 
-    def exact_now(self) -> nn.Module | None:
-        """The layer as it is, if that is what runs now."""
-        return None if self._choice.quantized else self.exact
+    def now(self) -> nn.Module:
+        """What runs now."""
+        chosen: nn.Module = self.quantized if self._choice.quantized else self.exact
+        return chosen
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out), in the dtype of `x`."""
@@ -375,7 +337,7 @@ class TwoPathLinear(nn.Module):
     def nbytes(self) -> int:
         """The bytes of both weights, without the bias."""
         weight = self.full_weight()
-        return weight.numel() * weight.itemsize + self.quantized.nbytes
+        return weight.numel() * weight.itemsize + int(self.quantized.nbytes)
 
 
 def two_path_form(kind_of: KindOf, choice: PathChoice) -> Callable[[str, nn.Linear], TwoPathLinear | None]:

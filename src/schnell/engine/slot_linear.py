@@ -19,8 +19,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from schnell.engine.lora_factors import KroneckerFactors, RowFactors, low_rank_sum
-from schnell.engine.lora_room import is_held
+from schnell.engine.lora_factors import KroneckerFactors, RowFactors, is_held, low_rank_sum
 from schnell.engine.slot_programs import HeldFactors, ProgramFactors, along_tokens, factors_for_programs, widened
 from schnell.engine.slot_routing import KeptPerBatch, SlotRouting
 from schnell.engine.weight_names import LayerRows, is_of_tokens
@@ -45,7 +44,7 @@ class SlotPlan:
     `count` slots in every layer, slot 0 (no LoRA) included, each for ranks up to `rank`, in `dtype` on `device`.
     `reserved`: all of it is taken at once and kept, so that shapes never change, as a compiled network needs. Otherwise
     a layer takes memory while an adapter acts on it, as deep as its rank asks for, and gives it back. `widened`:
-    blocks' layers have room for LoRAs beside their weights (`engine.lora_room`), unless these are in 4 bits.
+    blocks' layers have room for LoRAs beside their weights (`engine.widened_linear`), if these are plain or in float8.
     """
 
     count: int = 17

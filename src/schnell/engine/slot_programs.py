@@ -6,7 +6,7 @@ LoKr of full rank, more LoRAs) is one operator that the compiler does not look i
 
 Rows keep their LoRAs from step to step, so a batch's factors are gathered, scaled and put beside the weights once,
 outside of the programs (`SlotLinear.hold`), as long as there are no more of them than one row may have
-(`lora_room.is_held`). Batches with more gather them within the program.
+(`lora_factors.is_held`). Batches with more gather them within the program.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,11 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from schnell.engine.lora_factors import low_rank_sum
-from schnell.engine.lora_room import program_rank
-from schnell.engine.quantized import TwoPathLinear
+from schnell.engine.lora_factors import low_rank_sum, program_rank
+from schnell.engine.quantized import QuantizedLinear, TwoPathLinear
 from schnell.engine.slot_routing import Form, SlotRouting
 from schnell.engine.weight_names import LayerRows
-from schnell.engine.widened_linear import WidenedLinear, products_with_columns
+from schnell.engine.widened_linear import WidenedLinear, WidenedQuantizedLinear, products_with_columns
 
 #: A gain as small as this is taken for this: factors are divided by it.
 _LEAST_GAIN: Final = 1e-6
@@ -100,19 +99,21 @@ def along_tokens(products: Sequence[tuple[HeldFactors, nn.Module, Tensor]]) -> T
     None where they cannot be written there by themselves.
     """
     wides = [(x, _widened_now(base), held.down) for held, base, x in products if held.gain is None]
-    found = [(x, wide, down) for x, wide, down in wides if wide is not None and down is not None]
+    found = [(x, wide, down) for x, wide, down in wides if isinstance(wide, WidenedLinear) and down is not None]
     return products_with_columns(found) if len(found) == len(products) else None
 
 
 def widened(base: nn.Module, parts: Sequence[LayerRows], rank: int) -> nn.Module:
-    """The layer with room for the LoRAs of one row beside its weights, where these are plain ones."""
+    """The layer with room for LoRAs beside its weights, where these are plain ones or in float8."""
     if type(base) is nn.Linear:
         return WidenedLinear(base, parts, rank)
-    if isinstance(base, TwoPathLinear) and type(base.exact) is nn.Linear:
-        base.exact = WidenedLinear(base.exact, parts, rank)
+    if isinstance(base, QuantizedLinear) and base.arithmetic is not None and base.arithmetic.has_exponents:
+        return WidenedQuantizedLinear(base, base.arithmetic, parts, rank)
+    if isinstance(base, TwoPathLinear):
+        base.exact, base.quantized = widened(base.exact, parts, rank), widened(base.quantized, parts, rank)
     return base
 
 
-def _widened_now(base: nn.Module) -> WidenedLinear | None:
-    now = base.exact_now() if isinstance(base, TwoPathLinear) else base
-    return now if isinstance(now, WidenedLinear) else None
+def _widened_now(base: nn.Module) -> WidenedLinear | WidenedQuantizedLinear | None:
+    now = base.now() if isinstance(base, TwoPathLinear) else base
+    return now if isinstance(now, WidenedLinear | WidenedQuantizedLinear) else None
