@@ -17,7 +17,7 @@ DRAW_SCALE = 4
 #: The feed-forward layers of the last two single blocks: what the bundled LoRAs have, too. A LoRA that also changes
 #: position weights or key-value blocks breaks the picture.
 LORA_LAYERS = r"single_transformer_blocks\.({}|{})\.(proj_mlp|proj_out)"
-LORA_RANK = 32
+LORA_RANK = 16
 #: The blocks with computed weights, up to this single block: their large constants cancel each other, which rounding
 #: breaks. The trained blocks behind them are quantized as FLUX's are.
 EXACT_LAYERS = r"double_blocks\.|single_blocks\.[0-{}]\."
