@@ -37,8 +37,9 @@ STARTS = (
 BACKGROUNDS = (
     "{} on a {} background", "{} on a {} background", "{}, {} background", "{} with a {} background",
     "{} on {}", "{} against a {} background", "{}, on a plain {} background", "{}, {} backdrop", "{} over {}",
-    "on a {1} background, {0}", "{1} background, {0}",
 )  # fmt: skip
+#: Backgrounds in front, which text encoders that were trained before these came in misread.
+FRONT_BACKGROUNDS = ("on a {1} background, {0}", "{1} background, {0}")
 #: Where words of style stand beside what they are said of.
 STYLED = ("{}, {}", "{}, {}", "{} {}", "{} in {}", "{1}, {0}", "{1} of {0}", "{1} {0}")
 SCENES = (
@@ -132,12 +133,12 @@ def decorate(rng: Random, text: str) -> str:
     return rng.choice(SCENES).format(a=text)
 
 
-def on_background(rng: Random, text: str, colour: str) -> str:
+def on_background(rng: Random, text: str, colour: str, forms: Sequence[str] = BACKGROUNDS) -> str:
     """The text with its background named; white may stay unsaid."""
     if colour == "white" and rng.random() < 0.6:
         return text
     word = rng.choice(SPELLINGS.get(colour, (colour,)))
-    return rng.choice(BACKGROUNDS).format(text, word)
+    return rng.choice(forms).format(text, word)
 
 
 def in_styles(rng: Random, text: str, styles: Sequence[str]) -> str:
@@ -149,5 +150,5 @@ def in_styles(rng: Random, text: str, styles: Sequence[str]) -> str:
 
 def write_caption(rng: Random, text: str, colour: str, styles: Sequence[str] = ()) -> str:
     """A whole prompt for a thing on a background of this colour; styles stand within or around both."""
-    inner = rng.randint(0, len(styles))
-    return in_styles(rng, on_background(rng, in_styles(rng, text, styles[:inner]), colour), styles[inner:])
+    inner, forms = rng.randint(0, len(styles)), (*BACKGROUNDS, *FRONT_BACKGROUNDS)
+    return in_styles(rng, on_background(rng, in_styles(rng, text, styles[:inner]), colour, forms), styles[inner:])
