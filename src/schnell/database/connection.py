@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import JSON, BindParameter, CursorResult, Dialect, Executable, Row, Select, Table, bindparam
+from sqlalchemy import JSON, BindParameter, CursorResult, Dialect, Executable, Result, Row, Select, Table, bindparam
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import result_tuple
@@ -106,7 +106,9 @@ class Prepared:
             if self._compiled is None:
                 self._compiled = _compile(self._statement, self._sets, self._columns)
             return self._compiled.run(connection, values)
-        result = await connection.execute(self._statement, values)
+        result: Result[*tuple[Any, ...]] = await connection.execute(self._statement, values)
+        if not isinstance(result, CursorResult):  # `ThreadedConnection` has fetched a SELECT's rows in its thread
+            return PreparedResult(result.all(), -1)
         return PreparedResult(result.all() if result.returns_rows else (), result.rowcount)
 
 

@@ -50,7 +50,8 @@ def test_the_last_layer_alone_gives_clips_pooled_output(pipeline: MiniPipeline, 
 
 
 def test_a_code_that_changes_pictures_more_counts_more() -> None:
-    codes = torch.randn(40, 2)
+    codes = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    codes = codes - codes.mean(0)
     pictures = torch.zeros(40, 4, 2, 2)
     pictures[:, 3] = 255
     pictures[:, 0] = 100 + 30 * codes[:, :1, None]
