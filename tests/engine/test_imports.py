@@ -24,7 +24,7 @@ build_server_runner(read_settings(), lambda _: None)
 
 def imported_by(script: str, folder: Path) -> list[str]:
     asked = f"import os, sys; print(*sorted(name for name in sys.modules if name.startswith({UNWANTED})), sep=chr(10))"
-    # a server that is never closed has threads in the midst of their work, and an interpreter that ends beside them may abort
+    # a server that is never closed has threads amid their work, and an interpreter that ends beside them may abort
     asked += "; sys.stdout.flush(); os._exit(0)"
     environment = {"SCHNELL_DATA_DIR": str(folder), "PYTHONPATH": ":".join(sys.path), "HOME": str(folder)}
     done = subprocess.run(
