@@ -19,7 +19,7 @@ from torch import Tensor
 
 from schnell_mini.autoencoder import picture_loss
 from schnell_mini.critic import Critic, balance_weight, critic_loss, criticism, edge_strength
-from schnell_mini.drawn_pictures import DrawnPicture, Studio, collect_pictures, keep_pictures
+from schnell_mini.drawn_pictures import DrawnPicture, Studio, collect_pictures
 from schnell_mini.latents import PIXELS_PER_LATENT
 from schnell_mini.loop import (
     MovingAverage,
@@ -61,7 +61,8 @@ def finetune_decoder(studio: Studio, work: Path, budget: StageBudget, share: flo
     """The autoencoder with its decoder finetuned; what was drawn and the state are kept in the work folder."""
     kept = work / "drawn.pt"
     if not kept.exists():
-        write_state({"pictures": keep_pictures(collect_pictures(studio, share, show))}, kept)
+        drawn = collect_pictures(studio, share, show)
+        write_state({"pictures": [(each.latents, each.picture) for each in drawn]}, kept)
     pictures = [DrawnPicture(*pair) for pair in torch.load(kept, weights_only=True)["pictures"]]
     learner = DecoderLearner(studio.vae, pictures)
     (work / "state").mkdir(exist_ok=True)

@@ -4,29 +4,29 @@ The noise says where an icon is drawn, so the picture that drawn latents should 
 steps the base sometimes has it a token beside that (decision 68): the placement that its picture is nearest to counts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from schnell.engine.denoise import Drawing, denoise_step, noise_levels, unpack_latents
+from schnell.engine.denoise import unpack_latents
 from schnell.engine.flux import Flux
 from schnell.training.low_rank import BaseModel, set_scale
 from schnell_mini.captions import COLOURS
-from schnell_mini.latents import background_rgb
+from schnell_mini.latents import encode_pictures
 from schnell_mini.learned.looks import LOOKS, Look
 from schnell_mini.loop import Show
 from schnell_mini.lora_canvases import CANVASES, PIXELS_PER_TOKEN, CanvasSet, Painter, choose_pictures, find_placements
 from schnell_mini.lora_drawing import install_file
 from schnell_mini.pictures import Icons, resize
 from schnell_mini.placement import SMALLEST_MOVED, Grid
+from schnell_mini.sampling import decode, denoise
 
 BATCH = 16
 #: Pictures drawn by the base, with each LoRA, and encoded from what was painted.
@@ -90,21 +90,17 @@ def choose_canvases(painter: Painter, count: int) -> Iterator[CanvasSet]:
         count -= BATCH
 
 
-@torch.inference_mode()
 def draw_latents(transformer: Flux, canvas: CanvasSet, steps: int) -> Tensor:
     """The canvas's pictures in so many steps, latents `[N, 16, h, w]`."""
     device = next(transformer.parameters()).device
-    rows = zip(canvas.noise.to(device), canvas.prompts, strict=True)
-    drawings = [Drawing(noise, noise_levels(steps), 0, canvas.grid.size, prompt) for noise, prompt in rows]
-    for _ in range(steps):
-        drawings = denoise_step(transformer, drawings)
-    return unpack_latents(torch.stack([each.latents for each in drawings]).float(), canvas.grid.size)
+    drawn = denoise(transformer, canvas.prompts, canvas.noise.to(device), canvas.grid.size, steps)
+    return unpack_latents(drawn.float(), canvas.grid.size)
 
 
 def draw_canvas(painter: Painter, canvas: CanvasSet, steps: int) -> list[DrawnPicture]:
     """The canvas's pictures as drawn, each with the right one where it was drawn; misread prompts are left out."""
     latents = draw_latents(painter.transformer, canvas, steps)
-    seen = decode(painter.vae, latents)
+    seen = decode(painter.vae, latents.to(painter.vae.device, memory_format=torch.channels_last))
     rights = [paint_canvas(painter, canvas, placements) for placements in possible_placements(canvas, steps)]
     errors = torch.stack([(right - seen).square().mean((1, 2, 3)) for right in rights])
     least = errors.min(0)
@@ -125,29 +121,18 @@ def possible_placements(canvas: CanvasSet, steps: int) -> list[Tensor]:
 
 def encode_canvas(painter: Painter, canvas: CanvasSet) -> list[DrawnPicture]:
     """The canvas's pictures as they are, with their own latents."""
-    pictures, config = paint_canvas(painter, canvas, canvas.placements), painter.vae.config
-    with torch.no_grad():
-        mean = painter.vae.encode((2 * pictures - 1).to(painter.vae.device)).latent_dist.mean
-    latents = (mean - config["shift_factor"]) * config["scaling_factor"]
+    pictures = paint_canvas(painter, canvas, canvas.placements)
+    latents = encode_pictures(painter.vae, 2 * pictures - 1)
     return [DrawnPicture(one.half().cpu(), to_bytes(two)) for one, two in zip(latents, pictures, strict=True)]
-
-
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Pictures `[N, 3, H, W]` in 0..1 on the CPU."""
-    config: Any = vae.config
-    scaled = latents.to(vae.device, memory_format=torch.channels_last) / config["scaling_factor"]
-    pixels: Tensor = vae.decode(scaled + config["shift_factor"]).sample.float().cpu()
-    return (pixels / 2 + 0.5).clamp(0, 1)
 
 
 def paint_canvas(painter: Painter, canvas: CanvasSet, placements: Tensor) -> Tensor:
     """Every picture in the look at these placements `[N, 4]`, `[N, 3, H, W]` in 0..1."""
-    look, rgb = painter.look, background_rgb()
-    colours = [list(COLOURS).index(look.ground)] * len(canvas.icons) if look.ground else canvas.colours.tolist()
+    look = painter.look
+    rgb = torch.tensor([COLOURS[look.ground or name] for name in COLOURS])
     icons = painter.icons.pictures[canvas.icons]
     placed = torch.cat([paste(icon[None], canvas.grid, where) for icon, where in zip(icons, placements, strict=True)])
-    return look.paint(placed, rgb[colours]).clamp(0, 1)
+    return look.paint(placed, rgb[canvas.colours]).clamp(0, 1)
 
 
 def paste(icon: Tensor, grid: Grid, placement: Tensor) -> Tensor:
@@ -165,8 +150,3 @@ def paste(icon: Tensor, grid: Grid, placement: Tensor) -> Tensor:
 def to_bytes(picture: Tensor) -> Tensor:
     """`[3, H, W]` in 0..1 as bytes."""
     return (255 * picture).round().to(torch.uint8)
-
-
-def keep_pictures(pictures: Sequence[DrawnPicture]) -> list[tuple[Tensor, Tensor]]:
-    """For `loop.write_state`."""
-    return [(each.latents, each.picture) for each in pictures]

@@ -63,19 +63,24 @@ def draw_colours(rng: Random, count: int, white: float) -> Tensor:
 
 
 @torch.no_grad()
+def encode_pictures(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Pictures `[B, 3, H, W]` in -1..1 as the VAE's mean latents, shifted and scaled as FLUX does, in float32."""
+    pictures = pictures.to(vae.device, vae.dtype, memory_format=torch.channels_last)
+    shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
+    latents: Tensor = (vae.encode(pictures).latent_dist.mean.float() - shift) * scale
+    return latents
+
+
 def encode_view(vae: AutoencoderKL, icons: Icons, view: View, seed: int, batch: int = 16) -> Encoded:
-    """Encode one view of all icons with the VAE's mean, shifted and scaled as FLUX does."""
+    """Encode one view of all icons."""
     colours = draw_colours(Random(seed), len(icons), view.white)
     size, parts = icon_size(view.canvas), []
     rgb = background_rgb().to(icons.pictures.device)
-    shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     vae.to(memory_format=torch.channels_last)
     for start in range(0, len(icons), batch):
         chosen = colours[start : start + batch].to(rgb.device)
         pixels = render_icons(icons.pictures[start : start + batch], rgb[chosen], size, view.canvas)
-        pixels = pixels.to(vae.device, vae.dtype, memory_format=torch.channels_last)
-        mean = vae.encode(pixels).latent_dist.mean
-        parts.append(((mean.float() - shift) * scale).half().cpu())
+        parts.append(encode_pictures(vae, pixels).half().cpu())
     return Encoded(torch.cat(parts), colours)
 
 

@@ -21,7 +21,7 @@ from schnell.training.low_rank import BaseModel
 from schnell_mini import layout
 from schnell_mini.captions import COLOURS, on_background
 from schnell_mini.last_blocks import BlockInputs, record_inputs
-from schnell_mini.latents import PIXELS_PER_LATENT, icon_size
+from schnell_mini.latents import PIXELS_PER_LATENT, encode_pictures, icon_size
 from schnell_mini.learned.looks import LOOKS, Look, place, plain
 from schnell_mini.pictures import Icons
 from schnell_mini.placement import SMALLEST_MOVED, Grid, align_noise, half_token
@@ -153,18 +153,17 @@ def paint_latents(painter: Painter, canvas: CanvasSet, batch: int = 8) -> tuple[
     size = (PIXELS_PER_TOKEN * canvas.grid.height, PIXELS_PER_TOKEN * canvas.grid.width)
     look, vae, icons = painter.look, painter.vae, painter.icons
     rgb = torch.tensor([COLOURS[look.ground or name] for name in COLOURS])
-    shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     latents, masks = [], []
     for part in torch.split(torch.arange(len(canvas.icons)), batch):
         placed = place(icons.pictures[canvas.icons[part]].float() / 255, size, canvas.placements[part])
         grounds = rgb[canvas.colours[part]]
         picture = look.paint(placed, grounds)
-        mean = vae.encode((2 * picture - 1).to(vae.device, memory_format=torch.channels_last)).latent_dist.mean.cpu()
-        latents.append(pack_latents(((mean - shift) * scale).contiguous()))
+        encoded = encode_pictures(vae, 2 * picture - 1).cpu()
+        latents.append(pack_latents(encoded.contiguous()))
         changed = torch.maximum((picture - plain(grounds, picture)).abs().amax(1, keepdim=True), placed[:, 3:])
         touched = (functional.max_pool2d(changed, PIXELS_PER_LATENT) > LEAST_DIFFERENCE).float()
         # the encoder sees a little of its neighbours
-        touched = functional.max_pool2d(touched, 3, 1, 1).expand(-1, mean.shape[1], -1, -1)
+        touched = functional.max_pool2d(touched, 3, 1, 1).expand(-1, encoded.shape[1], -1, -1)
         masks.append(pack_latents(touched.contiguous()) > 0)
     return torch.cat(latents), torch.cat(masks)
 

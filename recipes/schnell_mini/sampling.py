@@ -9,7 +9,14 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-from schnell.engine.denoise import Drawing, denoise_step, initial_noise, noise_levels, unpack_latents
+from schnell.engine.denoise import (
+    Drawing,
+    denoise_step,
+    initial_noise,
+    noise_levels,
+    unpack_latents,
+)
+from schnell.engine.flux import VelocityNetwork
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
 from schnell_mini.networks import as_velocity
@@ -51,22 +58,21 @@ def start_drawings(
 
 
 def denoise(
-    transformer: FluxTransformer2DModel, prompts: Sequence[PromptEmbedding], noise: Tensor, grid: Size, steps: int
+    network: VelocityNetwork, prompts: Sequence[PromptEmbedding], noise: Tensor, grid: Size, steps: int
 ) -> Tensor:
     """Packed noise to packed latents `[B, T, 64]` in so many Euler steps."""
     drawings = start_drawings(prompts, noise, [noise_levels(steps)] * len(noise), grid)
     for _ in range(steps):
-        drawings = denoise_step(as_velocity(transformer), drawings)
+        drawings = denoise_step(network, drawings)
     # stacked outside of inference mode: an ordinary tensor, that the decoder may be trained on
     return torch.stack([drawing.latents for drawing in drawings])
 
 
 @torch.no_grad()
-def decode(pipeline: MiniPipeline, latents: Tensor) -> Tensor:
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Latents `[B, 16, h, w]` to pictures `[B, 3, H, W]` in 0..1 on the CPU."""
-    config = pipeline.vae.config
-    scaled = latents / config["scaling_factor"] + config["shift_factor"]
-    pixels: Tensor = pipeline.vae.decode(scaled).sample.float().cpu()
+    scaled = latents / vae.config["scaling_factor"] + vae.config["shift_factor"]
+    pixels: Tensor = vae.decode(scaled).sample.float().cpu()
     return ((pixels + 1) / 2).clamp(0, 1)
 
 
@@ -82,5 +88,5 @@ def draw_pictures(
     height, width = (-(-side // pixels) for side in size)
     grid = Size(width, height)
     noise = torch.stack([initial_noise(seed, grid) for seed in seeds]).to(pipeline.device)
-    latents = denoise(pipeline.transformer, pipeline.text.encode(prompts), noise, grid, steps)
-    return decode(pipeline, unpack_latents(latents, grid))[:, :, : size[0], : size[1]]
+    latents = denoise(as_velocity(pipeline.transformer), pipeline.text.encode(prompts), noise, grid, steps)
+    return decode(pipeline.vae, unpack_latents(latents, grid))[:, :, : size[0], : size[1]]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from schnell_mini.captions import COLOURS, IconLabel, decorate, on_background
+from schnell_mini.latents import encode_pictures
 from schnell_mini.learned.looks import LOOKS, Look, ground_of, place
 from schnell_mini.learned.transformer import Captioned
 from schnell_mini.loop import mixed_precision
@@ -105,11 +106,9 @@ def build_captioned(icons: Icons, canvas: Canvas, pipeline: MiniPipeline, rng: R
     pictures, vae = plan_pictures(rng, len(icons), canvas), pipeline.vae.to(memory_format=torch.channels_last)
     down = 2 ** (len(vae.config["block_out_channels"]) - 1)
     latents = torch.empty(len(pictures), 16, canvas.height // down, canvas.width // down, dtype=torch.float16)
-    shift, scale = float(vae.config["shift_factor"]), float(vae.config["scaling_factor"])
     for numbers, pixels in paint(icons, pictures, canvas, pipeline.device):
         with mixed_precision(pipeline.device):  # no gradient: bfloat16 convolutions are fast
-            mean = vae.encode((2 * pixels - 1).to(memory_format=torch.channels_last)).latent_dist.mean.float()
-        latents[numbers] = ((mean - shift) * scale).half().cpu()
+            latents[numbers] = encode_pictures(vae, 2 * pixels - 1).half().cpu()
     texts = [
         write_caption(rng, icons.labels[each.icon], LOOKS[each.look], each.ground)
         for each in pictures

@@ -13,7 +13,6 @@ from schnell_mini.drawn_pictures import (
     DrawnPicture,
     Studio,
     collect_pictures,
-    decode,
     draw_canvas,
     encode_canvas,
     paste,
@@ -23,6 +22,7 @@ from schnell_mini.learned.looks import LOOKS
 from schnell_mini.lora_canvases import choose_pictures
 from schnell_mini.pictures import Icons, render_icons
 from schnell_mini.placement import Grid
+from schnell_mini.sampling import decode
 
 SQUARE, SMALL, WIDE = Grid(16, 16), Grid(8, 8), Grid(12, 21)
 [LINE] = [look for look in LOOKS if look.name == "line"]

@@ -112,13 +112,13 @@ def test_denoising_is_euler_steps_of_equal_length(
     for step in range(steps):
         times = torch.full((3,), 1 - step / steps)
         wanted = wanted - velocity(transformer, wanted, *conditioning, times) / steps
-    assert torch.allclose(denoise(transformer, prompts, tokens, GRID, steps), wanted, atol=1e-6)
+    assert torch.allclose(denoise(as_velocity(transformer), prompts, tokens, GRID, steps), wanted, atol=1e-6)
 
 
 def test_denoised_latents_can_be_trained_on(
     transformer: FluxTransformer2DModel, prompts: list[PromptEmbedding], tokens: Tensor
 ) -> None:
-    latents = unpack_latents(denoise(transformer, prompts, tokens, GRID, 1), GRID)
+    latents = unpack_latents(denoise(as_velocity(transformer), prompts, tokens, GRID, 1), GRID)
     layer = torch.nn.Conv2d(16, 1, 1)
     torch.autograd.backward(layer(latents).sum())
     assert layer.weight.grad is not None
