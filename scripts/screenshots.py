@@ -156,7 +156,9 @@ def take(browser: Browser, url: str, shot: Shot) -> bytes:
     if shot.page == "playground":
         show_result(page, url)
     else:
-        page.goto(f"{url}/{shot.page}")
+        shown = page.goto(f"{url}/{shot.page}")
+        if shown is None or not shown.ok:  # nobody looks at every picture that is written
+            raise SystemExit(f"/{shot.page} did not answer with a page")
     page.wait_for_load_state("networkidle")
     page.mouse.move(0, 0)
     page.wait_for_timeout(300)
