@@ -112,10 +112,8 @@ class StyleLearner:
     @torch.no_grad()
     def read_all(self, texts: list[str]) -> Tensor:
         """What the model as it was reads of texts: codes `[N, 187]`."""
-        order, last = (
-            sorted(range(len(texts)), key=lambda number: len(texts[number])),
-            LastLayer(self.pipeline.text.clip),
-        )
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        last = LastLayer(self.pipeline.text.clip)
         parts = [[texts[i] for i in order[start : start + 256]] for start in range(0, len(order), 256)]
         codes = torch.cat([read_codes(self.embedder(last(*self.states_of(part)))) for part in parts])
         return codes[torch.tensor(order).argsort().to(codes.device)]

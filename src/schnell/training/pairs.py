@@ -137,7 +137,7 @@ class PairedData:
         """
         generator = student.generator
         each = self.grids[_pick([grid.share for grid in self.grids], generator)]
-        smallest = min(grid.wanted.shape[1] for grid in self.grids)
+        smallest = self.smallest_grid.width * self.smallest_grid.height
         count = max(1, round(batch_size * _EXAMPLES_A_PICTURE * smallest / each.wanted.shape[1]))
         level = each.levels[_pick(_LEVEL_WEIGHTS[: len(each.levels)], generator)]
         scale = list(SCALES)[_pick(list(SCALES.values()), generator)]
