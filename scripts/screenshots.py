@@ -1,4 +1,4 @@
-"""Draws the pictures of the README and the documentation: a real server, a real engine, a real browser.
+"""Draws the pictures of the README, the documentation and the playground's examples: a real server, engine and browser.
 
 Usage: python scripts/screenshots.py [FOLDER], by default docs/pictures.
 """
@@ -22,6 +22,8 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from schnell.web.pages.playground import EXAMPLES
 
 KEY = "schnell_for_screenshots_only"
 MODEL = "black-forest-labs/flux-schnell-lora"
@@ -48,6 +50,8 @@ SHEET = (
     "panda on a pink background", "tangerine",
 )  # fmt: skip
 TILE = 256
+EXAMPLE = 192
+EXAMPLES_FOLDER = Path(__file__).parents[1] / "src/schnell/web/pages/static/examples"
 
 
 class Shot(NamedTuple):
@@ -148,6 +152,14 @@ def draw_sheet(url: str) -> Image.Image:
     return sheet
 
 
+def draw_examples(url: str) -> None:
+    """The pictures of the playground's examples, into the package."""
+    for example in EXAMPLES:
+        wanted = {name: value for name, value in example.items() if name != "file"}
+        small = draw(url, wanted).resize((EXAMPLE, EXAMPLE), Image.Resampling.LANCZOS)
+        small.save(EXAMPLES_FOLDER / str(example["file"]), "WEBP", quality=60, method=6)
+
+
 def take(browser: Browser, url: str, shot: Shot) -> bytes:
     """One picture, as PNG."""
     page = browser.new_page(viewport={"width": shot.width, "height": shot.height}, color_scheme=shot.scheme)
@@ -196,6 +208,7 @@ def main() -> None:
             picture.save(folder / shot.file_name, "WEBP", quality=84, method=6)
             print(folder / shot.file_name, flush=True)  # noqa: T201 - a script tells what it wrote
         browser.close()
+        draw_examples(url)  # last, or they would stand in the gallery
 
 
 if __name__ == "__main__":
