@@ -58,10 +58,17 @@ class DaemonThreads:
     def _work(self) -> None:
         while (taken := self._calls.get()) is not None:
             call, function = taken
-            if call.set_running_or_notify_cancel():
-                try:
-                    call.set_result(function())
-                except BaseException as error:  # noqa: BLE001 - it is the caller's, as in concurrent.futures
-                    call.set_exception(error)
-            del taken, call, function  # or this thread would keep a picture until its next turn
+            answer = _answer(call, function) if call.set_running_or_notify_cancel() else None
+            # Free before the caller hears of it: its next call, made at once, has to find this thread.
             self._free.release()
+            if answer is not None:
+                answer()
+            del taken, call, function, answer  # or this thread would keep a picture until its next turn
+
+
+def _answer(call: "Future[Any]", function: Callable[[], Any]) -> Callable[[], None]:
+    """Run `function`, and return what tells `call` how that ended."""
+    try:
+        return partial(call.set_result, function())
+    except BaseException as error:  # noqa: BLE001 - it is the caller's, as in concurrent.futures
+        return partial(call.set_exception, error)
