@@ -94,11 +94,13 @@ def _parse_lora(text: str) -> LoraRef:
 
 
 def _draw(spec: GenerationSpec, model: str, device: str, *, proof: bool) -> JobOutcome:
-    from schnell.bootstrap import build_engine, build_proof, read_settings
-    from schnell.engine.engine import generate
+    from schnell.bootstrap import build_engine, build_proof, read_settings, without_collecting
 
-    given = build_proof(read_settings()) if proof else None
-    engine = build_engine(model, device=device, safety=spec.safety_checker, proof=given)
+    with without_collecting():
+        given = build_proof(read_settings()) if proof else None
+        engine = build_engine(model, device=device, safety=spec.safety_checker, proof=given)
+        # after `build_engine`, which has something to do while torch is imported
+        from schnell.engine.engine import generate
     adapters = tuple(resolve_lora(lora, engine.folder) for lora in spec.loras)
     seed = random_seed() if spec.seed is None else spec.seed
     job = Job(id="cli", team_id="cli", spec=spec, seed=seed, adapters=adapters)
