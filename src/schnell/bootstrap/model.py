@@ -28,8 +28,8 @@ def without_collecting() -> Iterator[None]:
     torch makes 150,000 objects that stay, and Python's collector walks over all of them several times while it is
     imported, twice at the end of the process, and in a server at any moment, 0.1 to 0.2 s each time.
 
-    Once in a process: cycles that are garbage by then are never freed (`gc.freeze`). All else is freed as ever, with
-    the last reference to it. Where collections are off already, this does nothing.
+    For what a process does once: cycles that are garbage by then are never freed (`gc.freeze`). All else is freed with
+    the last reference to it, as ever. Where collections are off already, this does nothing.
     """
     if not gc.isenabled():
         yield

@@ -1,5 +1,6 @@
 """`schnell generate`: one request drawn in this process, without a server."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -133,7 +134,10 @@ def _lora_file(reference: str, model: ModelFolder) -> Path:
 
 @contextmanager
 def _step_bar(steps: int) -> Iterator[ProgressListener]:
-    """A bar on stderr that counts denoising steps; gone once the block ends."""
+    """A bar on stderr that counts denoising steps, where somebody sees it; gone once the block ends."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
