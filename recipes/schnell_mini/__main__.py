@@ -204,6 +204,7 @@ def loras_command(
     minutes: Annotated[float, typer.Option(min=0.001, help="How long each LoRA is fitted, without painting.")] = 3.0,
     steps: Annotated[int | None, typer.Option(min=2, help="Fit at most so many steps.")] = None,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="The share of the pictures to paint.")] = 1.0,
+    again: Annotated[bool, typer.Option("--again", help="Start from the LoRAs that are in the folder.")] = False,
     model: Annotated[str, typer.Option(help="A model's name or folder.")] = "schnell-mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     only: Annotated[list[str] | None, typer.Option(help="Make this one alone; may be given several times.")] = None,
@@ -221,13 +222,37 @@ def loras_command(
     from schnell_mini.train_loras import BundlePlan, fit_bundled, pick_bundled
 
     chosen = pick_bundled(only or [])
-    plan = BundlePlan(out or embedded_home() / "loras", minutes, steps, share)
+    plan = BundlePlan(out or embedded_home() / "loras", minutes, steps, share, again)
     base = place_model(find_model(model), choose_device(device))
     icons = fetch_icons(work / "packages")
     for lora in chosen:
         with _progress() as report:
             fitted = fit_bundled(lora, base, icons, plan, report)
         say(f"{lora.name}: {fitted.steps} steps, loss {fitted.loss:.4f}")
+
+
+@app.command("drawing")
+def drawing_command(
+    minutes: Annotated[float, typer.Option(min=0.001, help="How long the blocks learn, without encoding.")] = 60.0,
+    updates: Annotated[int | None, typer.Option(min=1, help="At most so many updates.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    work: Annotated[Path, typer.Option(help="Where icons, latents and state lie.")] = Path("work/drawing"),
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the weights; the embedded model's if not given.")
+    ] = None,
+) -> None:
+    """Finetune the embedded model's drawing blocks on what several steps pass through; LoRAs have to be made again."""
+    from schnell.engine.devices import choose_device
+    from schnell.models.catalogue import find_model
+    from schnell_mini.data import fetch_icons
+    from schnell_mini.recipe import STAGE_SHARES, Plan, refine_drawing
+
+    folder = find_model("schnell-mini").path
+    target = out or folder / "transformer"
+    with progress_bars() as show:
+        plan = Plan(work, minutes / STAGE_SHARES["drawing"], choose_device(device), show, updates=updates)
+        refine_drawing(plan, folder, fetch_icons(work / "packages"), target)
+    typer.echo(target)
 
 
 @app.command("decoder")

@@ -109,6 +109,16 @@ def fold_centring(block: Any) -> None:
     block.norm.silu = nn.SiLU()
 
 
+@torch.no_grad()
+def unfold_centring(block: Any) -> None:
+    """Undo `fold_centring`, so that a finished block can be trained again."""
+    linear = block.norm.linear
+    centring = CentredCodes(linear.in_features).to(linear.weight.device)
+    linear.bias.add_(linear.weight @ centring.centre)
+    linear.weight.mul_(torch.where(centring.gain > 0, 1 / centring.gain.clamp_min(1e-9), 0.0))
+    block.norm.silu = centring
+
+
 def with_mixed_precision(forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """A block's forward in mixed precision.
 

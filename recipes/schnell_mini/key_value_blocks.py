@@ -34,7 +34,6 @@ BACKGROUND_SCALE = 0.3
 #: Each view's share of the units that compute objects.
 UNIT_SHARES = {16: 0.573, 12: 0.257, 8: 0.111, 6: 0.059}
 STEP_TIMES = (1.0, 3 / 4, 1 / 2, 1 / 4, 2 / 3, 1 / 3)
-TIME_SCALE = 8.0
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ def write_time(transformer: FluxTransformer2DModel) -> None:
     times = times.repeat(3).double()[:, None]
     weighted = inputs * times
     gram = weighted.T @ weighted + 1e-3 * torch.eye(inputs.shape[1]).double()
-    found = torch.linalg.solve(gram, weighted.sum(0) * TIME_SCALE).to(embedder.linear_2.weight)
+    found = torch.linalg.solve(gram, weighted.sum(0) * layout.TIME_SCALE).to(embedder.linear_2.weight)
     embedder.linear_2.weight.zero_()
     embedder.linear_2.bias.zero_()
     embedder.linear_2.weight[layout.TIME] = found[:-1]
@@ -209,7 +208,7 @@ def write_last_layer(transformer: FluxTransformer2DModel, background: Background
     clear(linear, out)
     used = [*range(layout.BACKGROUND.stop), *range(layout.OBJECT.start, layout.OBJECT.stop), layout.ZERO]
     linear.bias[used] = -1.0
-    linear.weight[used, layout.TIME] = 1 / TIME_SCALE
+    linear.weight[used, layout.TIME] = 1 / layout.TIME_SCALE
     linear.bias[width - layout.FILLER : width] = -1.0
     for channels in (layout.NOISE, layout.OBJECT):
         out.weight[:, channels] = torch.eye(layout.TOKEN_CHANNELS) * spread / layout.NOISE_SCALE
@@ -217,4 +216,18 @@ def write_last_layer(transformer: FluxTransformer2DModel, background: Background
     for part in range(4):
         first = layout.BACKGROUND.start + part * layout.BACKGROUND_CODES
         out.weight[part::4, first : first + layout.BACKGROUND_CODES] = patterns.T.to(out.weight)
+    out.weight[:, layout.ZERO] = -out.weight.sum(1)
+
+
+@torch.no_grad()
+def keep_off_directions(transformer: FluxTransformer2DModel, directions: Tensor) -> None:
+    """Let no drawn picture show anything along the noise directions `[64, 2]`, which decide placement.
+
+    Then a half-drawn picture says of its placement what its noise said, at every level and with every LoRA. Pictures
+    hold a thousandth of their variance there.
+    """
+    out = transformer.proj_out
+    drawn = [*range(layout.BACKGROUND.start, layout.BACKGROUND.stop), *range(layout.OBJECT.start, layout.OBJECT.stop)]
+    out.weight[:, drawn] -= directions @ (directions.T @ out.weight[:, drawn])
+    out.weight[:, layout.ZERO] = 0.0
     out.weight[:, layout.ZERO] = -out.weight.sum(1)

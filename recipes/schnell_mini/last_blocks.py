@@ -6,7 +6,7 @@ neighbours show comes from the frozen attention of the block before the last; th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,15 @@ class LastBlocks(nn.Module):
         """A layer's factors A and B as they act, masked."""
         a, b = self.factors[f"{number}-{layer}-A"], self.factors[f"{number}-{layer}-B"]
         return (a * self.reads, b) if layer == "proj_mlp" else (a, b * self.writes)
+
+    @torch.no_grad()
+    def write_factors(self, factors: Mapping[str, Tensor]) -> None:
+        """Take over the factors of a file that `read_factors` made."""
+        for number in self.numbers:
+            for layer in LAYERS:
+                for side in "AB":
+                    name = f"transformer.single_transformer_blocks.{number}.{layer}.lora_{side}.weight"
+                    self.factors[f"{number}-{layer}-{side}"].copy_(factors[name])
 
     def read_factors(self) -> dict[str, Tensor]:
         """The factors by the names that they have in a file."""

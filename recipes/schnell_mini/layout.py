@@ -38,6 +38,8 @@ APPEARANCE_CODES = 184
 BACKGROUND_CODES = 3
 ALL_CODES = APPEARANCE_CODES + BACKGROUND_CODES
 TIME = ALL_CODES + 14
+#: That channel is this number divided by the noise level.
+TIME_SCALE = 8.0
 #: A code c is held as CODE_OFFSET + CODE_SPREAD * c after SiLU: positive, where SiLU loses nothing.
 CODE_SPREAD, CODE_OFFSET = 0.7, 5.0
 

@@ -157,6 +157,29 @@ def write_position_heads(attention: Any, directions: Tensor, spread: float) -> N
         attention.to_out[0].weight[channel, value] = 1.0
 
 
+def read_directions(transformer: FluxTransformer2DModel) -> Tensor:
+    """The directions `[64, 2]` along which the noise's means decide the placement, from the head that reads them."""
+    attention: Any = transformer.transformer_blocks[0].attn
+    even = 3 * (attention.to_q.out_features // attention.heads)
+    rows: Tensor = attention.to_v.weight[even : even + 2, layout.NOISE].detach().float()
+    return functional.normalize(rows).T.contiguous()
+
+
+@torch.no_grad()
+def divide_means_by_time(transformer: FluxTransformer2DModel) -> None:
+    """Let the gates of the noise's means be 1 / t, so that these are as large at low noise levels as in pure noise.
+
+    Otherwise the ramps that take their signs find most of them undecided at a quarter of the noise. The time embedding
+    has to be written already (`key_value_blocks.write_time`).
+    """
+    linear: Any = transformer.transformer_blocks[0].norm1.linear
+    gate = 2 * linear.in_features
+    for channel in (DOWN, RIGHT):
+        linear.weight[gate + channel] = 0.0
+        linear.weight[gate + channel, layout.TIME] = 1 / layout.TIME_SCALE
+        linear.bias[gate + channel] = 0.0
+
+
 def write_mean_head(attention: Any, spread: float) -> None:
     """Head 0 takes the mean row and column of all image tokens."""
     attend_evenly(attention, 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
@@ -31,15 +32,16 @@ from schnell_mini.code_training import CodeLearner
 from schnell_mini.data import Data
 from schnell_mini.decoder_finetuning import finetune_decoder, write_weights
 from schnell_mini.drawing_blocks import BlockLearner
+from schnell_mini.drawing_finetuning import DrawingLearner, measure_channels, read_captions
 from schnell_mini.drawn_pictures import Studio
 from schnell_mini.export import export_model
-from schnell_mini.key_value_blocks import find_key_value_blocks, plan_units, write_key_value_blocks
+from schnell_mini.key_value_blocks import find_key_value_blocks, keep_off_directions, plan_units, write_key_value_blocks
 from schnell_mini.latents import VIEWS, Encoded, View, encode_view, load_encoded, save_encoded
 from schnell_mini.loop import Learner, Show, StageBudget, run_learner
 from schnell_mini.networks import Shape, build_clip, build_t5, build_transformer, build_vae
-from schnell_mini.picture_dataset import build_picture_dataset
+from schnell_mini.picture_dataset import PictureDataset, build_picture_dataset
 from schnell_mini.pictures import Icons
-from schnell_mini.position_weights import write_position_weights
+from schnell_mini.position_weights import divide_means_by_time, read_directions, write_position_weights
 from schnell_mini.sampling import MiniPipeline, load_pipeline
 from schnell_mini.subjects import write_subjects
 from schnell_mini.text_classifier import ClipClassifier, ClipLearner
@@ -47,7 +49,7 @@ from schnell_mini.text_models import TextModels
 from schnell_mini.tokens import ANCHORS, build_tokenizer, token_ids, train_vocabulary
 
 #: Each stage's share of the minutes.
-STAGE_SHARES = {"vae": 0.25, "clip": 0.15, "codes": 0.2, "blocks": 0.25, "decoder": 0.15}
+STAGE_SHARES = {"vae": 0.25, "clip": 0.15, "codes": 0.2, "blocks": 0.2, "drawing": 0.05, "decoder": 0.15}
 VOCABULARY_TEXTS = 60_000
 STATISTICS = 256
 SAMPLE_TEXTS = 512
@@ -213,6 +215,39 @@ def train_drawing(
     blocks = BlockLearner(transformer, conditioner, dataset)
     plan.run("blocks", blocks)
     blocks.finish()
+    finetune_drawing(plan, pipeline, views, data.icons)
+
+
+def finetune_drawing(
+    plan: Plan, pipeline: MiniPipeline, views: dict[str, tuple[Encoded, ...]], icons: Icons
+) -> FluxTransformer2DModel:
+    """Finetune the drawing blocks of a model that is finished but for its decoder."""
+    dataset = PictureDataset(
+        {name: tuple(each.to(plan.device) for each in same) for name, same in views.items()},
+        read_directions(pipeline.transformer),
+    )
+    seen = measure_channels(pipeline.vae, views["white"][0].latents[:16].float().to(plan.device))
+    plan.show("captions", 0.0, "as CLIP reads them")
+    learner = DrawingLearner(pipeline.transformer, read_captions(pipeline.text, icons.labels), dataset, seen)
+    plan.run("drawing", learner)
+    learner.finish()
+    return pipeline.transformer
+
+
+def refine_drawing(plan: Plan, folder: Path, icons: Icons, target: Path) -> None:
+    """Finetune a finished model's drawing blocks, and write the transformer's weights into `target` in half precision.
+
+    A model from before the placement was kept out of pictures (`keep_off_directions`) is brought up to that first.
+    """
+    (plan.work / "state").mkdir(parents=True, exist_ok=True)
+    pipeline = load_pipeline(folder, str(plan.device))
+    divide_means_by_time(pipeline.transformer)
+    keep_off_directions(pipeline.transformer, read_directions(pipeline.transformer))
+    views = encode_views(plan, pipeline.vae, icons)
+    transformer = finetune_drawing(plan, pipeline, views, icons)
+    target.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous().cpu() for name, value in transformer.state_dict().items()}
+    save_file(weights, target / "diffusion_pytorch_model.safetensors", {"format": "pt"})
 
 
 def write_closed_form(
@@ -227,6 +262,8 @@ def write_closed_form(
     maps = fit_all_token_maps(views, icons, codebook.appearance, codebook.background)
     blocks = find_key_value_blocks(transformer)
     write_key_value_blocks(transformer, plan_units(maps, len(blocks), blocks[0].mlp_hidden_dim), codebook.background)
+    divide_means_by_time(transformer)
+    keep_off_directions(transformer, directions)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file
 
 from schnell.errors import TrainingError
 from schnell.training.files import LoraOrigin, replace_file, write_lora
@@ -35,6 +36,8 @@ from schnell_mini.pictures import Icons, compress_webp
 FIRST_RATE: Final = 3e-3
 SECOND_RATE: Final = 2e-3
 FIRST_SHARE: Final = 0.25
+#: The part of both for LoRAs that are fitted again.
+AGAIN: Final = 0.5
 #: The lower levels of four steps; the last one, which decides, counts twice.
 LOWER_LEVELS: Final = (0.75, 0.5, 0.25, 0.25)
 MAX_BYTES: Final = 1_000_000
@@ -47,12 +50,16 @@ _LICENCE: Final = "Apache-2.0"
 
 @dataclass(frozen=True, slots=True)
 class BundlePlan:
-    """Where the results go, how long each LoRA is fitted, and what share of the pictures is painted."""
+    """Where the results go, how long each LoRA is fitted, and what share of the pictures is painted.
+
+    `again`: a LoRA starts from the file that is there, at half the learning rates: the base model has changed a little.
+    """
 
     out: Path
     minutes: float
     steps: int | None = None
     share: float = 1.0
+    again: bool = False
 
     def budget(self, part: float) -> StageBudget:
         """A part of the time, and of the steps."""
@@ -99,27 +106,32 @@ def fit_bundled(
         report(TrainingProgress(f"{lora.name}: painting", number / len(CANVASES)))
         canvas = choose_pictures(painter, grid, max(1, round(plan.share * count)))
         examples.append(record_examples(painter, canvas))
-    blocks, steps, loss = fit_rounds(painter, examples, plan, report)
     path = plan.out / f"{lora.name}.safetensors"
+    blocks = LastBlocks(painter.transformer)
+    if plan.again:
+        blocks.write_factors(load_file(path))
+    steps, loss = fit_rounds(painter, blocks, examples, plan, report)
     write_lora(path, blocks.read_factors(), LoraOrigin(lora.trigger, base.folder.name, base.sha256, RANK, steps))
     publish(lora, path, base)
     return FittedLora(path, steps, loss)
 
 
 def fit_rounds(
-    painter: Painter, examples: list[Examples], plan: BundlePlan, report: ProgressReport
-) -> tuple[LastBlocks, int, float]:
-    """Both rounds: the blocks with their factors, the steps of both, and the mean loss at the end."""
-    blocks = LastBlocks(painter.transformer)
+    painter: Painter, blocks: LastBlocks, examples: list[Examples], plan: BundlePlan, report: ProgressReport
+) -> tuple[int, float]:
+    """Both rounds: the steps of both, and the mean loss at the end."""
+    factor = AGAIN if plan.again else 1.0
 
     def fitting(progress: float, message: str) -> None:
         report(TrainingProgress(f"{painter.look.name}: fitting", progress, message))
 
-    first, _ = fit_factors(blocks, pool_tokens(examples), Round(plan.budget(FIRST_SHARE), FIRST_RATE, 1), fitting)
+    first, _ = fit_factors(
+        blocks, pool_tokens(examples), Round(plan.budget(FIRST_SHARE), factor * FIRST_RATE, 1), fitting
+    )
     lower = [lower_levels(painter, each, draw_latents(blocks, each), LOWER_LEVELS) for each in examples]
-    last = Round(plan.budget(1 - FIRST_SHARE), SECOND_RATE, 2)
+    last = Round(plan.budget(1 - FIRST_SHARE), factor * SECOND_RATE, 2)
     steps, loss = fit_factors(blocks, pool_tokens([*examples, *lower]), last, fitting)
-    return blocks, first + steps, loss
+    return first + steps, loss
 
 
 def publish(lora: BundledLora, file: Path, base: BaseModel) -> None:

@@ -53,10 +53,10 @@ def _without_path(text: str | None) -> str | None:
 
 def _check_rate(text: str | None) -> str | None:
     """Refuse a rate that could not be counted: the first request would be the one to find out."""
-    from limits import parse  # here: commands that read no rate start without it
-
     if not text:
         return None
+    from limits import parse  # here: commands that read no rate start without it
+
     try:
         parse(text)
     except ValueError:

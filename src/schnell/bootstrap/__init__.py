@@ -17,7 +17,7 @@ from schnell.bootstrap.data import (
     read_settings,
 )
 from schnell.bootstrap.memory import build_plan
-from schnell.bootstrap.model import build_engine, build_runner
+from schnell.bootstrap.model import build_engine, build_runner, without_collecting
 from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer, read_shared_keys
 from schnell.bootstrap.server import build_app, build_services
 
@@ -40,4 +40,5 @@ __all__ = [
     "hold_data",
     "read_settings",
     "read_shared_keys",
+    "without_collecting",
 ]

@@ -53,15 +53,18 @@ def build_signer(settings: "Settings", keys: "SigningKeys") -> "CredentialsSigne
         CredentialsError: the key or its certificates cannot be used.
     """
     from schnell.provenance.credentials import CredentialsSigner
-    from schnell.provenance.signing_service import SigningService
 
-    url, token = settings.credentials_signing_url, settings.credentials_signing_token
+    service, url, token = None, settings.credentials_signing_url, settings.credentials_signing_token
+    if url:
+        from schnell.provenance.signing_service import SigningService
+
+        service = SigningService(url, token.get_secret_value() if token else None)
     return CredentialsSigner.checked(
         keys,
         with_prompt=settings.credentials_prompt,
         with_time=settings.credentials_time,
         time_stamp_url=settings.credentials_time_stamps,
-        service=SigningService(url, token.get_secret_value() if token else None) if url else None,
+        service=service,
     )
 
 

@@ -1,5 +1,6 @@
 """`schnell generate`: one request drawn in this process, without a server."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,11 +95,13 @@ def _parse_lora(text: str) -> LoraRef:
 
 
 def _draw(spec: GenerationSpec, model: str, device: str, *, proof: bool) -> JobOutcome:
-    from schnell.bootstrap import build_engine, build_proof, read_settings
-    from schnell.engine.engine import generate
+    from schnell.bootstrap import build_engine, build_proof, read_settings, without_collecting
 
-    given = build_proof(read_settings()) if proof else None
-    engine = build_engine(model, device=device, safety=spec.safety_checker, proof=given)
+    with without_collecting():
+        given = build_proof(read_settings()) if proof else None
+        engine = build_engine(model, device=device, safety=spec.safety_checker, proof=given)
+        # after `build_engine`, which has something to do while torch is imported
+        from schnell.engine.engine import generate
     adapters = tuple(resolve_lora(lora, engine.folder) for lora in spec.loras)
     seed = random_seed() if spec.seed is None else spec.seed
     job = Job(id="cli", team_id="cli", spec=spec, seed=seed, adapters=adapters)
@@ -131,7 +134,10 @@ def _lora_file(reference: str, model: ModelFolder) -> Path:
 
 @contextmanager
 def _step_bar(steps: int) -> Iterator[ProgressListener]:
-    """A bar on stderr that counts denoising steps; gone once the block ends."""
+    """A bar on stderr that counts denoising steps, where somebody sees it; gone once the block ends."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

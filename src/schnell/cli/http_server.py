@@ -12,7 +12,7 @@ from typing import Final
 import typer
 import uvicorn
 
-from schnell.bootstrap import build_app
+from schnell.bootstrap import build_app, without_collecting
 from schnell.cli.bounded_http import bounded_http
 from schnell.errors import ConfigurationError
 from schnell.generations import Runner
@@ -29,8 +29,9 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
     Raises:
         ConfigurationError: the server could not start; the log says why.
     """
-    app = build_app(settings, runner)
-    pages.prepare(app)
+    with without_collecting():
+        app = build_app(settings, runner)
+        pages.prepare(app)
     _allow_many_connections()
     config = uvicorn.Config(
         app,

@@ -27,8 +27,10 @@ def serve_command(
     model: Annotated[str | None, typer.Option(help="A model's name or folder [default: schnell-mini].")] = None,
 ) -> None:
     """Run the server. SIGTERM finishes what runs, then exits 0."""
-    from schnell.bootstrap import build_server_runner, hold_data, read_settings
-    from schnell.cli.http_server import listen, run_server
+    from schnell.bootstrap import build_server_runner, hold_data, read_settings, without_collecting
+
+    with without_collecting():
+        from schnell.cli.http_server import listen, run_server
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
     configure_logs(settings.log_level)
@@ -39,7 +41,9 @@ def serve_command(
         say(f"loading {settings.model} …")
         if not settings.safety:
             say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
-        run_server(settings, build_server_runner(settings, say), listener)
+        with without_collecting():
+            runner = build_server_runner(settings, say)
+        run_server(settings, runner, listener)
 
 
 @contextmanager

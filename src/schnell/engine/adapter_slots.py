@@ -1,5 +1,6 @@
 """LoRA files as factors in the slots of a model's layers; the files last used are kept in memory, within a bound."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -9,7 +10,6 @@ from itertools import filterfalse
 from typing import Final
 
 import numpy as np
-import structlog
 import torch
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from schnell.engine.uploads import Uploads
 from schnell.errors import AdapterError
 from schnell.spec import AdapterUse
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 #: Down [rank, in] and up [out, rank] of a low-rank product with DoRA's gain [out] or None; or a Kronecker product.
 LoadedForm = tuple[Tensor, Tensor, Tensor | None] | KroneckerFactors
@@ -160,7 +160,7 @@ class AdapterMemory:
         try:
             self.load(adapter)
         except Exception as error:  # noqa: BLE001 - nobody waits for it here
-            log.info("a LoRA could not be read ahead", lora=adapter.name, error=str(error))
+            log.info("a LoRA could not be read ahead", extra={"lora": adapter.name, "error": str(error)})
         finally:
             with self._lock:
                 self._asked.discard(adapter.sha256)

@@ -4,6 +4,7 @@ A GPU that is there and cannot be used is named, with the ways out. FLUX.1 [schn
 to 67 GB of memory and minutes a picture, which nobody asked for by leaving `SCHNELL_DEVICE` alone.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -15,14 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-import structlog
 import torch
 
 from schnell.errors import ModelFolderError
 from schnell.models.folder import NETWORKS
 from schnell.models.weight_files import weight_sources
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 #: The oldest driver for each CUDA major version, on Linux: NVIDIA's CUDA Toolkit release notes, table "CUDA Toolkit
 #: and Minimum Required Driver Version for CUDA Minor Version Compatibility".
@@ -73,7 +73,7 @@ def choose_server_devices(wanted: Sequence[str], weights: Path) -> tuple[torch.d
     hardware = look_at_hardware()
     chosen = choose_devices(wanted, hardware, _bytes_in(weights))
     if chosen[0].type == "cpu" and tuple(wanted) == ("auto",) and (reason := why_unused(hardware)):
-        log.warning("drawing on the CPU", reason=reason)
+        log.warning("drawing on the CPU", extra={"reason": reason})
     return chosen
 
 

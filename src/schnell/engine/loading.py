@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from schnell.engine.autoencoder import Autoencoder, AutoencoderShape, named_as_ours
 from schnell.engine.checkpoint_files import component_tensors
@@ -100,8 +101,19 @@ def empty_network(folder: Path) -> nn.Module:
     It has no memory: its parameters are on the meta device, and tensors are put in their place later.
     """
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         return _NETWORKS[folder.name](config)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Layers made in the block get no first random numbers: on the meta device torch would only pretend, in Python."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return None  # layers have no use for it: these functions write to the tensor that they are given
+        return func(*args, **(kwargs or {}))
 
 
 def _load_network(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from io import BytesIO
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
 from c2pa import Builder, C2paError, C2paSignerInfo, C2paSigningAlg, Context, Signer
@@ -22,7 +22,10 @@ from schnell.errors import CredentialsError
 from schnell.provenance.credentials_reading import RECEIPT_LABEL, read_credentials
 from schnell.provenance.keys import SigningKeys
 from schnell.provenance.receipt import engine_version, mark_number
-from schnell.provenance.signing_service import SigningService
+
+if TYPE_CHECKING:
+    # with it comes an HTTP client, which few installations sign with
+    from schnell.provenance.signing_service import SigningService
 
 _log = logging.getLogger(__name__)
 #: IPTC's word for a picture that a trained model has made (https://cv.iptc.org/newscodes/digitalsourcetype/).
@@ -50,7 +53,7 @@ class CredentialsSigner:
     with_prompt: bool = True
     with_time: bool = False
     time_stamp_url: str | None = None
-    service: SigningService | None = None
+    service: "SigningService | None" = None
     # what the service last refused: the library's own error says only that there is no signature
     _refusals: list[CredentialsError] = field(default_factory=list, init=False, compare=False, repr=False)
     # one signer of the library signs one picture at a time, and refuses a second one meanwhile

@@ -11,7 +11,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401 - registers itself; without it, Pillow imports all of its forty formats to find WebP
+)
 
 from schnell.errors import ImageMetadataError
 from schnell.provenance.jpeg_segments import MAX_EXIF_BYTES, add_segments, join_segments

@@ -89,6 +89,17 @@ def test_recorded_blocks_with_factors_draw_what_the_engine_draws_with_them(paint
     assert (drawn - wanted).abs().max() < 0.05 * (wanted - examples.inputs.clean).abs().max()
 
 
+def test_a_lora_that_is_fitted_again_starts_from_its_file(painter: Painter) -> None:
+    first, again = LastBlocks(painter.transformer, rank=8), LastBlocks(painter.transformer, rank=8)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for factor in first.factors.values():
+            factor.copy_(torch.randn(factor.shape, generator=generator))
+    again.write_factors(first.read_factors())
+    found = again.read_factors()
+    assert all(torch.equal(value, found[name]) for name, value in first.read_factors().items())
+
+
 def test_fitting_brings_pictures_nearer_to_the_look_at_every_level(painter: Painter) -> None:
     canvas = choose_pictures(painter, SMALL, 3)
     examples = record_examples(painter, canvas)

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from schnell_mini.__main__ import app, main
 
 
-@pytest.mark.parametrize("command", ["model", "styles", "loras", "safety"])
+@pytest.mark.parametrize("command", ["model", "styles", "drawing", "decoder", "loras", "safety"])
 def test_every_command_says_what_it_does(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

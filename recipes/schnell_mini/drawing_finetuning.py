@@ -1,0 +1,223 @@
+"""Finetuning of the drawing blocks on what steps really pass through, so that no step undoes what the last one drew.
+
+Training on mixtures of noise and right pictures teaches a network to trust what it sees half done. When it draws, it
+sees its own mistakes there and trusts them as well. So every batch is drawn twice: from pure noise, and from a lower
+level on the way to what came of that (Ross et al. 2011, arXiv:1011.0686). Both have to be the right picture. Prompts
+are real ones, read by CLIP, and channels of the latents count as much as they are seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import Tensor, nn
+
+from schnell.engine.denoise import position_ids
+from schnell_mini import layout
+from schnell_mini.captions import COLOURS, IconLabel, decorate, on_background
+from schnell_mini.drawing_blocks import (
+    find_drawing_blocks,
+    fold_centring,
+    unfold_centring,
+    writable_channels,
+)
+from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.picture_dataset import PictureDataset
+from schnell_mini.placement import Grid
+from schnell_mini.text_models import TextModels
+
+RATE, AVERAGED = 1.2e-4, 0.99
+TOKENS_PER_BATCH = {"cuda": 20_000, "cpu": 2_400}
+#: Grids, each with its share of the batches.
+GRIDS = (
+    (Grid(16, 16), 10),
+    (Grid(8, 8), 4),
+    *((Grid(*sides), 1) for sides in ((12, 21), (21, 12), (13, 19), (19, 13), (14, 17), (17, 14), (12, 12))),
+    *((Grid(*sides), 0.5) for sides in ((6, 11), (11, 6), (7, 10), (10, 7), (7, 9), (9, 7), (6, 6))),
+)
+#: Levels below pure noise that up to four steps pass through, the last of four most: what it says is the picture.
+LOWER_LEVELS = ((0.25, 0.5), (0.5, 0.2), (0.75, 0.15), (1 / 3, 0.08), (2 / 3, 0.07))
+#: The second drawing's weight, and how much of the right picture is mixed into what it starts from, at most.
+SECOND_WEIGHT, MOST_RIGHT = 1.0, 0.3
+CODE_JITTER = 0.15
+
+
+@dataclass(frozen=True)
+class CaptionBook:
+    """Prompts as CLIP reads them: `pooled` `[N, 1 + C, P]`, each icon decorated, then by name on each colour.
+
+    `states` `[M, L, D]` are T5's for some of them, whose content has no effect.
+    """
+
+    pooled: Tensor
+    states: Tensor
+
+
+def read_captions(text: TextModels, labels: Sequence[IconLabel], seed: int = 0, batch: int = 128) -> CaptionBook:
+    """Every icon's captions."""
+    rng, names = Random(seed), list(COLOURS)
+    texts = [
+        caption
+        for label in labels
+        for caption in (decorate(rng, label.name), label.name, *(on_background(rng, label.name, c) for c in names[1:]))
+    ]
+    prompts = [each for start in range(0, len(texts), batch) for each in text.encode(texts[start : start + batch])]
+    pooled = torch.stack([each.pooled for each in prompts]).view(len(labels), 1 + len(names), -1)
+    return CaptionBook(pooled, torch.stack([each.states for each in prompts[:: max(1, len(prompts) // 64)]]))
+
+
+@torch.no_grad()
+def measure_channels(vae: AutoencoderKL, latents: Tensor, amount: float = 0.2) -> Tensor:
+    """How much a channel of the latents `[N, 16, h, w]` is seen: mean squared change of pixels, 1 on average `[16]`."""
+
+    def draw(some: Tensor) -> Tensor:
+        scaled = some / vae.config["scaling_factor"] + vae.config["shift_factor"]
+        pixels: Tensor = vae.decode(scaled.to(memory_format=torch.channels_last)).sample
+        return pixels
+
+    generator = torch.Generator(latents.device).manual_seed(0)
+    seen, plain = [], draw(latents)
+    for channel in range(latents.shape[1]):
+        changed = latents.clone()
+        changed[:, channel] += amount * torch.randn(
+            changed[:, channel].shape, generator=generator, device=latents.device
+        )
+        seen.append((draw(changed) - plain).square().mean())
+    found = torch.stack(seen)
+    return found / found.mean()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch after the computed blocks: what the drawing blocks start from.
+
+    `text` `[B, L, D]` and `image` `[B, T, D]` are tokens, `pooled` the prompts, `jitter` `[B, D]` disturbs the codes.
+    """
+
+    text: Tensor
+    image: Tensor
+    pooled: Tensor
+    jitter: Tensor
+    rotation: tuple[Tensor, Tensor]
+
+
+class DrawingLearner:
+    """Trains the drawing blocks of a finished transformer; everything else is frozen."""
+
+    name = "drawing"
+
+    def __init__(
+        self, transformer: FluxTransformer2DModel, book: CaptionBook, dataset: PictureDataset, seen: Tensor
+    ) -> None:
+        self.transformer: Any = transformer.requires_grad_(requires_grad=False).eval()
+        self.book, self.dataset, self.device = book, dataset, torch.device(transformer.device)
+        self.seen = seen.to(self.device).repeat_interleave(layout.TOKEN_CHANNELS // len(seen))
+        self.blocks = nn.ModuleList(find_drawing_blocks(transformer)).requires_grad_(requires_grad=True)
+        free = writable_channels(transformer.x_embedder.out_features).to(self.device)
+        for block in find_drawing_blocks(transformer):
+            unfold_centring(block)
+            for parameter in block.proj_out.parameters():
+                parameter.register_hook(lambda grad: grad * free.view(-1, *[1] * (grad.dim() - 1)))
+        self.rng, self.done = Random(0), 0
+        self.average = MovingAverage(self.blocks, AVERAGED)
+        groups = [{"params": list(self.blocks.parameters()), "base": RATE}]
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def update(self, progress: float) -> Tensor:
+        """One optimizer step; the weighed squared error of the clean latents at the lower level."""
+        [grid] = self.rng.choices([grid for grid, _ in GRIDS], [share for _, share in GRIDS])
+        count = max(1, TOKENS_PER_BATCH[self.device.type] // (grid.tokens + self.book.states.shape[1]))
+        batch = self.dataset.sample(self.rng, grid, count)
+        begun = self.begin(batch.noise, grid, self.choose_captions(batch.icons, batch.colours))
+        first = self.draw(begun, batch.noise, torch.ones(count))
+        levels, shares = zip(*LOWER_LEVELS, strict=True)
+        level = torch.tensor(self.rng.choices(levels, shares, k=count))
+        right = MOST_RIGHT * torch.rand(count, 1, 1).to(self.device)
+        half_done = torch.lerp(first.detach(), batch.clean, right)
+        latents = torch.lerp(half_done, batch.noise, level[:, None, None].to(self.device))
+        second = self.draw(begun, latents, level)
+        errors = [self.error(made, batch.clean) for made in (first, second)]
+        loss = errors[0] + SECOND_WEIGHT * errors[1]
+        optimizer_step(self.optimizer, loss, self.blocks, rate_factor(progress, self.done, 50, 0.2, 0.02))
+        self.average.add(self.blocks)
+        self.done += 1
+        return torch.stack([error.detach() for error in errors]).mean()
+
+    def error(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared error of tokens `[B, T, 64]`, channels weighed by how much they are seen."""
+        return ((made - wanted).square() * self.seen).mean()
+
+    def choose_captions(self, icons: Tensor, colours: Tensor) -> Tensor:
+        """A caption for each picture: by name on its colour; on white sometimes a decorated one. Pooled `[B, P]`."""
+        column = colours + 1
+        decorated = torch.tensor([self.rng.random() < 0.3 for _ in range(len(icons))]) & (colours == 0)
+        return self.book.pooled[icons, torch.where(decorated, 0, column)].float().to(self.device)
+
+    @torch.no_grad()
+    def begin(self, noise: Tensor, grid: Grid, pooled: Tensor) -> Begun:
+        """Run the embedders and computed blocks, which no weight here changes, on pure noise `[B, T, 64]`."""
+        net, count = self.transformer, len(noise)
+        chosen = torch.tensor([self.rng.randrange(len(self.book.states)) for _ in range(count)])
+        text = net.context_embedder(self.book.states[chosen].float().to(self.device))
+        image = net.x_embedder(noise)
+        rotation = net.pos_embed(position_ids(grid.size, text.shape[1]).to(self.device))
+        embedding = net.time_text_embed(torch.full((count,), 1000.0, device=self.device), pooled)
+        for block in (*net.transformer_blocks, *self.computed_blocks()):
+            with mixed_precision(self.device):
+                parts = block(
+                    hidden_states=image, encoder_hidden_states=text, temb=embedding, image_rotary_emb=rotation
+                )
+            text, image = (part.float() for part in parts)
+        jitter = torch.zeros_like(embedding)
+        spread = CODE_JITTER * layout.CODE_SPREAD * torch.rand(count, 1, device=self.device).square()
+        jitter[:, : layout.ALL_CODES] = spread * torch.randn(count, layout.ALL_CODES, device=self.device)
+        return Begun(text, image, pooled, jitter, rotation)
+
+    def computed_blocks(self) -> list[Any]:
+        """The single blocks before the drawing blocks."""
+        singles = list(self.transformer.single_transformer_blocks)
+        return singles[: singles.index(self.blocks[0])]
+
+    def draw(self, begun: Begun, latents: Tensor, levels: Tensor) -> Tensor:
+        """The clean tokens `[B, T, 64]` that the network points to from `latents` at levels `[B]`.
+
+        The computed blocks pass the latents on as they are, so those of a drawing that was begun are exchanged.
+        """
+        net, text = self.transformer, begun.text
+        image = torch.cat([layout.NOISE_SCALE * latents, begun.image[..., layout.TOKEN_CHANNELS :]], 2)
+        levels = levels.to(self.device)
+        embedding = net.time_text_embed(1000 * levels, begun.pooled) + begun.jitter
+        for block in self.blocks:
+            with mixed_precision(self.device):
+                text, image = block(
+                    hidden_states=image, encoder_hidden_states=text, temb=embedding, image_rotary_emb=begun.rotation
+                )
+        velocity: Tensor = net.proj_out(net.norm_out(image.float(), embedding))
+        return latents - levels[:, None, None] * velocity
+
+    def finish(self) -> None:
+        """Put the averaged weights in place, in the form of a stock FLUX model."""
+        self.average.copy_to(self.blocks)
+        for block in self.blocks:
+            fold_centring(block)
+        self.transformer.eval()
+
+    def state(self) -> dict[str, Any]:
+        """Weights, their average, optimizer and count of updates."""
+        return {
+            "blocks": self.blocks.state_dict(),
+            "average": self.average.values,
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self.blocks.load_state_dict(state["blocks"])
+        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = self.average.count = state["done"]
+        self.rng = Random(self.done)
