@@ -48,7 +48,7 @@ def test_a_packed_layer_holds_the_parameters_of_the_layer_it_was_made_from() -> 
 
 
 def test_only_small_bfloat16_layers_are_packed() -> None:
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("this torch has no oneDNN")
     assert gains_by_packing(plain_layer(64, 32))
     assert not gains_by_packing(plain_layer(64, 32, dtype=torch.float32))

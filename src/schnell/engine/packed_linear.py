@@ -51,7 +51,8 @@ def pack_layers(layers: Iterable[SlotLinear]) -> None:
 
 def gains_by_packing(layer: nn.Module) -> bool:
     """Whether a layer's products are oneDNN's, and so short that the form of its weights matters."""
-    if type(layer) is not nn.Linear or not torch.backends.mkldnn.is_available():
+    # torch's types leave the question out
+    if type(layer) is not nn.Linear or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     weight = layer.weight
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.numel() <= _LARGEST_PACKED
