@@ -11,8 +11,9 @@ from schnell.engine.compiled_blocks import CompiledBlocks
 from schnell.engine.compiler import Compiler, in_program_sizes
 from schnell.engine.denoise import Drawing, denoise_step
 from schnell.engine.loading import Networks
+from schnell.engine.packed_linear import pack_layers
 from schnell.engine.quantized import PathChoice
-from schnell.engine.slot_linear import SlotPlan, install_slots
+from schnell.engine.slot_linear import SlotPlan, install_slots, slot_layers
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.subjects import read_subjects
 from schnell.engine.text import PromptEmbedding, TextEncoder, computing_device
@@ -64,6 +65,9 @@ class LoadedModel:
         ):
             installed = install_slots(network, routing, replace(on_demand, device=device))
             parts |= {f"{component}.{name}": part for name, part in installed.items()}
+        if not plan.reserved:
+            # a compiled network's products are the compiler's
+            pack_layers(slot_layers(parts.values()))
         self.slots = AdapterSlots(parts, self.routing, plan, adapter_bytes)
         self._text = TextEncoder(folder.path, folder.sequence_length, networks.clip, networks.t5)
 

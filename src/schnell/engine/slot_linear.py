@@ -219,7 +219,10 @@ class SlotLinear(nn.Module):
         assert self.up is not None  # noqa: S101
         down = self.down[:, :, :rank][slots].transpose(1, 2).flatten(1, 3)  # (rows, parts, uses, rank, in)
         ups = self.up[:, :rank][slots].mul_(scales).flatten(1, 2)
-        return RowFactors(down, tuple((part.start, part.stop, ups[..., part.start : part.stop]) for part in self.parts))
+        # a part's own columns behind each other: a product would copy them so, at every step
+        return RowFactors(
+            down, tuple((part.start, part.stop, ups[..., part.start : part.stop].contiguous()) for part in self.parts)
+        )
 
     def _add_kronecker(self, x: Tensor, y: Tensor, routing: SlotRouting) -> None:
         for (slot, index), factors in sorted(self.kronecker.items()):
