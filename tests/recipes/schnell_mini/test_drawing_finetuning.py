@@ -82,16 +82,22 @@ def test_both_levels_learn_and_no_computed_weight_changes(learner: DrawingLearne
 
 def test_exchanging_a_drawings_latents_is_running_the_whole_network_on_them(learner: DrawingLearner) -> None:
     shipped = load_pipeline(find_model("schnell-mini").path)
-    own = DrawingLearner(shipped.transformer, learner.book, learner.dataset, torch.ones(16))
-    pooled = torch.stack([prompt.pooled for prompt in shipped.text.encode(["red apple", "house"])])
-    noise, latents = torch.randn(2, 2, GRID.tokens, 64)
-    levels = torch.tensor([0.5, 0.25])
-    begun = own.begin(noise, GRID, pooled)
-    still = replace(begun, jitter=torch.zeros_like(begun.jitter))
-    whole = replace(own.begin(latents, GRID, pooled), text=still.text, jitter=still.jitter)
+    prompts = shipped.text.encode(["red apple", "house"])
+    book = CaptionBook(learner.book.pooled, torch.stack([prompt.states for prompt in prompts]))
+    own = DrawingLearner(shipped.transformer, book, learner.dataset, torch.ones(16))
+    grid, levels = Grid(16, 16), [0.5, 0.25]
+    noise, picture = torch.randn(2, 2, grid.tokens, 64, generator=torch.Generator().manual_seed(1))
+    directions = read_directions(shipped.transformer)
+    noise += 0.1 * directions.sum(1)  # says clearly where the object lies
+    picture -= (picture @ directions) @ directions.T  # and the picture says nothing of that
+    latents = torch.lerp(picture, noise, torch.tensor(levels)[:, None, None])
+    begun = own.begin(noise, grid, torch.stack([prompt.pooled for prompt in prompts]))
     with torch.no_grad():
-        here, there = own.draw(still, latents, levels), own.draw(whole, latents, levels)
-    assert (here - there).square().mean() < 2e-3 * here.var()
+        drawn = own.draw(replace(begun, jitter=torch.zeros_like(begun.jitter)), latents, torch.tensor(levels))
+        drawings = start_drawings(prompts, latents, [(level, 0.0) for level in levels], grid.size)
+        velocity = predict_velocity(as_velocity(shipped.transformer), drawings)
+    wanted = latents - torch.tensor(levels)[:, None, None] * velocity
+    assert (drawn - wanted).square().mean() < 0.01 * wanted.var()
 
 
 def test_a_stopped_learner_goes_on_from_its_state(learner: DrawingLearner) -> None:
