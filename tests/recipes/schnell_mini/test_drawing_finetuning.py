@@ -113,6 +113,7 @@ def test_a_stopped_learner_goes_on_from_its_state(learner: DrawingLearner) -> No
 def test_a_channel_counts_as_much_as_it_is_seen() -> None:
     torch.manual_seed(0)
     vae = build_vae(Shape()).eval()
+    vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)
     with torch.no_grad():
         vae.decoder.conv_in.weight[:, 3] *= 5.0
         vae.decoder.conv_in.weight[:, 4] = 0.0
