@@ -54,5 +54,8 @@ def gains_by_packing(layer: nn.Module) -> bool:
     # torch's types leave the question out
     if type(layer) is not nn.Linear or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
+    # without the instructions, torch multiplies bfloat16 by other means, and refuses these
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
     weight = layer.weight
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.numel() <= _LARGEST_PACKED
