@@ -284,7 +284,6 @@ def decoder_command(
     with progress_bars() as show:
         finetuned = finetune_decoder(studio, work, StageBudget(60 * minutes, updates), share, show)
     target = out or folder.path / "vae"
-    target.mkdir(parents=True, exist_ok=True)
     write_weights(finetuned, target)
     typer.echo(target)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from schnell_mini.autoencoder import picture_loss
 from schnell_mini.critic import Critic, balance_weight, critic_loss, criticism, edge_strength
@@ -71,9 +71,10 @@ def finetune_decoder(studio: Studio, work: Path, budget: StageBudget, share: flo
     return studio.vae
 
 
-def write_weights(vae: AutoencoderKL, folder: Path) -> None:
-    """Write the autoencoder's weights in half precision; its configuration, which stays as it was, keeps its words."""
-    weights = {name: value.half().contiguous().cpu() for name, value in vae.state_dict().items()}
+def write_weights(network: nn.Module, folder: Path) -> None:
+    """Write a network's weights in half precision; its configuration, which stays as it was, keeps its words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}
     save_file(weights, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
 
 

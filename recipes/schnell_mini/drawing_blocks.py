@@ -132,27 +132,70 @@ def with_mixed_precision(forward: Callable[..., Any], device: torch.device) -> C
     return run
 
 
-class BlockLearner:
-    """Trains the drawing blocks; everything else is frozen."""
+class LearnerOfBlocks:
+    """What trains the drawing blocks keeps, whatever it learns from: all else of the transformer is frozen.
+
+    `prepare` opens each block for training; `finish` closes it.
+    """
+
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        dataset: PictureDataset,
+        prepare: Callable[[Any], None],
+        rate: float,
+        averaged: float,
+    ) -> None:
+        self.transformer: Any = transformer.requires_grad_(requires_grad=False).eval()
+        self.dataset, self.device = dataset, torch.device(transformer.device)
+        self.blocks = nn.ModuleList(find_drawing_blocks(transformer)).requires_grad_(requires_grad=True)
+        free = writable_channels(transformer.x_embedder.out_features).to(self.device)
+        for block in find_drawing_blocks(transformer):
+            prepare(block)
+            for parameter in block.proj_out.parameters():
+                parameter.register_hook(lambda grad: grad * free.view(-1, *[1] * (grad.dim() - 1)))
+        self.rng, self.done = Random(0), 0
+        self.average = MovingAverage(self.blocks, averaged)
+        groups = [{"params": list(self.blocks.parameters()), "base": rate}]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def finish(self) -> None:
+        """Put the averaged weights in place, in the form of a stock FLUX model."""
+        self.average.copy_to(self.blocks)
+        for block in self.blocks:
+            fold_centring(block)
+        self.transformer.eval()
+
+    def state(self) -> dict[str, Any]:
+        """Weights, their average, optimizer and count of updates."""
+        return {
+            "blocks": self.blocks.state_dict(),
+            "average": self.average.values,
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self.blocks.load_state_dict(state["blocks"])
+        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = self.average.count = state["done"]
+        self.rng = Random(self.done)
+
+
+class BlockLearner(LearnerOfBlocks):
+    """Trains new drawing blocks."""
 
     name = "blocks"
 
     def __init__(
         self, transformer: FluxTransformer2DModel, conditioner: CodeConditioner, dataset: PictureDataset
     ) -> None:
-        self.transformer = transformer.requires_grad_(requires_grad=False).eval()
-        self.conditioner, self.dataset, self.device = conditioner, dataset, transformer.device
-        self.blocks = nn.ModuleList(find_drawing_blocks(transformer)).requires_grad_(requires_grad=True)
-        free = writable_channels(transformer.x_embedder.out_features).to(self.device)
+        super().__init__(transformer, dataset, initialise_block, RATE, AVERAGED)
+        self.conditioner = conditioner
         for block in find_drawing_blocks(transformer):
-            initialise_block(block)
             block.forward = with_mixed_precision(block.forward, self.device)
-            for parameter in block.proj_out.parameters():
-                parameter.register_hook(lambda grad: grad * free.view(-1, *[1] * (grad.dim() - 1)))
-        self.rng, self.done = Random(0), 0
-        self.average = MovingAverage(self.blocks, AVERAGED)
-        groups = [{"params": list(self.blocks.parameters()), "base": RATE}]
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
 
     def update(self, progress: float) -> Tensor:
         """One optimizer step; the mean squared error of the clean latents that the predicted velocity points to."""
@@ -185,25 +228,6 @@ class BlockLearner:
 
     def finish(self) -> None:
         """Put the averaged weights in place, in the form of a stock FLUX model."""
-        self.average.copy_to(self.blocks)
-        for block in self.blocks:
+        for block in find_drawing_blocks(self.transformer):
             del block.forward
-            fold_centring(block)
-        self.transformer.eval()
-
-    def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates."""
-        return {
-            "blocks": self.blocks.state_dict(),
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self.blocks.load_state_dict(state["blocks"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)
+        super().finish()

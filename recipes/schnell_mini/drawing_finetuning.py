@@ -6,27 +6,26 @@ level on the way to what came of that (Ross et al. 2011, arXiv:1011.0686). Both 
 are real ones, read by CLIP, and channels of the latents count as much as they are seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from schnell.engine.denoise import position_ids
 from schnell_mini import layout
 from schnell_mini.captions import COLOURS, IconLabel, decorate, on_background
 from schnell_mini.drawing_blocks import (
-    find_drawing_blocks,
-    fold_centring,
+    LearnerOfBlocks,
     unfold_centring,
-    writable_channels,
 )
-from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.loop import mixed_precision, optimizer_step, rate_factor
 from schnell_mini.picture_dataset import PictureDataset
 from schnell_mini.placement import Grid
+from schnell_mini.sampling import decode_pixels
 from schnell_mini.text_models import TextModels
 
 #: With eight pictures a batch, as on a CPU, four times this rate undoes what large batches taught.
@@ -73,20 +72,14 @@ def read_captions(text: TextModels, labels: Sequence[IconLabel], seed: int = 0, 
 @torch.no_grad()
 def measure_channels(vae: AutoencoderKL, latents: Tensor, amount: float = 0.2) -> Tensor:
     """How much a channel of the latents `[N, 16, h, w]` is seen: mean squared change of pixels, 1 on average `[16]`."""
-
-    def draw(some: Tensor) -> Tensor:
-        scaled = some / vae.config["scaling_factor"] + vae.config["shift_factor"]
-        pixels: Tensor = vae.decode(scaled.to(memory_format=torch.channels_last)).sample
-        return pixels
-
     generator = torch.Generator(latents.device).manual_seed(0)
-    seen, plain = [], draw(latents)
+    seen, plain = [], decode_pixels(vae, latents)
     for channel in range(latents.shape[1]):
         changed = latents.clone()
         changed[:, channel] += amount * torch.randn(
             changed[:, channel].shape, generator=generator, device=latents.device
         )
-        seen.append((draw(changed) - plain).square().mean())
+        seen.append((decode_pixels(vae, changed) - plain).square().mean())
     found = torch.stack(seen)
     return found / found.mean()
 
@@ -105,7 +98,7 @@ class Begun:
     rotation: tuple[Tensor, Tensor]
 
 
-class DrawingLearner:
+class DrawingLearner(LearnerOfBlocks):
     """Trains the drawing blocks of a finished transformer; everything else is frozen."""
 
     name = "drawing"
@@ -113,19 +106,9 @@ class DrawingLearner:
     def __init__(
         self, transformer: FluxTransformer2DModel, book: CaptionBook, dataset: PictureDataset, seen: Tensor
     ) -> None:
-        self.transformer: Any = transformer.requires_grad_(requires_grad=False).eval()
-        self.book, self.dataset, self.device = book, dataset, torch.device(transformer.device)
+        super().__init__(transformer, dataset, unfold_centring, RATE, AVERAGED)
+        self.book = book
         self.seen = seen.to(self.device).repeat_interleave(layout.TOKEN_CHANNELS // len(seen))
-        self.blocks = nn.ModuleList(find_drawing_blocks(transformer)).requires_grad_(requires_grad=True)
-        free = writable_channels(transformer.x_embedder.out_features).to(self.device)
-        for block in find_drawing_blocks(transformer):
-            unfold_centring(block)
-            for parameter in block.proj_out.parameters():
-                parameter.register_hook(lambda grad: grad * free.view(-1, *[1] * (grad.dim() - 1)))
-        self.rng, self.done = Random(0), 0
-        self.average = MovingAverage(self.blocks, AVERAGED)
-        groups = [{"params": list(self.blocks.parameters()), "base": RATE}]
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
 
     def update(self, progress: float) -> Tensor:
         """One optimizer step; the weighed squared error of the clean latents at the lower level."""
@@ -198,27 +181,3 @@ class DrawingLearner:
                 )
         velocity: Tensor = net.proj_out(net.norm_out(image.float(), embedding))
         return latents - levels[:, None, None] * velocity
-
-    def finish(self) -> None:
-        """Put the averaged weights in place, in the form of a stock FLUX model."""
-        self.average.copy_to(self.blocks)
-        for block in self.blocks:
-            fold_centring(block)
-        self.transformer.eval()
-
-    def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates."""
-        return {
-            "blocks": self.blocks.state_dict(),
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self.blocks.load_state_dict(state["blocks"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)

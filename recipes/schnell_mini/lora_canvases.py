@@ -25,6 +25,7 @@ from schnell_mini.latents import PIXELS_PER_LATENT, encode_pictures, icon_size
 from schnell_mini.learned.looks import LOOKS, Look, place, plain
 from schnell_mini.pictures import Icons
 from schnell_mini.placement import SMALLEST_MOVED, Grid, align_noise, half_token
+from schnell_mini.position_weights import NOISE_HEAD
 
 #: Canvases, each with its share of the pictures: the squares and the ratios of 1 MP and of 0.25 MP.
 CANVASES = (
@@ -92,10 +93,10 @@ class Painter:
 
 def read_noise_directions(transformer: Flux) -> Tensor:
     """The directions `[64, 2]` of the noise that decide placement, from the head that reads them."""
-    head, width = 3, transformer.params.hidden_size
+    width = transformer.params.hidden_size
     first: torch.nn.Module = transformer.double_blocks[0]
     weight = first.get_parameter("img_attn.qkv.weight").detach().float()
-    start = 2 * width + head * transformer.params.head_dim
+    start = 2 * width + NOISE_HEAD * transformer.params.head_dim
     rows = weight[start : start + 2, layout.NOISE]
     return functional.normalize(rows).T.contiguous().cpu()
 

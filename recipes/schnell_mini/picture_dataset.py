@@ -49,8 +49,11 @@ class PictureDataset:
         return PictureBatch(noise, clean, shifts, icons, view.colours[icons])
 
 
-def build_picture_dataset(views: Mapping[str, tuple[Encoded, ...]], device: torch.device) -> PictureDataset:
-    """The dataset of these views on a device."""
-    directions = find_noise_directions([views[name][0] for name in MOVED_VIEWS])
+def build_picture_dataset(
+    views: Mapping[str, tuple[Encoded, ...]], device: torch.device, directions: Tensor | None = None
+) -> PictureDataset:
+    """The dataset of these views on a device, with a finished model's `directions` `[64, 2]`, or the best ones."""
+    if directions is None:
+        directions = find_noise_directions([views[name][0] for name in MOVED_VIEWS])
     kept = {name: tuple(view.to(device) for view in same) for name, same in views.items()}
     return PictureDataset(kept, directions.to(device))

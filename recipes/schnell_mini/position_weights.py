@@ -38,6 +38,8 @@ MOVED_DOWN, MOVED_RIGHT = layout.SCRATCH + 13, layout.SCRATCH + 14
 VIEW_CHANNELS = {side: layout.FIRST_VIEW + number for number, side in enumerate(VIEW_SIDES)}
 
 POSITION_BLOCKS = 2
+#: The head of the first block that takes the noise's means.
+NOISE_HEAD = 3
 #: Where the rotary dimensions of rows and columns begin in a head, and which of their frequencies is read.
 ROW_AXIS, COLUMN_AXIS, SLOW, FREQUENCIES, ROTARY_BASE = 8, 36, 5, 14, 10000.0
 #: Weight of a query's first dimension, which says what kind of token a head attends to.
@@ -146,11 +148,11 @@ def compare_anchors(attention: Any, first: int, axis: int, channel: int) -> None
 
 
 def write_position_heads(attention: Any, directions: Tensor, spread: float) -> None:
-    """Heads 0 and 1 read row and column, head 3 the noise's means along the two directions."""
+    """Heads 0 and 1 read row and column, `NOISE_HEAD` the noise's means along the two directions."""
     head = attention.to_q.out_features // attention.heads
     compare_anchors(attention, 0, ROW_AXIS, ROW)
     compare_anchors(attention, head, COLUMN_AXIS, COLUMN)
-    even = 3 * head
+    even = NOISE_HEAD * head
     attend_evenly(attention, even)
     attention.to_v.weight[even : even + 2, layout.NOISE] = NOISE_GAIN * spread / layout.NOISE_SCALE * directions.T
     for value, channel in ((even, DOWN), (even + 1, RIGHT)):
@@ -160,7 +162,7 @@ def write_position_heads(attention: Any, directions: Tensor, spread: float) -> N
 def read_directions(transformer: FluxTransformer2DModel) -> Tensor:
     """The directions `[64, 2]` along which the noise's means decide the placement, from the head that reads them."""
     attention: Any = transformer.transformer_blocks[0].attn
-    even = 3 * (attention.to_q.out_features // attention.heads)
+    even = NOISE_HEAD * (attention.to_q.out_features // attention.heads)
     rows: Tensor = attention.to_v.weight[even : even + 2, layout.NOISE].detach().float()
     return functional.normalize(rows).T.contiguous()
 

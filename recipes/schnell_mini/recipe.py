@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
@@ -215,23 +214,16 @@ def train_drawing(
     blocks = BlockLearner(transformer, conditioner, dataset)
     plan.run("blocks", blocks)
     blocks.finish()
-    finetune_drawing(plan, pipeline, views, data.icons)
+    finetune_drawing(plan, pipeline, dataset, data.icons)
 
 
-def finetune_drawing(
-    plan: Plan, pipeline: MiniPipeline, views: dict[str, tuple[Encoded, ...]], icons: Icons
-) -> FluxTransformer2DModel:
+def finetune_drawing(plan: Plan, pipeline: MiniPipeline, dataset: PictureDataset, icons: Icons) -> None:
     """Finetune the drawing blocks of a model that is finished but for its decoder."""
-    dataset = PictureDataset(
-        {name: tuple(each.to(plan.device) for each in same) for name, same in views.items()},
-        read_directions(pipeline.transformer),
-    )
-    seen = measure_channels(pipeline.vae, views["white"][0].latents[:16].float().to(plan.device))
+    seen = measure_channels(pipeline.vae, dataset.views["white"][0].latents[:16].float())
     plan.show("captions", 0.0, "as CLIP reads them")
     learner = DrawingLearner(pipeline.transformer, read_captions(pipeline.text, icons.labels), dataset, seen)
     plan.run("drawing", learner)
     learner.finish()
-    return pipeline.transformer
 
 
 def refine_drawing(plan: Plan, folder: Path, icons: Icons, target: Path) -> None:
@@ -242,12 +234,11 @@ def refine_drawing(plan: Plan, folder: Path, icons: Icons, target: Path) -> None
     (plan.work / "state").mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(folder, str(plan.device))
     divide_means_by_time(pipeline.transformer)
-    keep_off_directions(pipeline.transformer, read_directions(pipeline.transformer))
-    views = encode_views(plan, pipeline.vae, icons)
-    transformer = finetune_drawing(plan, pipeline, views, icons)
-    target.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous().cpu() for name, value in transformer.state_dict().items()}
-    save_file(weights, target / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    directions = read_directions(pipeline.transformer)
+    keep_off_directions(pipeline.transformer, directions)
+    dataset = build_picture_dataset(encode_views(plan, pipeline.vae, icons), plan.device, directions)
+    finetune_drawing(plan, pipeline, dataset, icons)
+    write_weights(pipeline.transformer, target)
 
 
 def write_closed_form(

@@ -68,12 +68,16 @@ def denoise(
     return torch.stack([drawing.latents for drawing in drawings])
 
 
+def decode_pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Latents `[B, 16, h, w]` to what the decoder makes of them, `[B, 3, H, W]` around -1..1."""
+    pixels: Tensor = vae.decode(latents / vae.config["scaling_factor"] + vae.config["shift_factor"]).sample
+    return pixels
+
+
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Latents `[B, 16, h, w]` to pictures `[B, 3, H, W]` in 0..1 on the CPU."""
-    scaled = latents / vae.config["scaling_factor"] + vae.config["shift_factor"]
-    pixels: Tensor = vae.decode(scaled).sample.float().cpu()
-    return ((pixels + 1) / 2).clamp(0, 1)
+    return ((decode_pixels(vae, latents).float().cpu() + 1) / 2).clamp(0, 1)
 
 
 def draw_pictures(

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,11 @@ _GELU_CUBIC: Final = 0.044715 * _GELU_LINEAR
 #: Rotary angles turn by powers of this base (arXiv:2104.09864), and those of so many picture sizes are kept.
 _ROTARY_BASE: Final = 10_000.0
 _KEPT_TABLES: Final = 8
+#: Weights of a layer up to which a second form of them is kept: 2 MiB. Beside the thousands of tokens of larger models
+#: writing the blocks takes next to nothing, and a second form would be as much memory as the model.
+_LARGEST_PACKED: Final = 1 << 20
+#: Vectors that the form is chosen for; others are multiplied in the same one.
+_VECTORS: Final = 768
 
 
 def is_functional() -> bool:
@@ -228,3 +233,41 @@ def _gelu_in_chunks(x: Tensor, into: Tensor) -> None:
         exact = part.float()
         signal = torch.addcmul(linear, exact, exact, value=_GELU_CUBIC).mul_(exact).sigmoid_()
         torch.mul(exact, signal, out=target)
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer with the parameters of another, which must not change any more, multiplied from a second form.
+
+    torch hands each product to oneDNN with the weights as a matrix, which oneDNN writes anew in blocks of its own
+    before it multiplies, and it copies the bias over the whole output first. Beside a small model's few hundred tokens
+    both take a tenth to a fifth of the product. Here the blocks are written once, and the bias is added where the sums
+    are rounded: the same sums, to the last bit (`tests/engine/test_flux_kernels.py`).
+
+    Source: oneDNN's "Memory format propagation",
+    https://uxlfoundation.github.io/oneDNN/page_memory_format_propagation_cpp.html.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        # no buffer: no state dict and no `.to` knows this form
+        self._blocks: Any = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _VECTORS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        if is_functional():
+            return F.linear(x, self.weight, self.bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._blocks, self.bias, "none", [], "")
+        return product
+
+
+def gains_by_packing(layer: nn.Module) -> bool:
+    """Whether a layer's products are oneDNN's, and so short that the form of its weights matters."""
+    # torch's types leave the question out
+    if type(layer) is not nn.Linear or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    # without the instructions, torch multiplies bfloat16 by other means, and refuses these
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    weight = layer.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.numel() <= _LARGEST_PACKED

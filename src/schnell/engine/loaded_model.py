@@ -1,6 +1,6 @@
 """A model's networks as they are loaded: text encoders and transformer with LoRA slots in them, and the autoencoder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -10,10 +10,10 @@ from schnell.engine.adapter_slots import AdapterSlots
 from schnell.engine.compiled_blocks import CompiledBlocks
 from schnell.engine.compiler import Compiler, in_program_sizes
 from schnell.engine.denoise import Drawing, denoise_step
+from schnell.engine.flux_kernels import PackedLinear, gains_by_packing
 from schnell.engine.loading import Networks
-from schnell.engine.packed_linear import pack_layers
 from schnell.engine.quantized import PathChoice
-from schnell.engine.slot_linear import SlotPlan, install_slots, slot_layers
+from schnell.engine.slot_linear import SlotLinear, SlotPlan, install_slots, slot_layers
 from schnell.engine.slot_routing import SlotRouting, SlotUse
 from schnell.engine.subjects import read_subjects
 from schnell.engine.text import PromptEmbedding, TextEncoder, computing_device
@@ -119,3 +119,10 @@ class LoadedModel:
         finally:
             if self.blocks is None:
                 blocks.stop()
+
+
+def pack_layers(layers: Iterable[SlotLinear]) -> None:
+    """Give those of these layers that gain by it packed weights: small ones in bfloat16 on a CPU."""
+    for layer in layers:
+        if gains_by_packing(layer.base):
+            layer.base = PackedLinear(layer.base)

@@ -11,8 +11,7 @@ from schnell.engine.denoise import predict_velocity
 from schnell.models.catalogue import find_model
 from schnell_mini import drawing_finetuning, layout
 from schnell_mini.appearance_codes import BackgroundCodes
-from schnell_mini.drawing_blocks import find_drawing_blocks, initialise_block, writable_channels
-from schnell_mini.drawing_blocks import fold_centring as fold
+from schnell_mini.drawing_blocks import find_drawing_blocks, fold_centring, initialise_block, writable_channels
 from schnell_mini.drawing_finetuning import CaptionBook, DrawingLearner, measure_channels
 from schnell_mini.key_value_blocks import keep_off_directions, write_last_layer, write_time
 from schnell_mini.latents import Encoded
@@ -39,7 +38,7 @@ def transformer() -> FluxTransformer2DModel:
         write_last_layer(network, BackgroundCodes(torch.randn(14, 3), torch.randn(3, 16)))
         for block in find_drawing_blocks(network):
             initialise_block(block)
-            fold(block)
+            fold_centring(block)
     return network.eval()
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from schnell.engine.packed_linear import PackedLinear, gains_by_packing, pack_layers
+from schnell.engine.flux_kernels import PackedLinear, gains_by_packing
+from schnell.engine.loaded_model import pack_layers
 from schnell.engine.slot_linear import SlotLinear, SlotPlan
 from schnell.engine.slot_routing import SlotRouting
 
