@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from schnell.engine.device import has_fast_bfloat16
+
 SAVE_EVERY = 120.0
 REPORT_EVERY = 20
 
@@ -90,12 +92,12 @@ def rate_factor(progress: float, done: int, warm: int = 100, hold: float = 0.6, 
 
 
 def mixed_precision(device: torch.device, *, convolutions: bool = False) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 where the hardware multiplies it fast: CUDA, and CPUs with AMX or AVX512-BF16.
+    """Autocast to bfloat16 where the hardware multiplies it faster than float32: CUDA, and some CPUs.
 
-    CPUs with AVX512-BF16 alone are many times slower at the backward pass of bfloat16 convolutions, so these stay in
+    CPUs without AMX are many times slower at the backward pass of bfloat16 convolutions, so these stay in
     float32 there.
     """
-    fast = torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and not convolutions)
+    fast = torch.cpu.get_capabilities().get("amx_bf16") if convolutions else has_fast_bfloat16()
     if device.type == "cuda" or (device.type == "cpu" and fast):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

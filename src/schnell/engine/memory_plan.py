@@ -168,7 +168,7 @@ def _cpu_forms(target: Target) -> list[Form]:
     forms = [replace(whole, adapter_slots=slots, adapter_rank=rank, rows=rows) for slots, rank, rows in sizes]
     if target.exact != target.fast:
         forms += [replace(each, exact=None) for each in forms]
-    # where products of bfloat16 are not in hardware it is slower than float32, at half the memory
+    # where products of bfloat16 are slower than those of float32, they take half the memory
     return [*forms, replace(forms[-1], precision="bfloat16", exact=None, rows=1, whole_pixels=0)]
 
 

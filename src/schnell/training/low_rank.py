@@ -44,7 +44,7 @@ class BaseModel:
 
 
 def place_model(folder: ModelFolder, device: torch.device) -> BaseModel:
-    """The model on this device: bfloat16 on GPUs and on processors that multiply it natively, float32 on others."""
+    """The model on this device: bfloat16 on GPUs and on processors that multiply it faster, float32 on others."""
     return BaseModel(folder, choose_precision(device, go_fast=True), device)
 
 
