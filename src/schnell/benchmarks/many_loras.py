@@ -49,7 +49,7 @@ def mixed_loras(megapixels: str) -> BenchmarkResult:
     """64 requests of 16 clients over 16 LoRAs, against the pipeline with `set_adapters` before each request.
 
     Both sides compute in the precision of `go_fast` on this machine. The details have both sides without it, and the
-    same requests to a server over HTTP.
+    same requests to a server over HTTP, in turns with those in process.
     """
     with TemporaryDirectory() as scratch:
         engine = drawn_size_engine()
@@ -58,8 +58,7 @@ def mixed_loras(megapixels: str) -> BenchmarkResult:
         main = _mix(engine, files, megapixels, fast)
         slow = engine.precision_for(go_fast=False)
         exact = main if fast == slow else _mix(engine, files, megapixels, slow)
-        prompts = [_prompt(index) for index in range(REQUESTS)]
-        over_http = seconds_over_http([file.peer for file in files], prompts, SCALE, megapixels, CLIENTS)
+        in_process, over_http = _seconds_without_and_with_http(engine, files, megapixels)
     return BenchmarkResult(
         ours=REQUESTS / main.ours,
         unit="images/s",
@@ -70,6 +69,7 @@ def mixed_loras(megapixels: str) -> BenchmarkResult:
         details={
             "both_sides_in": fast.name,
             "over_http_images_s": REQUESTS / over_http,
+            "over_http_share": in_process / over_http,
             **main.to_json(),
             slow.name: exact.to_json(),
         },
@@ -310,13 +310,30 @@ def _run_peer(pipeline: Any, engine: Engine, jobs: Sequence[Job], files: Sequenc
     return pictures
 
 
+def _seconds_without_and_with_http(engine: Engine, files: Sequence[LoraFile], megapixels: str) -> tuple[float, float]:
+    """Seconds of the requests in process and over HTTP, in turns, since a machine's speed changes by the minute."""
+    jobs = [_job(i, files[i % LORAS].use, megapixels, go_fast=True) for i in range(REQUESTS)]
+    prompts, sizer = [job.spec.prompt for job in jobs], BatchSizer[Any]()
+    with drawing_over_http([file.peer for file in files], prompts, SCALE, megapixels, CLIENTS) as draw_all:
+        return median_pair(lambda: serve_all(engine, jobs, sizer), draw_all, 3)
+
+
 def seconds_over_http(
     files: Sequence[Path], prompts: Sequence[str], scale: float, megapixels: str, clients: int, **settings: str
 ) -> float:
-    """Seconds that a new server takes for one request a prompt from so many `clients`, with the LoRA files in turns.
+    """Seconds of one `drawing_over_http`, after one that does not count."""
+    with drawing_over_http(files, prompts, scale, megapixels, clients, **settings) as draw_all:
+        draw_all()
+        return seconds_of(draw_all)
 
-    Upscaling, safety check, file, records and credits are counted; start and warm-up of the server are not.
-    `settings` are the server's.
+
+@contextmanager
+def drawing_over_http(
+    files: Sequence[Path], prompts: Sequence[str], scale: float, megapixels: str, clients: int, **settings: str
+) -> Iterator[Callable[[], None]]:
+    """A new server for the block; yields what sends it one request a prompt from so many `clients`, the files in turns.
+
+    Upscaling, safety check, file, records and credits are part of that. `settings` are the server's.
 
     Raises:
         BenchmarkError: the server did not start, or refused.
@@ -338,8 +355,7 @@ def seconds_over_http(
         def draw_all() -> None:
             list(threads.map(lambda body: _post(client, "/api/features", json=body), bodies))
 
-        draw_all()
-        return seconds_of(draw_all)
+        yield draw_all
 
 
 def _client(address: str, clients: int) -> httpx.Client:
