@@ -24,13 +24,14 @@ from schnell_mini.learned.looks import LOOKS, Look
 from schnell_mini.loop import Show
 from schnell_mini.lora_canvases import CANVASES, PIXELS_PER_TOKEN, CanvasSet, Painter, choose_pictures, find_placements
 from schnell_mini.lora_drawing import install_file
+from schnell_mini.patterns import cover
 from schnell_mini.pictures import Icons, resize
 from schnell_mini.placement import SMALLEST_MOVED, Grid
 from schnell_mini.sampling import decode, denoise
 
 BATCH = 16
-#: Pictures drawn by the base, with each LoRA, and encoded from what was painted.
-DRAWN, WITH_LORA, ENCODED = 1600, 96, 320
+#: Pictures drawn by the base, with each LoRA, encoded from what was painted, and from that under a pattern.
+DRAWN, WITH_LORA, ENCODED, PATTERNED = 1600, 96, 320, 480
 STEP_COUNTS = (1, 1, 2, 4, 4)
 LORA_SCALE = 0.9
 #: A picture further than this (mean squared error) from every placement shows something else: a misread prompt.
@@ -79,6 +80,15 @@ def collect_pictures(studio: Studio, share: float, show: Show) -> list[DrawnPict
         painter = studio.painter(look, rng)
         for canvas in choose_canvases(painter, max(1, round(share * ENCODED / len(looks)))):
             found += encode_canvas(painter, canvas)
+    return found + encode_patterned(studio, max(1, round(share * PATTERNED)), rng)
+
+
+def encode_patterned(studio: Studio, count: int, rng: Random) -> list[DrawnPicture]:
+    """So many icons under patterns, which reach the canvas's edge as what users' own LoRAs draw may."""
+    painter, found = studio.painter(LOOKS[0], rng), list[DrawnPicture]()
+    for canvas in choose_canvases(painter, count):
+        pictures = torch.stack([cover(each, rng) for each in paint_canvas(painter, canvas, canvas.placements)])
+        found += encode(painter.vae, pictures)
     return found
 
 
@@ -121,8 +131,12 @@ def possible_placements(canvas: CanvasSet, steps: int) -> list[Tensor]:
 
 def encode_canvas(painter: Painter, canvas: CanvasSet) -> list[DrawnPicture]:
     """The canvas's pictures as they are, with their own latents."""
-    pictures = paint_canvas(painter, canvas, canvas.placements)
-    latents = encode_pictures(painter.vae, 2 * pictures - 1)
+    return encode(painter.vae, paint_canvas(painter, canvas, canvas.placements))
+
+
+def encode(vae: AutoencoderKL, pictures: Tensor) -> list[DrawnPicture]:
+    """Pictures `[N, 3, H, W]` in 0..1, with their own latents."""
+    latents = encode_pictures(vae, 2 * pictures - 1)
     return [DrawnPicture(one.half().cpu(), to_bytes(two)) for one, two in zip(latents, pictures, strict=True)]
 
 

@@ -15,6 +15,7 @@ from schnell_mini.drawn_pictures import (
     collect_pictures,
     draw_canvas,
     encode_canvas,
+    encode_patterned,
     paste,
     possible_placements,
 )
@@ -98,6 +99,16 @@ def test_encoded_pictures_are_painted_in_their_look(studio: Studio) -> None:
         rows, columns = middle_of(each.picture)
         assert abs(rows - 96) < 20
         assert abs(columns - 168) < 20
+
+
+def test_patterns_lie_over_the_icon_and_the_edge_and_are_what_the_latents_hold(studio: Studio) -> None:
+    made = encode_patterned(studio, 6, Random(0))
+    assert len(made) == 6
+    rims = [each.picture[:, :, 0].float().std(1).max() for each in made]
+    assert sum(float(rim) > 10 for rim in rims) >= 3
+    for each in made:
+        [seen] = decode(studio.vae, each.latents[None].float())
+        assert float((255 * seen - each.picture).abs().mean()) < 40
 
 
 def test_all_sources_give_pictures(studio: Studio) -> None:
