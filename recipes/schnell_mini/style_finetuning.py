@@ -1,8 +1,7 @@
 """A finished model learns to read past words that change neither icon nor background: styles and trigger words.
 
 Self-distillation: what the model reads of a subject alone is what it has to read of the same subject among styles and
-backgrounds; a background's codes are the median of what it reads for many names. Only CLIP's last layer changes. So
-the layers before it run once for many captions, and the last one is computed for `</s>` alone, where CLIP is read.
+backgrounds; a background's codes are the median of what it reads for many names. CLIP alone changes.
 """
 
 from collections.abc import Iterator
@@ -14,9 +13,8 @@ from shutil import copytree, rmtree
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPTextModel
 
 from schnell_mini.caption_dataset import CaptionSampler, pick_styles
 from schnell_mini.captions import COLOURS, write_caption
@@ -29,45 +27,21 @@ from schnell_mini.subjects import write_subjects
 from schnell_mini.text_classifier import BATCH
 from schnell_mini.tokens import token_ids
 
-RATE = 1e-3
+RATE = 5e-4
 SUBJECTS = 20_000
 STYLED_SHARE, WHITE_SHARE = 0.6, 0.3
 BACKGROUND_WEIGHT = 4.0
-#: How many batches of captions are sampled at a time, and how often each is used.
-SAMPLED, ROUNDS = 256, 4
+#: So many batches of captions are sampled at a time, and each gets captions that are about equally long.
+SAMPLED = 16
 
 
 @dataclass(frozen=True)
 class Batch:
-    """States before CLIP's last layer `[B, L, D]`, lengths `[B]`, numbers of subjects and backgrounds."""
+    """Token ids `[B, L]`, numbers of subjects and backgrounds."""
 
-    states: Tensor
-    lengths: Tensor
+    ids: Tensor
     subjects: list[int]
     colours: list[int]
-
-
-class LastLayer(nn.Module):
-    """CLIP's last layer and norm."""
-
-    def __init__(self, clip: CLIPTextModel) -> None:
-        super().__init__()
-        self.layer, self.norm = clip.encoder.layers[-1], clip.final_layer_norm
-
-    def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """CLIP's pooled output `[B, D]`, from the states `[B, L, D]` before this layer."""
-        attention, rows = self.layer.self_attn, torch.arange(len(states), device=states.device)
-        normed = self.layer.layer_norm1(states)
-        query = attention.q_proj(normed[rows, lengths - 1])[:, None]
-        query, key, value = (
-            each.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
-            for each in (query, attention.k_proj(normed), attention.v_proj(normed))
-        )
-        seen = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None, None]).flatten(1)
-        found = states[rows, lengths - 1] + attention.out_proj(mixed)
-        pooled: Tensor = self.norm(found + self.layer.mlp(self.layer.layer_norm2(found)))
-        return pooled
 
 
 def importance(codes: Tensor, pictures: Tensor) -> Tensor:
@@ -78,15 +52,12 @@ def importance(codes: Tensor, pictures: Tensor) -> Tensor:
 
 
 class StyleLearner:
-    """Trains CLIP's last layer; the transformer's text embedder, frozen, turns what it says into codes."""
+    """Trains CLIP; the transformer's text embedder, frozen, turns what it says into codes."""
 
     name = "styles"
 
     def __init__(self, pipeline: MiniPipeline, data: Data, subjects: int = SUBJECTS) -> None:
-        self.pipeline, self.rng, self.done = pipeline, Random(0), 0
-        self.device, clip = pipeline.device, pipeline.text.clip.requires_grad_(requires_grad=False)
-        self.first = deepcopy(clip)
-        self.first.encoder.layers, self.first.final_layer_norm = clip.encoder.layers[:-1], nn.Identity()
+        self.pipeline, self.rng, self.done, self.device = pipeline, Random(0), 0, pipeline.device
         self.embedder = pipeline.transformer.time_text_embed.text_embedder.requires_grad_(requires_grad=False)
         sampler = CaptionSampler(data.sources, self.rng)
         self.texts = sorted({sampler.subject().text for _ in range(subjects)})
@@ -96,49 +67,43 @@ class StyleLearner:
         grounds = [self.read_all([f"{name} on a {colour} background" for name in names[::4]]) for colour in COLOURS]
         self.grounds = torch.stack([codes[:, APPEARANCE_CODES:].median(0).values for codes in grounds])
         self.weights = importance(self.names, data.icons.pictures[:, :, ::8, ::8].to(self.device))
-        self.last = deepcopy(LastLayer(clip)).requires_grad_().train()
-        self.average, self.batches = MovingAverage(self.last, AVERAGED), self.sample_batches()
-        groups = [{"params": list(self.last.parameters()), "base": RATE}]
+        self.clip = deepcopy(pipeline.text.clip).requires_grad_().train()
+        self.average, self.batches = MovingAverage(self.clip, AVERAGED), self.sample_batches()
+        groups = [{"params": list(self.clip.parameters()), "base": RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
 
-    @torch.no_grad()
-    def states_of(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """The states before CLIP's last layer `[B, L, D]`, and how many tokens each text has `[B]`."""
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids `[B, L]`, no longer than the longest text."""
         ids = token_ids(self.pipeline.text.tokenizers[0], texts)
-        lengths = (ids > 0).sum(1)
-        ids = ids[:, : int(lengths.max())].to(self.device)
-        return self.first(input_ids=ids).last_hidden_state, lengths.to(self.device)
+        return ids[:, : int((ids > 0).sum(1).max())].to(self.device)
 
     @torch.no_grad()
     def read_all(self, texts: list[str]) -> Tensor:
-        """What the model as it was reads of texts: codes `[N, 187]`."""
+        """What the pipeline reads of texts: codes `[N, 187]`."""
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        last = LastLayer(self.pipeline.text.clip)
         parts = [[texts[i] for i in order[start : start + 256]] for start in range(0, len(order), 256)]
-        codes = torch.cat([read_codes(self.embedder(last(*self.states_of(part)))) for part in parts])
-        return codes[torch.tensor(order).argsort().to(codes.device)]
+        pooled = torch.cat([self.pipeline.text.clip(input_ids=self.tokenize(part)).pooler_output for part in parts])
+        return read_codes(self.embedder(pooled))[torch.tensor(order).argsort().to(self.device)]
 
     def update(self, progress: float) -> Tensor:
         """One optimizer step; the loss."""
         batch = next(self.batches)
-        embedded = self.embedder(self.last(batch.states, batch.lengths))
+        embedded = self.embedder(self.clip(input_ids=batch.ids).pooler_output)
         loss = self.loss(embedded, self.wanted[batch.subjects], self.grounds[batch.colours])
-        optimizer_step(self.optimizer, loss, self.last, rate_factor(progress, self.done, 100, 0.3, 0.02))
-        self.average.add(self.last)
+        optimizer_step(self.optimizer, loss, self.clip, rate_factor(progress, self.done, 100, 0.3, 0.02))
+        self.average.add(self.clip)
         self.done += 1
         return loss.detach()
 
     def sample_batches(self) -> Iterator[Batch]:
-        """Batches of captions that are about equally long; each comes several times, in random order."""
+        """Batches of captions that are about equally long, in random order."""
         size = BATCH[self.device.type]
         while True:
             captions = sorted((self.sample() for _ in range(SAMPLED * size)), key=lambda caption: len(caption[0]))
-            batches = []
-            for start in range(0, len(captions), size):
-                texts, subjects, colours = zip(*captions[start : start + size], strict=True)
-                batches.append(Batch(*self.states_of(list(texts)), list(subjects), list(colours)))
-            for _ in range(ROUNDS):
-                yield from self.rng.sample(batches, len(batches))
+            parts = [captions[start : start + size] for start in range(0, len(captions), size)]
+            for part in self.rng.sample(parts, len(parts)):
+                texts, subjects, colours = zip(*part, strict=True)
+                yield Batch(self.tokenize(list(texts)), list(subjects), list(colours))
 
     def sample(self) -> tuple[str, int, int]:
         """A subject on a background, often in a style; with the numbers of subject and background."""
@@ -166,17 +131,17 @@ class StyleLearner:
 
     def finish(self) -> None:
         """Put the averaged weights into the pipeline."""
-        self.average.copy_to(self.last)
-        LastLayer(self.pipeline.text.clip).load_state_dict(self.last.state_dict())
+        self.average.copy_to(self.clip)
+        self.pipeline.text.clip.load_state_dict(self.clip.state_dict())
 
     def state(self) -> dict[str, Any]:
         """Weights, their average, optimizer and count of updates."""
         average, optimizer = self.average.values, self.optimizer.state_dict()
-        return {"last": self.last.state_dict(), "average": average, "optimizer": optimizer, "done": self.done}
+        return {"clip": self.clip.state_dict(), "average": average, "optimizer": optimizer, "done": self.done}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from an earlier state."""
-        self.last.load_state_dict(state["last"])
+        self.clip.load_state_dict(state["clip"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
         self.done = self.average.count = state["done"]

@@ -1,4 +1,4 @@
-"""CLIP's last layer learns from what the model itself reads; nothing else of a model changes."""
+"""CLIP learns from what the model itself reads; nothing else of a model changes."""
 
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from schnell_mini.layout import APPEARANCE_CODES
 from schnell_mini.loop import StageBudget
 from schnell_mini.pictures import Icons
 from schnell_mini.sampling import MiniPipeline, load_pipeline
-from schnell_mini.style_finetuning import LastLayer, StyleLearner, finetune_styles, importance
-from schnell_mini.tokens import token_ids
+from schnell_mini.style_finetuning import StyleLearner, finetune_styles, importance
 
 NAMES = ("red apple", "rocket", "house", "pizza", "snowman", "sunflower", "panda", "key")
 STYLED = [f"{name} on a {colour} background, line art" for name in NAMES[:4] for colour in list(COLOURS)[1:]]
@@ -28,6 +27,7 @@ def quiet(stage: str, done: float, note: str) -> None: ...
 @pytest.fixture(autouse=True)
 def few_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(style_finetuning, "SAMPLED", 6)
+    monkeypatch.setattr(style_finetuning, "BATCH", {"cpu": 16})
     monkeypatch.setattr(style_finetuning, "SUBJECTS", 50)
 
 
@@ -42,11 +42,13 @@ def data() -> Data:
     return Data(Icons(pictures, tuple(IconLabel(name) for name in NAMES)), (), ((" the apple of my eye", 0),))
 
 
-def test_the_last_layer_alone_gives_clips_pooled_output(pipeline: MiniPipeline, data: Data) -> None:
-    texts, clip = ["key", "a photo of a rocket on a sky blue background, line art"], pipeline.text.clip
-    with torch.no_grad():
-        whole = clip(input_ids=token_ids(pipeline.text.tokenizers[0], texts)).pooler_output
-        assert torch.allclose(LastLayer(clip)(*StyleLearner(pipeline, data).states_of(texts)), whole, atol=1e-4)
+def test_batches_hold_captions_of_about_one_length(pipeline: MiniPipeline, data: Data) -> None:
+    learner = StyleLearner(pipeline, data)
+    batches = [next(learner.batches) for _ in range(6)]
+    lengths = [(batch.ids > 0).sum(1) for batch in batches]
+    assert all(int(each.max()) == batch.ids.shape[1] for each, batch in zip(lengths, batches, strict=True))
+    within = sum(float(each.float().var()) for each in lengths) / len(lengths)
+    assert within < 0.5 * float(torch.cat(lengths).float().var())
 
 
 def test_a_code_that_changes_pictures_more_counts_more() -> None:
@@ -64,21 +66,19 @@ def test_backgrounds_beside_a_style_come_nearer_to_those_without(pipeline: MiniP
     wanted = learner.grounds[1:].repeat(4, 1)
     before = (learner.read_all(STYLED)[:, APPEARANCE_CODES:] - wanted).square().mean()
     names = learner.read_all(list(NAMES))
-    for _ in range(150):
+    for _ in range(80):
         learner.update(0.0)
     learner.finish()
     assert (learner.read_all(STYLED)[:, APPEARANCE_CODES:] - wanted).square().mean() < 0.5 * before
     assert (learner.read_all(list(NAMES)) - names).abs().mean() < 0.5
 
 
-def test_only_clips_last_layer_and_the_list_of_subjects_change(data: Data, tmp_path: Path) -> None:
+def test_only_clip_and_the_list_of_subjects_change(data: Data, tmp_path: Path) -> None:
     shipped = find_model("schnell-mini").path
     made = finetune_styles(shipped, data, tmp_path, StageBudget(60, updates=2), quiet)
     old, new = (load_file(folder / "text_encoder/model.safetensors") for folder in (shipped, made))
-    changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert {value.dtype for value in new.values()} == {torch.float16}
-    assert changed
-    assert all("layers.2." in name or "final_layer_norm" in name for name in changed)
+    assert any(not torch.equal(old[name], new[name]) for name in old)
     files = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
     same = {path for path in files if (shipped / path).read_bytes() == (made / path).read_bytes()}
     assert files - same == {Path("text_encoder/model.safetensors"), Path("subjects.safetensors")}
