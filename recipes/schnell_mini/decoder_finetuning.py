@@ -16,9 +16,10 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from schnell_mini.autoencoder import picture_loss
-from schnell_mini.critic import Critic, balance_weight, critic_loss, criticism, edge_strength
+from schnell_mini.critic import LEAST_EDGE, SQUARE, Critic, balance_weight, critic_loss, criticism, edge_strength
 from schnell_mini.drawn_pictures import DrawnPicture, Studio, collect_pictures
 from schnell_mini.latents import PIXELS_PER_LATENT
 from schnell_mini.loop import (
@@ -35,11 +36,13 @@ from schnell_mini.loop import (
 RATE, CRITIC_RATE = 4e-4, 1e-3
 WINDOW = 16
 MARGIN = 24
-RIM_PIXELS, RIM_WEIGHT = 2, 0.3
+RIM_PIXELS, RIM_WEIGHT = 2, 0.8
 CORNER_PIXELS = 24
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
 SMALL_SHARE = 0.12
 EDGE_WEIGHT = 1.5
+#: How much more plain grounds count: a critic that sharpens objects leaves rings and frames on them.
+PLAIN_WEIGHT = 3.0
 #: The critic's pull as a share of the pixels', the updates before it counts, and between two measurements of both.
 CRITIC_SHARE, CRITIC_ALONE, CRITIC_RAMP, CRITIC_EVERY = 0.35, 100, 200, 25
 
@@ -113,6 +116,7 @@ class DecoderLearner:
         ]
         edges = (edge_strength(made) - edge_strength(wanted)).abs().mean()
         plain = pixels + RIM_WEIGHT * torch.stack(rims).mean() + EDGE_WEIGHT * edges
+        plain = plain + PLAIN_WEIGHT * ground_loss(made, wanted)
         critique = criticism(self.critic, made, wanted)
         ramp = min(1.0, max(0.0, (self.done - CRITIC_ALONE) / CRITIC_RAMP))
         if ramp > 0 and self.done % CRITIC_EVERY == 0:
@@ -177,6 +181,12 @@ class DecoderLearner:
         self.weight, self.done = state["weight"], state["done"]
         self.average.count = self.done
         self.rng = Random(self.done)
+
+
+def ground_loss(made: Tensor, wanted: Tensor) -> Tensor:
+    """The absolute error of pictures `[B, 3, H, W]` where the wanted one shows nothing, as a mean over all pixels."""
+    ground = (edge_strength(wanted) < LEAST_EDGE).float()
+    return ((made - wanted).abs() * functional.interpolate(ground, scale_factor=SQUARE)).mean()
 
 
 def rim_loss(difference: Tensor, rows: tuple[bool, bool], columns: tuple[bool, bool]) -> Tensor:

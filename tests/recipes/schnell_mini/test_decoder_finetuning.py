@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from schnell_mini.decoder_finetuning import rim_loss
+from schnell_mini.decoder_finetuning import ground_loss, rim_loss
 
 INSIDE, WHOLE = (False, False), (True, True)
 
@@ -31,3 +31,14 @@ def test_a_smudge_near_a_corner_counts() -> None:
 def test_only_the_ends_that_lie_at_the_edge_count() -> None:
     assert rim_loss(off_at(0, 16), (True, False), INSIDE) > 0
     assert rim_loss(off_at(-1, 16), (True, False), INSIDE) == 0
+
+
+def test_what_is_wrong_on_a_plain_ground_counts_and_what_is_wrong_in_an_object_does_not() -> None:
+    wanted = torch.zeros(1, 3, 64, 64)
+    wanted[..., 16:32, 16:32] = torch.rand(1, 3, 16, 16)
+    at_object, at_ground = wanted.clone(), wanted.clone()
+    at_object[..., 20:24, 20:24] += 0.5
+    at_ground[..., 48:52, 48:52] += 0.5
+    assert ground_loss(wanted, wanted) == 0
+    assert ground_loss(at_object, wanted) == 0
+    assert ground_loss(at_ground, wanted) == pytest.approx(0.5 * 16 / 64**2)
