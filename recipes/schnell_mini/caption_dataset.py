@@ -26,7 +26,7 @@ NAME_SHARE = 0.25
 STYLED_SHARE = 0.4
 HALF_SHARE = 0.55
 CHUNKS = 16
-INVENTED_SHARE = 0.1
+INVENTED_SHARE, HYPHENED_SHARE = 0.1, 0.15
 #: Trigger words of LoRAs, and styles that people ask for: icon and background are the same with and without.
 STYLE_PHRASES = (
     *STYLES, *(phrase for look in LOOKS for phrase in look.phrases), "flat icon", "line drawing", "pencil drawing",
@@ -131,12 +131,15 @@ class CaptionSampler:
 
 def pick_styles(rng: Random) -> list[str]:
     """One to three phrases of style; some are invented, as users invent trigger words for their LoRAs."""
-    return [
-        "".join(rng.choices(ascii_lowercase, k=rng.randint(3, 8))) + rng.choice(("", "", " style"))
-        if rng.random() < INVENTED_SHARE
-        else rng.choice(STYLE_PHRASES)
-        for _ in range(rng.choice((1, 1, 1, 2, 3)))
-    ]
+    return [pick_style(rng) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+
+
+def pick_style(rng: Random) -> str:
+    """A phrase of style, sometimes with hyphens, or random letters."""
+    if rng.random() < INVENTED_SHARE:
+        return "".join(rng.choices(ascii_lowercase, k=rng.randint(3, 8))) + rng.choice(("", "", " style"))
+    phrase = rng.choice(STYLE_PHRASES)
+    return phrase.replace(" ", "-") if rng.random() < HYPHENED_SHARE else phrase
 
 
 def sample_texts(sources: CaptionSources, count: int, seed: int = 0) -> list[str]:

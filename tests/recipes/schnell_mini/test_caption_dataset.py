@@ -51,8 +51,10 @@ def test_a_name_in_a_style_is_still_that_icon() -> None:
 
 def test_styles_are_those_that_people_ask_for_and_some_that_nobody_knows() -> None:
     styles = [style for seed in range(200) for style in pick_styles(Random(seed))]
-    invented = [style for style in styles if style not in STYLE_PHRASES]
+    hyphened = {phrase.replace(" ", "-") for phrase in STYLE_PHRASES if " " in phrase}
+    invented = [style for style in styles if style not in {*STYLE_PHRASES, *hyphened}]
     assert 0 < len(invented) < len(styles) / 4
+    assert 0 < sum(style in hyphened for style in styles) < len(styles) / 4
 
 
 def test_only_descriptions_are_ambiguous() -> None:
