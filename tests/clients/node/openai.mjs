@@ -6,6 +6,7 @@ const ask = { model: "black-forest-labs/flux-schnell-lora", prompt: "red apple",
 const plain = await client.images.generate({ ...ask, n: 2, response_format: "b64_json" });
 const linked = await client.images.generate({ ...ask, response_format: "url" });
 const file = await fetch(linked.data[0].url);
+const drawnAlone = Buffer.from(await file.arrayBuffer()).toString("base64");
 const events = [];
 for await (const event of await client.images.generate({ ...ask, stream: true, partial_images: 1 })) {
   events.push(event);
@@ -24,7 +25,7 @@ console.log(
     signature: Buffer.from(plain.data[0].b64_json, "base64").subarray(1, 4).toString(),
     linkType: file.headers.get("content-type"),
     events: events.map((event) => event.type),
-    samePicture: events.at(-1).b64_json === plain.data[0].b64_json,
+    samePicture: events.at(-1).b64_json === drawnAlone,
     models,
     refusal,
   }),
