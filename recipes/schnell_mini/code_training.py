@@ -21,7 +21,7 @@ from schnell_mini import layout
 from schnell_mini.appearance_codes import AppearanceCodes
 from schnell_mini.caption_dataset import CaptionBatch, CaptionDataset
 from schnell_mini.code_conditioning import Codebook
-from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.loop import AveragedLearner, MovingAverage, mixed_precision, optimizer_step, rate_factor
 from schnell_mini.text_classifier import BATCH, ClipClassifier, classification_loss
 
 CLASSIFIER_RATE = 1e-3
@@ -63,10 +63,11 @@ def nearness_loss(embedded: Tensor, batch: CaptionBatch, appearance: AppearanceC
     return functional.cross_entropy(-SHARPNESS * squares, batch.icons)
 
 
-class CodeLearner:
+class CodeLearner(AveragedLearner):
     """Trains classifier and text embedder; the classifier as it was before names the icons."""
 
     name = "codes"
+    kept = "trained"
 
     def __init__(
         self,
@@ -115,19 +116,9 @@ class CodeLearner:
 
     def state(self) -> dict[str, Any]:
         """Weights, their average, the frozen classifier, optimizer and count of updates."""
-        return {
-            "trained": self.trained.state_dict(),
-            "average": self.average.values,
-            "frozen": self.frozen.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
+        return super().state() | {"frozen": self.frozen.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from an earlier state."""
-        self.trained.load_state_dict(state["trained"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        super().restore(state)
         self.frozen.load_state_dict(state["frozen"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)

@@ -19,7 +19,7 @@ from schnell_mini import layout
 from schnell_mini.adapter_block import ADAPTER_BLOCKS
 from schnell_mini.code_conditioning import CodeConditioner, conditioned_by_codes
 from schnell_mini.key_value_blocks import KEY_VALUE_BLOCKS
-from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.loop import AveragedLearner, MovingAverage, mixed_precision, optimizer_step, rate_factor
 from schnell_mini.networks import as_velocity
 from schnell_mini.picture_dataset import PictureDataset
 from schnell_mini.placement import LARGEST_SIDE, Grid
@@ -132,11 +132,13 @@ def with_mixed_precision(forward: Callable[..., Any], device: torch.device) -> C
     return run
 
 
-class LearnerOfBlocks:
+class LearnerOfBlocks(AveragedLearner):
     """What trains the drawing blocks keeps, whatever it learns from: all else of the transformer is frozen.
 
     `prepare` opens each block for training; `finish` closes it.
     """
+
+    kept = "blocks"
 
     def __init__(
         self,
@@ -165,23 +167,6 @@ class LearnerOfBlocks:
         for block in self.blocks:
             fold_centring(block)
         self.transformer.eval()
-
-    def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates."""
-        return {
-            "blocks": self.blocks.state_dict(),
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self.blocks.load_state_dict(state["blocks"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)
 
 
 class BlockLearner(LearnerOfBlocks):

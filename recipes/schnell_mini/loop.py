@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from random import Random
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,37 @@ class MovingAverage:
         """Write the average into the network."""
         for name, value in network.named_parameters():
             value.data.copy_(self.values[name])
+
+
+class AveragedLearner:
+    """What a stage keeps that learns a network and its moving average.
+
+    `kept` is the name of the network: of its attribute, and of its weights in a state.
+    """
+
+    kept: ClassVar[str]
+    average: MovingAverage
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    rng: Random
+    done: int
+
+    def state(self) -> dict[str, Any]:
+        """Weights, their average, optimizer and count of updates."""
+        return {
+            self.kept: getattr(self, self.kept).state_dict(),
+            "average": self.average.values,
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier state."""
+        getattr(self, self.kept).load_state_dict(state[self.kept])
+        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = self.average.count = state["done"]
+        self.rng = Random(self.done)
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, network: nn.Module, factor: float) -> None:

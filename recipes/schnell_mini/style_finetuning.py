@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from shutil import copytree, rmtree
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,15 @@ from schnell_mini.captions import COLOURS, write_caption
 from schnell_mini.code_training import AVERAGED, SHARPNESS, read_codes
 from schnell_mini.data import Data
 from schnell_mini.layout import ALL_CODES, APPEARANCE_CODES
-from schnell_mini.loop import MovingAverage, Show, StageBudget, optimizer_step, rate_factor, run_learner
+from schnell_mini.loop import (
+    AveragedLearner,
+    MovingAverage,
+    Show,
+    StageBudget,
+    optimizer_step,
+    rate_factor,
+    run_learner,
+)
 from schnell_mini.sampling import MiniPipeline, load_pipeline
 from schnell_mini.subjects import write_subjects
 from schnell_mini.text_classifier import BATCH
@@ -51,10 +58,11 @@ def importance(codes: Tensor, pictures: Tensor) -> Tensor:
     return strengths / strengths.sum()
 
 
-class StyleLearner:
+class StyleLearner(AveragedLearner):
     """Trains CLIP; the transformer's text embedder, frozen, turns what it says into codes."""
 
     name = "styles"
+    kept = "clip"
 
     def __init__(self, pipeline: MiniPipeline, data: Data, subjects: int = SUBJECTS) -> None:
         self.pipeline, self.rng, self.done, self.device = pipeline, Random(0), 0, pipeline.device
@@ -133,19 +141,6 @@ class StyleLearner:
         """Put the averaged weights into the pipeline."""
         self.average.copy_to(self.clip)
         self.pipeline.text.clip.load_state_dict(self.clip.state_dict())
-
-    def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates."""
-        average, optimizer = self.average.values, self.optimizer.state_dict()
-        return {"clip": self.clip.state_dict(), "average": average, "optimizer": optimizer, "done": self.done}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self.clip.load_state_dict(state["clip"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)
 
 
 def finetune_styles(folder: Path, data: Data, work: Path, budget: StageBudget, show: Show) -> Path:

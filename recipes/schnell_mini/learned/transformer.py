@@ -18,7 +18,7 @@ from schnell.engine.denoise import pack_latents, predict_velocity
 from schnell.engine.text import PromptEmbedding
 from schnell.spec import Size
 from schnell_mini import layout
-from schnell_mini.loop import MovingAverage, mixed_precision, optimizer_step, rate_factor
+from schnell_mini.loop import AveragedLearner, MovingAverage, mixed_precision, optimizer_step, rate_factor
 from schnell_mini.networks import as_velocity
 from schnell_mini.sampling import start_drawings
 from schnell_mini.text_models import as_embeddings
@@ -145,33 +145,16 @@ def sample_captioned(
     return canvas, pack_latents(canvas.latents[chosen].float()).to(device), prompts
 
 
-class TransformerLearner:
+class TransformerLearner(AveragedLearner):
     """What learning a transformer keeps between two runs, whatever it learns from."""
 
+    kept = "transformer"
     transformer: FluxTransformer2DModel
-    average: MovingAverage
-    optimizer: torch.optim.Optimizer
-    device: torch.device
     generator: torch.Generator
-    rng: Random
-    done: int
-
-    def state(self) -> dict[str, Any]:
-        """Weights, their average, optimizer and count of updates."""
-        return {
-            "transformer": self.transformer.state_dict(),
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from an earlier state."""
-        self.transformer.load_state_dict(state["transformer"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = self.average.count = state["done"]
-        self.rng = Random(self.done)
+        super().restore(state)
         self.generator.manual_seed(self.done)
 
 

@@ -63,6 +63,7 @@ def test_a_code_that_changes_pictures_more_counts_more() -> None:
 
 def test_what_is_read_comes_back_to_what_it_was_taught_to_be(pipeline: MiniPipeline, data: Data) -> None:
     learner = StyleLearner(pipeline, data)
+    undisturbed = learner.read_all(list(NAMES))
     generator = torch.Generator().manual_seed(0)
     for weights in learner.clip.encoder.layers[-1].parameters():
         weights.data += 0.2 * weights.std() * torch.randn(weights.shape, generator=generator)
@@ -75,6 +76,7 @@ def test_what_is_read_comes_back_to_what_it_was_taught_to_be(pipeline: MiniPipel
     learner.finish()
     assert (learner.read_all(STYLED)[:, APPEARANCE_CODES:] - wanted).square().mean() < 0.5 * before
     assert (learner.read_all(list(NAMES))[:, :APPEARANCE_CODES] - learner.names).square().mean() < 0.5 * names
+    assert (learner.read_all(list(NAMES)) - undisturbed).abs().mean() < 0.5
 
 
 def test_only_clip_and_the_list_of_subjects_change(data: Data, tmp_path: Path) -> None:
