@@ -1,5 +1,6 @@
 """An administrator's way through the pages, and the member's whom it is about."""
 
+from collections.abc import ItemsView
 from dataclasses import dataclass
 
 import httpx
@@ -34,6 +35,18 @@ def set_limit(visitor: Visitor, member: Member, limit: int) -> None:
     page.get_by_role("button", name=f"Save {member.name}").click()
     expect(page.locator("#toast")).to_have_text("Saved")
     expect(page.get_by_label(f"Credit limit of {member.name}")).to_have_value(str(limit))
+
+
+def credit_limits(site: ServerProcess, team: str) -> ItemsView[str, int]:
+    """Credit limits of a team's members, by name."""
+    users = httpx.get(f"{site.url}/api/admin/teams/{team}/users", headers=ADMIN).json()
+    return {each["userName"]: each["creditLimit"] for each in users}.items()
+
+
+def save(page: Page, what: str) -> None:
+    """Press a row's button, and wait until the API has answered: the page itself is renewed only after that."""
+    with page.expect_response(lambda response: response.request.method == "PATCH"):
+        page.get_by_role("button", name=f"Save {what}").click()
 
 
 def run(visitor: Visitor) -> Page:
@@ -79,7 +92,7 @@ def test_a_keys_limit_and_end_are_changed_where_its_owner_is_shown(visit: Visit,
         end = page.get_by_label(f"Day on which tests of {member.name} ends (UTC)")
         expect(end).to_have_value("2031-01-31")
         limit.fill("7/hour")
-        page.get_by_role("button", name=f"Save tests of {member.name}").click()
+        save(page, f"tests of {member.name}")
         expect(page.locator("#toast")).to_have_text("Saved")
         expect(limit).to_have_value("7/hour")
         shown = httpx.get(f"{site.url}/api/keys", headers={"API-KEY": member.key}).json()[0]
@@ -87,15 +100,38 @@ def test_a_keys_limit_and_end_are_changed_where_its_owner_is_shown(visit: Visit,
         assert (shown["rateLimit"], shown["expiresAt"][:16]) == ("7/hour", "2031-01-31T12:30")
         limit.fill("")
         end.fill("")
-        page.get_by_role("button", name=f"Save tests of {member.name}").click()
-        expect(end).to_have_value("")
+        save(page, f"tests of {member.name}")
         shown = httpx.get(f"{site.url}/api/keys", headers={"API-KEY": member.key}).json()[0]
         assert (shown["rateLimit"], shown["expiresAt"]) == (None, None)
         limit.fill("often")
-        page.get_by_role("button", name=f"Save tests of {member.name}").click()
+        save(page, f"tests of {member.name}")
         expect(page.locator("#problem")).to_contain_text("rateLimit")
         rows = admin.open("/admin/audit?action=key.changed").locator("tbody tr")
         expect(rows.first).to_contain_text("7/hour → ")
+        assert admin.faults == []
+
+
+def test_what_is_typed_while_another_row_is_saved_stays(visit: Visit, site: ServerProcess) -> None:
+    saved, typed = add_member(site, "Saved Dora"), add_member(site, "Typed Emil")
+    with visit() as admin:
+        page = admin.open(f"/admin/teams/{saved.team}")
+        limit, other = (page.get_by_label(f"Credit limit of {each.name}") for each in (saved, typed))
+        role = page.get_by_label(f"Role of {typed.name}")
+        other.fill("70")
+        role.select_option("ADMIN")
+        limit.fill("50")
+        old = limit.element_handle()
+        save(page, saved.name)
+        # typed after the saving began, before the page was renewed or just after it
+        limit.fill("51")
+        limit.focus()
+        page.wait_for_function("element => !element.isConnected", arg=old)
+        expect(limit).to_have_value("51")
+        expect(limit).to_be_focused()
+        expect(other).to_have_value("70")
+        expect(role).to_have_value("ADMIN")
+        save(page, typed.name)
+        assert credit_limits(site, typed.team) >= {"Saved Dora": 50, "Typed Emil": 70}.items()
         assert admin.faults == []
 
 

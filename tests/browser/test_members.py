@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from browser.conftest import Visitor
+from browser.conftest import Visit, Visitor
 from counts import SOAK
 from openid_provider import OpenIdIssuer, run_issuer
 from server_process import ServerProcess, serving
@@ -166,6 +166,24 @@ def test_invited_signed_in_a_key_of_ones_own_signed_out_with_the_keyboard_alone(
         page.wait_for_url(f"{ada.url}/account")
         assert who(page) == "Ada"
         assert ada.faults == []
+
+
+def test_a_key_that_is_being_changed_stays_open_when_another_is_saved(visit: Visit, site: ServerProcess) -> None:
+    for name in ("kept open", "saved"):
+        httpx.post(f"{site.url}/api/keys", json={"name": name}, headers={"API-KEY": KEY}).raise_for_status()
+    with visit() as admin:
+        page = admin.open("/account")
+        page.get_by_label("Change kept open").click()
+        page.get_by_label("Rate limit of kept open").fill("5/hour")
+        page.get_by_label("Change saved").click()
+        page.get_by_label("New name of saved").fill("stored")
+        page.get_by_label("Change saved").click()
+        expect(page.get_by_label("Change stored")).to_be_focused()
+        expect(page.get_by_label("New name of stored")).to_be_hidden()
+        expect(page.get_by_label("Rate limit of kept open")).to_have_value("5/hour")
+        page.get_by_label("Change kept open").click()
+        expect(page.locator("#own-keys")).to_contain_text("5/hour")
+        assert admin.faults == []
 
 
 def test_through_a_real_openid_provider_in_and_out_again(enter: Enter, issuer: OpenIdIssuer) -> None:

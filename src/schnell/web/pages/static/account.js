@@ -4,10 +4,28 @@ import { t } from "./texts.js";
 const find = (id) => document.getElementById(id);
 const { team } = find("keys").dataset;
 
-/** Replaces parts of the page by those of the page fetched anew. */
+/** Replaces parts of the page by those of the page fetched anew; a row that is being changed stays open, with what was typed. */
 async function refresh(...ids) {
   const fresh = new DOMParser().parseFromString(await (await fetch("/account")).text(), "text/html");
-  for (const id of ids) if (find(id)) find(id).replaceWith(fresh.getElementById(id));
+  for (const id of ids.filter(find)) {
+    const open = new Map([...find(id).querySelectorAll("tr[data-editing]")].map((row) => [changeButton(row).dataset.id, typedIn(row)]));
+    find(id).replaceWith(fresh.getElementById(id));
+    for (const row of [...find(id).querySelectorAll("tr")].filter((each) => open.has(changeButton(each)?.dataset.id))) {
+      edit(row);
+      const typed = open.get(changeButton(row).dataset.id);
+      for (const field of row.querySelectorAll("input")) field.value = typed[field.name];
+    }
+  }
+}
+
+const changeButton = (row) => row.querySelector("[data-do=change]");
+const typedIn = (row) => Object.fromEntries([...row.querySelectorAll("input")].map((field) => [field.name, field.value]));
+
+/** Shows a key's fields in place of what they say. */
+function edit(row) {
+  row.dataset.editing = "";
+  for (const each of row.querySelectorAll("input, [data-shown]")) each.hidden = !each.hidden;
+  changeButton(row).textContent = t("Save");
 }
 
 /** The beginning of a day, in the zone that the server counts in. */
@@ -95,8 +113,7 @@ const actions = {
     const row = button.closest("tr");
     const fields = [...row.querySelectorAll("input")];
     if (fields[0].hidden) {
-      for (const each of [...fields, ...row.querySelectorAll("[data-shown]")]) each.hidden = !each.hidden;
-      button.textContent = t("Save");
+      edit(row);
       fields[0].select();
       return;
     }
@@ -104,6 +121,7 @@ const actions = {
     const body = {};
     for (const field of fields) if (field.value !== field.defaultValue) body[field.name] = keyValue(field);
     await call("PATCH", others === undefined ? `/api/keys/${id}` : `/api/admin/keys/${id}`, body);
+    delete row.dataset.editing;
     const part = others === undefined ? "own-keys" : "other-keys";
     await refresh(part);
     find(part).querySelector(`[data-do=change][data-id="${id}"]`).focus();

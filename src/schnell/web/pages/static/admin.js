@@ -4,8 +4,28 @@ import { call, copy, say } from "./app.js";
 
 const find = (id) => document.getElementById(id);
 
+/** What a field says, and what it said when the page came. */
+function valueAndBefore(field) {
+  const before = field.tagName === "SELECT" ? [...field.options].find((each) => each.defaultSelected)?.value : field.defaultValue;
+  return [field.value, before];
+}
+
+const nameOf = (element) => element.id || element.ariaLabel;
+const fieldKey = (field) => `${field.form.dataset.path} ${field.name}`;
+const fieldsOf = (part) => [...part.querySelectorAll("[name]")].filter((field) => field.form?.dataset.path);
+
+/** What somebody has typed in other rows, or since `sent` (the values of the form that was sent, by `fieldKey`). */
+function typedSince(sent, part) {
+  const kept = new Map();
+  for (const field of fieldsOf(part)) {
+    const [value, before] = valueAndBefore(field);
+    if (value !== (sent.get(fieldKey(field)) ?? before)) kept.set(fieldKey(field), value);
+  }
+  return kept;
+}
+
 /** Replaces a part of the page by the same part of the page fetched anew. */
-async function showAgain(id) {
+async function showAgain(id, sent = new Map()) {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(id);
@@ -13,7 +33,12 @@ async function showAgain(id) {
   // what somebody has unfolded stays unfolded
   const before = find(id).querySelectorAll("details");
   fresh.querySelectorAll("details").forEach((each, place) => (each.open = each.open || Boolean(before[place]?.open)));
+  const typed = typedSince(sent, find(id));
+  const focused = find(id).contains(document.activeElement) ? nameOf(document.activeElement) : null;
   find(id).replaceChildren(...fresh.childNodes);
+  for (const field of fieldsOf(find(id))) field.value = typed.get(fieldKey(field)) ?? field.value;
+  // the focus stays where it was, on the element that has taken that one's place
+  if (focused) [...find(id).querySelectorAll("[id], [aria-label]")].find((each) => nameOf(each) === focused)?.focus();
 }
 
 /** The fields that differ from what the page came with; those of a new thing, all that have a value. */
@@ -21,9 +46,9 @@ function changed(form) {
   const body = {};
   for (const field of form.elements) {
     if (!field.name) continue;
-    const before = field.tagName === "SELECT" ? [...field.options].find((each) => each.defaultSelected)?.value : field.defaultValue;
-    if (form.dataset.method === "PATCH" && field.value === before) continue;
-    const text = field.value.trim();
+    const [value, before] = valueAndBefore(field);
+    if (form.dataset.method === "PATCH" && value === before) continue;
+    const text = value.trim();
     // what is no number goes as it is: the API says what is wrong with it
     body[field.name] = "number" in field.dataset && /^\d+$/.test(text) ? Number(text) : text;
     if ("day" in field.dataset) body[field.name] = `${text}T00:00:00Z`;
@@ -35,6 +60,7 @@ function changed(form) {
 
 async function act(element, body) {
   find("problem").textContent = "";
+  const sent = new Map([...(element.elements ?? [])].filter((field) => field.name).map((field) => [fieldKey(field), field.value]));
   let answer;
   try {
     answer = await call(element.dataset.method, element.dataset.path, body);
@@ -44,11 +70,7 @@ async function act(element, body) {
     return;
   }
   say(element.dataset.done);
-  const key = element.getAttribute("id") || element.getAttribute("aria-label");
-  await showAgain("content");
-  // the focus stays where it was, on the element that has taken this one's place
-  const again = [...find("content").querySelectorAll("[id], [aria-label]")].find((each) => (each.id || each.ariaLabel) === key);
-  (again?.tagName === "FORM" ? again.querySelector("button") : again)?.focus();
+  await showAgain("content", sent);
   find("made").hidden = !("link" in element.dataset);
   if (!find("made").hidden) {
     find("made-link").textContent = answer.link;
