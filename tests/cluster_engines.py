@@ -42,6 +42,9 @@ def open_store(folder: Path, bucket_at: str = "") -> AssetStore:
 class SteadyEngine(EngineWithoutArithmetic):
     """Every step takes `step_seconds`, every LoRA `load_seconds`; what was done is written to `diary`, if there is one.
 
+    A step with a prompt `slow …` among its pictures takes five times as long: longer than a busy machine needs to pass
+    a message on.
+
     A picture depends on nothing but its job: prompt, seed and LoRAs.
     """
 
@@ -71,9 +74,9 @@ class SteadyEngine(EngineWithoutArithmetic):
         return tuple(SlotUse(slot, adapter.scale) for adapter, slot in zip(adapters, slots, strict=True))
 
     def step(self, drawings: Sequence[Drawing], precision: Precision) -> list[Drawing]:
-        time.sleep(self.step_seconds)
-        for drawing in drawings:
-            prompt = cast("Any", drawing.prompt).request.prompt
+        prompts = [cast("Any", drawing.prompt).request.prompt for drawing in drawings]
+        time.sleep(self.step_seconds * (5 if any(each.startswith("slow") for each in prompts) else 1))
+        for prompt in prompts:
             self.note(f"step {prompt}")
             self._hang_once(prompt)
         return super().step(drawings, precision)

@@ -72,7 +72,7 @@ async def test_other_bytes_in_the_store_are_refused(two: Replicas) -> None:
 
 async def test_cancelling_stops_the_replica_within_one_step(two: Replicas) -> None:
     for turn in range(repeats(100)):
-        prompt = f"cancelled {turn}"
+        prompt = f"slow, cancelled {turn}"
         task = asyncio.create_task(two.draw(prompt))
         await asyncio.to_thread(await_that, partial(two.has_begun, prompt))
         task.cancel()
