@@ -4,9 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
-
-import pytest
 
 from schnell.benchmarks.gpu.sections import SECTIONS
 
@@ -41,9 +40,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope="module")
-def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    path = tmp_path_factory.mktemp("gpu") / "gpu.json"
+def run_dry(path: Path) -> tuple[dict[str, Any], str]:
+    """What the check writes to `path`, and the table that it prints."""
     command = [sys.executable, "-c", BARE, "--dry", "--json", str(path)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"SCHNELL_COMMIT": "abc"}
@@ -52,11 +50,21 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], s
     return json.loads(path.read_text("utf-8")), done.stdout
 
 
-# one test for all sections: the run takes half a minute, and tests that other workers take over would each repeat it
-def test_every_section_comes_to_its_end_and_has_figures(dry_run: tuple[dict[str, Any], str]) -> None:
+# one test: the run takes half a minute, and tests that other workers take over would each repeat it
+def test_a_dry_run_comes_to_its_end_has_every_figure_and_promises_nothing(tmp_path: Path) -> None:
+    written, table = run_dry(tmp_path / "gpu.json")
     assert SECTIONS
-    wrong = {name: problem for name in SECTIONS if (problem := problem_of(dry_run[0][name]))}
+    wrong = {name: problem for name in SECTIONS if (problem := problem_of(written[name]))}
     assert not wrong
+    # it says what it was
+    assert {bar["met"] for bar in written["bars"]} == {None}
+    assert (written["about"]["dry"], written["about"]["commit"]) == (True, "abc")
+    assert "NOT MET" not in table
+    # small networks agree with themselves
+    exact = written["parity"]["figures"]["exact"]
+    assert exact["same_bytes"]
+    assert exact["batch_db"] >= 45
+    assert written["compiled"]["figures"]["fifty_loras"]["recompilations"] == 0
 
 
 def problem_of(section: dict[str, Any]) -> Any:
@@ -69,20 +77,6 @@ def problem_of(section: dict[str, Any]) -> Any:
         for key, value in figures.items()
         if isinstance(value, dict) and "error" in value and not key.startswith("attention_")
     }
-
-
-def test_a_dry_run_promises_nothing_and_says_what_it_was(dry_run: tuple[dict[str, Any], str]) -> None:
-    written, table = dry_run
-    assert {bar["met"] for bar in written["bars"]} == {None}
-    assert (written["about"]["dry"], written["about"]["commit"]) == (True, "abc")
-    assert "NOT MET" not in table
-
-
-def test_small_networks_agree_with_themselves(dry_run: tuple[dict[str, Any], str]) -> None:
-    exact = dry_run[0]["parity"]["figures"]["exact"]
-    assert exact["same_bytes"]
-    assert exact["batch_db"] >= 45
-    assert dry_run[0]["compiled"]["figures"]["fifty_loras"]["recompilations"] == 0
 
 
 def test_the_sections_fit_the_nine_minutes_that_a_lent_machine_gives() -> None:
