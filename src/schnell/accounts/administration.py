@@ -75,8 +75,8 @@ async def change_team(connection: Connection, actor: Actor, team_id: str, **chan
     """As `teams.change_team`."""
     before = await teams.find_team(connection, team_id)
     team = await teams.change_team(connection, before.id, **changes)
-    details = differences(before, team)
-    await record(connection, actor, "team.changed", team.name, target_id=team.id, team_id=team.id, details=details)
+    if details := differences(before, team):
+        await record(connection, actor, "team.changed", team.name, target_id=team.id, team_id=team.id, details=details)
     return team
 
 
@@ -108,7 +108,8 @@ async def change_member(
     member = await teams.change_member(connection, team_id, before.user_id, updated_by=actor.name, **changes)
     if member.status != "ACTIVE":
         await end_sessions(connection, member.user_id)
-    await _record_member(connection, actor, "member.changed", member, differences(before, member))
+    if details := differences(before, member):
+        await _record_member(connection, actor, "member.changed", member, details)
     await _revoke_invites(connection, actor, before, member)
     return member
 
@@ -147,7 +148,8 @@ async def create_key(
 async def change_key(connection: Connection, actor: Actor, key: ApiKey, **changes: Any) -> ApiKey:
     """As `keys.change_key`. `key` is as it was before."""
     changed = await keys.change_key(connection, key.id, **changes)
-    await _record_key(connection, actor, "key.changed", changed, {"of": key.user_name} | differences(key, changed))
+    if details := differences(key, changed):
+        await _record_key(connection, actor, "key.changed", changed, {"of": key.user_name} | details)
     return changed
 
 

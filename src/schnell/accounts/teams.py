@@ -91,7 +91,8 @@ async def change_team(connection: Connection, team_id: str, **changes: Any) -> T
     Raises:
         NotFoundError: there is no such team.
     """
-    await connection.execute(update(teams).where(teams.c.id == team_id).values(updated_at=now(), **changes))
+    if changes:
+        await connection.execute(update(teams).where(teams.c.id == team_id).values(updated_at=now(), **changes))
     if "budget_window" in changes:
         await count_again(connection, team_id)
     return await find_team(connection, team_id)

@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from schnell.errors import (
-    NO_NUL,
     DiskError,
     FieldError,
     FieldProblem,
@@ -24,6 +23,7 @@ from schnell.errors import (
     SchnellError,
     UnreadableBodyError,
 )
+from schnell.validation import explain
 from schnell.web.middleware import ERROR_CODE, REQUEST_ID
 from schnell.web.openapi import allowed_methods
 from schnell.web.response_headers import rate_headers
@@ -112,7 +112,7 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-        return answer(request, _as_field_error(error))
+        return answer(request, as_field_error(error))
 
     async def routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - as above
@@ -164,18 +164,11 @@ def error_headers(error: SchnellError, dialect: DialectErrors = _NATIVE) -> dict
     return headers
 
 
-def _as_field_error(error: RequestValidationError) -> FieldError:
+def as_field_error(error: RequestValidationError) -> FieldError:
+    """What FastAPI found wrong with a request, as the error that all others are."""
     problems = [
-        (found["type"] == "missing", FieldProblem(".".join(map(str, found["loc"][1:])) or "body", _advice(found)))
+        (found["type"] == "missing", FieldProblem(".".join(map(str, found["loc"][1:])) or "body", explain(found)))
         for found in error.errors()
     ]
     missing = [problem for absent, problem in problems if absent]
     return MissingFieldError(*missing) if missing else InvalidFieldError(*(problem for _, problem in problems))
-
-
-def _advice(found: Mapping[str, Any]) -> str:
-    if found["type"] == "model_attributes_type":  # a body that was sent as a form, as curl does unless told otherwise
-        return "must be a JSON object, sent with Content-Type: application/json"
-    if found["type"] == "string_pattern_mismatch" and "\0" in str(found.get("input", "")):
-        return NO_NUL
-    return str(found["msg"])

@@ -49,6 +49,13 @@ async def test_a_page_is_in_the_language_that_the_browser_asks_for(server: Serve
         assert {"Accept-Language", "Cookie"} <= set(answer.headers["vary"].split(", "))
 
 
+async def test_a_number_that_stands_in_a_template_is_written_as_in_the_language(server: Server) -> None:
+    # one language's page after the other's, since they share the compiled template
+    for headers, number in ((None, "1,601"), (_GERMAN, "1.601"), (None, "1,601")):
+        page = await server.client.get("/", headers=headers or {"Accept": "text/html"})
+        assert f"one of {number} icons" in page.text or f"{number} Symbolen" in page.text
+
+
 async def test_the_switch_keeps_the_choice_and_leads_back(server: Server) -> None:
     page = await server.client.get("/verify?x=1", headers=_GERMAN)
     assert '<input type="hidden" name="next" value="/verify?x=1">' in page.text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from mini_loras import lora_bytes
 from servers import Server
@@ -97,6 +98,16 @@ async def test_an_error_is_a_page_for_a_browser_and_json_for_a_program(server: S
         assert program.json()["errorCode"] not in browser.text
         assert 'href="/">To the playground</a>' in browser.text
     assert (await server.client.post("/nothing", headers={"Accept": "text/html"})).json()["errorCode"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("path", ["/admin/usage?by=foo", "/admin/teams/abc", "/gallery?cursor=abc"])
+async def test_a_wrong_value_in_an_address_is_a_page_for_a_browser(server: Server, path: str) -> None:
+    browser = await server.client.get(path, headers={"Accept": "text/html"})
+    program = await server.client.get(path)
+    assert (browser.status_code, program.status_code) == (400, 400)
+    # its first letter is a capital there
+    assert str(escape(program.json()["message"][1:])) in browser.text
+    assert "It did not work" in browser.text
 
 
 async def test_the_library_page_offers_only_what_the_key_may_do(server: Server) -> None:

@@ -2,9 +2,17 @@ from datetime import timedelta
 
 import pytest
 
-from schnell.accounts.administration import add_member, change_member, change_team, create_team
+from schnell.accounts.administration import (
+    add_member,
+    change_key,
+    change_member,
+    change_team,
+    create_key,
+    create_team,
+)
 from schnell.accounts.audit import SERVER, Actor, list_entries, record
 from schnell.accounts.identity import Team
+from schnell.accounts.teams import find_team, list_members
 from schnell.clock import now
 from schnell.database.session import Database
 from schnell.errors import ConflictError
@@ -63,6 +71,21 @@ async def test_a_change_that_does_not_hold_leaves_no_line(database: Database) ->
         await fail()
     async with database.read() as connection:
         assert len(await list_entries(connection)) == 5
+
+
+async def test_what_changes_nothing_leaves_no_line(database: Database) -> None:
+    acme, globex = await fill(database)
+    async with database.write() as connection:
+        before = await find_team(connection, acme.id)
+        bob = (await list_members(connection, globex.id))[-1]
+        assert await change_team(connection, ANN, acme.id) == before
+        await change_team(connection, ANN, acme.id, credit_limit=20)
+        await change_member(connection, ANN, globex.id, bob.user_id, role="ADMIN")
+        created = await create_key(connection, ANN, bob)
+        await change_key(connection, ANN, created.key, name=created.key.name)
+        lines = await list_entries(connection)
+    assert [each.action for each in lines[:2]] == ["key.made", "member.changed"]
+    assert len(lines) == 6
 
 
 async def test_an_action_has_one_form(database: Database) -> None:

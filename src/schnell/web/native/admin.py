@@ -5,7 +5,7 @@ A key with the scope `admin` manages its own team; one with the scope `operator`
 
 import re
 from dataclasses import asdict
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, status
@@ -30,6 +30,7 @@ from schnell.accounts.identity import (
 )
 from schnell.accounts.usage import collect_usage
 from schnell.errors import ForbiddenError
+from schnell.validation import Like
 from schnell.web.auth import Administrator, Operator
 from schnell.web.fields import whole_number
 from schnell.web.native.account import USAGE_ANSWER, Since, Until, usage_response
@@ -41,9 +42,15 @@ router = APIRouter(
 )
 _MAX_CREDITS: Final = 10**15
 Name = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    Like(r"[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*", "must hold more than spaces, and neither tabs nor line breaks"),
 ]
-RateLimit = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}/(second|minute|hour|day)$", examples=["60/minute"])]
+RateLimit = Annotated[
+    str,
+    Like(r"[1-9][0-9]{0,6}/(second|minute|hour|day)", "must look like 60/minute or 1000/day"),
+    Field(examples=["60/minute"]),
+]
 Credits = Annotated[int, Field(ge=0, le=_MAX_CREDITS), BeforeValidator(whole_number)]
 
 
@@ -98,7 +105,7 @@ class NewMember(_Body):
     role: Role = "MEMBER"
     credit_limit: Credits | None = None
     budget_window: BudgetWindow = "none"
-    avatar: Annotated[str, Field(max_length=2000, pattern=r"^https://[!-~]+$")] | None = None
+    avatar: Annotated[str, Field(max_length=2000), Like(r"https://[!-~]+", "must be an https address")] | None = None
 
 
 class MemberChange(_Body):
@@ -292,7 +299,7 @@ async def usage(  # noqa: PLR0913, PLR0917 - one argument a parameter
     team: Annotated[UUID | None, Query(description="Only this team's.")] = None,
     since: Since = None,
     until: Until = None,
-    form: Annotated[str, Query(alias="format", pattern="^(json|csv)$", description="json or csv.")] = "json",
+    form: Annotated[Literal["json", "csv"], Query(alias="format", description="json or csv.")] = "json",
 ) -> Response:
     """Requests, pictures and credits by day, team, user and key; for administrators of a team, that team's."""
     team_id = str(team) if team else None if caller.is_operator else caller.team_id

@@ -20,6 +20,7 @@ from schnell.database.connection import Connection
 from schnell.errors import BodyTooLargeError, FieldProblem, ForbiddenError, MissingFieldError, UnreadableBodyError
 from schnell.loras.repository import PUBLIC, Labels, LibraryLora, LoraNote
 from schnell.loras.tokens import SITES, TokenNote, read_site
+from schnell.validation import Like
 from schnell.web import submission
 from schnell.web.auth import Administrator, Generator, Reader
 from schnell.web.fields import Fields, read_json_object
@@ -231,7 +232,11 @@ class Token(BaseModel):
     """A token of Hugging Face, Civitai or Replicate."""
 
     model_config = ConfigDict(strict=True)
-    token: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[!-~]+$", examples=["hf_..."])]
+    token: Annotated[
+        str,
+        Field(min_length=1, max_length=500, examples=["hf_..."]),
+        Like(r"[!-~]+", "must be the token alone, without spaces or line breaks"),
+    ]
 
 
 @sites_router.get("", summary="Sites that LoRAs come from", responses=SITES_ANSWER)

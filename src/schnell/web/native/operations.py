@@ -5,7 +5,7 @@ A key with the scope `admin` sees its own team, one with the scope `operator` al
 
 from dataclasses import asdict, fields, replace
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -65,7 +65,7 @@ async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     team: TeamFilter = None,
     since: Since = None,
     until: Until = None,
-    form: Annotated[str, Query(alias="format", pattern="^(json|csv)$", description="json or csv.")] = "json",
+    form: Annotated[Literal["json", "csv"], Query(alias="format", description="json or csv.")] = "json",
 ) -> Response:
     """Requests, failures, pictures and credits. A picture with two LoRAs counts for both."""
     async with services_of(request).database.scan() as connection:

@@ -5,8 +5,10 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, status
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from schnell.errors import NO_NUL
+from schnell.validation import Like
 from schnell.web.auth import Generator, Reader
 from schnell.web.fields import whole_number
 from schnell.web.native.feature_schema import RECORD_ANSWER, RECORD_PAGE_ANSWER
@@ -15,7 +17,8 @@ from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["records"], route_class=KeyedRoute)
-_CURSOR = r"^[0-9]{1,14}\.[0-9a-f-]{36}$"
+_Cursor = Annotated[str, Like(r"[0-9]{1,14}\.[0-9a-f-]{36}", "must be the nextCursor of a page before")]
+_Text = Annotated[str, StringConstraints(max_length=4000), Like(r"[^\x00]*", NO_NUL)]
 _ANSWERS = RECORD_ANSWER | error_answers(400, 401, 403, 404)
 
 
@@ -30,7 +33,7 @@ class Feedback(BaseModel):
     """Any text, or null for none."""
 
     model_config = ConfigDict(strict=True)
-    feedback: Annotated[str | None, Field(max_length=4000, pattern=r"^[^\x00]*$", examples=["just right"])]
+    feedback: Annotated[_Text | None, Field(examples=["just right"])]
 
 
 @router.get("/api/features", summary="Earlier generations", responses=RECORD_PAGE_ANSWER | error_answers(400, 401, 403))
@@ -38,7 +41,7 @@ async def list_history(
     request: Request,
     caller: Reader,
     limit: Annotated[int, Query(ge=1, le=100, description="How many.")] = 20,
-    cursor: Annotated[str | None, Query(pattern=_CURSOR, description="The nextCursor of the page before.")] = None,
+    cursor: Annotated[_Cursor | None, Query(description="The nextCursor of the page before.")] = None,
 ) -> dict[str, Any]:
     """The team's records, newest first."""
     page = await services_of(request).history.page(caller, limit, cursor)

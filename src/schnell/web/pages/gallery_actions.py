@@ -16,12 +16,13 @@ from schnell.database.tables import images, records
 from schnell.errors import NotFoundError
 from schnell.generations import collections, shares, trash
 from schnell.generations.records import IS_VISIBLE
+from schnell.validation import Like
 from schnell.web.auth import Generator, Reader
 from schnell.web.services import Services, services_of
 
 router = APIRouter(prefix="/gallery")
 _MOST: Final = 500
-_Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
+_Id = Annotated[str, Like(r"[0-9a-f-]{36}", "must be the id of a record")]
 _Key = Annotated[str, StringConstraints(max_length=300)]
 
 

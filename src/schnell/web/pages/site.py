@@ -6,14 +6,17 @@ from typing import Any, Final, cast
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import FastAPI, Request
-from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined, select_autoescape
+from fastapi.exceptions import RequestValidationError
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined, pass_context, select_autoescape
 from jinja2.bccache import Bucket
+from jinja2.runtime import Context
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from schnell.accounts.identity import Caller
 from schnell.errors import ForbiddenError, SchnellError, UnauthorizedError
 from schnell.web.auth import identify
+from schnell.web.errors import as_field_error
 from schnell.web.pages.documents import Document
 from schnell.web.pages.languages import Language, Languages, ScriptTexts, language_of, mark, scripts_of
 from schnell.web.pages.static import InlineFile, StaticFiles
@@ -107,13 +110,19 @@ def _environment(
     made.install_gettext_translations(language.texts, newstyle=True)  # type: ignore[attr-defined]
     made.globals["static"] = static.url
     made.globals["inline"] = {name: file.text for name, file in inline.items()}
-    made.filters |= {
-        "thousands": language.number,
-        "filesize": language.size,
-        "ago": language.ago,
-        "named": language.named,
-    }
+    own = {"thousands": language.number, "filesize": language.size, "ago": language.ago, "named": language.named}
+    made.filters |= {name: _when_shown(write) for name, write in own.items()}
     return made
+
+
+def _when_shown(write: Callable[..., str]) -> Callable[[Context, Any], str]:
+    """A filter that is not applied while a template is compiled: the code is the same in every language."""
+
+    @pass_context
+    def applied(_: Context, value: Any) -> str:
+        return write(value)
+
+    return applied
 
 
 def _source(environment: Environment, template: str) -> str:
@@ -233,7 +242,7 @@ def install_error_pages(app: FastAPI) -> None:
 
     It wraps the API's own error handlers, so they are installed before.
     """
-    for kind in (SchnellError, HTTPException):
+    for kind in (SchnellError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _as_page(cast("_Handler", app.exception_handlers[kind])))
 
 
@@ -244,7 +253,8 @@ def _as_page(handle: _Handler) -> _Handler:
             return answer
         gettext = language_of(request).texts.gettext
         # errors of the API are English in every language
-        said = error.message if isinstance(error, SchnellError) else None
+        told = as_field_error(error) if isinstance(error, RequestValidationError) else error
+        said = told.message if isinstance(told, SchnellError) else None
         context = {
             "title": gettext(_TITLES.get(answer.status_code, _OTHER_TITLE)),
             "message": said or gettext("There is no page at this address."),
