@@ -17,7 +17,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError
+from schnell.errors import FieldError, InsufficientCreditsError, NotFoundError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.web import submission
 from schnell.web.auth import Generator
@@ -28,6 +28,7 @@ from schnell.web.dialects.translation import (
     build_request,
     drawn_loras,
     find_model,
+    name_displaced,
     picture_seeds,
     read_base64,
     server_links,
@@ -86,7 +87,7 @@ ERRORS: Final = DialectErrors(
 @router.post("/v1/images/generations", summary="Draw, as OpenAI's clients ask", **GENERATE)
 async def create(request: Request, caller: Generator) -> Response:
     """Draw pictures as OpenAI's clients ask for them."""
-    values = await read_json_object(request)
+    values = await read_json_object(request, '{"prompt": …}')
     fields = Fields(values)
     wanted = _read_answer_form(fields)
     asked = _parse(request, fields, name_unknown_fields(values, _FIELDS))
@@ -99,6 +100,15 @@ async def create(request: Request, caller: Generator) -> Response:
     started = await submission.start(request, caller, asked)
     events = _events(request, caller, asked, started, choose_preview_steps(asked.spec.steps, wanted.partial_images))
     return EventSourceResponse(events, headers={"X-Accel-Buffering": "no"})
+
+
+@router.api_route("/v1/images/edits", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/v1/images/variations", methods=["GET", "POST"], include_in_schema=False)
+async def refuse(request: Request) -> None:
+    """OpenAI's other paths of pictures, by name: those that draw from pictures."""
+    raise NotFoundError(
+        f"{request.url.path} is not served here: FLUX.1 [schnell] draws from words alone, at /v1/images/generations"
+    )
 
 
 # Reading a request
@@ -141,7 +151,9 @@ def _parse(request: Request, fields: Fields, warnings: list[str]) -> GenerationR
         "output_quality": fields.raw("output_compression"),
         "num_inference_steps": _QUALITY_STEPS.get(quality or "auto") if steps is None else steps,
     }
-    native |= read_size(fields)
+    size = read_size(fields)
+    warnings += name_displaced(native, size, "size counts")
+    native |= size
     fields.check()
     return build_request(
         request,

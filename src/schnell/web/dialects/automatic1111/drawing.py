@@ -15,6 +15,7 @@ from schnell.web.auth import Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.automatic1111.lists import chosen_checkpoints
 from schnell.web.dialects.automatic1111.reading import read_lora_tags, read_numbers, without_text
+from schnell.web.dialects.automatic1111.txt2img_fields import KNOWN_FIELDS
 from schnell.web.dialects.translation import (
     SWITCHES,
     build_request,
@@ -25,6 +26,7 @@ from schnell.web.dialects.translation import (
 )
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_names import LORA_KEYS
+from schnell.web.native.prompt_object import name_unknown_fields
 from schnell.web.openapi import KeyedRoute
 from schnell.web.services import Services, services_of
 
@@ -39,7 +41,7 @@ _ECHOED: Final = (
 @router.post("/txt2img", summary="Draw, as the web UI's clients ask", **examples.DRAW)
 async def create(request: Request, caller: Generator) -> dict[str, Any]:
     """Draw pictures as the web UI's clients ask for them."""
-    values = without_text(await read_json_object(request))
+    values = without_text(await read_json_object(request, '{"prompt": …}'))
     notes: list[str] = []
     fields = Fields(values)
     send = fields.flag("send_images", default=True)
@@ -115,7 +117,7 @@ def _parse(request: Request, caller: Caller, fields: Fields, notes: list[str]) -
     checkpoint = overrides.text("sd_model_checkpoint") or chosen_checkpoints(request).of(caller)
     native = read_numbers(fields, notes) | {"output_format": "png"}
     native |= {name: fields.raw(name) for name in (*LORA_KEYS, *SWITCHES)}
-    notes += note_ignored_fields(fields)
+    notes += [*note_ignored_fields(fields), *name_unknown_fields(fields.names, KNOWN_FIELDS)]
     fields.check()
     overrides.check()
     native["prompt"], loras = read_lora_tags(text or "", notes)

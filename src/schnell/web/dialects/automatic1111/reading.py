@@ -10,6 +10,7 @@ from typing import Any, Final
 from schnell.errors import FieldProblem, InvalidFieldError
 from schnell.loras.references import MAX_REFERENCE_LENGTH
 from schnell.spec import (
+    DEFAULT_SIDE,
     MAX_LORA_SCALE,
     MAX_LORAS,
     MAX_OUTPUTS,
@@ -25,8 +26,6 @@ from schnell.spec import (
 )
 from schnell.web.fields import Fields
 
-#: Numbers up to this size are brought into range; larger ones are refused.
-_MAX_CLAMPED: Final = 2**40
 _DEFAULT_SIDE: Final = 512  # the web UI's own
 _NAMES: Final = ("width", "height", "steps", "batch_size", "n_iter", "seed")
 _NUMBER: Final = re.compile(r"[-+]?[0-9]{1,16}(?:\.[0-9]{0,16})?")
@@ -51,14 +50,14 @@ def read_numbers(fields: Fields, notes: list[str]) -> dict[str, Any]:
         "aspect_ratio": "custom",
         "width": _read_side(fields, "width", notes),
         "height": _read_side(fields, "height", notes),
-        "num_inference_steps": _clamp(fields, "steps", (1, MAX_STEPS), notes) or MAX_STEPS,
+        "num_inference_steps": _clamp(fields, "steps", (1, MAX_STEPS), notes, example=MAX_STEPS) or MAX_STEPS,
         "num_outputs": _read_count(fields, notes),
         "seed": _read_seed(fields, notes),
     }
 
 
-def _clamp(fields: Fields, name: str, limits: tuple[int, int], notes: list[str]) -> int | None:
-    asked = fields.number(name, -_MAX_CLAMPED, _MAX_CLAMPED)
+def _clamp(fields: Fields, name: str, limits: tuple[int, int], notes: list[str], *, example: int) -> int | None:
+    asked = fields.any_number(name, example)
     if asked is None:
         return None
     value = min(max(round(asked), limits[0]), limits[1])
@@ -68,7 +67,7 @@ def _clamp(fields: Fields, name: str, limits: tuple[int, int], notes: list[str])
 
 
 def _read_side(fields: Fields, name: str, notes: list[str]) -> int:
-    side = _clamp(fields, name, (MIN_SIDE, MAX_SIDE), notes) or _DEFAULT_SIDE
+    side = _clamp(fields, name, (MIN_SIDE, MAX_SIDE), notes, example=DEFAULT_SIDE) or _DEFAULT_SIDE
     nearest = round(side / TOKEN_SIDE) * TOKEN_SIDE
     if nearest != side:
         notes.append(f"{name} {side} became {nearest}: sides are multiples of {TOKEN_SIDE}")
@@ -78,15 +77,26 @@ def _read_side(fields: Fields, name: str, notes: list[str]) -> int:
 def _read_count(fields: Fields, notes: list[str]) -> int:
     asked = 1
     for name in ("batch_size", "n_iter"):
-        asked *= max(1, round(fields.number(name, -_MAX_CLAMPED, _MAX_CLAMPED) or 1))
+        asked *= _read_factor(fields, name, notes)
     if asked > MAX_OUTPUTS:
         notes.append(f"{asked} pictures became {MAX_OUTPUTS}: ask again for more")
     return min(asked, MAX_OUTPUTS)
 
 
+def _read_factor(fields: Fields, name: str, notes: list[str]) -> int:
+    asked = fields.any_number(name, 1)
+    if asked is None:
+        return 1
+    value = max(1, round(asked))
+    # what is too large is told of the product
+    if value != asked:
+        notes.append(f"{name} {asked:g} became {value}: pictures are counted from 1")
+    return value
+
+
 def _read_seed(fields: Fields, notes: list[str]) -> int | None:
     # -1 asks for a random seed in the web UI
-    seed = fields.whole("seed", -_MAX_CLAMPED, _MAX_CLAMPED)
+    seed = fields.any_whole("seed", -1)
     if seed is None or seed < 0:
         return None
     if seed > MAX_SEED:
