@@ -14,8 +14,7 @@ from schnell.web import submission
 from schnell.web.auth import Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.automatic1111.lists import chosen_checkpoints
-from schnell.web.dialects.automatic1111.reading import read_lora_tags, read_numbers, without_text
-from schnell.web.dialects.automatic1111.txt2img_fields import KNOWN_FIELDS
+from schnell.web.dialects.automatic1111.reading import name_unknown, read_lora_tags, read_numbers, without_text
 from schnell.web.dialects.translation import (
     SWITCHES,
     build_request,
@@ -26,7 +25,6 @@ from schnell.web.dialects.translation import (
 )
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.lora_names import LORA_KEYS
-from schnell.web.native.prompt_object import name_unknown_fields
 from schnell.web.openapi import KeyedRoute
 from schnell.web.services import Services, services_of
 
@@ -117,7 +115,7 @@ def _parse(request: Request, caller: Caller, fields: Fields, notes: list[str]) -
     checkpoint = overrides.text("sd_model_checkpoint") or chosen_checkpoints(request).of(caller)
     native = read_numbers(fields, notes) | {"output_format": "png"}
     native |= {name: fields.raw(name) for name in (*LORA_KEYS, *SWITCHES)}
-    notes += [*note_ignored_fields(fields), *name_unknown_fields(fields.names, KNOWN_FIELDS)]
+    notes += [*note_ignored_fields(fields), *name_unknown(fields)]
     fields.check()
     overrides.check()
     native["prompt"], loras = read_lora_tags(text or "", notes)

@@ -24,7 +24,10 @@ from schnell.spec import (
     LoraRef,
     combine_loras,
 )
+from schnell.web.dialects.translation import SWITCHES
 from schnell.web.fields import Fields
+from schnell.web.native.lora_names import LORA_KEYS
+from schnell.web.native.prompt_object import name_unknown_fields
 
 _DEFAULT_SIDE: Final = 512  # the web UI's own
 _NAMES: Final = ("width", "height", "steps", "batch_size", "n_iter", "seed")
@@ -102,6 +105,31 @@ def _read_seed(fields: Fields, notes: list[str]) -> int | None:
     if seed > MAX_SEED:
         notes.append(f"seed {seed} became {seed % (MAX_SEED + 1)}: seeds have 32 bits")
     return seed % (MAX_SEED + 1)
+
+
+#: Those of `StableDiffusionTxt2ImgProcessingAPI` in the web UI 1.10, and of its forks Forge and reForge.
+_WEB_UI: Final = (
+    *("prompt", "negative_prompt", "styles", "seed", "subseed", "subseed_strength", "seed_resize_from_h"),
+    *("seed_resize_from_w", "seed_enable_extras", "sampler_name", "sampler_index", "scheduler", "batch_size", "n_iter"),
+    *("steps", "cfg_scale", "distilled_cfg_scale", "width", "height", "restore_faces", "tiling", "eta", "clip_skip"),
+    *("do_not_save_samples", "do_not_save_grid", "denoising_strength", "s_min_uncond", "s_churn", "s_tmax", "s_tmin"),
+    *("s_noise", "override_settings", "override_settings_restore_afterwards", "refiner_checkpoint"),
+    *("refiner_switch_at", "disable_extra_networks", "firstpass_image", "comments", "firstphase_width"),
+    *("firstphase_height", "script_name", "script_args", "alwayson_scripts", "send_images", "save_images"),
+    *("force_task_id", "infotext", "include_init_images"),
+)
+_HIGH_RESOLUTION: Final = (
+    *("enable_hr", "hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y"),
+    *("hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "hr_cfg"),
+    *("hr_distilled_cfg", "hr_additional_modules"),
+)
+#: Names that are not among these are told to the client: others are sent by all of them, useful or not.
+_KNOWN_FIELDS: Final = (*_WEB_UI, *_HIGH_RESOLUTION, *LORA_KEYS, *SWITCHES)
+
+
+def name_unknown(fields: Fields) -> list[str]:
+    """A note for every field that is neither the web UI's nor ours."""
+    return name_unknown_fields(fields.names, _KNOWN_FIELDS)
 
 
 _TAG: Final = re.compile(rf"<(lora|lyco):([^<>]{{1,{MAX_REFERENCE_LENGTH + 100}}})>", re.IGNORECASE)
