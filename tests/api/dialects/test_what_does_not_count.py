@@ -108,6 +108,11 @@ async def test_a_size_that_does_not_count_is_named(server: Server) -> None:
     assert await warned(server, OPENAI, size="256x256", **wide) == ["aspect_ratio was ignored: size counts"]
     assert await warned(server, OPENAI, size="1792x1024", **wide) == []
     assert await warned(server, OPENAI, size="auto", **wide) == []
+    target = {"target_size": {"width": 512, "height": 256}}
+    assert await warned(server, HUGGING_FACE, parameters=target | {"width": None, "height": 256}) == []
+    assert server.runner.jobs[-1].spec.size == (512, 256)
+    told = await warned(server, HUGGING_FACE, parameters=target | {"width": 256})
+    assert told == ["target_size.width was ignored: width counts"]
     told = await warned(server, HUGGING_FACE, parameters={"width": 512, "height": 512} | wide)
     assert told == ["aspect_ratio was ignored: width and height count"]
 

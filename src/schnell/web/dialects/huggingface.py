@@ -101,10 +101,14 @@ def _parse(request: Request, fields: Fields, model: str) -> GenerationRequest:
     native |= {"prompt": inputs, "output_format": choose_format(request.headers.get("accept", ""))}
     warnings = name_unknown_fields(fields.names, _BODY_FIELDS, inner="parameters", inside=_PARAMETERS)
     warnings += name_unknown_fields(target, _SIDES)
-    sides = {name: value for name in _SIDES if (value := values.get(name, target.get(name))) is not None}
+    own = {name: value for name in _SIDES if (value := values.get(name)) is not None}
+    sides = {name: target[name] for name in _SIDES if target.get(name) is not None} | own
+    warnings += [
+        f"target_size.{name} was ignored: {name} counts" for name in own if target.get(name, own[name]) != own[name]
+    ]
     if sides:
-        # diffusers' FluxPipeline draws 1024 pixels where a side is not given
         warnings += name_displaced(native, sides, "width and height count")
+        # diffusers' FluxPipeline draws 1024 pixels where a side is not given
         native |= {"aspect_ratio": "custom", "width": 1024, "height": 1024} | sides
     warnings += [f"{name} has no effect with FLUX.1 [schnell]" for name in _UNUSED if values.get(name) is not None]
     warnings += name_unknown_fields(values, _PARAMETERS)
