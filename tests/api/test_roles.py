@@ -157,10 +157,6 @@ TABLE: Final[Mapping[str, Need]] = {
     "GET /admin/replicas": "operator page",
     # other services' APIs
     "POST /v1/images/generations": "generate",
-    "GET /v1/images/edits": "open",
-    "POST /v1/images/edits": "open",
-    "GET /v1/images/variations": "open",
-    "POST /v1/images/variations": "open",
     "GET /v1/webhooks/default/secret": "generate",
     "POST /v1/models/{owner}/{name:path}/predictions": "generate",
     "POST /v1/predictions": "generate",

@@ -17,7 +17,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
 from schnell.accounts.identity import Caller
-from schnell.errors import FieldError, InsufficientCreditsError, NotFoundError, SchnellError, UnsupportedModelError
+from schnell.errors import FieldError, InsufficientCreditsError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record, Running
 from schnell.web import submission
 from schnell.web.auth import Generator
@@ -79,6 +79,8 @@ ERRORS: Final = DialectErrors(
     dialect="openai",
     # OpenAI answers an exhausted budget with 429; what keeps its clients from retrying is `x-should-retry: false`
     statuses={InsufficientCreditsError: 429, UnsupportedModelError: 404},
+    # OpenAI's edits and variations begin with a picture, and FLUX.1 [schnell] with words alone
+    nothing_here="this path is not served here; /v1/images/generations is",
 )
 
 # The route
@@ -100,15 +102,6 @@ async def create(request: Request, caller: Generator) -> Response:
     started = await submission.start(request, caller, asked)
     events = _events(request, caller, asked, started, choose_preview_steps(asked.spec.steps, wanted.partial_images))
     return EventSourceResponse(events, headers={"X-Accel-Buffering": "no"})
-
-
-@router.api_route("/v1/images/edits", methods=["GET", "POST"], include_in_schema=False)
-@router.api_route("/v1/images/variations", methods=["GET", "POST"], include_in_schema=False)
-async def refuse(request: Request) -> None:
-    """OpenAI's other paths of pictures, by name: those that draw from pictures."""
-    raise NotFoundError(
-        f"{request.url.path} is not served here: FLUX.1 [schnell] draws from words alone, at /v1/images/generations"
-    )
 
 
 # Reading a request

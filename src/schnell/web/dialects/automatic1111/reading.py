@@ -107,8 +107,8 @@ def _read_seed(fields: Fields, notes: list[str]) -> int | None:
     return seed % (MAX_SEED + 1)
 
 
-#: Those of `StableDiffusionTxt2ImgProcessingAPI` in the web UI 1.10 and before, of its fork Forge, and `clip_skip`, which
-#: SillyTavern sends.
+#: Those of `StableDiffusionTxt2ImgProcessingAPI` in the web UI 1.10 and before, of its fork Forge, and `clip_skip`,
+#: which SillyTavern sends.
 _WEB_UI: Final = (
     *("prompt", "negative_prompt", "styles", "seed", "subseed", "subseed_strength", "seed_resize_from_h"),
     *("seed_resize_from_w", "seed_enable_extras", "sampler_name", "sampler_index", "scheduler", "batch_size", "n_iter"),
