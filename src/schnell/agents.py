@@ -8,15 +8,15 @@ this process (`/mcp`) or elsewhere (`schnell mcp`).
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Final, Literal
 
 import httpx
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent
-from pydantic import BaseModel, Field
+from mcp.types import CallToolResult, ContentBlock, ImageContent, InputRequiredResult, TextContent
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schnell.spec import (
     ASPECT_RATIOS,
@@ -48,6 +48,8 @@ assert set(_Ratio.__args__) == {*ASPECT_RATIOS, CUSTOM_RATIO}  # type: ignore[at
 class LoraChoice(BaseModel):
     """A LoRA and how strongly it acts."""
 
+    # what is no field is the API's to name
+    model_config = ConfigDict(extra="forbid")
     name: Annotated[str, Field(description="Its name from list_loras, owner/name on Hugging Face, or an https address")]
     scale: Annotated[float, Field(ge=0, le=MAX_LORA_SCALE)] = DEFAULT_LORA_SCALE
 
@@ -60,13 +62,15 @@ _Side = Annotated[
 
 def build_tools(connect: Connect, version: str = "") -> MCPServer[Any]:
     """A server of the protocol with the tools, which reach the native API by `connect`."""
-    server: MCPServer[Any] = MCPServer("schnell", instructions=_INSTRUCTIONS, version=version, log_level="WARNING")
+    server: MCPServer[Any] = _ToolServer(connect, version)
 
     @server.tool(title="Generate images", structured_output=False)
     async def generate_image(  # noqa: PLR0913, PLR0917 - a tool's parameters are its description
         context: Context[Any, Any],
         prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_LENGTH, description="What to draw")],
-        aspect_ratio: _Ratio = "1:1",
+        aspect_ratio: Annotated[
+            _Ratio | None, Field(description="1:1 if absent, or custom where width and height are given")
+        ] = None,
         megapixels: Literal["0.25", "1"] = "1",
         width: _Side = None,
         height: _Side = None,
@@ -92,9 +96,8 @@ def build_tools(connect: Connect, version: str = "") -> MCPServer[Any]:
             "loras": [each.model_dump() for each in loras or ()],
             "output_format": output_format,
         }
-        asked = {"type": "IMAGE_GENERATOR", "model": _MODEL, "promptObject": values, "async": not wait}
         async with connect(context) as client:
-            return await _show_record(client, await _call(client, "POST", "/api/features", json=asked))
+            return await _draw(client, values, wait=wait)
 
     @server.tool(title="List LoRAs", structured_output=False)
     async def list_loras(context: Context[Any, Any]) -> CallToolResult:
@@ -114,6 +117,54 @@ def build_tools(connect: Connect, version: str = "") -> MCPServer[Any]:
             return await _show_record(client, await _call(client, "GET", f"/api/results/{uuid}"))
 
     return server
+
+
+class _ToolServer(MCPServer[Any]):
+    """The SDK's server, but the API says what is wrong with arguments: the SDK's words are pydantic's, for programmers.
+
+    Arguments that no tool has, which the SDK drops without a word, are the API's to name, too.
+    """
+
+    def __init__(self, connect: Connect, version: str) -> None:
+        super().__init__("schnell", instructions=_INSTRUCTIONS, version=version, log_level="WARNING")
+        self._connect = connect
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool; what the SDK would not pass on as it was sent goes to the API so."""
+        drawing = name == "generate_image" and context is not None
+        if drawing and not arguments.keys() <= await self._names_of(name):
+            return await self._draw_as_sent(arguments, context)
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+        if drawing:
+            return await self._draw_as_sent(arguments, context)
+        raise ToolError(f"uuid: must be the uuid that generate_image gave, got {_show(arguments.get('uuid'))}")
+
+    async def _names_of(self, name: str) -> set[str]:
+        return next(set(tool.input_schema["properties"]) for tool in await self.list_tools() if tool.name == name)
+
+    async def _draw_as_sent(self, arguments: Mapping[str, Any], context: Context[Any, Any] | None) -> CallToolResult:
+        assert context is not None  # noqa: S101 - every call over the protocol has one
+        wait = arguments.get("wait", True)
+        if not isinstance(wait, bool):
+            raise ToolError(f"wait: must be true or false, got {_show(wait)}")
+        values = {name: value for name, value in arguments.items() if name != "wait"}
+        async with self._connect(context) as client:
+            return await _draw(client, values, wait=wait)
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value)[:100]
+
+
+async def _draw(client: httpx.AsyncClient, values: Mapping[str, Any], *, wait: bool) -> CallToolResult:
+    asked = {"type": "IMAGE_GENERATOR", "model": _MODEL, "promptObject": values, "async": not wait}
+    return await _show_record(client, await _call(client, "POST", "/api/features", json=asked))
 
 
 async def _call(client: httpx.AsyncClient, method: str, path: str, **options: Any) -> httpx.Response:

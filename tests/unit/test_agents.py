@@ -48,7 +48,6 @@ async def test_a_tool_sends_what_the_native_api_takes() -> None:
     values = {key: value for key, value in bodies[0]["promptObject"].items() if value is not None}
     assert values == {
         "prompt": "a cat",
-        "aspect_ratio": "1:1",
         "megapixels": "1",
         "num_outputs": 1,
         "num_inference_steps": 4,
@@ -61,6 +60,37 @@ async def test_a_tool_sends_what_the_native_api_takes() -> None:
     assert told == {"uuid": UUID, "status": "SUCCESS", "cost": 400, "seeds": [7], "urls": []}
     assert isinstance(drawn.content[1], ImageContent)
     assert drawn.content[1].mime_type == "image/webp"
+
+
+@pytest.mark.parametrize(
+    "sent", [{"num_outputs": 9}, {"foo": 9}, {"prompt": None}, {"loras": [{"name": "glow", "strength": 1}]}]
+)
+async def test_what_a_tool_does_not_take_is_sent_on_for_the_api_to_judge(sent: dict[str, Any]) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(400, json={"errorCode": "INVALID_FIELD", "message": "in the API's words"})
+
+    asked = {"prompt": "a cat"} | sent
+    refused = await call(answer, "generate_image", wait=False, **asked)
+    assert (refused.is_error, text_of(refused)) == (True, "in the API's words (INVALID_FIELD)")
+    assert (bodies[0]["promptObject"], bodies[0]["async"]) == (asked, True)
+
+
+@pytest.mark.parametrize(
+    ("tool", "sent", "words"),
+    [
+        ("get_result", {"uuid": "abc"}, 'uuid: must be the uuid that generate_image gave, got "abc"'),
+        ("get_result", {}, "uuid: must be the uuid that generate_image gave, got null"),
+        ("generate_image", {"prompt": "a cat", "wait": "later"}, 'wait: must be true or false, got "later"'),
+    ],
+)
+async def test_what_the_api_has_no_field_for_is_refused_by_its_name(
+    tool: str, sent: dict[str, Any], words: str
+) -> None:
+    refused = await call(lambda _: httpx.Response(500), tool, **sent)
+    assert (refused.is_error, text_of(refused)) == (True, words)
 
 
 async def test_a_picture_is_found_by_its_key_whatever_stands_before_it() -> None:

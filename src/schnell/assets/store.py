@@ -9,9 +9,11 @@ from typing import Final, Protocol
 
 from schnell.errors import NotFoundError
 
+#: The last part of a picture's key.
+PICTURE_FILE: Final = r"[0-9]{4}(_[0-9]{2}){5}_[0-9]{3}_[0-9]{6}\.(webp|jpe?g|png)"
 #: A picture's key: `<environment>/images/YYYY_MM_DD_HH_MM_SS_mmm_NNNNNN.<ext>`. Without dots and slashes elsewhere, it
 #: cannot lead out of a folder.
-_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/images/[0-9]{4}(_[0-9]{2}){5}_[0-9]{3}_[0-9]{6}\.(webp|jpe?g|png)")
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}/images/" + PICTURE_FILE)
 #: The same for its thumbnail: `<environment>/thumbnails/<name of the picture's file>.webp`.
 _THUMBNAIL: Final = re.compile(_KEY.pattern.replace("/images/", "/thumbnails/") + r"\.webp")
 #: Where files that are no pictures lie: no picture's key begins like this.

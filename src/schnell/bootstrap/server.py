@@ -206,6 +206,7 @@ def _build_lease(settings: "Settings", database: "Database", servers: "LockedFil
 
 def _build_served_model(settings: "Settings") -> "ServedModel":
     from schnell.errors import ConfigurationError, InvalidFieldError
+    from schnell.spec import MIN_LORA_SCALE
     from schnell.web.native.feature_schema import MODEL_IDS
     from schnell.web.native.lora_names import choose_model
     from schnell.web.services import ServedModel
@@ -216,7 +217,8 @@ def _build_served_model(settings: "Settings") -> "ServedModel":
         name, _, target = (part.strip() for part in text.partition("="))
         try:
             # a name that is served already must go on to mean what it means
-            holds = bool(name and choose_model(served, target or MODEL_IDS[0]) and not choose_model(served, name))
+            chosen = choose_model(served, target or MODEL_IDS[0], MIN_LORA_SCALE)
+            holds = bool(name and chosen and not choose_model(served, name, MIN_LORA_SCALE))
         except InvalidFieldError:
             holds = False
         if not holds:

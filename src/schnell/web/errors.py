@@ -41,8 +41,8 @@ class DialectErrors:
     """How a dialect answers errors on every path that begins with one of `prefixes`.
 
     `statuses` holds the errors that it answers with another status than the native API. `challenge` is the
-    `WWW-Authenticate` of a 401. `dialect` is its name in records; the native API's is `onemin`, after the service whose
-    API it follows.
+    `WWW-Authenticate` of a 401. `nothing_here` is said of paths that no route has. `dialect` is its name in records;
+    the native API's is `onemin`, after the service whose API it follows.
     """
 
     prefixes: tuple[str, ...]
@@ -51,6 +51,7 @@ class DialectErrors:
     dialect: str = "onemin"
     statuses: Mapping[type[SchnellError], int] = field(default_factory=dict)
     challenge: str = 'Bearer realm="schnell"'
+    nothing_here: str = "there is nothing here; /docs lists what there is"
 
     def status_of(self, error: SchnellError) -> int:
         """The status that `statuses` has for the error's class or its nearest base class, else the error's own."""
@@ -88,15 +89,19 @@ def flat_error(error: SchnellError, _status: int) -> dict[str, Any]:
 _NATIVE: Final = DialectErrors(("",), flat_error)
 
 
-def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> None:
-    """Answer every error of `app` as the dialect does whose path it came on, elsewhere as the native API does."""
+def _by_path(dialects: Sequence[DialectErrors]) -> Callable[[Request], DialectErrors]:
     by_prefix = [(prefix, dialect) for dialect in (*dialects, _NATIVE) for prefix in dialect.prefixes]
     # the longest prefix decides: /v1/ is shared, /v1/images/ is OpenAI's alone
     by_prefix.sort(key=lambda each: len(each[0]), reverse=True)
+    return lambda request: next(dialect for prefix, dialect in by_prefix if request.url.path.startswith(prefix))
+
+
+def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> None:
+    """Answer every error of `app` as the dialect does whose path it came on, elsewhere as the native API does."""
+    dialect_of = _by_path(dialects)
 
     def answer(request: Request, error: SchnellError, **headers: str) -> Response:
-        path = request.url.path
-        dialect = next(dialect for prefix, dialect in by_prefix if path.startswith(prefix))
+        dialect = dialect_of(request)
         request.scope[ERROR_CODE] = error.code
         status = dialect.status_of(error)
         return JSONResponse(
@@ -122,7 +127,7 @@ def install_error_handlers(app: FastAPI, dialects: Sequence[DialectErrors]) -> N
             allowed = ", ".join(sorted({*named, *allowed_methods(app, request.url.path)} - {""}))
             return answer(request, MethodError(f"this path answers {allowed} only"), Allow=allowed)
         if error.status_code == 404:
-            return answer(request, RoutingError("there is nothing here; /docs lists what there is"))
+            return answer(request, RoutingError(dialect_of(request).nothing_here))
         if error.status_code < 500:
             return answer(request, UnreadableBodyError(str(error.detail)))
         return answer(request, UnexpectedError(str(error.detail)))

@@ -29,8 +29,8 @@ def whole_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-async def read_json_object(request: Request) -> dict[str, Any]:
-    """The request's body.
+async def read_json_object(request: Request, example: str) -> dict[str, Any]:
+    """The request's body; `example` shows what this path takes to whoever sends something else.
 
     Raises:
         UnreadableBodyError: it is not a JSON object in UTF-8.
@@ -56,7 +56,7 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError) as cause:  # RecursionError: brackets nested thousands deep
         raise UnreadableBodyError("the body must be JSON in UTF-8") from cause
     if not isinstance(value, dict):
-        raise UnreadableBodyError('the body must be a JSON object, such as {"type": "IMAGE_GENERATOR", …}')
+        raise UnreadableBodyError(f"the body must be a JSON object, such as {example}")
     return value
 
 
@@ -71,6 +71,11 @@ class Fields:
         self._place = ""
         self._missing: list[FieldProblem] = []
         self._wrong: list[FieldProblem] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields that were sent; null counts as absent."""
+        return tuple(name for name, value in self._values.items() if value is not None)
 
     def text(self, name: str, *, required: bool = False) -> str | None:
         """A string without NUL characters, which PostgreSQL cannot store."""
@@ -90,13 +95,21 @@ class Fields:
 
     def whole(self, name: str, low: int, high: int) -> int | None:
         """A whole number from `low` to `high`, both included; 4.0 counts as 4."""
-        found = self._read(name, _as_whole, f"must be a whole number {low}-{high}")
+        found = self._read(name, _as_whole, f"must be a whole number {show_range(low, high)}")
         return self._within(name, found, low, high)
 
     def number(self, name: str, low: float, high: float) -> float | None:
         """A number from `low` to `high`, both included."""
-        found = self._read(name, _as_number, f"must be a number {low:g}-{high:g}")
+        found = self._read(name, _as_number, f"must be a number {show_range(low, high)}")
         return self._within(name, found, low, high)
+
+    def any_number(self, name: str, example: float) -> float | None:
+        """A number of any size that JSON's readers agree on; `example` is shown for what is none."""
+        return self._read(name, _as_number, f"must be a number, such as {example:g}")
+
+    def any_whole(self, name: str, example: int) -> int | None:
+        """The same of whole numbers; 4.0 counts as 4."""
+        return self._read(name, _as_whole, f"must be a whole number, such as {example}")
 
     def flag(self, name: str, *, default: bool) -> bool:
         """A boolean; `default` where it is absent or wrong."""
@@ -156,7 +169,7 @@ class Fields:
     def _within(self, name: str, found: _Number | None, low: float, high: float) -> _Number | None:
         if found is None or low <= found <= high:
             return found
-        self.refuse(name, f"must be {low:.10g}-{high:.10g}, got {found:.15g}")
+        self.refuse(name, f"must be {show_range(low, high)}, got {found:.15g}")
         return None
 
 
@@ -190,6 +203,13 @@ def _as_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError
     return value
+
+
+def show_range(low: float, high: float) -> str:
+    """A range of numbers, both ends included, as errors tell of it."""
+    least, most = whole_number(low), whole_number(high)
+    # a hyphen would look like a second minus
+    return f"{least}-{most}" if least >= 0 else f"{least} to {most}"
 
 
 def _show(value: Any) -> str:

@@ -26,6 +26,9 @@ def request_of(*messages: Message) -> Request:
     return Request({"type": "http", "method": "POST", "headers": []}, receive)
 
 
+EXAMPLE = '{"prompt": …}'
+
+
 def body_of(content: bytes) -> Request:
     return request_of({"type": "http.request", "body": content, "more_body": False})
 
@@ -88,8 +91,11 @@ def test_an_absent_field_and_null_are_the_same(values: dict[str, Any]) -> None:
         (lambda f: f.whole("x", 0, 9), 1.5, "must be a whole number 0-9, got 1.5"),
         (lambda f: f.whole("x", 0, 9), True, "must be a whole number 0-9, got true"),
         (lambda f: f.whole("x", 0, 2**60), 2**53, f"must be a whole number 0-{2**60}, got {2**53}"),
-        (lambda f: f.number("x", -1, 3), "1", 'must be a number -1-3, got "1"'),
-        (lambda f: f.number("x", -1, 3), -1.001, "must be -1-3, got -1.001"),
+        (lambda f: f.number("x", -1, 3), "1", 'must be a number -1 to 3, got "1"'),
+        (lambda f: f.any_number("x", 1024), "1", 'must be a number, such as 1024, got "1"'),
+        (lambda f: f.any_number("x", 1024), float("inf"), "must be a number, such as 1024, got Infinity"),
+        (lambda f: f.any_whole("x", -1), 1.5, "must be a whole number, such as -1, got 1.5"),
+        (lambda f: f.number("x", -1, 3), -1.001, "must be -1 to 3, got -1.001"),
         (lambda f: f.flag("x", default=False), 1, "must be true or false, got 1"),
         (lambda f: f.object("x"), [], "must be an object, got []"),
     ],
@@ -151,7 +157,7 @@ def test_every_value_is_read_or_reported(value: Any) -> None:
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 async def test_an_object_comes_back_as_it_was_sent(value: dict[str, Any]) -> None:
-    assert await read_json_object(body_of(json.dumps(value).encode())) == value
+    assert await read_json_object(body_of(json.dumps(value).encode()), EXAMPLE) == value
 
 
 @given(
@@ -160,7 +166,7 @@ async def test_an_object_comes_back_as_it_was_sent(value: dict[str, Any]) -> Non
 )
 async def test_what_is_no_object_is_unreadable_and_nothing_worse(content: bytes) -> None:
     try:
-        found = await read_json_object(body_of(content))
+        found = await read_json_object(body_of(content), EXAMPLE)
     except UnreadableBodyError:
         return
     assert found == json.loads(content)
@@ -169,15 +175,20 @@ async def test_what_is_no_object_is_unreadable_and_nothing_worse(content: bytes)
 @pytest.mark.parametrize("content", [b'{"a": NaN}', b'{"a": Infinity}', b'{"a": "\xff"}', b"{" + b'"a":{' * 100_000])
 async def test_what_python_reads_beyond_json_is_refused(content: bytes) -> None:
     with pytest.raises(UnreadableBodyError):
-        await read_json_object(body_of(content))
+        await read_json_object(body_of(content), EXAMPLE)
+
+
+async def test_who_sends_no_object_is_shown_what_the_path_takes() -> None:
+    with pytest.raises(UnreadableBodyError, match=r'^the body must be a JSON object, such as \{"inputs": …\}$'):
+        await read_json_object(body_of(b"[]"), '{"inputs": …}')
 
 
 async def test_half_a_character_is_named() -> None:
     with pytest.raises(UnreadableBodyError, match=r"\\udc00, half of a character"):
-        await read_json_object(body_of(b'{"a": "\\udc00"}'))
+        await read_json_object(body_of(b'{"a": "\\udc00"}'), EXAMPLE)
 
 
 async def test_a_connection_that_closes_within_the_body_is_a_client_that_is_gone() -> None:
     begun: Message = {"type": "http.request", "body": b"{", "more_body": True}
     with pytest.raises(ClientGoneError):
-        await read_json_object(request_of(begun, {"type": "http.disconnect"}))
+        await read_json_object(request_of(begun, {"type": "http.disconnect"}), EXAMPLE)

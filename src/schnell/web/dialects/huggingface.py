@@ -9,7 +9,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from schnell.errors import InvalidFieldError, SchnellError, UnsupportedModelError
+from schnell.errors import FieldError, SchnellError, UnsupportedModelError
 from schnell.generations import GenerationRequest, Record
 from schnell.web import submission
 from schnell.web.auth import Generator
@@ -19,6 +19,7 @@ from schnell.web.dialects.translation import (
     build_request,
     drawn_loras,
     find_model,
+    name_displaced,
     picture_seeds,
     read_picture,
 )
@@ -64,7 +65,7 @@ ERRORS: Final = DialectErrors(
     ("/models/", "/hf-inference/"),
     describe_error,
     dialect="huggingface",
-    statuses={UnsupportedModelError: 404, InvalidFieldError: 422},
+    statuses={UnsupportedModelError: 404, FieldError: 422},
 )
 
 
@@ -74,7 +75,7 @@ ERRORS: Final = DialectErrors(
 @router.post("/hf-inference/models/{model:path}", summary="The same", response_class=Response, **_DESCRIBED)
 async def create(request: Request, caller: Generator, model: str) -> Response:
     """Draw one picture; the answer is the picture's file."""
-    fields = Fields(await read_json_object(request))
+    fields = Fields(await read_json_object(request, '{"inputs": …}'))
     asked = replace(_parse(request, fields, model.removesuffix("/pipeline/text-to-image")), inline=True)
     async with submission.drawn(request, caller, asked) as record:
         picture = await read_picture(services_of(request), record.images[0])
@@ -86,21 +87,31 @@ async def create(request: Request, caller: Generator, model: str) -> Response:
 _UNUSED: Final = ("guidance_scale", "negative_prompt", "scheduler", "num_images_per_prompt", "max_sequence_length")
 _READ: Final = (*EXTRA_FIELDS, "num_inference_steps", "output_quality")
 _SIDES: Final = ("width", "height")
+_PARAMETERS: Final = (*_READ, *_UNUSED, *_SIDES, "target_size")
+#: The fields of the body; `options`, of Hugging Face's own servers' cache and queue, has no meaning here.
+_BODY_FIELDS: Final = ("inputs", "parameters", "options")
 
 
 def _parse(request: Request, fields: Fields, model: str) -> GenerationRequest:
     inputs = fields.text("inputs", required=True)
     values = fields.object("parameters") or {}
-    target = fields.within("parameters", values).object("target_size") or {}
+    target = _read_target(fields.within("parameters", values))
     fields.check()
     native = {name: values.get(name) for name in _READ}
     native |= {"prompt": inputs, "output_format": choose_format(request.headers.get("accept", ""))}
-    sides = {name: value for name in _SIDES if (value := values.get(name, target.get(name))) is not None}
+    warnings = name_unknown_fields(fields.names, _BODY_FIELDS, inner="parameters", inside=_PARAMETERS)
+    warnings += name_unknown_fields(target, _SIDES)
+    own = {name: value for name in _SIDES if (value := values.get(name)) is not None}
+    sides = {name: target[name] for name in _SIDES if target.get(name) is not None} | own
+    warnings += [
+        f"target_size.{name} was ignored: {name} counts" for name in own if target.get(name, own[name]) != own[name]
+    ]
     if sides:
+        warnings += name_displaced(native, sides, "width and height count")
         # diffusers' FluxPipeline draws 1024 pixels where a side is not given
         native |= {"aspect_ratio": "custom", "width": 1024, "height": 1024} | sides
-    warnings = [f"{name} has no effect with FLUX.1 [schnell]" for name in _UNUSED if values.get(name) is not None]
-    warnings += name_unknown_fields(values, (*_READ, *_UNUSED, *_SIDES, "target_size"))
+    warnings += [f"{name} has no effect with FLUX.1 [schnell]" for name in _UNUSED if values.get(name) is not None]
+    warnings += name_unknown_fields(values, _PARAMETERS)
     return build_request(
         request,
         "huggingface",
@@ -111,6 +122,15 @@ def _parse(request: Request, fields: Fields, model: str) -> GenerationRequest:
         rename=_rename,
         warnings=warnings,
     )
+
+
+def _read_target(parameters: Fields) -> dict[str, Any]:
+    target = parameters.object("target_size") or {}
+    given = [name for name in _SIDES if target.get(name) is not None]
+    if len(given) == 1:
+        missing = "height" if given == ["width"] else "width"
+        parameters.require(f"target_size.{missing}", f"is required with {given[0]}")
+    return target
 
 
 def _describe(record: Record) -> dict[str, str]:

@@ -28,6 +28,7 @@ from schnell.web.dialects.translation import (
     build_request,
     drawn_loras,
     find_model,
+    name_displaced,
     picture_seeds,
     read_base64,
     server_links,
@@ -78,6 +79,8 @@ ERRORS: Final = DialectErrors(
     dialect="openai",
     # OpenAI answers an exhausted budget with 429; what keeps its clients from retrying is `x-should-retry: false`
     statuses={InsufficientCreditsError: 429, UnsupportedModelError: 404},
+    # OpenAI's edits and variations begin with a picture, and FLUX.1 [schnell] with words alone
+    nothing_here="this path is not served here; /v1/images/generations is",
 )
 
 # The route
@@ -86,7 +89,7 @@ ERRORS: Final = DialectErrors(
 @router.post("/v1/images/generations", summary="Draw, as OpenAI's clients ask", **GENERATE)
 async def create(request: Request, caller: Generator) -> Response:
     """Draw pictures as OpenAI's clients ask for them."""
-    values = await read_json_object(request)
+    values = await read_json_object(request, '{"prompt": …}')
     fields = Fields(values)
     wanted = _read_answer_form(fields)
     asked = _parse(request, fields, name_unknown_fields(values, _FIELDS))
@@ -141,7 +144,9 @@ def _parse(request: Request, fields: Fields, warnings: list[str]) -> GenerationR
         "output_quality": fields.raw("output_compression"),
         "num_inference_steps": _QUALITY_STEPS.get(quality or "auto") if steps is None else steps,
     }
-    native |= read_size(fields)
+    size = read_size(fields)
+    warnings += name_displaced(native, size, "size counts")
+    native |= size
     fields.check()
     return build_request(
         request,

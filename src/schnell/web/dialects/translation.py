@@ -5,7 +5,7 @@ A dialect turns its body into a native `promptObject`, so that one parser checks
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from schnell.generations import GenerationRequest, Record, StoredImage
 from schnell.spec import MIN_LORA_SCALE, TOKEN_SIDE, LoraRef, combine_loras
 from schnell.web import submission
 from schnell.web.native.lora_names import LORA_BASE, LORA_KEYS, ModelChoice, choose_model, lora_ids
-from schnell.web.native.prompt_object import PromptRules, parse_prompt_object
+from schnell.web.native.prompt_object import PromptRules, asks_for_less, bounded, parse_prompt_object
 from schnell.web.services import Services, services_of
 
 #: Native switches that no other API has a field for; their clients send them under the native names.
@@ -28,8 +28,6 @@ SWITCHES: Final = ("go_fast", "disable_safety_checker", "disable_watermark", "hi
 EXTRA_FIELDS: Final = ("seed", "aspect_ratio", "megapixels", *LORA_KEYS, *SWITCHES)
 #: Other APIs take negative LoRA scales, and sides off the reference document's grid.
 GENEROUS: Final = PromptRules(MIN_LORA_SCALE, TOKEN_SIDE, rounding="nearest")
-_MOST_WARNINGS: Final = 40
-_LONGEST_WARNING: Final = 400
 #: Gives the dialect's name of a native field.
 Rename = Callable[[str], str]
 
@@ -60,7 +58,7 @@ def seek_model(request: Request, name: str, field: str = "model") -> ModelChoice
         InvalidFieldError: the id names a LoRA at a scale that is out of range, or what can be no LoRA.
     """
     try:
-        return choose_model(services_of(request).model, name)
+        return choose_model(services_of(request).model, name, GENEROUS.lowest_scale)
     except InvalidFieldError as error:
         raise InvalidFieldError(*(FieldProblem(field, each.message) for each in error.problems)) from None
 
@@ -101,14 +99,19 @@ def build_request(  # noqa: PLR0913 - what a dialect knows of one request
         model=model.id,
         dialect=dialect,
         prompt_object=parsed.echo,
-        warnings=_bounded((*model.warnings, *warnings, *parsed.warnings)),
+        warnings=bounded((*model.warnings, *warnings, *parsed.warnings)),
         idempotency_key=submission.idempotency_key_in(request),
     )
 
 
-def _bounded(warnings: Iterable[str]) -> tuple[str, ...]:
-    """Each warning once, and no more than records and answers have room for: a body may deserve thousands."""
-    return tuple(dict.fromkeys(each[:_LONGEST_WARNING] for each in warnings))[:_MOST_WARNINGS]
+def name_displaced(native: Mapping[str, Any], size: Mapping[str, Any], reason: str) -> list[str]:
+    """A warning for every native field of the size that the API's own, which became `size`, leaves without effect."""
+    if not size:
+        return []
+    ratio = native.get("aspect_ratio")
+    displaced = ["aspect_ratio"] if ratio is not None and ratio != size.get("aspect_ratio") else []
+    displaced += ["megapixels"] if asks_for_less(native) else []
+    return [f"{name} was ignored: {reason}" for name in displaced]
 
 
 def drawn_loras(record: Record) -> list[dict[str, Any]]:

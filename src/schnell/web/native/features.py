@@ -1,6 +1,6 @@
 """`POST /api/features` of the reference document: draw, and wait, stream, answer at once or only estimate."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
@@ -12,13 +12,23 @@ from schnell.web.auth import Generator
 from schnell.web.fields import Fields, read_json_object
 from schnell.web.native.feature_schema import FEATURE_BODY, FEATURE_RESPONSES
 from schnell.web.native.lora_names import choose_model
-from schnell.web.native.prompt_object import parse_prompt_object
+from schnell.web.native.prompt_object import (
+    KNOWN_KEYS,
+    bounded,
+    name_unknown_fields,
+    name_unused_sizes,
+    parse_prompt_object,
+)
 from schnell.web.native.records import describe_quote, describe_record, tell_record
 from schnell.web.openapi import KeyedRoute
 from schnell.web.services import services_of
 from schnell.web.webhooks import read_webhook, start_webhook
 
 router = APIRouter(tags=["generation"], route_class=KeyedRoute)
+#: The fields of the body; what to draw is in `promptObject`.
+_BODY_FIELDS: Final = (
+    *("type", "model", "promptObject", "conversationId", "async", "webhook", "webhookEvents", "dryRun"),
+)
 
 
 @router.post(
@@ -34,7 +44,7 @@ async def create(
     is_streaming: Annotated[bool, Query(alias="isStreaming", description="Answer with server-sent events.")] = False,
 ) -> Response:
     """Draw one to four pictures from a sentence, and answer with the record of it once they are done."""
-    body = Fields(await read_json_object(request))
+    body = Fields(await read_json_object(request, '{"type": "IMAGE_GENERATOR", …}'))
     wants_async = body.flag("async", default=False)
     dry_run = body.flag("dryRun", default=False)
     webhook = read_webhook(services_of(request), body, url="webhook", events="webhookEvents", default=("completed",))
@@ -76,13 +86,15 @@ def parse_request(request: Request, body: Fields, *, detached: bool, wants_previ
     if chosen is None:
         raise UnsupportedModelError(f"Model {str(model)[:100]} is not supported for feature {FEATURE}")
     values = prompt_object or {}
+    warnings = name_unknown_fields(body.names, _BODY_FIELDS, inner="promptObject", inside=KNOWN_KEYS)
+    warnings += name_unused_sizes(values)
     parsed = parse_prompt_object(values, loras=chosen.loras_beside(values))
     return GenerationRequest(
         spec=parsed.spec,
         model=chosen.id,
         dialect="onemin",
         prompt_object=parsed.echo,
-        warnings=(*chosen.warnings, *parsed.warnings),
+        warnings=bounded((*chosen.warnings, *warnings, *parsed.warnings)),
         conversation_id=conversation[:200] if conversation else None,  # as many as the column holds
         idempotency_key=submission.idempotency_key_in(request),
         detached=detached,

@@ -13,7 +13,7 @@ from schnell.errors import FieldProblem, InvalidFieldError
 from schnell.loras.references import parse_reference
 from schnell.loras.repository import LibraryLora
 from schnell.spec import DEFAULT_LORA_SCALE, MAX_LORA_SCALE, MAX_LORAS, MIN_LORA_SCALE, LoraRef
-from schnell.web.fields import Fields
+from schnell.web.fields import Fields, show_range
 from schnell.web.services import ServedModel
 
 _PAIRS: Final = (("lora_weights", "lora_scale"), ("extra_lora", "extra_lora_scale"))
@@ -121,14 +121,18 @@ class ModelChoice:
         return (replace(self.lora, scale=min(max(float(scale), MIN_LORA_SCALE), MAX_LORA_SCALE)),)
 
 
-def choose_model(model: ServedModel, name: str) -> ModelChoice | None:
+def choose_model(model: ServedModel, name: str, lowest_scale: float = 0.0) -> ModelChoice | None:
     """What `name` means; None for a model that is not served. Whether there is such a LoRA is not looked up.
+
+    Its scale is `lowest_scale` at least, as in the fields of the same API; an operator's alias may be lower.
 
     Raises:
         InvalidFieldError: its scale is out of range, or what it names can be no LoRA.
     """
     name = name.strip()
-    if (target := model.aliases.get(name)) and (chosen := choose_model(replace(model, aliases={}), target)):
+    if (target := model.aliases.get(name)) and (
+        chosen := choose_model(replace(model, aliases={}), target, MIN_LORA_SCALE)
+    ):
         return replace(chosen, warnings=(f"{name} is not served here: {chosen.id} drew, as the operator says",))
     bare = name.removeprefix(f"{OWNER}/")
     for text in (name, bare):
@@ -136,7 +140,7 @@ def choose_model(model: ServedModel, name: str) -> ModelChoice | None:
             return ModelChoice(found)
         base, colon, reference = text.partition(":")
         if colon and reference.strip() and (found := model.find(base)):
-            return _with_lora(found, reference.strip())
+            return _with_lora(found, reference.strip(), lowest_scale)
     return None
 
 
@@ -146,11 +150,11 @@ def lora_ids(found: Iterable[LibraryLora]) -> Iterator[str]:
         yield f"{LORA_BASE}:{lora.name}"
 
 
-def _with_lora(base: str, reference: str) -> ModelChoice:
+def _with_lora(base: str, reference: str, lowest_scale: float) -> ModelChoice:
     match = _SCALED.fullmatch(reference)
     scale = float(match[2]) if match else DEFAULT_LORA_SCALE
-    if not MIN_LORA_SCALE <= scale <= MAX_LORA_SCALE:
-        problem = f"the scale after @ must be {MIN_LORA_SCALE:g}-{MAX_LORA_SCALE:g}, got {scale:g}"
+    if not lowest_scale <= scale <= MAX_LORA_SCALE:
+        problem = f"the scale after @ must be {show_range(lowest_scale, MAX_LORA_SCALE)}, got {scale:g}"
         raise InvalidFieldError(FieldProblem("model", problem))
     lora = LoraRef(match[1].strip() if match else reference, scale, "model")
     parse_reference(lora.reference, "model")

@@ -78,7 +78,7 @@ async def add(request: Request, caller: Generator) -> JSONResponse:
                 note=note_of(caller, "lora.added", owner),
             )
     else:
-        fields = Fields(await read_json_object(_limited(request)))
+        fields = Fields(await read_json_object(_limited(request), '{"source": …}'))
         source = fields.text("source", required=True)
         labels, owner = read_labels(fields), read_owner(fields, caller)
         fields.check()

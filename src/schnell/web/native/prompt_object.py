@@ -64,6 +64,8 @@ _SYNONYMS: Final = {
 }
 _MOST_UNKNOWN: Final = 10
 _LONGEST_NAME: Final = 60
+_MOST_WARNINGS: Final = 40
+_LONGEST_WARNING: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,14 @@ class PromptRules:
     """Where other APIs are more generous than the reference document.
 
     `lowest_scale` is the least LoRA scale. Custom sides are multiples of `side_step`; others are brought onto it by
-    `rounding`, as the API's original does, or refused without it.
+    `rounding`, as the API's original does, or refused without it. `ratios` are named to whoever sends another; those
+    that are not native are custom sizes by then.
     """
 
     lowest_scale: float = 0.0
     side_step: int = SIDE_STEP
     rounding: Literal["nearest", "down"] | None = None
+    ratios: tuple[str, ...] = _RATIOS
 
 
 DOCUMENT_RULES: Final = PromptRules()
@@ -102,7 +106,7 @@ def parse_prompt_object(
     fields = Fields(values)
     warnings = name_unknown_fields(values)
     prompt = fields.text("prompt", required=True)
-    ratio = fields.choice("aspect_ratio", _RATIOS)
+    ratio = fields.choice("aspect_ratio", rules.ratios)
     sides = {name: _read_side(fields, name, rules, warnings) for name in ("width", "height")}
     megapixels = _read_megapixels(fields)
     outputs = [fields.whole(name, 1, MAX_OUTPUTS) for name in _COUNT_NAMES]
@@ -164,13 +168,42 @@ def _read_megapixels(fields: Fields) -> str:
     return fields.choice("megapixels", MEGAPIXELS) or "1"
 
 
-def name_unknown_fields(names: Iterable[str], known: Sequence[str] = KNOWN_KEYS) -> list[str]:
-    """A warning for every name that is not among `known`, with the known one that it seems to mean."""
+def name_unused_sizes(values: Mapping[str, Any]) -> list[str]:
+    """A warning for what a `promptObject`, as it was sent, says of the size beside what counts."""
+    ratio = values.get("aspect_ratio")
+    sides = [name for name in ("width", "height") if values.get(name) is not None]
+    if ratio not in (None, CUSTOM_RATIO):
+        return [f"{name} was ignored: aspect_ratio is {ratio}, and sides count with {CUSTOM_RATIO}" for name in sides]
+    if (ratio or sides) and asks_for_less(values):
+        return ["megapixels was ignored: width and height count"]
+    return []
+
+
+def asks_for_less(values: Mapping[str, Any]) -> bool:
+    """Whether `megapixels` is given, and not the one megapixel that clients send which fill every field in."""
+    return values.get("megapixels") not in (None, "1", 1)
+
+
+def name_unknown_fields(
+    names: Iterable[str], known: Sequence[str] = KNOWN_KEYS, *, inner: str = "", inside: Sequence[str] = ()
+) -> list[str]:
+    """A warning for every name that is not among `known`, with the known one that it seems to mean.
+
+    `inside` are the fields of the object that stands beside these names and is called `inner`.
+    """
     unknown = [name for name in names if name not in known]
-    warnings = [_name_unknown(name, known) for name in unknown[:_MOST_UNKNOWN]]
+    warnings = [
+        f"{name} belongs inside {inner}; here it was ignored" if name in inside else _name_unknown(name, known)
+        for name in unknown[:_MOST_UNKNOWN]
+    ]
     if len(unknown) > _MOST_UNKNOWN:
         warnings.append(f"{len(unknown) - _MOST_UNKNOWN} more are not fields; they were ignored")
     return warnings
+
+
+def bounded(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Each warning once, and no more than records and answers have room for: a body may deserve thousands."""
+    return tuple(dict.fromkeys(each[:_LONGEST_WARNING] for each in warnings))[:_MOST_WARNINGS]
 
 
 def _name_unknown(name: str, known: Sequence[str]) -> str:
@@ -178,7 +211,8 @@ def _name_unknown(name: str, known: Sequence[str]) -> str:
     shown = "".join(filter(str.isprintable, name[:_LONGEST_NAME]))
     by_spelling = {_plain(each): each for each in known}
     close = get_close_matches(_plain(shown), by_spelling, n=1, cutoff=0.75)
-    meant = _SYNONYMS.get(_plain(shown)) or (by_spelling[close[0]] if close else None)
+    synonym = _SYNONYMS.get(_plain(shown))
+    meant = synonym if synonym in known else (by_spelling[close[0]] if close else None)
     return f"{shown} is not a field" + (f": did you mean {meant}?" if meant else "; it was ignored")
 
 

@@ -9,15 +9,16 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schnell.assets.links import FILES_PATH
-from schnell.assets.store import check_key, is_key
+from schnell.assets.store import PICTURE_FILE, check_key, is_key
 from schnell.errors import NotFoundError
 from schnell.generations.trash import is_thrown_away
 from schnell.web.auth import Reader
-from schnell.web.openapi import KEYED, allowed_methods, error_answers
+from schnell.web.openapi import KEYED, error_answers
 from schnell.web.services import services_of
 from schnell.web.stored_pictures import send_picture
 
@@ -58,8 +59,23 @@ async def picture(request: Request, key: str) -> Response:
     return await send_picture(request, key, max(0, expires - int(time.time())))
 
 
+class _PictureFile(Convertor[str]):
+    """The last part of a picture's key, so that its route is no other path's, such as /v1/images/edits."""
+
+    regex = PICTURE_FILE
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("picture", _PictureFile())
+
+
 @router.get(
-    "/{environment}/images/{name}",
+    "/{environment}/images/{name:picture}",
     tags=["pictures"],
     summary="A picture by its key",
     openapi_extra=KEYED,
@@ -71,6 +87,6 @@ async def picture_by_key(request: Request, caller: Reader, environment: str, nam
     services = services_of(request)
     key = f"{environment}/images/{name}"
     if not is_key(key):
-        raise HTTPException(405 if "POST" in allowed_methods(request.app, request.url.path) else 404)
+        raise HTTPException(404)
     await services.history.find_picture(caller, key)
     return await send_picture(request, key, _KEY_SECONDS)

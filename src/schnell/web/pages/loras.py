@@ -49,7 +49,7 @@ async def library(request: Request) -> Response:
 @router.post("/loras")
 async def add_from_source(request: Request, caller: Generator) -> Response:
     """Fetch a LoRA into the team's library. Answers with server-sent events: `progress`, then `done` or `error`."""
-    fields = Fields(await read_json_object(request))
+    fields = Fields(await read_json_object(request, '{"source": …}'))
     source = fields.text("source", required=True)
     labels, owner = read_labels(fields), read_owner(fields, caller)
     fields.check()

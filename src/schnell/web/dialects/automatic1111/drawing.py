@@ -14,7 +14,7 @@ from schnell.web import submission
 from schnell.web.auth import Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.automatic1111.lists import chosen_checkpoints
-from schnell.web.dialects.automatic1111.reading import read_lora_tags, read_numbers, without_text
+from schnell.web.dialects.automatic1111.reading import name_unknown, read_lora_tags, read_numbers, without_text
 from schnell.web.dialects.translation import (
     SWITCHES,
     build_request,
@@ -39,7 +39,7 @@ _ECHOED: Final = (
 @router.post("/txt2img", summary="Draw, as the web UI's clients ask", **examples.DRAW)
 async def create(request: Request, caller: Generator) -> dict[str, Any]:
     """Draw pictures as the web UI's clients ask for them."""
-    values = without_text(await read_json_object(request))
+    values = without_text(await read_json_object(request, '{"prompt": …}'))
     notes: list[str] = []
     fields = Fields(values)
     send = fields.flag("send_images", default=True)
@@ -115,7 +115,7 @@ def _parse(request: Request, caller: Caller, fields: Fields, notes: list[str]) -
     checkpoint = overrides.text("sd_model_checkpoint") or chosen_checkpoints(request).of(caller)
     native = read_numbers(fields, notes) | {"output_format": "png"}
     native |= {name: fields.raw(name) for name in (*LORA_KEYS, *SWITCHES)}
-    notes += note_ignored_fields(fields)
+    notes += [*note_ignored_fields(fields), *name_unknown(fields)]
     fields.check()
     overrides.check()
     native["prompt"], loras = read_lora_tags(text or "", notes)

@@ -84,7 +84,7 @@ async def show_options(request: Request, caller: Reader) -> dict[str, Any]:
 @router.post("/options", summary="Choose the checkpoint", **examples.CHANGE_OPTIONS)
 async def change_options(request: Request, caller: Generator) -> None:
     """Keep the checkpoint for this key, which must be one that is served; other settings have no effect."""
-    fields = Fields(await read_json_object(request))
+    fields = Fields(await read_json_object(request, '{"sd_model_checkpoint": …}'))
     checkpoint = fields.text("sd_model_checkpoint")
     fields.check()
     if checkpoint:

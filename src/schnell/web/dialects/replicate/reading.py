@@ -7,8 +7,11 @@ from typing import Any, Final
 
 from schnell.errors import FieldProblem, InvalidFieldError
 from schnell.generations import Record
+from schnell.spec import ASPECT_RATIOS, CUSTOM_RATIO
 from schnell.web.dialects.model_list import REPLICATE_RATIOS
+from schnell.web.dialects.translation import GENEROUS
 from schnell.web.fields import Fields
+from schnell.web.native.prompt_object import KNOWN_KEYS, name_unknown_fields, name_unused_sizes
 from schnell.web.services import Services
 from schnell.web.webhooks import EVENTS, Webhook, read_webhook
 
@@ -16,6 +19,10 @@ _PREFER: Final = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*([0-9]{1,6}))?(?=$|[,;\s
 _MAX_WAIT: Final = 60
 _LIFETIME: Final = re.compile(r"(?=[0-9])(?:([0-9]{1,2})h)?(?:([0-9]{1,4})m)?(?:([0-9]{1,5})s?)?")
 _MIN_LIFETIME: Final = 5
+#: What the SDKs send in a body; a prediction is streamed by none of them unless its answer says that it can be.
+_BODY_FIELDS: Final = ("version", "input", "webhook", "webhook_completed", "webhook_events_filter", "stream")
+#: As other dialects', with the aspect ratios of Replicate's model.
+RULES: Final = replace(GENEROUS, ratios=(*ASPECT_RATIOS, *REPLICATE_RATIOS, CUSTOM_RATIO))
 
 
 def read_wait(prefer: str) -> int:
@@ -51,6 +58,12 @@ def read_prediction_webhook(services: Services, fields: Fields) -> Webhook | Non
     name = "webhook" if fields.raw("webhook") else "webhook_completed"
     found = read_webhook(services, fields, url=name, events="webhook_events_filter", default=EVENTS)
     return found if name == "webhook" or found is None else replace(found, events=frozenset({"completed"}))
+
+
+def name_unused(fields: Fields, values: Mapping[str, Any]) -> list[str]:
+    """A warning for each field beside `input` that is none, and for what `input`, as it was sent, says in vain."""
+    unknown = name_unknown_fields(fields.names, _BODY_FIELDS, inner="input", inside=KNOWN_KEYS)
+    return [*unknown, *name_unused_sizes(values)]
 
 
 def as_native(values: Mapping[str, Any]) -> Mapping[str, Any]:

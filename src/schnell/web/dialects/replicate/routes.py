@@ -19,8 +19,10 @@ from schnell.web.auth import Generator, Reader
 from schnell.web.dialects import examples
 from schnell.web.dialects.model_list import version_id
 from schnell.web.dialects.replicate.reading import (
+    RULES,
     as_native,
     name_in_input,
+    name_unused,
     read_lifetime,
     read_prediction_webhook,
     read_wait,
@@ -49,7 +51,7 @@ async def show_secret(request: Request, caller: Generator) -> dict[str, Any]:
 )
 async def create_of_model(request: Request, caller: Generator, owner: str, name: str) -> Response:
     """Start a prediction of a model by its name."""
-    fields = Fields(await read_json_object(request))
+    fields = Fields(await read_json_object(request, '{"input": …}'))
     return await _create(request, caller, find_model(request, f"{owner}/{name}"), fields)
 
 
@@ -60,7 +62,7 @@ async def create(request: Request, caller: Generator) -> Response:
     That is its 64 hexadecimal digits, `owner/name`, both with a colon between, or a LoRA in place of the digits: the
     SDKs send what stands after the colon of `owner/name:version` alone.
     """
-    fields = Fields(await read_json_object(request))
+    fields = Fields(await read_json_object(request, '{"version": …, "input": …}'))
     version = fields.text("version", required=True) or ""
     fields.check()
     return await _create(request, caller, await _find_version(request, caller, version), fields, "version")
@@ -132,8 +134,15 @@ async def _create(
     lifetime = read_lifetime(request.headers.get("cancel-after", ""))
     webhook = read_prediction_webhook(services, fields)
     fields.check()
-    native = as_native(values)
-    asked = build_request(request, "replicate", model, native, rename=partial(name_in_input, named_in))
+    asked = build_request(
+        request,
+        "replicate",
+        model,
+        as_native(values),
+        rules=RULES,
+        rename=partial(name_in_input, named_in),
+        warnings=name_unused(fields, values),
+    )
     asked = replace(asked, detached=True, inline=not gives_links(services))
     started = await submission.start(request, caller, asked)
     async with submission.answering(request, caller, asked, started):

@@ -69,7 +69,9 @@ def test_without_numbers_the_web_uis_size_and_fluxs_steps_are_drawn() -> None:
         ({"height": 300}, "height", 304, "height 300 became 304: sides are multiples of 16"),
         ({"batch_size": 3, "n_iter": 2}, "num_outputs", 4, "6 pictures became 4: ask again for more"),
         ({"batch_size": 2, "n_iter": 2}, "num_outputs", 4, None),
-        ({"batch_size": 0, "n_iter": -5}, "num_outputs", 1, None),
+        ({"batch_size": 2, "n_iter": 0}, "num_outputs", 2, "n_iter 0 became 1: pictures are counted from 1"),
+        ({"batch_size": -3}, "num_outputs", 1, "batch_size -3 became 1: pictures are counted from 1"),
+        ({"batch_size": 1.6}, "num_outputs", 2, "batch_size 1.6 became 2: pictures are counted from 1"),
         ({"seed": -1}, "seed", None, None),
         ({"seed": 0}, "seed", 0, None),
         ({"seed": 2**32 + 7}, "seed", 7, "seed 4294967303 became 7: seeds have 32 bits"),
@@ -124,7 +126,10 @@ def test_what_is_no_number_is_refused_by_its_name(name: str, value: object) -> N
     read_numbers(fields, [])
     with pytest.raises(InvalidFieldError) as raised:
         fields.check()
-    assert {each.field for each in raised.value.problems} == {name}
+    (problem,) = raised.value.problems
+    example = {"width": 1024, "height": 1024, "steps": 4, "seed": -1}.get(name, 1)
+    kind = "whole number" if name == "seed" else "number"
+    assert (problem.field, problem.message.partition(", got")[0]) == (name, f"must be a {kind}, such as {example}")
 
 
 @pytest.mark.parametrize(
