@@ -181,11 +181,6 @@ async def test_teams_made_before_the_first_start_do_not_prevent_the_first_key(da
     assert await start(database)
 
 
-async def test_a_short_preset_is_refused(database: Database) -> None:
-    with pytest.raises(ConfigurationError, match="at least 16"):
-        await start(database, "short")
-
-
 async def test_a_revoked_first_key_is_not_replaced_by_the_next_start(database: Database) -> None:
     secret = await start(database)
     assert secret is not None
