@@ -150,7 +150,7 @@ def check_name(name: str) -> str:
 
 
 def check_user_name(name: str) -> None:
-    """Refuse a name that is empty, and keep people from being called what the audit log and lists call the server itself. Raises InvalidFieldError."""
+    """Refuse an empty name, and the one by which the audit log and lists call the server. Raises InvalidFieldError."""
     if unicodedata.normalize("NFKC", check_name(name)).strip().upper() == SYSTEM:
         raise InvalidFieldError(FieldProblem("name", f"{SYSTEM} is what the server calls itself: choose another name"))
 
@@ -178,10 +178,7 @@ async def find_member(connection: Connection, team_id: str, user: str | None = N
         InvalidFieldError: several have this name.
     """
     query = _member_query().where(members.c.team_id == team_id).order_by(members.c.created_at)
-    if user is None:
-        query = query.limit(1)
-    else:
-        query = query.where((users.c.id == user) | (users.c.name == user))
+    query = query.limit(1) if user is None else query.where((users.c.id == user) | (users.c.name == user))
     rows = (await connection.execute(query)).all()
     if not rows:
         raise NotFoundError("the team has no members" if user is None else f"the team has no member {user!r}")

@@ -87,6 +87,38 @@ def database_url(settings: "Settings") -> str:
     return settings.database_url or f"sqlite:{settings.data_dir / 'schnell.db'}"
 
 
+def has_data(settings: "Settings") -> bool:
+    """Whether a database has been made on SQLite; one on PostgreSQL is looked for when it is opened.
+
+    Raises:
+        ConfigurationError: `SCHNELL_DATABASE_URL` cannot be read.
+    """
+    from pathlib import Path
+
+    from schnell.database.session import parse_database_url
+
+    url = parse_database_url(database_url(settings))
+    return url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"} or Path(url.database).exists()
+
+
+def check_data(settings: "Settings") -> None:
+    """Refuse data that are not there, as commands do that make none: the folder may be mistyped.
+
+    Raises:
+        ConfigurationError: there is no database yet.
+    """
+    from schnell.errors import ConfigurationError
+
+    if has_data(settings):
+        return
+    if settings.database_url is not None:
+        raise ConfigurationError(f"SCHNELL_DATABASE_URL: there is no database {settings.database_url}")
+    raise ConfigurationError(
+        f"there is no database in {settings.data_dir}: name the data folder of a server that was started before "
+        "(--data-dir, SCHNELL_DATA_DIR)"
+    )
+
+
 def hold_data(settings: "Settings") -> "AbstractContextManager[None]":
     """Keep other servers off the data of a server on SQLite, which serves one process, while the block runs.
 

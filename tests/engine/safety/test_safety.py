@@ -23,7 +23,7 @@ PICTURE = Image.new("RGB", (64, 64), "red")
 
 
 def test_the_settings_know_every_classifier() -> None:
-    assert SAFETY_CHECKERS == (OPEN_NSFW, *TRANSFORMERS_CLASSIFIERS)
+    assert (OPEN_NSFW, *TRANSFORMERS_CLASSIFIERS) == SAFETY_CHECKERS
 
 
 def test_the_strictest_classifier_decides() -> None:

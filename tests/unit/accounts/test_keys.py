@@ -25,7 +25,7 @@ from schnell.accounts.teams import (
 from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import api_keys
-from schnell.errors import ConfigurationError, InvalidFieldError, NotFoundError, UnauthorizedError
+from schnell.errors import InvalidFieldError, NotFoundError, UnauthorizedError
 
 
 async def make_key(database: Database, **options: object) -> NewKey:

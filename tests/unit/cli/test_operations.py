@@ -15,6 +15,7 @@ def test_a_change_on_the_command_line_is_in_the_audit_log(run: Any) -> None:
     assert "member.changed" in run("audit").stdout
 
 
+@pytest.mark.usefixtures("data")
 @pytest.mark.parametrize("command", ["queue", "failures", "storage"])
 def test_a_server_without_work_has_nothing_to_show(run: Any, command: str) -> None:
     assert run(command, "--json") == []
@@ -22,6 +23,7 @@ def test_a_server_without_work_has_nothing_to_show(run: Any, command: str) -> No
         run(command, "--team", "nobody")
 
 
+@pytest.mark.usefixtures("data")
 def test_usage_is_grouped_by_what_there_is(run: Any) -> None:
     for by in ("day", "team", "user", "model", "lora"):
         assert run("usage", "--by", by, "--json") == []

@@ -120,6 +120,7 @@ def test_what_is_not_there_or_taken_is_named(run: Any) -> None:
         run("usage", "--team", "nobody")
 
 
+@pytest.mark.usefixtures("data")
 def test_a_key_is_for_the_only_team_and_asks_where_there_are_more(run: Any) -> None:
     with pytest.raises(NotFoundError, match="there is no team yet"):
         run("keys", "create")
@@ -151,6 +152,7 @@ def test_the_last_operator_stays_one(run: Any) -> None:
     assert run("users", "set", "acme", "--no-operator", "--json")[0]["operator"] is False
 
 
+@pytest.mark.usefixtures("data")
 def test_usage_of_nobody_is_empty(run: Any) -> None:
     assert run("usage", "--json") == []
     assert run("usage", "--csv").stdout.strip() == "day,team,user,key,requests,failed,pictures,credits,user_id"

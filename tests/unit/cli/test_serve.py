@@ -120,21 +120,22 @@ def test_a_server_without_a_safety_check_says_so(invoke: Any, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("setting", "told"),
     [
-        ("SCHNELL_BOOTSTRAP_KEY", "short", "at least 16 characters"),
-        ("SCHNELL_SAFETY", "open-nsfw, foo", "no safety checker is called 'foo'.* adamcodd"),
-        ("SCHNELL_SIGN_IN_RATE_LIMIT", "often", "60/minute"),
-        ("SCHNELL_VERIFY_RATE_LIMIT", "often", "60/minute"),
-        ("SCHNELL_OIDC_ISSUER", "https://sign-in.example.org", "SCHNELL_OIDC_CLIENT_ID"),
-        ("SCHNELL_MODEL_ALIASES", "=", "NAME"),
-        ("SCHNELL_ASSETS_URL", "ftp://pictures", "s3://BUCKET"),
-        ("SCHNELL_LORA_CA_FILE", "nowhere.pem", "LoRA downloads"),
+        (("SCHNELL_BOOTSTRAP_KEY", "short"), "at least 16 characters"),
+        (("SCHNELL_SAFETY", "open-nsfw, foo"), "no safety checker is called 'foo'.* adamcodd"),
+        (("SCHNELL_SIGN_IN_RATE_LIMIT", "often"), "60/minute"),
+        (("SCHNELL_VERIFY_RATE_LIMIT", "often"), "60/minute"),
+        (("SCHNELL_OIDC_ISSUER", "https://sign-in.example.org"), "SCHNELL_OIDC_CLIENT_ID"),
+        (("SCHNELL_MODEL_ALIASES", "="), "NAME"),
+        (("SCHNELL_ASSETS_URL", "ftp://pictures"), "s3://BUCKET"),
+        (("SCHNELL_LORA_CA_FILE", "nowhere.pem"), "LoRA downloads"),
     ],
 )
 def test_a_setting_that_cannot_be_used_ends_the_command_before_anything_is_loaded_or_made(
-    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, told: str
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: tuple[str, str], told: str
 ) -> None:
+    name, value = setting
     monkeypatch.setattr(bootstrap, "build_server_runner", lambda *_: pytest.fail("the model was loaded"))
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=told) as refused:
