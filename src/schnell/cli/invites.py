@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from schnell.cli.database import DataDir, run_in_transaction
-from schnell.cli.days import Day
-from schnell.cli.output import AsJson, print_json, print_rows, say
+from schnell.cli.output import AsJson, Day, print_json, print_rows, say
 from schnell.cli.people import OneTeam, TeamFilter, here, one_team
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from schnell.cli.database import DataDir, run_in_transaction
-from schnell.cli.days import Day
-from schnell.cli.output import AsJson, print_rows
+from schnell.cli.output import AsJson, Day, print_rows
 from schnell.cli.people import TeamFilter, find_team_id
 
 if TYPE_CHECKING:

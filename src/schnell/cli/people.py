@@ -10,8 +10,7 @@ import typer
 
 from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, BudgetWindow
 from schnell.cli.database import DataDir, run_in_transaction
-from schnell.cli.days import read_moment
-from schnell.cli.output import AsJson, print_json, print_rows, say
+from schnell.cli.output import AsJson, print_json, print_rows, read_moment, say
 
 if TYPE_CHECKING:
     from schnell.accounts.audit import Actor

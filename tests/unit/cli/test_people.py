@@ -131,6 +131,40 @@ def test_a_key_is_for_the_only_team_and_asks_where_there_are_more(run: Any) -> N
         run("keys", "create")
 
 
+def test_one_of_several_members_of_a_name_is_named_by_the_id(run: Any) -> None:
+    run("teams", "create", "acme")
+    first, second = (run("users", "create", "Bo", "--json")["user_id"] for _ in range(2))
+    for command in (
+        ("users", "set", "Bo", "--inactive"),
+        ("keys", "create", "--user", "Bo"),
+        ("invites", "create", "Bo", "--again"),
+    ):
+        with pytest.raises(InvalidFieldError, match=f"2 members are called 'Bo'.*{first}, {second}"):
+            run(*command)
+    run("users", "create", first)
+    assert run("users", "set", first, "--inactive", "--json")[0]["user_name"] == "Bo"
+    assert run("keys", "create", "--user", second, "--json")["user_id"] == second
+    assert run("invites", "create", second, "--again", "--json")["user_name"] == "Bo"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("teams", "create", ""),
+        ("teams", "create", "globex", "--owner", " "),
+        ("users", "create", ""),
+        ("invites", "create", ""),
+        ("keys", "create", "--name", ""),
+        ("keys", "set", "KEY", "--name", ""),
+    ],
+)
+def test_nobody_and_nothing_has_an_empty_name(run: Any, command: tuple[str, ...]) -> None:
+    run("teams", "create", "acme")
+    key = run("keys", "create", "--json")["id"]
+    with pytest.raises(InvalidFieldError, match="name: must not be empty"):
+        run(*(key if word == "KEY" else word for word in command))
+
+
 def test_a_key_for_everything_its_user_may(run: Any) -> None:
     run("teams", "create", "acme")
     assert run("keys", "create", "--scope", "all", "--json")["scopes"] == ["generate", "read", "admin"]
