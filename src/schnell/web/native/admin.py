@@ -125,7 +125,10 @@ class NewKey(_Body):
 
 
 class KeyChange(_Body):
-    """What to change about a key; what is absent stays. A limit or an end that is null is taken away; an end is in the future."""
+    """What to change about a key; what is absent stays. A limit or an end that is null is taken away.
+
+    A new end is in the future.
+    """
 
     name: Annotated[Name | None, Field(examples=["notebook"])] = None
     rate_limit: RateLimit | None = None
