@@ -13,7 +13,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
 HEAD = """# The command line
 
 JSON goes to stdout, progress and messages to stderr. The exit status is 0 for success, 2 for a wrong value (the message
-names it), 1 for any other failure.
+names it): of an option, of a setting, or a name that nothing has; 1 for any other failure. Commands that only read make
+no data folder: they refuse one without a database.
 """
 
 

@@ -15,12 +15,14 @@ class SchnellError(Exception):
     """A failure with a cause that its reader can act on.
 
     `code` is part of the API and does not change, `status` is the HTTP status, `retry_helps` whether the same request
-    may succeed later, `message` names the cause and, where there is one, the fix.
+    may succeed later, `message` names the cause and, where there is one, the fix. `is_wrong_value` is whether a value
+    that was typed or set is at fault, which the command tells by its exit code.
     """
 
     code: ClassVar[str] = "UNKNOWN_ERROR"
     status: ClassVar[int] = 500
     retry_helps: ClassVar[bool] = False
+    is_wrong_value: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -39,6 +41,7 @@ class FieldError(SchnellError):
     """One or more fields of a request are wrong or missing."""
 
     status = 400
+    is_wrong_value = True
 
     def __init__(self, *problems: FieldProblem) -> None:
         super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
@@ -117,6 +120,7 @@ class NotFoundError(SchnellError):
 
     code = "NOT_FOUND"
     status = 404
+    is_wrong_value = True
 
 
 class ConflictError(SchnellError):
@@ -268,6 +272,13 @@ class ConfigurationError(SchnellError):
     """A setting has a value that cannot be used."""
 
     code = "INVALID_SETTING"
+    is_wrong_value = True
+
+
+class StartError(ConfigurationError):
+    """A server cannot start, or go on, for what is around it: its port or its data are in use, its cluster is away."""
+
+    is_wrong_value = False
 
 
 class BackupError(SchnellError):
@@ -288,6 +299,12 @@ class ModelFolderError(SchnellError):
 
     code = "MODEL_UNAVAILABLE"
     status = 503
+
+
+class ModelChoiceError(ModelFolderError):
+    """The model or the device that was named is none that there is."""
+
+    is_wrong_value = True
 
 
 class ModelTooLargeError(SchnellError):
@@ -362,6 +379,12 @@ class TrainingError(SchnellError):
     """A training cannot start or go on: its pictures, options or saved state are not usable."""
 
     code = "TRAINING_FAILED"
+
+
+class TrainingOptionError(TrainingError):
+    """An option of a training has a value that cannot be used."""
+
+    is_wrong_value = True
 
 
 class TrainingDataError(TrainingError):

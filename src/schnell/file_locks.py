@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from schnell.errors import ConfigurationError
+from schnell.errors import StartError
 
 LockState = Literal["held", "free", "unknown"]
 #: A lock file that nobody holds and that is older than this many seconds is not one that is just being made.
@@ -38,13 +38,13 @@ def lock_file(path: Path) -> FileLock | None:
     """Lock a file, which is made if need be and names this process; None while another process holds the lock.
 
     Raises:
-        ConfigurationError: the file cannot be written, or its file system knows no locks.
+        StartError: the file cannot be written, or its file system knows no locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as cause:
-        raise ConfigurationError(f"the lock {path} cannot be written: {cause.strerror}") from cause
+        raise StartError(f"the lock {path} cannot be written: {cause.strerror}") from cause
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         holder = f"{os.getpid()} {socket.gethostname()}\n".encode()
@@ -56,7 +56,7 @@ def lock_file(path: Path) -> FileLock | None:
         return None
     except OSError as cause:
         os.close(descriptor)
-        raise ConfigurationError(f"{path} cannot be locked: {cause.strerror}") from cause
+        raise StartError(f"{path} cannot be locked: {cause.strerror}") from cause
     return FileLock(path, descriptor)
 
 
@@ -91,13 +91,13 @@ def hold_files(paths: Sequence[Path]) -> Iterator[None]:
     """Hold the locks of all these files while the block runs.
 
     Raises:
-        ConfigurationError: a server holds one of them; the message names its process and the folder.
+        StartError: a server holds one of them; the message names its process and the folder.
     """
     with ExitStack() as held:
         for path in paths:
             lock = lock_file(path)
             if lock is None:
-                raise ConfigurationError(
+                raise StartError(
                     f"{path.parent} is in use: {describe_holder(path)} serves it. Stop that server first, "
                     "or choose another SCHNELL_DATA_DIR (and SCHNELL_DATABASE_URL)"
                 )
@@ -113,7 +113,7 @@ class LockedFiles:
         self._own: FileLock | None = None
 
     def claim(self, server_id: str) -> None:
-        """Lock this server's file until `release`, or until the process ends. Raises ConfigurationError."""
+        """Lock this server's file until `release`, or until the process ends. Raises StartError."""
         self._own = lock_file(self._path(server_id))
 
     def release(self) -> None:

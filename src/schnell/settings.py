@@ -19,6 +19,10 @@ from pydantic_settings import (
 _PREFIX: Final = "SCHNELL_"
 #: Names in the environment that are read elsewhere: where the settings file and models are, what tests and clients use.
 OTHER_NAMES: Final = frozenset({"CONFIG", "SOAK", "API_KEY", "API_URL", "COMMIT", "BENCH_PICTURES"})
+#: The classifiers that `schnell.engine.safety` knows: it imports what a command does not need to read its settings.
+SAFETY_CHECKERS: Final = ("open-nsfw", "falconsai", "adamcodd")
+#: A key that an operator has chosen is guarded by its length alone: its hash has no salt, and is quick to compute.
+SHORTEST_PRESET_KEY: Final = 16
 _UNITS: Final = ("second", "minute", "hour", "day", "month", "year")
 _RATE: Final = re.compile(r"\s*([0-9]+)\s*(?:/|per)?\s*(?:1\s*)?([A-Za-z]+)\s*")
 
@@ -67,6 +71,19 @@ def _check_rate(text: str | None) -> str | None:
     return text
 
 
+def _check_key(text: str | None) -> str | None:
+    if text is not None and len(text) < SHORTEST_PRESET_KEY:
+        raise ValueError(f"must have at least {SHORTEST_PRESET_KEY} characters")
+    return text
+
+
+def _check_safety(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in SAFETY_CHECKERS]:
+        known = ", ".join(SAFETY_CHECKERS)
+        raise ValueError(f"no safety checker is called {unknown[0]!r}: it must be one of {known}")
+    return names
+
+
 def _check_folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, and must be a folder")
@@ -75,7 +92,9 @@ def _check_folder(path: Path) -> Path:
 
 # without NoDecode, pydantic-settings would read a list in the environment as JSON only
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+SafetyCheckers = Annotated[Names, AfterValidator(_check_safety)]
 Rate = Annotated[str | None, AfterValidator(_check_rate)]
+BootstrapKey = Annotated[str | None, AfterValidator(_check_key)]
 Folder = Annotated[Path, AfterValidator(_check_folder)]
 #: Left to the memory plan where it is `auto`, which is None here.
 Arithmetic = Annotated[Literal["float32", "bfloat16", "float8", "int8", "int4"] | None, BeforeValidator(_auto)]
@@ -140,7 +159,7 @@ class Settings(BaseSettings):
     environment: str = Field("development", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     instance: str = Field("main", min_length=1, max_length=100)
     lease_seconds: float = Field(120, ge=2, le=86_400)
-    bootstrap_key: str | None = None
+    bootstrap_key: BootstrapKey = None
     link_secrets: Names = ()
     # a week: S3 refuses links that are signed for longer
     link_seconds: int = Field(604_800, ge=1, le=604_800)
@@ -153,7 +172,7 @@ class Settings(BaseSettings):
     price_per_lora: int = Field(200, ge=0)
     credit_value: float = Field(1.0, ge=0, allow_inf_nan=False)
     go_fast_lora_factor: float = Field(1.0, gt=0, le=3)
-    safety: Names = ("open-nsfw",)
+    safety: SafetyCheckers = ("open-nsfw",)
     safety_threshold: float = Field(0.8, gt=0, le=1)
     offline: bool = False
     loras_per_team: int = Field(200, ge=0)
@@ -183,7 +202,7 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
 
     # signing in beside keys
-    sign_in_rate_limit: str | None = "30/minute"
+    sign_in_rate_limit: Rate = "30/minute"
     oidc_issuer: str | None = Field(None, pattern=r"^https?://[!-~]+$")
     oidc_client_id: str | None = None
     oidc_client_secret: SecretStr | None = None
@@ -203,7 +222,7 @@ class Settings(BaseSettings):
     credentials_time_stamps: Url = None
     credentials_signing_url: Url = None
     credentials_signing_token: SecretStr | None = None
-    verify_rate_limit: str | None = "30/minute"
+    verify_rate_limit: Rate = "30/minute"
     verify_max_bytes: int = Field(20 * 2**20, ge=1024)
 
     @classmethod

@@ -79,6 +79,16 @@ async def test_a_name_is_used_once(server: Server) -> None:
     assert (answer.status_code, answer.json()["errorCode"]) == (409, "CONFLICT")
 
 
+async def test_a_key_is_not_made_for_one_of_several_who_have_the_name(server: Server) -> None:
+    team = await make_team(server)
+    made = [(await server.client.post(f"/api/admin/teams/{team}/users", json={"name": "Bo"})).json() for _ in range(2)]
+    refused = await server.client.post(f"/api/admin/teams/{team}/keys", json={"user": "Bo"})
+    assert (refused.status_code, refused.json()["errorCode"]) == (400, "INVALID_FIELD")
+    assert all(each["userId"] in refused.json()["message"] for each in made)
+    named = await server.client.post(f"/api/admin/teams/{team}/keys", json={"user": made[1]["userId"]})
+    assert named.json()["details"]["userId"] == made[1]["userId"]
+
+
 async def test_usage_is_told_by_day_user_and_key_as_json_and_csv(server: Server) -> None:
     await server.draw(num_outputs=2)
     server.runner.flagged = [0]

@@ -50,11 +50,13 @@ include-name = "POST /api/verify"
 request-timeout = 60
 checks.positive_data_acceptance.enabled = false
 """ + "".join(
-    # nor who may have which scope, and what makes a good password
+    # nor who may have which scope, which moments have passed, and what makes a good password
     f'[[operations]]\ninclude-name = "{each}"\nchecks.positive_data_acceptance.enabled = false\n'
     for each in (
         "POST /api/admin/teams/{team_id}/keys",
+        "PATCH /api/admin/keys/{key_id}",
         "POST /api/keys",
+        "PATCH /api/keys/{key_id}",
         "POST /api/invites/accept",
         "POST /api/session/password",
         "PUT /api/password",

@@ -2,11 +2,15 @@
 
 import asyncio
 import re
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
+from schnell.clock import now
+from schnell.database.tables import api_keys
 from servers import BODY, KEY, Server, key_for
 
 PASSWORD = "correct horse battery"
@@ -336,12 +340,27 @@ async def test_a_keys_limit_and_end_hold_at_once_and_can_be_taken_away(server: S
     assert drawn == [200, 200, 429]
     # a key that has a limit, or ends, cannot take that away itself
     assert (await server.client.patch(path, json={"rateLimit": None}, headers=with_it)).status_code == 403
-    await server.client.patch(path, json={"rateLimit": None, "expiresAt": "2020-01-01T00:00:00Z"})
+    await server.client.patch(path, json={"rateLimit": None, "expiresAt": "2090-01-01T00:00:00Z"})
+    async with server.services.database.write() as connection:
+        ended = update(api_keys).where(api_keys.c.id == key["details"]["id"])
+        await connection.execute(ended.values(expires_at=now() - timedelta(seconds=1)))
     assert (await server.client.get("/api/session", headers=with_it)).status_code == 401
     again = await server.client.patch(path, json={"expiresAt": None})
     assert (again.json()["expiresAt"], again.json()["rateLimit"]) == (None, None)
     assert (await server.client.get("/api/session", headers=with_it)).status_code == 200
-    for wrong in ({"rateLimit": "often"}, {"expiresAt": "soon"}, {"expiresAt": 1}, {"scopes": ["admin"]}, {"name": ""}):
+    past = {"expiresAt": "2020-01-01T00:00:00Z"}
+    for url in ("/api/keys", f"/api/admin/teams/{key['details']['teamId']}/keys"):
+        refused = await server.client.post(url, json={"name": "past"} | past)
+        assert (refused.status_code, "expiresAt" in refused.text) == (400, True), refused.text
+    assert (await server.client.patch(f"/api/admin/keys/{key['details']['id']}", json=past)).status_code == 400
+    for wrong in (
+        {"rateLimit": "often"},
+        {"expiresAt": "soon"},
+        {"expiresAt": 1},
+        past,
+        {"scopes": ["admin"]},
+        {"name": ""},
+    ):
         refused = await server.client.patch(path, json=wrong)
         assert (refused.status_code, next(iter(wrong)) in refused.text) == (400, True), refused.text
     await server.client.delete(path)

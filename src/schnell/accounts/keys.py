@@ -14,17 +14,15 @@ from sqlalchemy import Row, Select, select, update
 
 from schnell.accounts.identity import DEFAULT_SCOPES, SCOPES, ApiKey, Member, Scope
 from schnell.accounts.rates import check_rate_limit
-from schnell.accounts.teams import create_team, find_member, list_teams, set_operator
+from schnell.accounts.teams import check_name, create_team, find_member, list_teams, set_operator
 from schnell.clock import now
 from schnell.database.connection import Connection
 from schnell.database.tables import api_keys, new_id, users
-from schnell.errors import ConfigurationError, ConflictError, FieldProblem, InvalidFieldError, NotFoundError
+from schnell.errors import ConflictError, FieldProblem, InvalidFieldError, NotFoundError
 
 _PREFIX: Final = "schnell_"
 #: Characters of a key that lists show: the prefix and six of its random ones, which tell keys apart and open nothing.
 _SHOWN: Final = 14
-#: A key that an operator has chosen is guarded by its length alone: its hash has no salt, and is quick to compute.
-_SHORTEST_PRESET: Final = 16
 _FIRST_TEAM: Final = "Default team"
 
 
@@ -50,8 +48,8 @@ async def create_key(  # noqa: PLR0913 - one argument a column
     """Make a key for a member of a team. Without `secret`, the key's own text, it has 256 random bits.
 
     Raises:
-        InvalidFieldError: a scope that is unknown or more than the member may, or a rate limit such as `60/minute`
-            that cannot be read.
+        InvalidFieldError: a scope that is unknown or more than the member may, a rate limit such as `60/minute` that
+            cannot be read, no name, or an end that has passed.
         NotFoundError: the team has no such member.
     """
     secret = secret or _PREFIX + secrets.token_urlsafe(32)
@@ -61,13 +59,13 @@ async def create_key(  # noqa: PLR0913 - one argument a column
         team_id=team_id,
         user_id=member.user_id,
         user_name=member.user_name,
-        name=name,
+        name=check_name(name),
         # of a short preset key no more than half is shown
         prefix=secret[: min(_SHOWN, len(secret) // 2)],
         scopes=_check_scopes(scopes, member),
         rate_limit=check_rate_limit(rate_limit),
         created_at=now(),
-        expires_at=expires_at,
+        expires_at=_check_end(expires_at),
         revoked_at=None,
     )
     values = {name: getattr(key, name) for name in ApiKey.__dataclass_fields__ if name in api_keys.c}
@@ -105,12 +103,18 @@ async def change_key(connection: Connection, key_id: str, **changes: Any) -> Api
     Raises:
         NotFoundError: there is no such key.
         ConflictError: it was revoked.
-        InvalidFieldError: the rate limit cannot be read.
+        InvalidFieldError: the rate limit cannot be read, the name is empty, or the end has passed.
     """
-    if (await find_key(connection, key_id)).revoked_at is not None:
+    before = await find_key(connection, key_id)
+    if before.revoked_at is not None:
         raise ConflictError("this key was revoked: nothing about it can be changed; make another one")
     if "rate_limit" in changes:
         changes["rate_limit"] = check_rate_limit(changes["rate_limit"])
+    if "name" in changes:
+        check_name(changes["name"])
+    # who sends a whole key that has ended back, with another name, changes nothing about its end
+    if changes.get("expires_at") != before.expires_at:
+        _check_end(changes.get("expires_at"))
     if changes:
         await connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(**changes))
     return await find_key(connection, key_id)
@@ -148,12 +152,7 @@ async def prepare_first_start(connection: Connection, preset: str | None = None)
     """Make an operator's key, and their team, if there is no such key yet. With `preset`, make it that key.
 
     Returns the text of a key that was made at random, to be shown once; None where none was made, or `preset` is it.
-
-    Raises:
-        ConfigurationError: `preset` is too short to be a secret.
     """
-    if preset is not None and len(preset) < _SHORTEST_PRESET:
-        raise ConfigurationError(f"SCHNELL_BOOTSTRAP_KEY must have at least {_SHORTEST_PRESET} characters")
     if await _has_key(connection, preset):
         return None
     team = next((team for team in await list_teams(connection) if team.name == _FIRST_TEAM), None)
@@ -173,6 +172,12 @@ def digest_key(secret: str) -> str:
 def split_scopes(text: str) -> tuple[Scope, ...]:
     """The scopes as a key's row holds them."""
     return tuple(scope for scope in SCOPES if scope in text.split(","))
+
+
+def _check_end(moment: datetime | None) -> datetime | None:
+    if moment is not None and moment <= now():
+        raise InvalidFieldError(FieldProblem("expiresAt", f"must be in the future, got {moment.isoformat()}"))
+    return moment
 
 
 def _check_scopes(scopes: Sequence[str], member: Member) -> tuple[Scope, ...]:

@@ -14,6 +14,9 @@ from schnell.database.connection import Connection, PreparedIn
 from schnell.database.tables import members, new_id, teams, users
 from schnell.errors import ConflictError, FieldProblem, InvalidFieldError, NotFoundError
 
+#: How many ids or names a message lists.
+_MOST_NAMED: Final = 10
+
 
 async def create_team(
     connection: Connection,
@@ -26,13 +29,14 @@ async def create_team(
     """Make a team with one ADMIN member, called `owner` (or as the team).
 
     Raises:
+        InvalidFieldError: the name is empty.
         ConflictError: a team has this name already. The transaction must be rolled back: PostgreSQL runs nothing more
             in it.
     """
     moment = now()
     row = {
         "id": new_id(),
-        "name": name,
+        "name": check_name(name),
         "status": "ACTIVE",
         "credit_limit": credit_limit,
         "used_credit": 0,
@@ -64,7 +68,7 @@ async def find_only_team(connection: Connection) -> Team:
     """
     found = await list_teams(connection)
     if len(found) != 1:
-        names = ", ".join(repr(team.name) for team in found[:10])
+        names = ", ".join(repr(team.name) for team in found[:_MOST_NAMED])
         raise NotFoundError(f"say which team: there are {names}" if found else "there is no team yet")
     return found[0]
 
@@ -113,7 +117,7 @@ async def add_member(  # noqa: PLR0913 - one argument a column
 
     Raises:
         NotFoundError: there is no such team.
-        InvalidFieldError: the user is called as the server calls itself.
+        InvalidFieldError: the user has no name, or is called as the server calls itself.
     """
     check_user_name(user_name)
     team = await find_team(connection, team_id)
@@ -139,9 +143,16 @@ async def add_member(  # noqa: PLR0913 - one argument a column
     return await find_member(connection, team.id, user_id)
 
 
+def check_name(name: str) -> str:
+    """`name` if it can be read. Raises InvalidFieldError."""
+    if not name.strip():
+        raise InvalidFieldError(FieldProblem("name", "must not be empty"))
+    return name
+
+
 def check_user_name(name: str) -> None:
-    """Keep people from being called what the audit log and lists call the server itself. Raises InvalidFieldError."""
-    if unicodedata.normalize("NFKC", name).strip().upper() == SYSTEM:
+    """Refuse an empty name, and the one by which the audit log and lists call the server. Raises InvalidFieldError."""
+    if unicodedata.normalize("NFKC", check_name(name)).strip().upper() == SYSTEM:
         raise InvalidFieldError(FieldProblem("name", f"{SYSTEM} is what the server calls itself: choose another name"))
 
 
@@ -165,14 +176,20 @@ async def find_member(connection: Connection, team_id: str, user: str | None = N
 
     Raises:
         NotFoundError: there is none.
+        InvalidFieldError: several have this name.
     """
-    query = _member_query().where(members.c.team_id == team_id).order_by(members.c.created_at).limit(1)
-    if user is not None:
-        query = query.where((users.c.id == user) | (users.c.name == user))
-    row = (await connection.execute(query)).first()
-    if row is None:
-        raise NotFoundError(f"the team has no member {user!r}" if user else "the team has no members")
-    return _to_member(row)
+    query = _member_query().where(members.c.team_id == team_id).order_by(members.c.created_at)
+    query = query.limit(1) if user is None else query.where((users.c.id == user) | (users.c.name == user))
+    rows = (await connection.execute(query)).all()
+    if not rows:
+        raise NotFoundError("the team has no members" if user is None else f"the team has no member {user!r}")
+    # an id names one person, whatever another is called
+    found = [row for row in rows if row.user_id == user] or rows
+    if len(found) > 1:
+        ids = ", ".join(row.user_id for row in found[:_MOST_NAMED])
+        problem = f"{len(found)} members are called {user!r}: say which by the id, one of {ids}"
+        raise InvalidFieldError(FieldProblem("user", problem))
+    return _to_member(found[0])
 
 
 async def change_member(

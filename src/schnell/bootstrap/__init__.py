@@ -13,13 +13,16 @@ from schnell.bootstrap.data import (
     build_loras,
     build_source_tokens,
     build_store,
+    check_data,
+    check_store,
+    has_data,
     hold_data,
     read_settings,
 )
 from schnell.bootstrap.memory import build_plan
 from schnell.bootstrap.model import build_engine, build_runner, without_collecting
 from schnell.bootstrap.proof import build_proof, build_shared_proof, build_signer, read_shared_keys
-from schnell.bootstrap.server import build_app, build_services
+from schnell.bootstrap.server import build_app, build_services, check_settings
 
 __all__ = [
     "build_app",
@@ -37,6 +40,10 @@ __all__ = [
     "build_signer",
     "build_source_tokens",
     "build_store",
+    "check_data",
+    "check_settings",
+    "check_store",
+    "has_data",
     "hold_data",
     "read_settings",
     "read_shared_keys",

@@ -46,7 +46,8 @@ def build_ray_runner(settings: "Settings", tell: "Callable[[str], object]") -> "
     """A gateway's runner: it joins the cluster, or starts one on this machine where `SCHNELL_RAY_ADDRESS` is empty.
 
     Raises:
-        ConfigurationError: Ray is not installed, there is no cluster, or its replicas do not start.
+        ConfigurationError: Ray is not installed.
+        StartError: there is no cluster, or its replicas do not start.
     """
     prepare_ray()
     from schnell.bootstrap.data import build_store
@@ -63,7 +64,7 @@ def build_ray_runner(settings: "Settings", tell: "Callable[[str], object]") -> "
 
 
 def deploy_replicas(settings: "Settings") -> None:
-    """Put the engine's replicas on the cluster that this process has joined. Raises ConfigurationError."""
+    """Put the engine's replicas on the cluster that this process has joined. Raises StartError."""
     from functools import partial
 
     from schnell.serving.ray_cluster import deploy

@@ -1,11 +1,13 @@
 """The settings, and what lies on disk or beyond: database, pictures, LoRAs."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
+    from ssl import SSLContext
+    from urllib.parse import SplitResult
 
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import AssetStore
@@ -14,8 +16,20 @@ if TYPE_CHECKING:
     from schnell.loras.library import LoraLibrary
     from schnell.loras.sources import SourceSites
     from schnell.loras.tokens import SourceTokens
+    from schnell.outbound.addresses import AddressPolicy
     from schnell.outbound.downloads import Downloader
     from schnell.settings import Settings
+
+#: The settings that commands take as options, too.
+_OPTIONS: Final = {
+    "host": "--host",
+    "port": "--port",
+    "data_dir": "--data-dir",
+    "model": "--model",
+    "ray_address": "--address",
+    "replicas_min": "--replicas",
+    "replicas_max": "--most",
+}
 
 
 def read_settings(**overrides: Any) -> "Settings":
@@ -33,13 +47,17 @@ def read_settings(**overrides: Any) -> "Settings":
         nearest = Settings.nearest_name(name)
         return f"SCHNELL_{name} is no setting" + (f"; did you mean {nearest}?" if nearest else "")
 
+    given = {name: value for name, value in overrides.items() if value is not None}
+
     def problem(name: str, kind: str, message: str) -> str:
-        return (
-            unknown(name) if kind == "extra_forbidden" else f"SCHNELL_{name}: {message.removeprefix('Value error, ')}"
-        )
+        if kind == "extra_forbidden":
+            return unknown(name)
+        # what was typed is named as it was typed
+        option = _OPTIONS.get(name.lower()) if name.lower() in given else None
+        return f"{option or f'SCHNELL_{name}'}: {message.removeprefix('Value error, ')}"
 
     try:
-        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
+        settings = Settings(**given)
     except ValidationError as cause:
         wrong = [problem("_".join(map(str, each["loc"])).upper(), each["type"], each["msg"]) for each in cause.errors()]
         wrong += map(unknown, Settings.unknown_names())
@@ -69,13 +87,45 @@ def database_url(settings: "Settings") -> str:
     return settings.database_url or f"sqlite:{settings.data_dir / 'schnell.db'}"
 
 
+def has_data(settings: "Settings") -> bool:
+    """Whether a database has been made on SQLite; one on PostgreSQL is looked for when it is opened.
+
+    Raises:
+        ConfigurationError: `SCHNELL_DATABASE_URL` cannot be read.
+    """
+    from pathlib import Path
+
+    from schnell.database.session import parse_database_url
+
+    url = parse_database_url(database_url(settings))
+    return url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"} or Path(url.database).exists()
+
+
+def check_data(settings: "Settings") -> None:
+    """Refuse data that are not there, as commands do that make none: the folder may be mistyped.
+
+    Raises:
+        ConfigurationError: there is no database yet.
+    """
+    from schnell.errors import ConfigurationError
+
+    if has_data(settings):
+        return
+    if settings.database_url is not None:
+        raise ConfigurationError(f"SCHNELL_DATABASE_URL: there is no database {settings.database_url}")
+    raise ConfigurationError(
+        f"there is no database in {settings.data_dir}: name the data folder of a server that was started before "
+        "(--data-dir, SCHNELL_DATA_DIR)"
+    )
+
+
 def hold_data(settings: "Settings") -> "AbstractContextManager[None]":
     """Keep other servers off the data of a server on SQLite, which serves one process, while the block runs.
 
     Several servers may share a PostgreSQL database, and for a rolling restart a data folder.
 
     Raises:
-        ConfigurationError: another server holds the data folder or the database file.
+        StartError: another server holds the data folder or the database file.
     """
     from contextlib import nullcontext
     from pathlib import Path
@@ -103,15 +153,10 @@ def build_store(settings: "Settings", server_id: str | None = None) -> "AssetSto
         ConfigurationError: `SCHNELL_ASSETS_URL` is neither `file:PATH` nor `s3://BUCKET/PREFIX`.
     """
     from pathlib import Path
-    from urllib.parse import urlsplit
 
-    from schnell.errors import ConfigurationError
-
-    url = urlsplit(settings.assets_url or f"file:{settings.data_dir / 'assets'}")
-    if url.scheme == "file" and url.path:
+    url = check_store(settings)
+    if url.scheme == "file":
         return _build_local_store(settings, Path(url.path), server_id)
-    if url.scheme != "s3" or not url.netloc:
-        raise ConfigurationError("SCHNELL_ASSETS_URL must be file:PATH or s3://BUCKET/PREFIX")
     from schnell.assets.s3 import S3Assets
 
     return S3Assets(
@@ -121,6 +166,22 @@ def build_store(settings: "Settings", server_id: str | None = None) -> "AssetSto
         public_endpoint=settings.s3_public_endpoint,
         region=settings.s3_region,
     )
+
+
+def check_store(settings: "Settings") -> "SplitResult":
+    """Where pictures are kept, as a URL: `file:PATH` or `s3://BUCKET/PREFIX`.
+
+    Raises:
+        ConfigurationError: `SCHNELL_ASSETS_URL` is neither.
+    """
+    from urllib.parse import urlsplit
+
+    from schnell.errors import ConfigurationError
+
+    url = urlsplit(settings.assets_url or f"file:{settings.data_dir / 'assets'}")
+    if not (url.path if url.scheme == "file" else url.netloc and url.scheme == "s3"):
+        raise ConfigurationError("SCHNELL_ASSETS_URL must be file:PATH or s3://BUCKET/PREFIX")
+    return url
 
 
 def build_loras(
@@ -203,13 +264,16 @@ def _build_local_store(settings: "Settings", folder: "Path", server_id: str | No
     return LocalAssets(folder, LinkSigner(*read_secrets(settings)), settings.base_url, owner=server_id)
 
 
-def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
+def read_download_rules(settings: "Settings") -> "tuple[AddressPolicy, SSLContext | None]":
+    """Where LoRAs may be fetched from, and the authorities that vouch for it (None: the usual ones).
+
+    Raises:
+        ConfigurationError: a network or a certificate file of the settings cannot be read.
+    """
     import ssl
 
     from schnell.errors import ConfigurationError
     from schnell.outbound.addresses import AddressPolicy
-    from schnell.outbound.downloads import Downloader, DownloadLimits
-    from schnell.outbound.room import FetchBudget
 
     try:
         authorities = ssl.create_default_context(cafile=settings.lora_ca_file) if settings.lora_ca_file else None
@@ -218,6 +282,14 @@ def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
         )
     except (OSError, ValueError) as cause:
         raise ConfigurationError(f"the settings of LoRA downloads cannot be used: {cause}") from cause
+    return policy, authorities
+
+
+def _build_downloader(settings: "Settings", folder: "Path") -> "Downloader":
+    from schnell.outbound.downloads import Downloader, DownloadLimits
+    from schnell.outbound.room import FetchBudget
+
+    policy, authorities = read_download_rules(settings)
     limits = DownloadLimits(settings.lora_max_bytes, settings.lora_seconds)
     budget = FetchBudget(settings.lora_fetch_bytes, settings.lora_fetch_bytes_per_team)
     return Downloader(folder, policy, limits, offline=settings.offline, authorities=authorities, budget=budget)

@@ -8,6 +8,8 @@ from schnell.bootstrap.data import (
     build_loras,
     build_source_tokens,
     build_store,
+    check_store,
+    read_download_rules,
     read_secrets,
 )
 from schnell.bootstrap.proof import build_proof
@@ -47,6 +49,18 @@ _SMALL: Final = (
     "/api/password",
     "/api/invites",
 )
+
+
+def check_settings(settings: "Settings") -> None:
+    """Find what of a server's settings cannot be used before a model is loaded, and anything is made.
+
+    Raises:
+        ConfigurationError: naming the setting.
+    """
+    _build_openid(settings)
+    _build_served_model(settings)
+    check_store(settings)
+    read_download_rules(settings)
 
 
 def build_services(settings: "Settings", runner: "Runner") -> "Services":
@@ -229,17 +243,9 @@ def _build_served_model(settings: "Settings") -> "ServedModel":
 
 
 def _build_web_config(settings: "Settings", trainings: "LoraTrainings") -> "WebConfig":
-    from schnell.accounts.rates import check_rate_limit
-    from schnell.errors import ConfigurationError, InvalidFieldError
     from schnell.loras.trainings import TRAINING_BYTES
     from schnell.web.services import WebConfig
 
-    try:
-        check_rate_limit(settings.verify_rate_limit)
-        check_rate_limit(settings.sign_in_rate_limit)
-    except InvalidFieldError as cause:
-        names = "SCHNELL_VERIFY_RATE_LIMIT and SCHNELL_SIGN_IN_RATE_LIMIT"
-        raise ConfigurationError(f"{names} must look like 30/minute or 1000/day") from cause
     return WebConfig(
         public_url=settings.base_url,
         link_seconds=settings.link_seconds,

@@ -21,7 +21,7 @@ from schnell.cli.people import keys_app, teams_app, users_app
 from schnell.cli.serve import serve_command
 from schnell.cli.train import train_app
 from schnell.cli.verify import verify_command
-from schnell.errors import FieldError, SchnellError
+from schnell.errors import SchnellError
 
 _FAILURE: Final = 1
 _USAGE_ERROR: Final = 2
@@ -70,6 +70,6 @@ def main() -> None:
         build_app()()
     except SchnellError as error:
         typer.echo(f"schnell: {error.message}", err=True)
-        sys.exit(_USAGE_ERROR if isinstance(error, FieldError) else _FAILURE)
+        sys.exit(_USAGE_ERROR if error.is_wrong_value else _FAILURE)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

@@ -27,9 +27,11 @@ def backup_command(
     PostgreSQL is copied by pg_dump. The folder holds secrets: nobody else may read it.
     """
     from schnell.backup.making import make_backup
-    from schnell.bootstrap import build_installation, read_settings
+    from schnell.bootstrap import build_installation, check_data, read_settings
 
-    installation = build_installation(read_settings(data_dir=data_dir))
+    settings = read_settings(data_dir=data_dir)
+    check_data(settings)
+    installation = build_installation(settings)
     page = _run(installation, lambda show: make_backup(installation, path, show))
     _tell(page, f"backed up to {path}", as_json=as_json)
 

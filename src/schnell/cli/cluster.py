@@ -31,7 +31,7 @@ def up_command(
     """
     from schnell.bootstrap import read_settings
     from schnell.bootstrap.cluster import deploy_replicas, prepare_ray
-    from schnell.errors import ConfigurationError
+    from schnell.errors import StartError
     from schnell.serving.ray_cluster import head_of, is_deployed, join, leave
 
     settings = read_settings(ray_address=address, data_dir=data_dir, replicas_min=replicas, replicas_max=most)
@@ -46,7 +46,7 @@ def up_command(
     while not detach and not stopped.wait(_LOOK_SECONDS):
         if not is_deployed(head_of()):
             # as a gateway does: no process comes back to a head that was started anew
-            raise ConfigurationError("the replicas, or the cluster's head, are gone: start this command again")
+            raise StartError("the replicas, or the cluster's head, are gone: start this command again")
     leave()
 
 

@@ -25,7 +25,7 @@ def show_credentials(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     from schnell.bootstrap import build_signer
 
     settings = _settings(data_dir)
-    keys = _current_keys(settings)
+    keys = _current_keys(settings, data_dir)
     build_signer(settings, keys)
     fields = _describe(keys, settings)
     print_json(fields) if as_json else print_fields(fields)
@@ -42,7 +42,8 @@ def import_credentials(
     from schnell.provenance.keys import read_keys
 
     settings = _settings(data_dir)
-    keys = read_keys("\n".join(_read(file) for file in (certificates, key) if file is not None))
+    files = {"certificates": certificates, "key": key}
+    keys = read_keys("\n".join(_read(field, file) for field, file in files.items() if file is not None))
     # tried before the old key is let go
     build_signer(settings, keys)
     asyncio.run(_replace(settings, keys, "signing-key.imported"))
@@ -55,7 +56,7 @@ def export_root(
     data_dir: DataDir = None,
 ) -> None:
     """The certificates that others need to trust this server's signature, as PEM."""
-    pem = _current_keys(_settings(data_dir)).roots_pem()
+    pem = _current_keys(_settings(data_dir), data_dir).roots_pem()
     if output is None:
         typer.echo(pem, nl=False)
     else:
@@ -70,7 +71,7 @@ def rotate_credentials(data_dir: DataDir = None) -> None:
     from schnell.provenance.keys import renew_keys
 
     settings = _settings(data_dir)
-    keys = renew_keys(_current_keys(settings), settings.credentials_name, now())
+    keys = renew_keys(_current_keys(settings, data_dir), settings.credentials_name, now())
     asyncio.run(_replace(settings, keys, "signing-key.renewed"))
     say(f"made a new key, valid until {keys.leaf.not_valid_after_utc:%Y-%m-%d}; {_RESTART}")
 
@@ -81,9 +82,12 @@ def _settings(data_dir: Path | None) -> "Settings":
     return read_settings(data_dir=data_dir)
 
 
-def _current_keys(settings: "Settings") -> "SigningKeys":
-    from schnell.bootstrap import read_shared_keys
+def _current_keys(settings: "Settings", data_dir: Path | None) -> "SigningKeys":
+    from schnell.bootstrap import check_data, read_shared_keys
 
+    if data_dir is not None:
+        # the first look makes keys, but not in a folder that was mistyped
+        check_data(settings)
     return asyncio.run(read_shared_keys(settings))
 
 
@@ -93,7 +97,7 @@ async def _replace(settings: "Settings", keys: "SigningKeys", action: str) -> No
     from schnell.bootstrap.data import read_secrets
     from schnell.provenance.key_files import keep_keys
 
-    async with open_database(settings) as database, database.write() as connection:
+    async with open_database(settings, make=True) as database, database.write() as connection:
         await replace_keys(connection, read_secrets(settings), keys)
         await record(connection, here(), action, keys.leaf.subject.rfc4514_string())
     keep_keys(settings.data_dir, keys)
@@ -115,10 +119,12 @@ def _describe(keys: "SigningKeys", settings: "Settings") -> dict[str, Any]:
     }
 
 
-def _read(file: Path) -> str:
-    from schnell.errors import CredentialsError
+def _read(field: str, file: Path) -> str:
+    from schnell.errors import CredentialsError, FieldProblem, InvalidFieldError
 
     try:
         return file.read_text("ascii")
+    except FileNotFoundError as cause:
+        raise InvalidFieldError(FieldProblem(field, f"there is no file {file}")) from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise CredentialsError(f"{file} cannot be read as PEM: {cause}") from cause

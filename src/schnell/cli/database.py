@@ -19,11 +19,17 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The server's d
 
 
 @asynccontextmanager
-async def open_database(settings: "Settings") -> "AsyncIterator[Database]":
-    """The database that the settings name, migrated to the newest schema; closed at the end of the block."""
-    from schnell.bootstrap import build_database
+async def open_database(settings: "Settings", *, make: bool = False) -> "AsyncIterator[Database]":
+    """The database that the settings name, migrated to the newest schema; closed at the end of the block.
+
+    Raises:
+        ConfigurationError: there is none, and it is not to be made.
+    """
+    from schnell.bootstrap import build_database, check_data
     from schnell.database.migration import migrate
 
+    if not make:
+        check_data(settings)
     database = build_database(settings)
     try:
         await migrate(database)
@@ -32,12 +38,15 @@ async def open_database(settings: "Settings") -> "AsyncIterator[Database]":
         await database.close()
 
 
-def run_in_transaction(data_dir: Path | None, action: "Callable[[Connection], Awaitable[_Answer]]") -> _Answer:
-    """Run `action` in one write transaction on the server's database and return its result."""
+def run_in_transaction(
+    data_dir: Path | None, action: "Callable[[Connection], Awaitable[_Answer]]", *, make: bool = False
+) -> _Answer:
+    """Run `action` in one write transaction on the server's database and return its result. As `open_database`."""
     from schnell.bootstrap import read_settings
 
     async def run() -> _Answer:
-        async with open_database(read_settings(data_dir=data_dir)) as database, database.write() as connection:
+        settings = read_settings(data_dir=data_dir)
+        async with open_database(settings, make=make) as database, database.write() as connection:
             return await action(connection)
 
     return asyncio.run(run())

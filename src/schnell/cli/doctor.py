@@ -190,9 +190,11 @@ def _space(settings: "Settings") -> Finding:
 
 
 async def _database_and_store(settings: "Settings") -> list[Finding]:
-    from schnell.bootstrap import build_database, build_store
+    from schnell.bootstrap import build_database, build_store, has_data
 
     try:
+        if not has_data(settings):
+            return await _without_database(settings)
         database = build_database(settings)
     except SchnellError as error:
         return [Finding("database", "problem", error.message)]
@@ -209,6 +211,23 @@ async def _database_and_store(settings: "Settings") -> list[Finding]:
         findings.append(Finding("pictures", "problem", error.message))
     finally:
         await database.close()
+    return findings
+
+
+async def _without_database(settings: "Settings") -> list[Finding]:
+    """Of a server that was never started. Whoever looks makes nothing: the folder may be mistyped."""
+    from schnell.bootstrap import build_store, check_store
+    from schnell.bootstrap.data import database_url
+
+    advice = "`schnell serve` makes it; is the data folder the one that you mean?"
+    findings = [Finding("database", "warning", f"{database_url(settings)}: not there yet", advice)]
+    try:
+        if check_store(settings).scheme == "s3":
+            store = build_store(settings)
+            findings.extend(await _store(store))
+            await store.close()
+    except SchnellError as error:
+        findings.append(Finding("pictures", "problem", error.message))
     return findings
 
 

@@ -22,11 +22,17 @@ from schnell.spec import (
     LoraRef,
     OutputFormat,
     ProgressListener,
+    Size,
     combine_loras,
     output_format_named,
     random_seed,
     resolve_size,
 )
+
+Side = Annotated[
+    int | None,
+    typer.Option(help="256-1440, a multiple of 32. Both make the ratio custom, with which each is 1024 if absent."),
+]
 
 
 def generate_command(
@@ -34,8 +40,8 @@ def generate_command(
     output: Annotated[Path, typer.Option(help="Where to write; the ending decides the format.")] = Path("picture.webp"),
     seed: Annotated[int | None, typer.Option(help="0-4294967295; random if not given.")] = None,
     aspect_ratio: Annotated[str, typer.Option(help="1:1, 16:9, 9:16, 3:2, 2:3, 4:5, 5:4 or custom.")] = "1:1",
-    width: Annotated[int | None, typer.Option(help="256-1440, a multiple of 32; makes the ratio custom.")] = None,
-    height: Annotated[int | None, typer.Option(help="256-1440, a multiple of 32; makes the ratio custom.")] = None,
+    width: Side = None,
+    height: Side = None,
     megapixels: Annotated[str, typer.Option(help="1 or 0.25.")] = "1",
     steps: Annotated[int, typer.Option(help="Denoising steps, 1-4.")] = 4,
     num_outputs: Annotated[int, typer.Option(help="Pictures to draw, 1-4; each has the next seed.")] = 1,
@@ -57,12 +63,9 @@ def generate_command(
     if from_file is not None:
         spec = _spec_of_picture(from_file, file_format)
     else:
-        if (width is None) != (height is None):
-            missing, given = ("height", "width") if height is None else ("width", "height")
-            raise MissingFieldError(FieldProblem(missing, f"is required with {given}"))
         spec = GenerationSpec(
             prompt=prompt or "",
-            size=resolve_size(CUSTOM_RATIO if width or height else aspect_ratio, megapixels, width, height),
+            size=_size(aspect_ratio, megapixels, width, height),
             steps=steps,
             seed=seed,
             num_outputs=num_outputs,
@@ -77,10 +80,20 @@ def generate_command(
     _report(outcome, files, as_json=as_json)
 
 
+def _size(aspect_ratio: str, megapixels: str, width: int | None, height: int | None) -> Size:
+    """The size as the native API has it: both sides together mean `custom`, one of them needs it said."""
+    if (width is None) != (height is None) and aspect_ratio != CUSTOM_RATIO:
+        missing, given = ("height", "width") if height is None else ("width", "height")
+        raise MissingFieldError(FieldProblem(missing, f"is required with {given}, or --aspect-ratio {CUSTOM_RATIO}"))
+    return resolve_size(aspect_ratio if width is None else CUSTOM_RATIO, megapixels, width, height)
+
+
 def _spec_of_picture(path: Path, file_format: OutputFormat) -> GenerationSpec:
     from schnell.provenance.image_file import read_receipt
     from schnell.provenance.receipt import spec_from_receipt
 
+    if not path.is_file():
+        raise InvalidFieldError(FieldProblem("from", f"there is no file {path}"))
     return replace(spec_from_receipt(read_receipt(path)), output_format=file_format)
 
 

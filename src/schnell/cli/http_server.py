@@ -11,10 +11,11 @@ from typing import Final
 
 import typer
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schnell.bootstrap import build_app, without_collecting
 from schnell.cli.bounded_http import bounded_http
-from schnell.errors import ConfigurationError
+from schnell.errors import SchnellError, StartError
 from schnell.generations import Runner
 from schnell.settings import Settings
 from schnell.web import pages
@@ -27,14 +28,16 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
     """Serve requests from `listener` until SIGTERM or SIGINT, then finish what runs.
 
     Raises:
-        ConfigurationError: the server could not start; the log says why.
+        SchnellError: why the server could not start, or stop in order.
+        StartError: it could not start for another reason, of which the log has the trace.
     """
     with without_collecting():
         app = build_app(settings, runner)
         pages.prepare(app)
     _allow_many_connections()
+    lifespan = _ExpectedFailures(app)
     config = uvicorn.Config(
-        app,
+        lifespan,
         http=bounded_http(),
         log_config=None,
         access_log=False,
@@ -48,9 +51,12 @@ def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> N
         # the time to drain runs from the signal, not from the end of the last open request
         refuse=services_of_app(app).admission.close,
     )
-    server.run(sockets=[listener])
+    with suppress(SystemExit):  # uvicorn's, with an exit code of its own
+        server.run(sockets=[listener])
+    if lifespan.failure is not None:
+        raise lifespan.failure
     if not server.started:
-        raise ConfigurationError("the server could not start; the lines above say why")
+        raise StartError("the server could not start; the lines above say why")
 
 
 def _allow_many_connections() -> None:
@@ -64,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket bound to this address (port 0: any free one); uvicorn starts to listen on it.
 
     Raises:
-        ConfigurationError: the address is taken or not ours.
+        StartError: the address is taken or not ours.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio switches Nagle's delay (40 ms an answer) off only where the protocol is named
@@ -74,8 +80,41 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as cause:
         listener.close()
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {cause.strerror}; choose another --port") from cause
+        raise StartError(f"cannot listen on {host}:{port}: {cause.strerror}; choose another --port") from cause
     return listener
+
+
+class _ExpectedFailures:
+    """The app, which keeps a `SchnellError` of its lifespan as `failure`, where Starlette would log its trace."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.failure: SchnellError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        failures: list[Message] = []
+
+        async def hold_failures(message: Message) -> None:
+            if message["type"].endswith(".failed"):
+                # the error itself follows, and says whether somebody expected it
+                failures.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, hold_failures)
+        except SchnellError as error:
+            self.failure = error
+            for message in failures:
+                await send({"type": message["type"]})
+            raise
+        except BaseException:
+            for message in failures:
+                await send(message)
+            raise
 
 
 class _Server(uvicorn.Server):

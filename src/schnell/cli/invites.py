@@ -1,14 +1,13 @@
 """`schnell invites` and `schnell audit`: who may come in, and what administrators did."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from schnell.cli.database import DataDir, run_in_transaction
-from schnell.cli.output import AsJson, print_json, print_rows, say
+from schnell.cli.output import AsJson, Day, print_json, print_rows, say
 from schnell.cli.people import OneTeam, TeamFilter, here, one_team
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ def audit_command(
     team: TeamFilter = None,
     actor: Annotated[str | None, typer.Option(help="Only by this user, by name or id.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, or all of a kind: key.revoked, or key.")] = None,
-    since: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")
-    ] = None,
+    since: Day = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many lines at most.")] = 100,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -99,12 +96,9 @@ def audit_command(
     """What administrators, operators and commands did, the newest first."""
     from schnell.accounts.audit import list_entries
 
-    # typer reads a date without a time zone
-    since_at = since.replace(tzinfo=UTC) if since else None
-
     async def run(connection: "Connection") -> "list[Entry]":
         team_id = (await one_team(connection, team)).id if team else None
-        return await list_entries(connection, team_id=team_id, actor=actor, action=action, since=since_at, limit=limit)
+        return await list_entries(connection, team_id=team_id, actor=actor, action=action, since=since, limit=limit)
 
     print_rows(run_in_transaction(data_dir, run), _AUDIT_COLUMNS, as_json=as_json)
 

@@ -53,7 +53,8 @@ def add(
         with _download_bar() as show:
             return await library.add(source, owner=owner, on_progress=show, note=_note_added, **given)
 
-    added = _with_library(data_dir, model, team, run)
+    # the first LoRA may come before the first start
+    added = _with_library(data_dir, model, team, run, make=True)
     if as_json:
         print_json(asdict(added))
         return
@@ -66,7 +67,9 @@ def add(
 @loras_app.command("list")
 def list_loras(team: Team = None, model: Model = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Every LoRA of the library; with a team, those that it may name."""
-    found = _with_library(data_dir, model, team, lambda library, owner: library.list(owner or None))
+    # the embedded model's LoRAs are there before the first start; a folder that was typed may be mistyped
+    new = data_dir is None
+    found = _with_library(data_dir, model, team, lambda library, owner: library.list(owner or None), make=new)
     print_rows(found, _COLUMNS, as_json=as_json)
 
 
@@ -79,7 +82,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One LoRA of the library."""
-    found = _with_library(data_dir, model, team, lambda library, owner: library.show(name, owner))
+    new = data_dir is None
+    found = _with_library(data_dir, model, team, lambda library, owner: library.show(name, owner), make=new)
     if as_json:
         print_json(asdict(found))
     else:
@@ -175,13 +179,15 @@ def _with_library(
     model: str | None,
     team: str | None,
     action: "Callable[[LoraLibrary, str], Awaitable[_Answer]]",
+    *,
+    make: bool = False,
 ) -> _Answer:
     """Run `action` on the library, with the owner's id: that of the team named, or empty for no team."""
     from schnell.bootstrap import build_loras, read_settings
 
     async def run() -> _Answer:
         settings = read_settings(data_dir=data_dir, model=model)
-        async with open_database(settings) as database:
+        async with open_database(settings, make=make) as database:
             return await action(build_loras(settings, database), await _team_id(database, team))
 
     return asyncio.run(run())

@@ -46,8 +46,9 @@ def _draw_here(settings: "Settings") -> None:
     import httpx
 
     from schnell.assets.links import load_link_secret
-    from schnell.bootstrap import build_app, build_server_runner, hold_data
+    from schnell.bootstrap import build_app, build_server_runner, check_settings, hold_data
 
+    check_settings(settings)
     with _explaining(), hold_data(settings):
         # one key for every such process: the first start makes it, and the database holds its digest
         key = settings.bootstrap_key or load_link_secret(settings.data_dir / "mcp-key")
@@ -68,7 +69,7 @@ def _explaining() -> "Iterator[None]":
     try:
         yield
     except ConfigurationError as error:
-        raise ConfigurationError(f"{error.message}. With --url, schnell mcp asks a running server") from error
+        raise type(error)(f"{error.message}. With --url, schnell mcp asks a running server") from error
 
 
 def _client(**options: Any) -> "httpx.AsyncClient":

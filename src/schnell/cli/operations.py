@@ -1,12 +1,11 @@
 """`schnell usage`, `queue`, `failures` and `storage`: what goes on, out of the database."""
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from schnell.cli.database import DataDir, run_in_transaction
-from schnell.cli.output import AsJson, print_rows
+from schnell.cli.output import AsJson, Day, print_rows
 from schnell.cli.people import TeamFilter, find_team_id
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ _QUEUE: Final = ("created_at", "status", "team", "user", "dialect", "size", "pic
 _FAILURES: Final = ("count", "code", "last_at", "team", "user", "message")
 _STORED: Final = ("team", "pictures", "bytes")
 
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day, such as 2026-11-01 (UTC).")]
 By = Annotated[
     str | None, typer.Option(help="day, team, user, model or lora; by day, team, user and key at once if absent.")
 ]

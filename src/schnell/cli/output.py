@@ -1,10 +1,10 @@
-"""What commands print: results on stdout, messages and progress on stderr."""
+"""What all commands share: results on stdout, messages and progress on stderr, and days as they are typed."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +12,31 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 #: Called with a stage's name, the part of it that is done (0 to 1), and a note.
 ShowProgress = Callable[[str, float, str], None]
+
+
+def read_day(text: str | datetime) -> datetime:
+    """The first moment of a day such as 2026-01-31, in UTC. Raises typer.BadParameter."""
+    # typer gives a default through here, too
+    if isinstance(text, datetime):
+        return text
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise typer.BadParameter(f"must be a day such as 2026-01-31, got {text!r}") from None
+
+
+def read_moment(text: str | datetime) -> datetime:
+    """A day, or a moment such as 2026-01-31T12:30; in UTC where it names no zone. Raises typer.BadParameter."""
+    if isinstance(text, datetime):
+        return text
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a day such as 2026-01-31, got {text!r}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Day = Annotated[datetime | None, typer.Option(parser=read_day, metavar="DAY", help="A day, such as 2026-11-01 (UTC).")]
 
 
 def print_json(value: Any) -> None:

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_args
 
 import typer
 
 from schnell.accounts.identity import DEFAULT_CREDIT_LIMIT, BudgetWindow
 from schnell.cli.database import DataDir, run_in_transaction
-from schnell.cli.output import AsJson, print_json, print_rows, say
+from schnell.cli.output import AsJson, print_json, print_rows, read_moment, say
 
 if TYPE_CHECKING:
     from schnell.accounts.audit import Actor
@@ -83,7 +83,8 @@ def create_team(
         columns = {"credit_limit": credit_limit, "budget_window": window, "owner": owner}
         return await create_team(connection, here(), name, **columns)
 
-    team = run_in_transaction(data_dir, run)
+    # the first team may come before the first start
+    team = run_in_transaction(data_dir, run, make=True)
     if as_json:
         print_json(asdict(team))
     else:
@@ -217,7 +218,10 @@ def create_key(
         ),
     ] = None,
     rate_limit: Annotated[str | None, typer.Option(help="Such as 60/minute; the server's own if absent.")] = None,
-    expires: Annotated[datetime | None, typer.Option(help="The moment it ends, such as 2027-01-31 (UTC).")] = None,
+    expires: Annotated[
+        datetime | None,
+        typer.Option(parser=read_moment, metavar="MOMENT", help="The moment it ends, such as 2027-01-31 (UTC)."),
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -225,9 +229,6 @@ def create_key(
     from schnell.accounts.administration import create_key
     from schnell.accounts.identity import DEFAULT_SCOPES
     from schnell.accounts.teams import find_member
-
-    # typer reads a date without a time zone
-    expires_at = expires.replace(tzinfo=UTC) if expires else None
 
     async def run(connection: "Connection") -> "NewKey":
         member = await find_member(connection, (await one_team(connection, team)).id, user)
@@ -238,7 +239,7 @@ def create_key(
             name=name,
             scopes=member.scopes if scope == ["all"] else scope or DEFAULT_SCOPES,
             rate_limit=rate_limit,
-            expires_at=expires_at,
+            expires_at=expires,
         )
 
     made = run_in_transaction(data_dir, run)
@@ -344,11 +345,9 @@ def _read_end(text: str) -> datetime | None:
     if text == "never":
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        return read_moment(text)
+    except typer.BadParameter:
         raise typer.BadParameter("must be a day such as 2027-01-31, or never", param_hint="--expires") from None
-    # without a zone it is UTC, as for `keys create`
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _check_window(text: str) -> BudgetWindow:

@@ -27,13 +27,14 @@ def serve_command(
     model: Annotated[str | None, typer.Option(help="A model's name or folder [default: schnell-mini].")] = None,
 ) -> None:
     """Run the server. SIGTERM finishes what runs, then exits 0."""
-    from schnell.bootstrap import build_server_runner, hold_data, read_settings, without_collecting
+    from schnell.bootstrap import build_server_runner, check_settings, hold_data, read_settings, without_collecting
 
     with without_collecting():
         from schnell.cli.http_server import listen, run_server
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
     configure_logs(settings.log_level)
+    check_settings(settings)
     # before the model is loaded: a port that is taken ends the command at once
     with hold_data(settings), spooling_in(settings.data_dir):
         listener = listen(settings.host, settings.port)

@@ -43,9 +43,13 @@ def _check(file: Path, roots: str, *, thorough: bool, redo: bool) -> dict[str, A
     from schnell.provenance.verification import verify
 
     try:
+        if not file.exists():
+            return {"file": str(file), "error": "there is no such file"}
         data = file.read_bytes()
         found = verify(data, roots_pem=roots, thorough=thorough)
-    except (ImageMetadataError, OSError, MemoryError) as cause:
+    except OSError as cause:
+        return {"file": str(file), "error": f"it cannot be read: {cause.strerror or cause}"}
+    except (ImageMetadataError, MemoryError) as cause:
         return {"file": str(file), "error": str(cause) or "it takes too much memory"}
     result = {"file": str(file)} | found.to_json()
     if redo and found.receipt is not None:

@@ -18,7 +18,7 @@ from typing import Final
 
 import torch
 
-from schnell.errors import ModelFolderError
+from schnell.errors import ModelChoiceError, ModelFolderError
 from schnell.models.folder import NETWORKS
 from schnell.models.weight_files import weight_sources
 
@@ -84,8 +84,9 @@ def choose_devices(wanted: Sequence[str], hardware: Hardware, weight_bytes: int 
     than once.
 
     Raises:
-        ModelFolderError: a name is unknown, twice there or not on this machine, the kinds differ; or `auto` found a GPU
-            that torch cannot use, and the model is too large to put it on the CPU unasked.
+        ModelChoiceError: a name is unknown, twice there or not on this machine, or the kinds differ.
+        ModelFolderError: `auto` found a GPU that torch cannot use, and the model is too large to put it on the CPU
+            unasked.
     """
     if tuple(wanted) == ("auto",):
         kind = next(kind for kind in _KINDS if hardware.counts.get(kind))
@@ -94,22 +95,22 @@ def choose_devices(wanted: Sequence[str], hardware: Hardware, weight_bytes: int 
         return tuple(_numbered(kind, index) for index in range(hardware.counts[kind]))
     devices = tuple(_device_named(name, hardware) for name in wanted)
     if len({device.type for device in devices}) > 1:
-        raise ModelFolderError(f"the devices of one server must be of one kind, got {', '.join(wanted)}")
+        raise ModelChoiceError(f"the devices of one server must be of one kind, got {', '.join(wanted)}")
     accelerators = [device for device in devices if device.type != "cpu"]
     if len(set(accelerators)) < len(accelerators):
-        raise ModelFolderError(f"a device is named twice: {', '.join(wanted)}")
+        raise ModelChoiceError(f"a device is named twice: {', '.join(wanted)}")
     return devices
 
 
 def _device_named(name: str, hardware: Hardware) -> torch.device:
     kind, _, number = name.partition(":")
     if kind not in _KINDS or (number and not number.isdecimal()) or (number and kind in {"cpu", "mps"}):
-        raise ModelFolderError(f"device must be {_NAMES}, got {name!r}")
+        raise ModelChoiceError(f"device must be {_NAMES}, got {name!r}")
     count, index = hardware.counts.get(kind, 0), int(number or 0)
     if index >= count:
         found = f"sees {count} of them" if count else "sees none"
         reason = (why_unused(hardware) or "") if kind == "cuda" else ""
-        raise ModelFolderError(f"device {name} was asked for, but torch {found}. {reason}".strip())
+        raise ModelChoiceError(f"device {name} was asked for, but torch {found}. {reason}".strip())
     return _numbered(kind, index)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from schnell.errors import ModelFolderError
+from schnell.errors import ModelChoiceError, ModelFolderError
 from schnell.models.catalogue import CATALOGUE, catalogue_entry, is_added
 from schnell.models.checkpoint_header import read_checkpoint_header
 from schnell.models.checkpoint_parts import find_parts
@@ -69,6 +69,7 @@ def add_model(
     stay where they are. `name` is by default the first path's.
 
     Raises:
+        ModelChoiceError: the name cannot be one, or a file is not there.
         ModelFolderError: a file is not understood, another model, damaged; something is missing; the name is taken.
     """
     paths = [path.absolute() for path in paths]
@@ -88,10 +89,10 @@ def remove_model(name: str) -> Path:
     """Take a model that was added out of the models folder; the files that it named stay. Returns where it lay.
 
     Raises:
-        ModelFolderError: there is none of that name, or it was pulled.
+        ModelChoiceError: there is none of that name, or it was pulled.
     """
     if not is_added(name):
-        raise ModelFolderError(f"no model that was added is called {name!r}")
+        raise ModelChoiceError(f"no model that was added is called {name!r}")
     _delete(models_home() / name)
     return models_home() / name
 
@@ -102,9 +103,9 @@ def _name_of(path: Path) -> str:
 
 def _target(name: str, *, replace: bool) -> Path:
     if not _NAME.fullmatch(name) or name.endswith(".partial"):
-        raise ModelFolderError(f"a model's name is 1-64 letters, digits, dots, dashes and underscores, not {name!r}")
+        raise ModelChoiceError(f"a model's name is 1-64 letters, digits, dots, dashes and underscores, not {name!r}")
     if any(entry.name == name for entry in CATALOGUE):
-        raise ModelFolderError(f"{name} is a name of the catalogue: choose another with --name")
+        raise ModelChoiceError(f"{name} is a name of the catalogue: choose another with --name")
     target = models_home() / name
     if (target.exists() or target.is_symlink()) and not replace:
         raise ModelFolderError(f"{target} is there already: choose another --name, or --replace it")

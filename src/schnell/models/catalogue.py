@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from schnell.errors import ModelFolderError
+from schnell.errors import ModelChoiceError, ModelFolderError
 from schnell.models.folder import ModelFolder, embedded_home, models_home, open_model_folder
 
 DEFAULT_MODEL: Final = "schnell-mini"
@@ -57,13 +57,13 @@ def catalogue_entry(name: str) -> CatalogueEntry:
     """The entry called `name`.
 
     Raises:
-        ModelFolderError: no model has that name.
+        ModelChoiceError: no model has that name.
     """
     for entry in CATALOGUE:
         if entry.name == name:
             return entry
     known = ", ".join(entry.name for entry in CATALOGUE)
-    raise ModelFolderError(f"no model is called {name!r}: it must be one of {known}, or the path of a model folder")
+    raise ModelChoiceError(f"no model is called {name!r}: it must be one of {known}, or the path of a model folder")
 
 
 def added_models() -> list[str]:
@@ -87,7 +87,8 @@ def find_model(name_or_path: str) -> ModelFolder:
     A name is the catalogue's, or one that `schnell models add` gave.
 
     Raises:
-        ModelFolderError: unknown, not pulled yet, or not a FLUX model.
+        ModelChoiceError: unknown.
+        ModelFolderError: not pulled yet, or not a FLUX model.
     """
     if Path(name_or_path).is_dir():
         return open_model_folder(Path(name_or_path))

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from schnell.errors import ModelFolderError
+from schnell.errors import ModelChoiceError, ModelFolderError
 
 #: Of a name or a text in a GGUF header, in bytes; tokenizers there hold longer lists, never longer texts.
 _LONGEST_TEXT: Final = 1 << 20
@@ -83,6 +83,8 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
             opening = file.read(32)
             if opening.startswith(b"GGUF"):
                 return CheckpointHeader(path, "gguf", _GgufHeader(file, path).tensors())
+    except FileNotFoundError as error:
+        raise ModelChoiceError(f"there is no file {path}") from error
     except OSError as error:
         raise ModelFolderError(f"{path} cannot be read: {error.strerror or error}") from error
     if opening[8:9] == b"{":

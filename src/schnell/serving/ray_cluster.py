@@ -21,7 +21,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from schnell.errors import ConfigurationError, ServerBusyError
+from schnell.errors import ServerBusyError, StartError
 from schnell.serving.cluster_view import VIEW, ClusterView
 from schnell.serving.replica_messages import ReplicaReport
 
@@ -92,7 +92,7 @@ def join(address: str) -> None:
     """Become a driver of the cluster at `address`; of one that is started for this process where it is empty.
 
     Raises:
-        ConfigurationError: there is no cluster, or it does not take this process.
+        StartError: there is no cluster, or it does not take this process.
     """
     options: dict[str, Any] = {"namespace": APP, "log_to_driver": False, "logging_level": "warning"}
     try:
@@ -105,7 +105,7 @@ def join(address: str) -> None:
         first = str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
         if _NO_NODE in f"{cause} {cause.__cause__}":
             first = f"no node of it runs on this machine. Start one: ray start --address {address} --num-cpus 0"
-        raise ConfigurationError(f"SCHNELL_RAY_ADDRESS: {where} cannot be used: {first}") from cause
+        raise StartError(f"SCHNELL_RAY_ADDRESS: {where} cannot be used: {first}") from cause
 
 
 def count_gpus() -> float:
@@ -124,7 +124,7 @@ def deploy(build: Callable[[], Any], plan: ReplicaPlan) -> None:
     `build` makes the parts of a replica (`ray_replica.ReplicaParts`) in its process.
 
     Raises:
-        ConfigurationError: a replica cannot start; its log on its node says why.
+        StartError: a replica cannot start; its log on its node says why.
     """
     from schnell.serving.ray_replica import EngineReplica  # with torch, which gateways do without
 
@@ -156,7 +156,7 @@ def deploy(build: Callable[[], Any], plan: ReplicaPlan) -> None:
     try:
         serve.run(deployment.bind(build, plan.queue_seconds, plan.stuck_seconds), name=APP, route_prefix=None)
     except (RuntimeError, RayServeException) as cause:
-        raise ConfigurationError(f"the cluster's replicas do not start: {str(cause).strip()[-500:]}") from cause
+        raise StartError(f"the cluster's replicas do not start: {str(cause).strip()[-500:]}") from cause
 
 
 def undeploy() -> None:
@@ -191,7 +191,7 @@ def look_at_replicas(address: str, seconds: float = 10.0) -> list[ReplicaRow]:
     """The replicas of a cluster that take jobs now, by name.
 
     Raises:
-        ConfigurationError: there is no cluster, or no engine on it.
+        StartError: there is no cluster, or no engine on it.
     """
     join(address)
     try:
@@ -203,7 +203,7 @@ def look_at_replicas(address: str, seconds: float = 10.0) -> list[ReplicaRow]:
         time.sleep(_WATCH_SECONDS)
         return [_row_of(name, report) for name, report in sorted(VIEW.reports().items())]
     except (RayServeException, ray.exceptions.RayError) as cause:
-        raise ConfigurationError(_NOT_DEPLOYED) from cause
+        raise StartError(_NOT_DEPLOYED) from cause
     finally:
         leave()
 

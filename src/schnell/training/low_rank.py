@@ -17,7 +17,7 @@ from schnell.engine.device import Precision, choose_precision
 from schnell.engine.flux import Flux
 from schnell.engine.loading import load_network
 from schnell.engine.weight_names import LayerRows, layer_rows
-from schnell.errors import TrainingError
+from schnell.errors import TrainingError, TrainingOptionError
 from schnell.models.folder import ModelFolder, weights_sha256
 
 
@@ -133,7 +133,8 @@ def install_low_rank(transformer: Flux, rank: int, seed: int, only: str | None =
     `only` is a regular expression that these paths must match in whole; None takes all of `TARGETS`.
 
     Raises:
-        TrainingError: the transformer has no such layers, or they are narrower than `rank`.
+        TrainingOptionError: the layers are narrower than `rank`.
+        TrainingError: the transformer has no such layers.
     """
     wanted = re.compile(only or ".*")
     # on the CPU, so that a seed starts with the same factors on every device
@@ -161,7 +162,7 @@ def install_low_rank(transformer: Flux, rank: int, seed: int, only: str | None =
 def _check_rank(rank: int, in_features: int, rows: LayerRows) -> None:
     narrowest = min(in_features, rows.stop - rows.start)
     if not 1 <= rank <= narrowest:
-        raise TrainingError(f"--rank must be 1-{narrowest} for this model, got {rank}")
+        raise TrainingOptionError(f"--rank must be 1-{narrowest} for this model, got {rank}")
 
 
 def set_scale(layers: LowRankLayers, scale: float) -> None:

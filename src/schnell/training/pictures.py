@@ -6,7 +6,7 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from schnell.errors import TrainingError
+from schnell.errors import TrainingError, TrainingOptionError
 
 ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 #: Whatever a file's name says, no other of Pillow's decoders reads what somebody uploaded.
@@ -28,15 +28,16 @@ def find_pictures(folder: Path, trigger: str) -> tuple[CaptionedPicture, ...]:
     Without such a file, the trigger word is the caption.
 
     Raises:
-        TrainingError: no folder, no pictures, an empty trigger word, or a caption file that is not UTF-8 text.
+        TrainingOptionError: no folder, no pictures, or an empty trigger word.
+        TrainingError: a caption file that is not UTF-8 text.
     """
     if not trigger.strip():
-        raise TrainingError("--trigger must be a word, such as `mystyle`")
+        raise TrainingOptionError("--trigger must be a word, such as `mystyle`")
     if not folder.is_dir():
-        raise TrainingError(f"IMAGES must be a folder of pictures: {folder} is none")
+        raise TrainingOptionError(f"IMAGES must be a folder of pictures: {folder} is none")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if not files:
-        raise TrainingError(f"{folder} holds no pictures: put .png, .jpg, .webp or .bmp files into it")
+        raise TrainingOptionError(f"{folder} holds no pictures: put .png, .jpg, .webp or .bmp files into it")
     return tuple(CaptionedPicture(path, _captions(path.with_suffix(".txt"), trigger.strip())) for path in files)
 
 

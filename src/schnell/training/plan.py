@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from schnell.errors import TrainingError
+from schnell.errors import TrainingOptionError
 from schnell.spec import MEGAPIXELS
 
 WARM_UP_STEPS = 10
@@ -73,8 +73,8 @@ def divide_steps(areas: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     """Each area with its share of the steps: three quarters for the first where there are two.
 
     Raises:
-        TrainingError: an area is not 0.25 or 1, or is named twice.
+        TrainingOptionError: an area is not 0.25 or 1, or is named twice.
     """
     if not areas or len(set(areas)) != len(areas) or not set(areas) <= set(MEGAPIXELS):
-        raise TrainingError(f"--megapixels must be {' or '.join(MEGAPIXELS)}, each at most once")
+        raise TrainingOptionError(f"--megapixels must be {' or '.join(MEGAPIXELS)}, each at most once")
     return ((areas[0], 1.0),) if len(areas) == 1 else ((areas[0], 0.75), (areas[1], 0.25))

@@ -12,7 +12,7 @@ import torch
 
 from schnell.engine.flux import Flux
 from schnell.engine.text import PromptEmbedding
-from schnell.errors import TrainingError
+from schnell.errors import TrainingError, TrainingOptionError
 from schnell.training.examples import embed_captions, move_prompt, prepare_data
 from schnell.training.files import (
     LoraOrigin,
@@ -76,7 +76,8 @@ def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
     """Train a LoRA and write it to `request.out`. Interrupted, it leaves a state that `resume` goes on from.
 
     Raises:
-        TrainingError: the device has no room, or pictures, captions, rank, or the state to resume from cannot be used.
+        TrainingOptionError: the folder of pictures, the trigger word, the rank or `out` cannot be used.
+        TrainingError: the device has no room, or pictures, captions or the state to resume from cannot be used.
         ModelFolderError: the model cannot be loaded.
     """
     base = request.base
@@ -84,7 +85,7 @@ def train_lora(request: TrainingRequest, report: ProgressReport) -> TrainedLora:
     request = replace(request, plan=fit_plan(base, request.plan))
     plan = request.plan
     if request.out.suffix != ".safetensors":
-        raise TrainingError(f"--out must end in .safetensors, got {request.out}")
+        raise TrainingOptionError(f"--out must end in .safetensors, got {request.out}")
     pictures = find_pictures(request.images, plan.trigger)
     identity = TrainingIdentity(base.sha256, plan.trigger, plan.rank)
     saved = load_training(state_path(request.out), identity) if request.resume else None

@@ -150,6 +150,7 @@ def test_a_damaged_copy_is_not_put_back(tmp_path: Path) -> None:
 def test_a_folder_with_something_else_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").touch()
+    assert schnell("teams", "create", "acme", folder=tmp_path / "data", url=None).returncode == 0
     refused = schnell("backup", tmp_path / "photos", folder=tmp_path / "data", url=None)
     assert refused.returncode == 1
     assert "no backup" in refused.stderr

@@ -42,10 +42,13 @@ def test_a_server_that_has_run_is_well(data: Path) -> None:
     assert set(subjects) == found.keys()
 
 
-def test_a_fresh_folder_has_no_database_yet(tmp_path: Path) -> None:
+def test_a_fresh_folder_has_no_database_yet_and_gets_none(tmp_path: Path) -> None:
     found = _examine(tmp_path / "new")
-    assert (found["database"].state, found["database"].advice) == ("warning", "`schnell serve` migrates it")
+    assert found["database"].state == "warning"
+    assert "new" in found["database"].found
+    assert "`schnell serve` makes it" in found["database"].advice
     assert "credits" not in found
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_model_that_is_not_here_is_a_problem_with_its_remedy(tmp_path: Path) -> None:

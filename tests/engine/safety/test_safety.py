@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from schnell.engine.safety import SafetyChecker, load_safety_checker
+from schnell.engine.safety import OPEN_NSFW, TRANSFORMERS_CLASSIFIERS, SafetyChecker, load_safety_checker
 from schnell.errors import SafetyUnavailableError
+from schnell.settings import SAFETY_CHECKERS
 
 
 class Always:
@@ -19,6 +20,10 @@ class Always:
 
 
 PICTURE = Image.new("RGB", (64, 64), "red")
+
+
+def test_the_settings_know_every_classifier() -> None:
+    assert (OPEN_NSFW, *TRANSFORMERS_CLASSIFIERS) == SAFETY_CHECKERS
 
 
 def test_the_strictest_classifier_decides() -> None:

@@ -1,12 +1,13 @@
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from schnell.accounts.callers import authenticate
 from schnell.accounts.keys import (
     NewKey,
+    change_key,
     create_key,
     list_keys,
     prepare_first_start,
@@ -25,7 +26,7 @@ from schnell.accounts.teams import (
 from schnell.clock import now
 from schnell.database.session import Database
 from schnell.database.tables import api_keys
-from schnell.errors import ConfigurationError, InvalidFieldError, NotFoundError, UnauthorizedError
+from schnell.errors import InvalidFieldError, NotFoundError, UnauthorizedError
 
 
 async def make_key(database: Database, **options: object) -> NewKey:
@@ -33,6 +34,14 @@ async def make_key(database: Database, **options: object) -> NewKey:
         team = await create_team(connection, "acme", owner="Ann")
         member = await find_member(connection, team.id)
         return await create_key(connection, team.id, member.user_id, **options)  # type: ignore[arg-type]
+
+
+async def end(database: Database, made: NewKey) -> datetime:
+    """Let the key's time pass."""
+    ended = now() - timedelta(seconds=1)
+    async with database.write() as connection:
+        await connection.execute(update(api_keys).where(api_keys.c.id == made.key.id).values(expires_at=ended))
+    return ended
 
 
 async def caller_of(database: Database, secret: str) -> str:
@@ -71,9 +80,32 @@ async def test_a_revoked_key_is_refused_by_name(database: Database) -> None:
 
 
 async def test_an_expired_key_is_refused(database: Database) -> None:
-    made = await make_key(database, expires_at=now() - timedelta(seconds=1))
+    made = await make_key(database, expires_at=now() + timedelta(hours=1))
+    await end(database, made)
     with pytest.raises(UnauthorizedError, match="expired"):
         await caller_of(database, made.secret)
+
+
+async def test_a_key_is_not_made_or_changed_to_have_ended_or_no_name(database: Database) -> None:
+    ended = now() - timedelta(seconds=1)
+    with pytest.raises(InvalidFieldError, match="expiresAt: must be in the future"):
+        await make_key(database, expires_at=ended)
+    with pytest.raises(InvalidFieldError, match="name: must not be empty"):
+        await make_key(database, name=" ")
+    made = await make_key(database)
+    for wrong in ({"expires_at": ended}, {"name": ""}):
+        async with database.write() as connection:
+            with pytest.raises(InvalidFieldError):
+                await change_key(connection, made.key.id, **wrong)
+
+
+async def test_a_key_that_has_ended_can_be_named_anew_with_its_end_and_begin_again(database: Database) -> None:
+    made = await make_key(database, expires_at=now() + timedelta(hours=1))
+    ended = await end(database, made)
+    async with database.write() as connection:
+        changed = await change_key(connection, made.key.id, name="old", expires_at=ended)
+        assert (changed.name, changed.expires_at) == ("old", ended)
+        assert (await change_key(connection, made.key.id, expires_at=None)).expires_at is None
 
 
 @pytest.mark.parametrize("who", ["team", "member"])
@@ -179,11 +211,6 @@ async def test_teams_made_before_the_first_start_do_not_prevent_the_first_key(da
     async with database.write() as connection:
         await create_team(connection, "early")
     assert await start(database)
-
-
-async def test_a_short_preset_is_refused(database: Database) -> None:
-    with pytest.raises(ConfigurationError, match="at least 16"):
-        await start(database, "short")
 
 
 async def test_a_revoked_first_key_is_not_replaced_by_the_next_start(database: Database) -> None:

@@ -85,10 +85,15 @@ def test_a_rate_that_cannot_be_counted_is_refused_at_the_start(
         read_settings()
 
 
-def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_file_is_refused_as_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"SCHNELL_DATA_DIR: .*file is a file, and must be a folder"):
+    with pytest.raises(ConfigurationError, match=r"--data-dir: .*file is a file, and must be a folder"):
         read_settings(data_dir=tmp_path / "file")
+    monkeypatch.setenv("SCHNELL_DATA_DIR", str(tmp_path / "file"))
+    with pytest.raises(ConfigurationError, match=r"SCHNELL_DATA_DIR: .*file is a file, and must be a folder"):
+        read_settings()
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1"])

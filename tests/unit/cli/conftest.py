@@ -23,6 +23,15 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
 
 
 @pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data folder, with a database in which nobody is."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "schnell.db").touch()
+    return folder
+
+
+@pytest.fixture
 def run(invoke: Callable[..., Result]) -> Callable[..., Any]:
     """Runs the command and raises what it raises. With `--json`: what it printed, read."""
 

@@ -5,6 +5,7 @@ import pytest
 
 from schnell.errors import ConfigurationError
 
+pytestmark = pytest.mark.usefixtures("data")
 KEY = "development/images/2026_01_01_00_00_00_000_000000.webp"
 
 

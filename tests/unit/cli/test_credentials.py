@@ -88,6 +88,13 @@ def test_each_file_has_its_lines_and_one_that_is_none_is_told_by_the_exit_code(i
     assert "this is not a" in done.stdout
 
 
+def test_a_file_that_is_not_there_is_said_not_to_be_there(invoke: Any) -> None:
+    done = invoke("verify", "missing.webp")
+    assert done.exit_code == 1
+    assert "there is no such file" in done.stdout
+    assert "Errno" not in done.stdout
+
+
 def test_a_root_that_is_none_is_refused(run: Any, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(proven("png"))
     with pytest.raises(InvalidFieldError, match="trust"):

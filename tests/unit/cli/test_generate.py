@@ -51,6 +51,20 @@ def test_options_become_the_request(run: Any, asked: list[GenerationSpec]) -> No
     assert (spec.go_fast, spec.safety_checker, spec.seed) == (False, False, None)
 
 
+def test_a_side_that_the_ratio_custom_lacks_is_1024_and_without_it_is_asked_for(
+    run: Any, asked: list[GenerationSpec]
+) -> None:
+    run("generate", "apple", "--aspect-ratio", "custom", "--width", "512")
+    assert asked[0].size == (512, 1024)
+    with pytest.raises(MissingFieldError, match="width: is required with height"):
+        run("generate", "apple", "--height", "512")
+
+
+def test_a_picture_to_repeat_that_is_not_there_is_said_not_to_be_there(run: Any) -> None:
+    with pytest.raises(InvalidFieldError, match=r"from: there is no file missing\.webp"):
+        run("generate", "--from", "missing.webp")
+
+
 def test_one_picture_has_the_name_given_and_several_are_numbered(
     run: Any, asked: list[GenerationSpec], tmp_path: Path
 ) -> None:

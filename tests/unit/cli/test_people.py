@@ -120,6 +120,7 @@ def test_what_is_not_there_or_taken_is_named(run: Any) -> None:
         run("usage", "--team", "nobody")
 
 
+@pytest.mark.usefixtures("data")
 def test_a_key_is_for_the_only_team_and_asks_where_there_are_more(run: Any) -> None:
     with pytest.raises(NotFoundError, match="there is no team yet"):
         run("keys", "create")
@@ -128,6 +129,40 @@ def test_a_key_is_for_the_only_team_and_asks_where_there_are_more(run: Any) -> N
     run("teams", "create", "globex")
     with pytest.raises(NotFoundError, match="say which team: there are 'acme', 'globex'"):
         run("keys", "create")
+
+
+def test_one_of_several_members_of_a_name_is_named_by_the_id(run: Any) -> None:
+    run("teams", "create", "acme")
+    first, second = (run("users", "create", "Bo", "--json")["user_id"] for _ in range(2))
+    for command in (
+        ("users", "set", "Bo", "--inactive"),
+        ("keys", "create", "--user", "Bo"),
+        ("invites", "create", "Bo", "--again"),
+    ):
+        with pytest.raises(InvalidFieldError, match=f"2 members are called 'Bo'.*{first}, {second}"):
+            run(*command)
+    run("users", "create", first)
+    assert run("users", "set", first, "--inactive", "--json")[0]["user_name"] == "Bo"
+    assert run("keys", "create", "--user", second, "--json")["user_id"] == second
+    assert run("invites", "create", second, "--again", "--json")["user_name"] == "Bo"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("teams", "create", ""),
+        ("teams", "create", "globex", "--owner", " "),
+        ("users", "create", ""),
+        ("invites", "create", ""),
+        ("keys", "create", "--name", ""),
+        ("keys", "set", "KEY", "--name", ""),
+    ],
+)
+def test_nobody_and_nothing_has_an_empty_name(run: Any, command: tuple[str, ...]) -> None:
+    run("teams", "create", "acme")
+    key = run("keys", "create", "--json")["id"]
+    with pytest.raises(InvalidFieldError, match="name: must not be empty"):
+        run(*(key if word == "KEY" else word for word in command))
 
 
 def test_a_key_for_everything_its_user_may(run: Any) -> None:
@@ -151,6 +186,7 @@ def test_the_last_operator_stays_one(run: Any) -> None:
     assert run("users", "set", "acme", "--no-operator", "--json")[0]["operator"] is False
 
 
+@pytest.mark.usefixtures("data")
 def test_usage_of_nobody_is_empty(run: Any) -> None:
     assert run("usage", "--json") == []
     assert run("usage", "--csv").stdout.strip() == "day,team,user,key,requests,failed,pictures,credits,user_id"

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import structlog
 
+from fakes import FakeRunner
 from schnell import bootstrap
 from schnell.cli.serve import configure_logs, spooling_in
-from schnell.errors import ConfigurationError
+from schnell.errors import ConfigurationError, DatabaseUnavailableError, StartError
+from schnell.web import lifecycle
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +117,55 @@ def test_a_server_without_a_safety_check_says_so(invoke: Any, monkeypatch: pytes
     told = invoke("serve", "--port", "0").stderr
     assert "loading schnell-mini" in told
     assert "pictures are not checked at all" in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (("SCHNELL_BOOTSTRAP_KEY", "short"), "at least 16 characters"),
+        (("SCHNELL_SAFETY", "open-nsfw, foo"), "no safety checker is called 'foo'.* adamcodd"),
+        (("SCHNELL_SIGN_IN_RATE_LIMIT", "often"), "60/minute"),
+        (("SCHNELL_VERIFY_RATE_LIMIT", "often"), "60/minute"),
+        (("SCHNELL_OIDC_ISSUER", "https://sign-in.example.org"), "SCHNELL_OIDC_CLIENT_ID"),
+        (("SCHNELL_MODEL_ALIASES", "="), "NAME"),
+        (("SCHNELL_ASSETS_URL", "ftp://pictures"), "s3://BUCKET"),
+        (("SCHNELL_LORA_CA_FILE", "nowhere.pem"), "LoRA downloads"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_ends_the_command_before_anything_is_loaded_or_made(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: tuple[str, str], told: str
+) -> None:
+    name, value = setting
+    monkeypatch.setattr(bootstrap, "build_server_runner", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=told) as refused:
+        run("serve", "--port", "0")
+    assert refused.value.is_wrong_value
+    assert name in refused.value.message or name == "SCHNELL_LORA_CA_FILE"
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_keeps_a_server_from_starting_is_the_commands_error_and_no_trace_in_the_log(
+    invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def migrate(_: object) -> None:
+        raise DatabaseUnavailableError("the database is away")
+
+    monkeypatch.setattr(bootstrap, "build_server_runner", lambda *_: FakeRunner())
+    monkeypatch.setattr(lifecycle, "migrate", migrate)
+    done = invoke("serve", "--port", "0")
+    assert isinstance(done.exception, DatabaseUnavailableError)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failure_of_the_start_that_nobody_expects_is_logged_with_its_trace(
+    invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def migrate(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bootstrap, "build_server_runner", lambda *_: FakeRunner())
+    monkeypatch.setattr(lifecycle, "migrate", migrate)
+    done = invoke("serve", "--port", "0")
+    assert isinstance(done.exception, StartError)
+    assert "ZeroDivisionError" in done.stderr

@@ -119,7 +119,10 @@ class MemberChange(_Body):
 
 
 class NewKey(_Body):
-    """A key for a member, by id or name. If absent: for the caller; in a team that is not theirs, for its first."""
+    """A key for a member, by id or name. If absent: for the caller; in a team that is not theirs, for its first.
+
+    Its end is in the future.
+    """
 
     user: Name | None = None
     name: Name = "default"
@@ -129,7 +132,10 @@ class NewKey(_Body):
 
 
 class KeyChange(_Body):
-    """What to change about a key; what is absent stays. A limit or an end that is null is taken away."""
+    """What to change about a key; what is absent stays. A limit or an end that is null is taken away.
+
+    A new end is in the future.
+    """
 
     name: Annotated[Name | None, Field(examples=["notebook"])] = None
     rate_limit: RateLimit | None = None

@@ -32,7 +32,7 @@ class _Body(BaseModel):
 
 
 class NewOwnKey(_Body):
-    """A key of the caller's own, which may no more than they."""
+    """A key of the caller's own, which may no more than they, with an end in the future or none."""
 
     name: Annotated[Name, Field(examples=["notebook"])] = "default"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)] | None = None
