@@ -16,6 +16,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from schnell.validation import Like
+
 _PREFIX: Final = "SCHNELL_"
 #: Names in the environment that are read elsewhere: where the settings file and models are, what tests and clients use.
 OTHER_NAMES: Final = frozenset({"CONFIG", "SOAK", "API_KEY", "API_URL", "COMMIT", "BENCH_PICTURES"})
@@ -155,8 +157,10 @@ class Settings(BaseSettings):
     s3_endpoint: Url = None
     s3_public_endpoint: Url = None
     s3_region: str | None = None
-    result_prefix: str = Field("", max_length=500, pattern=r"^[!-~]*$")
-    environment: str = Field("development", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    result_prefix: Annotated[str, Field(max_length=500), Like(r"[!-~]*", "must hold no spaces, and ASCII alone")] = ""
+    environment: Annotated[
+        str, Like(r"[A-Za-z0-9_-]{1,64}", "must be 1 to 64 letters, digits, hyphens and underscores")
+    ] = "development"
     instance: str = Field("main", min_length=1, max_length=100)
     lease_seconds: float = Field(120, ge=2, le=86_400)
     bootstrap_key: BootstrapKey = None
@@ -199,11 +203,11 @@ class Settings(BaseSettings):
     metrics_token: str | None = None
     webhook_private: bool = False
     drain_seconds: float = Field(60, ge=0)
-    log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # signing in beside keys
     sign_in_rate_limit: Rate = "30/minute"
-    oidc_issuer: str | None = Field(None, pattern=r"^https?://[!-~]+$")
+    oidc_issuer: Annotated[str, Like(r"https?://[!-~]+", "must be an http or https address")] | None = None
     oidc_client_id: str | None = None
     oidc_client_secret: SecretStr | None = None
     oidc_name: str = Field("OpenID", min_length=1, max_length=50)

@@ -87,7 +87,7 @@ def test_files_are_few_and_hold_a_whole_subject() -> None:
     median = statistics.median(size for size, _ in sizes)
     small = [(size, path) for size, path in sizes if size < 50]
     # 180 when the rooms were made; grows with what the service can do, file by file of a whole subject
-    assert len(sizes) <= 345, f"{len(sizes)} files; the small ones:\n{listed(small)}"
+    assert len(sizes) <= 350, f"{len(sizes)} files; the small ones:\n{listed(small)}"
     assert len(small) <= len(sizes) / 6, f"{len(small)} files have fewer than 50 lines:\n{listed(small)}"
     assert median >= 110, f"the median of {len(sizes)} files has {median} lines; the small ones:\n{listed(small)}"
 

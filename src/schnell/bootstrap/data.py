@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
     from urllib.parse import SplitResult
 
+    from pydantic_core import ErrorDetails
+
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import AssetStore
     from schnell.database.session import Database
@@ -42,6 +44,7 @@ def read_settings(**overrides: Any) -> "Settings":
 
     from schnell.errors import ConfigurationError
     from schnell.settings import Settings
+    from schnell.validation import explain
 
     def unknown(name: str) -> str:
         nearest = Settings.nearest_name(name)
@@ -49,17 +52,18 @@ def read_settings(**overrides: Any) -> "Settings":
 
     given = {name: value for name, value in overrides.items() if value is not None}
 
-    def problem(name: str, kind: str, message: str) -> str:
-        if kind == "extra_forbidden":
-            return unknown(name)
+    def problem(found: "ErrorDetails") -> str:
+        name = "_".join(map(str, found["loc"]))
+        if found["type"] == "extra_forbidden":
+            return unknown(name.upper())
         # what was typed is named as it was typed
         option = _OPTIONS.get(name.lower()) if name.lower() in given else None
-        return f"{option or f'SCHNELL_{name}'}: {message.removeprefix('Value error, ')}"
+        return f"{option or f'SCHNELL_{name.upper()}'}: {explain(found)}"
 
     try:
         settings = Settings(**given)
     except ValidationError as cause:
-        wrong = [problem("_".join(map(str, each["loc"])).upper(), each["type"], each["msg"]) for each in cause.errors()]
+        wrong = [problem(each) for each in cause.errors()]
         wrong += map(unknown, Settings.unknown_names())
         raise ConfigurationError("; ".join(wrong)) from cause
     except (OSError, ValueError) as cause:  # tomllib's errors are ValueErrors too

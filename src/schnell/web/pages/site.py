@@ -110,7 +110,12 @@ def _environment(
     made.install_gettext_translations(language.texts, newstyle=True)  # type: ignore[attr-defined]
     made.globals["static"] = static.url
     made.globals["inline"] = {name: file.text for name, file in inline.items()}
-    own = {"thousands": language.number, "filesize": language.size, "ago": language.ago, "named": language.named}
+    own: dict[str, Callable[..., str]] = {
+        "thousands": language.number,
+        "filesize": language.size,
+        "ago": language.ago,
+        "named": language.named,
+    }
     made.filters |= {name: _when_shown(write) for name, write in own.items()}
     return made
 
