@@ -3,6 +3,7 @@
 A key with the scope `admin` sees its own team, one with the scope `operator` all of it. No prompt is in any answer.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -33,7 +34,7 @@ from schnell.spec import DeviceSnapshot
 from schnell.web.auth import Administrator, Operator
 from schnell.web.gauges import read_figures
 from schnell.web.native.account import Since, Until
-from schnell.web.openapi import KeyedRoute, error_answers, example_of, json_answer, schema_of
+from schnell.web.openapi import TEXT, KeyedRoute, error_answers, example_of, json_answer, schema_of
 from schnell.web.services import Services, services_of
 
 router = APIRouter(
@@ -48,15 +49,20 @@ def _answers(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return {200: json_answer("What was found", example_of(schema_of(example), example))}
 
 
+def _write_groups(groups: Sequence[UsageGroup]) -> str:
+    return write_csv(groups, [field.name for field in fields(UsageGroup)])
+
+
+_EXAMPLE_GROUP: Final = UsageGroup("2026-11-28", requests=3, failed=0, pictures=3, credits=3000, id="")
+_USAGE_ANSWER: Final = _answers({"usage": [asdict(_EXAMPLE_GROUP)]})
+_USAGE_ANSWER[200]["content"]["text/csv"] = {"schema": example_of(TEXT, _write_groups([_EXAMPLE_GROUP]))}
 TeamFilter = Annotated[UUID | None, Query(description="Only this team's.")]
 
 
 @router.get(
     "/usage/{by}",
     summary="Usage by day, team, member, model or LoRA",
-    responses=_answers(
-        {"usage": [{"name": "2026-11-28", "requests": 3, "failed": 0, "pictures": 3, "credits": 3000, "id": ""}]}
-    ),
+    responses=_USAGE_ANSWER,
 )
 async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     request: Request,
@@ -73,8 +79,7 @@ async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     if form == "json":
         return JSONResponse({"usage": [asdict(row) for row in rows]})
     disposition = {"Content-Disposition": f'attachment; filename="usage-by-{by}.csv"'}
-    text = write_csv(rows, [field.name for field in fields(UsageGroup)])
-    return Response(text, media_type="text/csv; charset=utf-8", headers=disposition)
+    return Response(_write_groups(rows), media_type="text/csv; charset=utf-8", headers=disposition)
 
 
 @router.get(
