@@ -4,12 +4,11 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
     from ssl import SSLContext
     from urllib.parse import SplitResult
-
-    from pydantic_core import ErrorDetails
 
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import AssetStore
@@ -52,7 +51,7 @@ def read_settings(**overrides: Any) -> "Settings":
 
     given = {name: value for name, value in overrides.items() if value is not None}
 
-    def problem(found: "ErrorDetails") -> str:
+    def problem(found: "Mapping[str, Any]") -> str:
         name = "_".join(map(str, found["loc"]))
         if found["type"] == "extra_forbidden":
             return unknown(name.upper())
