@@ -26,6 +26,7 @@ SAFETY_CHECKERS: Final = ("open-nsfw", "falconsai", "adamcodd")
 #: A key that an operator has chosen is guarded by its length alone: its hash has no salt, and is quick to compute.
 SHORTEST_PRESET_KEY: Final = 16
 _UNITS: Final = ("second", "minute", "hour", "day", "month", "year")
+_PLAIN_RATE: Final = re.compile(rf"[1-9][0-9]{{0,6}}/({'|'.join(_UNITS)})")
 _RATE: Final = re.compile(r"\s*([0-9]+)\s*(?:/|per)?\s*(?:1\s*)?([A-Za-z]+)\s*")
 
 
@@ -61,7 +62,9 @@ def _check_rate(text: str | None) -> str | None:
     """Refuse a rate that could not be counted: the first request would be the one to find out."""
     if not text:
         return None
-    from limits import parse  # here: commands that read no rate start without it
+    if _PLAIN_RATE.fullmatch(text):
+        return text
+    from limits import parse  # here: commands start without it, whose rates are plain
 
     try:
         parse(text)
