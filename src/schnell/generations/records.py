@@ -16,7 +16,8 @@ from schnell.errors import FieldProblem, InvalidFieldError, NotFoundError, Schne
 
 RecordStatus = Literal["QUEUED", "PROCESSING", "SUCCESS", "FAILURE", "DELETED"]
 UNFINISHED: Final[tuple[RecordStatus, ...]] = ("QUEUED", "PROCESSING")
-_CURSOR: Final = re.compile(r"[0-9]{1,14}\.[0-9a-f-]{36}")
+#: The form of a page's `next_cursor`.
+CURSOR: Final = re.compile(r"[0-9]{1,14}\.[0-9a-f-]{36}")
 #: What was deleted a moment ago can be restored, and is hidden like what is gone.
 IS_VISIBLE: Final = and_(
     records.c.status != "DELETED",
@@ -382,7 +383,7 @@ def _write_cursor(record: Record) -> str:
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    if not _CURSOR.fullmatch(cursor):
+    if not CURSOR.fullmatch(cursor):
         raise InvalidFieldError(FieldProblem("cursor", "must be the nextCursor of a page before"))
     millis, _, record_id = cursor.partition(".")
     return datetime.fromtimestamp(int(millis) / 1000, UTC), record_id

@@ -43,6 +43,7 @@ def _read_day(value: Any) -> Any:
 
 Since = Annotated[date | None, BeforeValidator(_read_day), Query(description="First day, such as 2026-11-01 (UTC).")]
 Until = Annotated[date | None, BeforeValidator(_read_day), Query(description="Last day (UTC).")]
+UsageForm = Annotated[Literal["json", "csv"], Query(alias="format", description="json or csv.")]
 _USAGE_ROW: Final = object_of(
     dict.fromkeys(("day", "team", "user", "userId", "key"), TEXT)
     | dict.fromkeys(("requests", "failed", "pictures", "credits"), INTEGER)
@@ -204,13 +205,13 @@ async def usage(
     caller: Reader,
     since: Since = None,
     until: Until = None,
-    format: Annotated[Literal["json", "csv"], Query(description="json or csv.")] = "json",  # noqa: A002 - its public name
+    form: UsageForm = "json",
 ) -> Response:
     """Requests, pictures and credits by day, user and key: with the scope `admin` the team's, else one's own."""
     own = None if "admin" in caller.scopes else caller.user_id
     async with services_of(request).database.scan() as connection:
         rows = await collect_usage(connection, team_id=caller.team_id, user_id=own, since=since, until=until)
-    return usage_response(rows, format)
+    return usage_response(rows, form)
 
 
 def own_path(path: str) -> str:

@@ -5,7 +5,7 @@ A key with the scope `admin` manages its own team; one with the scope `operator`
 
 import re
 from dataclasses import asdict
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, status
@@ -33,7 +33,7 @@ from schnell.errors import ForbiddenError
 from schnell.validation import Like
 from schnell.web.auth import Administrator, Operator
 from schnell.web.fields import whole_number
-from schnell.web.native.account import USAGE_ANSWER, Since, Until, usage_response
+from schnell.web.native.account import USAGE_ANSWER, Since, Until, UsageForm, usage_response
 from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
@@ -305,7 +305,7 @@ async def usage(  # noqa: PLR0913, PLR0917 - one argument a parameter
     team: Annotated[UUID | None, Query(description="Only this team's.")] = None,
     since: Since = None,
     until: Until = None,
-    form: Annotated[Literal["json", "csv"], Query(alias="format", description="json or csv.")] = "json",
+    form: UsageForm = "json",
 ) -> Response:
     """Requests, pictures and credits by day, team, user and key; for administrators of a team, that team's."""
     team_id = str(team) if team else None if caller.is_operator else caller.team_id

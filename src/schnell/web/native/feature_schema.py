@@ -143,6 +143,8 @@ _BODY: Final = {
         "dryRun": _nullable("boolean", "Only say what it would cost, and how long it would take.", default=False),
     },
 }
+#: The fields of the body; what to draw is in `promptObject`.
+BODY_FIELDS: Final = tuple(_BODY["properties"])
 FEATURE_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,

@@ -1,6 +1,6 @@
 """`POST /api/features` of the reference document: draw, and wait, stream, answer at once or only estimate."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
@@ -10,7 +10,7 @@ from schnell.generations import FEATURE, GenerationRequest, Running
 from schnell.web import streaming, submission
 from schnell.web.auth import Generator
 from schnell.web.fields import Fields, read_json_object
-from schnell.web.native.feature_schema import FEATURE_BODY, FEATURE_RESPONSES
+from schnell.web.native.feature_schema import BODY_FIELDS, FEATURE_BODY, FEATURE_RESPONSES
 from schnell.web.native.lora_names import choose_model
 from schnell.web.native.prompt_object import (
     KNOWN_KEYS,
@@ -25,10 +25,6 @@ from schnell.web.services import services_of
 from schnell.web.webhooks import read_webhook, start_webhook
 
 router = APIRouter(tags=["generation"], route_class=KeyedRoute)
-#: The fields of the body; what to draw is in `promptObject`.
-_BODY_FIELDS: Final = (
-    *("type", "model", "promptObject", "conversationId", "async", "webhook", "webhookEvents", "dryRun"),
-)
 
 
 @router.post(
@@ -86,7 +82,7 @@ def parse_request(request: Request, body: Fields, *, detached: bool, wants_previ
     if chosen is None:
         raise UnsupportedModelError(f"Model {str(model)[:100]} is not supported for feature {FEATURE}")
     values = prompt_object or {}
-    warnings = name_unknown_fields(body.names, _BODY_FIELDS, inner="promptObject", inside=KNOWN_KEYS)
+    warnings = name_unknown_fields(body.names, BODY_FIELDS, inner="promptObject", inside=KNOWN_KEYS)
     warnings += name_unused_sizes(values)
     parsed = parse_prompt_object(values, loras=chosen.loras_beside(values))
     return GenerationRequest(

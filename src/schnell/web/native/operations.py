@@ -6,7 +6,7 @@ A key with the scope `admin` sees its own team, one with the scope `operator` al
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -33,7 +33,7 @@ from schnell.loras.repository import name_downloads
 from schnell.spec import DeviceSnapshot
 from schnell.web.auth import Administrator, Operator
 from schnell.web.gauges import read_figures
-from schnell.web.native.account import Since, Until
+from schnell.web.native.account import Since, Until, UsageForm
 from schnell.web.openapi import TEXT, KeyedRoute, error_answers, example_of, json_answer, schema_of
 from schnell.web.services import Services, services_of
 
@@ -71,7 +71,7 @@ async def usage_by(  # noqa: PLR0913, PLR0917 - one argument a parameter
     team: TeamFilter = None,
     since: Since = None,
     until: Until = None,
-    form: Annotated[Literal["json", "csv"], Query(alias="format", description="json or csv.")] = "json",
+    form: UsageForm = "json",
 ) -> Response:
     """Requests, failures, pictures and credits. A picture with two LoRAs counts for both."""
     async with services_of(request).database.scan() as connection:

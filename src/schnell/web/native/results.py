@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, status
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from schnell.errors import NO_NUL
+from schnell.generations.records import CURSOR
 from schnell.validation import Like
 from schnell.web.auth import Generator, Reader
 from schnell.web.fields import whole_number
@@ -17,7 +18,7 @@ from schnell.web.openapi import KeyedRoute, error_answers
 from schnell.web.services import services_of
 
 router = APIRouter(tags=["records"], route_class=KeyedRoute)
-_Cursor = Annotated[str, Like(r"[0-9]{1,14}\.[0-9a-f-]{36}", "must be the nextCursor of a page before")]
+_Cursor = Annotated[str, Like(CURSOR.pattern, "must be the nextCursor of a page before")]
 _Text = Annotated[str, StringConstraints(max_length=4000), Like(r"[^\x00]*", NO_NUL)]
 _ANSWERS = RECORD_ANSWER | error_answers(400, 401, 403, 404)
 

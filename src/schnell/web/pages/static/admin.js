@@ -4,10 +4,9 @@ import { call, copy, say } from "./app.js";
 
 const find = (id) => document.getElementById(id);
 
-/** What a field says, and what it said when the page came. */
-function valueAndBefore(field) {
-  const before = field.tagName === "SELECT" ? [...field.options].find((each) => each.defaultSelected)?.value : field.defaultValue;
-  return [field.value, before];
+/** What a field said when the page came. */
+function valueBefore(field) {
+  return field.tagName === "SELECT" ? [...field.options].find((each) => each.defaultSelected)?.value : field.defaultValue;
 }
 
 const nameOf = (element) => element.id || element.ariaLabel;
@@ -18,8 +17,7 @@ const fieldsOf = (part) => [...part.querySelectorAll("[name]")].filter((field) =
 function typedSince(sent, part) {
   const kept = new Map();
   for (const field of fieldsOf(part)) {
-    const [value, before] = valueAndBefore(field);
-    if (value !== (sent.get(fieldKey(field)) ?? before)) kept.set(fieldKey(field), value);
+    if (field.value !== (sent.get(fieldKey(field)) ?? valueBefore(field))) kept.set(fieldKey(field), field.value);
   }
   return kept;
 }
@@ -46,9 +44,8 @@ function changed(form) {
   const body = {};
   for (const field of form.elements) {
     if (!field.name) continue;
-    const [value, before] = valueAndBefore(field);
-    if (form.dataset.method === "PATCH" && value === before) continue;
-    const text = value.trim();
+    if (form.dataset.method === "PATCH" && field.value === valueBefore(field)) continue;
+    const text = field.value.trim();
     // what is no number goes as it is: the API says what is wrong with it
     body[field.name] = "number" in field.dataset && /^\d+$/.test(text) ? Number(text) : text;
     if ("day" in field.dataset) body[field.name] = `${text}T00:00:00Z`;
