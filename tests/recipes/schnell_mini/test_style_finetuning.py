@@ -15,7 +15,7 @@ from schnell_mini.layout import APPEARANCE_CODES
 from schnell_mini.loop import StageBudget
 from schnell_mini.pictures import Icons
 from schnell_mini.sampling import MiniPipeline, load_pipeline
-from schnell_mini.style_finetuning import StyleLearner, finetune_styles, importance
+from schnell_mini.style_finetuning import CLEAR, FAR, StyleLearner, commit, finetune_styles, importance
 
 NAMES = ("red apple", "rocket", "house", "pizza", "snowman", "sunflower", "panda", "key")
 STYLED = [f"{name} on a {colour} background, line art" for name in NAMES[:4] for colour in list(COLOURS)[1:]]
@@ -59,6 +59,17 @@ def test_a_code_that_changes_pictures_more_counts_more() -> None:
     pictures[:, 0] = 100 + 30 * codes[:, :1, None]
     pictures[:, 1] = 100 + 10 * codes[:, 1:, None]
     assert importance(codes, pictures) == pytest.approx([0.75, 0.25], abs=1e-3)
+
+
+def test_a_mixture_with_one_clear_name_means_that_name_and_one_with_none_stays() -> None:
+    names = 3 * torch.eye(6)
+    cosines = torch.tensor([FAR - 0.01, (FAR + CLEAR) / 2, CLEAR + 0.01, 1.0])
+    rest = (1 - cosines.square()).sqrt() / 5**0.5
+    codes = 2 * torch.cat([cosines[:, None], rest[:, None].expand(-1, 5)], 1)
+    moved = commit(codes, names)
+    assert torch.equal(moved[0], codes[0])
+    assert torch.allclose(moved[1], (codes[1] + names[0]) / 2, atol=1e-5)
+    assert torch.allclose(moved[2:], names[0].expand(2, -1))
 
 
 def test_what_is_read_comes_back_to_what_it_was_taught_to_be(pipeline: MiniPipeline, data: Data) -> None:
