@@ -29,7 +29,7 @@ def warnings(engine: Engine, prompt: str, *, go_fast: bool) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("go_fast", [False, True])
 @pytest.mark.parametrize(
-    "prompt", ["golden retriever puppy", "كلب صغير", "logo that says ACME", "ein roter Apfel", "asdf qwer"]
+    "prompt", ["كلب صغير", "logo that says ACME", "ein roter Apfel", "eine rote Katze", "asdf qwer"]
 )
 def test_a_prompt_about_nothing_that_it_knows_is_told_so(engine: Engine, prompt: str, go_fast: bool) -> None:
     [warning] = warnings(engine, prompt, go_fast=go_fast)
@@ -40,6 +40,7 @@ def test_a_prompt_about_nothing_that_it_knows_is_told_so(engine: Engine, prompt:
     "prompt",
     [
         "red apple",
+        "golden retriever puppy",
         "a photo of a rocket on a sky blue background",
         "castle, pixel art",
         "Futuristic cityscape at night, neon lights, cyberpunk style",
