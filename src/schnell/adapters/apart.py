@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 SMALL_BYTES: Final = 256 * 1024
 #: The process stands behind the engine for a processor, also while it starts: that is most of what a file takes.
 _START: Final = "import os, runpy; os.nice(10); runpy.run_module('schnell.adapters', run_name='__main__')"
-#: numpy's library of matrix products starts a thread a core, which spin for a while: a third of what the start costs.
+#: numpy's library of matrix products starts a thread a core, which spin for a while: a quarter of what the start costs.
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1"}
 _TUPLES: Final = ("trigger_words", "base_model", "warnings")
 

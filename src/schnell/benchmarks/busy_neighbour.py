@@ -17,14 +17,12 @@ import torch
 
 from schnell.benchmarks.many_loras import CLIENTS, LORAS, SCALE, drawn_size_engine, write_loras
 from schnell.benchmarks.result import BenchmarkResult, in_own_thread, seconds_of
-from schnell.benchmarks.server import KEY, request_body, server_process
-from schnell.errors import BenchmarkError
+from schnell.benchmarks.server import post, request_body, server_with_loras
 
 #: Each number of neighbours in turn, twice, so that what else the machine does falls on all of them.
 _NEIGHBOURS: Final = (0, 1, 2, 0, 1, 2)
 _SECONDS_EACH: Final = 6.0
 _SINGLE_PICTURES: Final = 15
-_TIMEOUT_SECONDS: Final = 120.0
 _PRODUCT_SECONDS: Final = 3.0
 #: One thread that multiplies matrices for so many seconds, waits for nobody, and says how often it did.
 _PRODUCTS: Final = """
@@ -47,7 +45,7 @@ def busy_neighbour() -> BenchmarkResult:
     """
     with TemporaryDirectory() as scratch:
         files = in_own_thread(lambda: write_loras(drawn_size_engine(), Path(scratch), LORAS))
-        with _server([file.peer for file in files], Path(scratch) / "data") as client:
+        with server_with_loras(Path(scratch) / "data", [file.peer for file in files], CLIENTS) as client:
             _draw_for(client, _SECONDS_EACH)  # the batch size is learnt
             single = median(_single_pictures(client))
             rates = _rates(lambda: _draw_for(client, _SECONDS_EACH))
@@ -69,21 +67,6 @@ def busy_neighbour() -> BenchmarkResult:
             "single_picture_s": single,
         },
     )
-
-
-@contextmanager
-def _server(files: Sequence[Path], folder: Path) -> Iterator[httpx.Client]:
-    """A client of a new server that has these LoRAs, by their files' names."""
-    limits = httpx.Limits(max_connections=CLIENTS)
-    with (
-        server_process(folder) as address,
-        httpx.Client(
-            base_url=f"http://{address}", headers={"API-KEY": KEY}, limits=limits, timeout=_TIMEOUT_SECONDS
-        ) as client,
-    ):
-        for file in files:
-            _post(client, "/api/loras", data={"name": file.stem}, files={"file": (file.name, file.read_bytes())})
-        yield client
 
 
 def _rates(measure: Callable[[], float]) -> Mapping[int, Sequence[float]]:
@@ -127,7 +110,7 @@ def _draw_for(client: httpx.Client, seconds: float) -> float:
 
     def draw(index: int) -> None:
         while perf_counter() < start + seconds:
-            _post(client, "/api/features", json=_body(index + drawn[0]))
+            post(client, "/api/features", json=_body(index + drawn[0]))
             with counting:
                 drawn[0] += 1
 
@@ -149,10 +132,4 @@ def _body(index: int) -> dict[str, Any]:
 
 def _single_pictures(client: httpx.Client) -> Sequence[float]:
     body = request_body(prompt="red apple on a blue background", seed=7, go_fast=True)
-    return [seconds_of(lambda: _post(client, "/api/features", json=body)) for _ in range(_SINGLE_PICTURES)]
-
-
-def _post(client: httpx.Client, path: str, **content: Any) -> None:
-    answer = client.post(path, **content)
-    if answer.is_error:
-        raise BenchmarkError(f"{path} answered {answer.status_code}: {answer.text[:500]}")
+    return [seconds_of(lambda: post(client, "/api/features", json=body)) for _ in range(_SINGLE_PICTURES)]

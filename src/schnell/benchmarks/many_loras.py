@@ -10,7 +10,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import httpx
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from schnell.adapters import convert_adapter
 from schnell.benchmarks.peers import draw_with_pipeline, load_peft_adapters, stock_pipeline
 from schnell.benchmarks.result import BenchmarkResult, in_own_thread, median_pair, seconds_of
-from schnell.benchmarks.server import KEY, request_body, server_process
+from schnell.benchmarks.server import post, request_body, server_with_loras
 from schnell.benchmarks.single import begin, make_job, psnr
 from schnell.bootstrap import build_engine
 from schnell.clock import Stopwatch
@@ -30,7 +29,6 @@ from schnell.engine.loaded_model import PromptRequest
 from schnell.engine.loading import load_network
 from schnell.engine.slot_linear import SlotPart, slot_parts
 from schnell.engine.text import PromptEmbedding
-from schnell.errors import BenchmarkError
 from schnell.models.catalogue import DEFAULT_MODEL
 from schnell.serving.batch_size import BatchSizer
 from schnell.serving.queue import JobQueue
@@ -42,7 +40,6 @@ REQUESTS, CLIENTS, LORAS, RANK, SCALE = 64, 16, 16, 16, 0.8
 #: median). The embedded model's tokens find their places by exact weights: a larger random delta on every layer leaves
 #: some of them between two places, where the last bit of bfloat16 decides.
 UP_SPREAD: Final = 0.00005
-_TIMEOUT_SECONDS: Final = 120
 
 
 def mixed_loras(megapixels: str) -> BenchmarkResult:
@@ -345,32 +342,14 @@ def drawing_over_http(
     ]
     with (
         TemporaryDirectory(prefix="schnell-bench-") as folder,
-        server_process(Path(folder), **settings) as address,
-        _client(address, clients) as client,
+        server_with_loras(Path(folder), files, clients, **settings) as client,
         ThreadPoolExecutor(clients) as threads,
     ):
-        for file in files:
-            _post(client, "/api/loras", data={"name": file.stem}, files={"file": (file.name, file.read_bytes())})
 
         def draw_all() -> None:
-            list(threads.map(lambda body: _post(client, "/api/features", json=body), bodies))
+            list(threads.map(lambda body: post(client, "/api/features", json=body), bodies))
 
         yield draw_all
-
-
-def _client(address: str, clients: int) -> httpx.Client:
-    return httpx.Client(
-        base_url=f"http://{address}",
-        headers={"API-KEY": KEY},
-        limits=httpx.Limits(max_connections=clients),
-        timeout=_TIMEOUT_SECONDS,
-    )
-
-
-def _post(client: httpx.Client, path: str, **content: Any) -> None:
-    answer = client.post(path, **content)
-    if answer.is_error:
-        raise BenchmarkError(f"{path} answered {answer.status_code}: {answer.text[:500]}")
 
 
 def _switch_seconds(submit: Callable[[Job], None], first: Job, second: Job, times: int = 40) -> tuple[float, float]:

@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+
 from schnell.benchmarks.result import BenchmarkResult
 from schnell.errors import BenchmarkError
 
 KEY: Final = "a-key-for-measuring-only"
 _WARM_UP: Final = 5
+_TIMEOUT_SECONDS: Final = 120.0
 #: Finds the length of a response's body, and matches to the end of its head.
 _LENGTH: Final = re.compile(rb"content-length: ([0-9]+)\r\n(?:.*?\r\n)?\r\n", re.IGNORECASE | re.DOTALL)
 _TO_MS: Final = 1000
@@ -93,6 +96,38 @@ def server_process(folder: Path, **settings: str) -> Iterator[str]:
             yield greeting.rpartition("http://")[2].strip()
         finally:
             process.terminate()
+
+
+@contextmanager
+def server_with_loras(folder: Path, files: Sequence[Path], clients: int, **settings: str) -> Iterator[httpx.Client]:
+    """A client, of so many connections, of a new server that has these LoRAs, each by its file's name.
+
+    Raises:
+        BenchmarkError: the server did not start, or refused a file.
+    """
+    with (
+        server_process(folder, **settings) as address,
+        httpx.Client(
+            base_url=f"http://{address}",
+            headers={"API-KEY": KEY},
+            limits=httpx.Limits(max_connections=clients),
+            timeout=_TIMEOUT_SECONDS,
+        ) as client,
+    ):
+        for file in files:
+            post(client, "/api/loras", data={"name": file.stem}, files={"file": (file.name, file.read_bytes())})
+        yield client
+
+
+def post(client: httpx.Client, path: str, **content: Any) -> None:
+    """Send `content`, as httpx takes it.
+
+    Raises:
+        BenchmarkError: the server refused.
+    """
+    answer = client.post(path, **content)
+    if answer.is_error:
+        raise BenchmarkError(f"{path} answered {answer.status_code}: {answer.text[:500]}")
 
 
 def request_body(**prompt: Any) -> dict[str, Any]:
