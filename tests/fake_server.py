@@ -13,6 +13,7 @@ from fakes import FakeRunner
 from schnell.bootstrap import hold_data, read_settings, server
 from schnell.cli.http_server import listen, run_server
 from schnell.cli.serve import configure_logs
+from schnell.side_processes import SideProcesses
 from schnell.web import app, lifecycle
 from servers import read_package
 
@@ -40,7 +41,7 @@ def serve(environment: Mapping[str, str], step_seconds: float, errors: Path) -> 
     with hold_data(settings):
         listener = listen(settings.host, settings.port)
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-        run_server(settings, FakeRunner(step_seconds=step_seconds), listener)
+        run_server(settings, FakeRunner(step_seconds=step_seconds), SideProcesses(), listener)
 
 
 def _read_value(text: str) -> object:

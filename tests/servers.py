@@ -18,6 +18,7 @@ from schnell.accounts.keys import create_key
 from schnell.accounts.teams import create_team, list_members
 from schnell.bootstrap import build_app
 from schnell.settings import Settings
+from schnell.side_processes import SideProcesses
 from schnell.web import pages
 from schnell.web.pages.documents import find_documents
 from schnell.web.services import Services, services_of_app
@@ -78,7 +79,7 @@ async def run_server(folder: Path, runner: FakeRunner | None = None, **settings:
     if "database_url" not in settings:
         _add_database(folder / "schnell.db")
     given: dict[str, Any] = {"data_dir": folder, "bootstrap_key": KEY, "drain_seconds": 5} | settings
-    app = build_app(Settings(**given), runner)
+    app = build_app(Settings(**given), runner, SideProcesses())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

@@ -14,9 +14,9 @@ from schnell.engine.cpu_team import CpuTeam, Neighbours, Usage, WaitPolicy, read
 
 
 def step(policy: WaitPolicy, now: float, *, cores: float = 2.0, others: float | None = None) -> bool:
-    """A step of a tenth of a second that used so many cores; others use `others`. Whether the team spun in it."""
+    """A step of a fifth of a second that used so many cores; others use `others`. Whether the team spun in it."""
     spun = policy.spins
-    policy.learn(Usage(now, 0.0), Usage(now + 0.1, cores * 0.1), others)
+    policy.learn(Usage(now, 0.0), Usage(now + 0.2, cores * 0.2), others)
     return spun
 
 
@@ -54,18 +54,35 @@ def test_spinning_that_fails_again_and_again_is_tried_more_and_more_rarely() -> 
     assert gaps[-1] > 8 * gaps[0]
 
 
+def test_one_disturbed_step_after_many_that_were_not_costs_a_short_rest_each_time() -> None:
+    policy = WaitPolicy(2, 2)
+    spun = [step(policy, number / 10, cores=1.0 if number % 20 == 0 else 2.0, others=0.0) for number in range(1000)]
+    assert sum(spun) > 800
+
+
 def test_others_are_what_the_machine_was_busy_with_less_what_was_ours() -> None:
-    busy = iter((100.0, 100.9, 101.0))
+    busy = iter((100.0, 100.2, 100.2, 101.0, 101.0, 101.5))
     neighbours = Neighbours(lambda: next(busy))
-    assert neighbours.cores(Usage(10.0, 5.0)) is None
-    assert neighbours.cores(Usage(10.1, 5.1)) is None  # too soon: the kernel counts in hundredths of a second
-    assert neighbours.cores(Usage(10.5, 5.4)) == pytest.approx(1.0)
-    assert neighbours.cores(Usage(11.5, 5.9)) == 0.0
+    neighbours.begin(Usage(10.0, 5.0))
+    assert neighbours.end(Usage(10.1, 5.1)) is None  # too soon: the kernel counts in hundredths of a second
+    neighbours.begin(Usage(10.1, 5.1))
+    assert neighbours.end(Usage(10.5, 5.5)) == pytest.approx(1.0)
+    neighbours.begin(Usage(10.5, 5.5))
+    assert neighbours.end(Usage(11.5, 6.0)) == pytest.approx(0.0)
+
+
+def test_what_others_use_between_steps_does_not_count() -> None:
+    busy = iter((100.0, 100.5, 103.0, 103.5))
+    neighbours = Neighbours(lambda: next(busy))
+    for began, used in ((10.0, 5.0), (13.0, 5.5)):
+        neighbours.begin(Usage(began, used))
+        assert neighbours.end(Usage(began + 0.5, used + 0.5)) == pytest.approx(0.0)
 
 
 def test_where_nothing_is_counted_nothing_is_said_of_others() -> None:
     neighbours = Neighbours(lambda: None)
-    assert [neighbours.cores(Usage(float(now), 0.0)) for now in range(3)] == [None, None, None]
+    neighbours.begin(Usage(0.0, 0.0))
+    assert neighbours.end(Usage(1.0, 0.0)) is None
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="libgomp and its counting")

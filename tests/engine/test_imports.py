@@ -34,8 +34,9 @@ main()
 SERVE = """
 import schnell.web.app
 from schnell.bootstrap import build_server_runner, read_settings
+from schnell.side_processes import SideProcesses
 
-build_server_runner(read_settings(), lambda _: None)
+build_server_runner(read_settings(), lambda _: None, SideProcesses())
 """
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from schnell.serving.ray_replica import ReplicaParts
     from schnell.serving.ray_runner import RayRunner
     from schnell.settings import Settings
+    from schnell.side_processes import SideProcesses
 
 #: What replicas take from whoever deploys them. Everything else, secrets first, they read where they run.
 _HANDED_OVER: Final = frozenset(
@@ -35,11 +36,16 @@ _RAY_DEFAULTS: Final = {
 _NO_RAY: Final = "a cluster needs Ray: pip install 'schnell[cluster]'"
 
 
-def build_server_runner(settings: "Settings", tell: "Callable[[str], object]") -> "Runner":
-    """The server's runner: in this process, or with `SCHNELL_RUNNER=ray` on a cluster. Raises as the two."""
+def build_server_runner(settings: "Settings", tell: "Callable[[str], object]", beside: "SideProcesses") -> "Runner":
+    """The server's runner: in this process, or with `SCHNELL_RUNNER=ray` on a cluster. Raises as the two.
+
+    One in this process pauses the processes `beside` while it computes on a CPU.
+    """
     from schnell.bootstrap.model import build_local_runner
 
-    return build_ray_runner(settings, tell) if settings.runner == "ray" else build_local_runner(settings, tell)
+    if settings.runner == "ray":
+        return build_ray_runner(settings, tell)
+    return build_local_runner(settings, tell, beside)
 
 
 def build_ray_runner(settings: "Settings", tell: "Callable[[str], object]") -> "RayRunner":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from schnell.outbound.addresses import AddressPolicy
     from schnell.outbound.downloads import Downloader
     from schnell.settings import Settings
+    from schnell.side_processes import SideProcesses
 
 #: The settings that commands take as options, too.
 _OPTIONS: Final = {
@@ -192,11 +193,13 @@ def build_loras(
     database: "Database",
     servers: "LockedFiles | None" = None,
     store: "AssetStore | None" = None,
+    beside: "SideProcesses | None" = None,
 ) -> "LoraLibrary":
     """The LoRA library of the served model; its files lie in the folder `loras` of the data folder.
 
     `servers` are the servers that live on the data folder, as a server sees them; a command sees all of them as others.
-    `store` is where servers that share a database find each other's files.
+    `store` is where servers that share a database find each other's files. A server reads a large file in a process of
+    its own, one of those `beside` its engine.
 
     Raises:
         ConfigurationError: a network or a certificate file of the settings cannot be read.
@@ -219,7 +222,7 @@ def build_loras(
         settings.lora_max_bytes,
         used_by_others=(servers or build_locked_files(settings)).any_other,
         # a command works for the operator alone, and has nothing else to do meanwhile
-        apart=servers is not None,
+        apart=beside,
     )
     remote = RemoteLoras(
         database,

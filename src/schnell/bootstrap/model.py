@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from schnell.serving.runner import InProcessRunner
     from schnell.serving.worker import LaneKey
     from schnell.settings import Settings
+    from schnell.side_processes import SideProcesses
 
 
 @contextmanager
@@ -75,8 +76,10 @@ def build_engine(model: str, *, device: str = "auto", safety: bool = True, proof
     return Engine(folder, chosen, checker, form=form, files=build_quantized_files(), proof=proof or NO_PROOF)
 
 
-def build_runner(*engines: "Engine") -> "InProcessRunner":
+def build_runner(*engines: "Engine", beside: "SideProcesses | None" = None) -> "InProcessRunner":
     """A runner over these engines in this process, one a device, their worker threads started.
+
+    `beside` are the processes that steps on a CPU pause.
 
     Raises:
         ConfigurationError: they would draw the same request in different precisions.
@@ -93,7 +96,7 @@ def build_runner(*engines: "Engine") -> "InProcessRunner":
     sizers: list[BatchSizer[LaneKey]] = [BatchSizer(first=4 if each.device.type == "cpu" else 1) for each in engines]
     limits = [DeviceLimits(_limit(*each), each[1].adapter_slots) for each in zip(sizers, engines, strict=True)]
     queue = JobQueue(limits[0].batch_limit, limits[0].adapter_slots, others=limits[1:])
-    workers = [Worker(engine, queue, sizers[index], index) for index, engine in enumerate(engines)]
+    workers = [Worker(engine, queue, sizers[index], index, beside) for index, engine in enumerate(engines)]
     for worker in workers:
         worker.start()
     return InProcessRunner(*workers)
@@ -119,10 +122,13 @@ def _refuse_mixed_precisions(engines: "Sequence[Engine]") -> None:
         )
 
 
-def build_local_runner(settings: "Settings", tell: "Callable[[str], object]") -> "InProcessRunner":
+def build_local_runner(
+    settings: "Settings", tell: "Callable[[str], object]", beside: "SideProcesses | None" = None
+) -> "InProcessRunner":
     """The runner of this process: an engine a device, with the operator's model and safety classifiers, loaded.
 
-    `tell` is given the lines of the memory plan before anything is loaded.
+    `tell` is given the lines of the memory plan before anything is loaded; `beside` are the processes that steps on a
+    CPU pause.
 
     Raises:
         ConfigurationError: the devices are named in two settings, or what `SCHNELL_COMPILE=on` takes is not here.
@@ -170,7 +176,7 @@ def build_local_runner(settings: "Settings", tell: "Callable[[str], object]") ->
         )
         for device, plan in zip(devices, plans, strict=True)
     ]
-    runner = build_runner(*engines)
+    runner = build_runner(*engines, beside=beside)
     runner.warm_up()
     return runner
 

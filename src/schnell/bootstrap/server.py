@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from schnell.loras.library import LoraLibrary
     from schnell.loras.trainings import LoraTrainings
     from schnell.settings import Settings
+    from schnell.side_processes import SideProcesses
     from schnell.web.gauges import Gauges
     from schnell.web.metrics import Metrics
     from schnell.web.services import ServedModel, Services, WebConfig
@@ -63,8 +64,8 @@ def check_settings(settings: "Settings") -> None:
     read_download_rules(settings)
 
 
-def build_services(settings: "Settings", runner: "Runner") -> "Services":
-    """Everything that the routes work with."""
+def build_services(settings: "Settings", runner: "Runner", beside: "SideProcesses") -> "Services":
+    """Everything that the routes work with. The processes `beside` are what the runner pauses, if it does."""
     from schnell.assets.links import LinkSigner
     from schnell.assets.local import LocalAssets
     from schnell.assets.store import KeyMint
@@ -76,7 +77,7 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     database = build_database(settings)
     lease = _build_lease(settings, database, servers := build_locked_files(settings))
     store = build_store(settings, lease.id)
-    runner = FileHoldingRunner(runner, loras := build_loras(settings, database, servers, store))
+    runner = FileHoldingRunner(runner, loras := build_loras(settings, database, servers, store, beside))
     admission = Admission(settings.queue_limit, settings.team_queue_limit)
     gauges = _build_gauges(settings, database, loras)
     metrics = _build_metrics(settings, runner, closings := Closings(database, store), gauges)
@@ -123,8 +124,8 @@ def build_services(settings: "Settings", runner: "Runner") -> "Services":
     )
 
 
-def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
-    """The server's app around `runner`.
+def build_app(settings: "Settings", runner: "Runner", beside: "SideProcesses") -> "FastAPI":
+    """The server's app around `runner`, which may pause the processes `beside`.
 
     Its lifespan migrates the database, settles what a crash left unfinished, and closes everything at the end.
     """
@@ -138,7 +139,7 @@ def build_app(settings: "Settings", runner: "Runner") -> "FastAPI":
         drain_seconds=settings.drain_seconds,
         after_recovery=AFTER_RECOVERY,
     )
-    app = create_app(build_services(settings, runner), lifecycle)
+    app = create_app(build_services(settings, runner, beside), lifecycle)
     remove_unsent_statuses(app)
     return app
 

@@ -18,21 +18,24 @@ from schnell.cli.bounded_http import bounded_http
 from schnell.errors import SchnellError, StartError
 from schnell.generations import Runner
 from schnell.settings import Settings
+from schnell.side_processes import SideProcesses
 from schnell.web import pages
 from schnell.web.services import services_of_app
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_server(settings: Settings, runner: Runner, listener: socket.socket) -> None:
+def run_server(settings: Settings, runner: Runner, beside: SideProcesses, listener: socket.socket) -> None:
     """Serve requests from `listener` until SIGTERM or SIGINT, then finish what runs.
+
+    The processes `beside` are what the runner pauses, if it does.
 
     Raises:
         SchnellError: why the server could not start, or stop in order.
         StartError: it could not start for another reason, of which the log has the trace.
     """
     with without_collecting():
-        app = build_app(settings, runner)
+        app = build_app(settings, runner, beside)
         pages.prepare(app)
     _allow_many_connections()
     lifespan = _ExpectedFailures(app)

@@ -47,6 +47,7 @@ def _draw_here(settings: "Settings") -> None:
 
     from schnell.assets.links import load_link_secret
     from schnell.bootstrap import build_app, build_server_runner, check_settings, hold_data
+    from schnell.side_processes import SideProcesses
 
     check_settings(settings)
     with _explaining(), hold_data(settings):
@@ -54,7 +55,8 @@ def _draw_here(settings: "Settings") -> None:
         key = settings.bootstrap_key or load_link_secret(settings.data_dir / "mcp-key")
         settings = settings.model_copy(update={"bootstrap_key": key})
         say(f"loading {settings.model} …")
-        app = build_app(settings, build_server_runner(settings, say))
+        beside = SideProcesses()
+        app = build_app(settings, build_server_runner(settings, say, beside), beside)
 
         async def serve() -> None:
             async with app.router.lifespan_context(app):

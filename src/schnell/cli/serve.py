@@ -12,6 +12,7 @@ import typer
 
 from schnell.cli.output import say
 from schnell.errors import ConfigurationError
+from schnell.side_processes import SideProcesses
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
@@ -35,6 +36,7 @@ def serve_command(
     settings = read_settings(host=host, port=port, data_dir=data_dir, model=model)
     configure_logs(settings.log_level)
     check_settings(settings)
+    beside = SideProcesses()
     # before the model is loaded: a port that is taken ends the command at once
     with hold_data(settings), spooling_in(settings.data_dir):
         listener = listen(settings.host, settings.port)
@@ -43,8 +45,8 @@ def serve_command(
         if not settings.safety:
             say("WARNING: SCHNELL_SAFETY is empty: pictures are not checked at all")
         with without_collecting():
-            runner = build_server_runner(settings, say)
-        run_server(settings, runner, listener)
+            runner = build_server_runner(settings, say, beside)
+        run_server(settings, runner, beside, listener)
 
 
 @contextmanager

@@ -24,15 +24,17 @@ from typing import Any, Final, Self
 
 import torch
 
-#: Cores of the team's own that others may have had in a step, on average, before it stops to spin.
+#: Cores of the team's own that others may have had, on average over so many seconds of steps at least, before it stops
+#: to spin: one short step that somebody disturbed says little about the next ones.
 _CORES_LOST: Final = 0.4
+_LOST_WINDOW: Final = 0.15
 #: Cores that others may be using beyond those that the team leaves them, before it spins again: a client that reads its
 #: answers is no busy neighbour.
 _CORES_SHARED: Final = 0.25
-#: Seconds over which the use of the whole machine is counted, at least: the kernel counts it in hundredths.
-_WINDOW: Final = 0.25
-#: Seconds that a team sleeps at least, and at most, before it spins again; doubled whenever that was wrong.
-_SHORTEST_REST, _LONGEST_REST = 0.25, 30.0
+#: Seconds of steps over which the use of the whole machine is counted, at least: the kernel counts it in hundredths.
+_WINDOW: Final = 0.1
+#: Seconds that a team sleeps at least, and at most, before it spins again; doubled whenever it then spun for less.
+_SHORTEST_REST, _LONGEST_REST = 0.1, 30.0
 #: The kernel lets a thread that wakes and asks for shorter turns go before one in the middle of a longer turn
 #: (EEVDF, Linux 6.12; 2.8 ms or less by default). The total of its turns stays its fair share.
 _TURN_NS: Final = 400_000
@@ -56,22 +58,34 @@ class Usage:
 
 
 class Neighbours:
-    """How many cores other processes use, on average, from what the kernel counts of the whole machine."""
+    """How many cores other processes use in steps, on average, from what the kernel counts of the whole machine.
+
+    What they use between steps holds up nobody: some of them run only then (`schnell.side_processes`).
+    """
 
     def __init__(self, read_busy: Callable[[], float | None] | None = None) -> None:
         self._read_busy = read_busy or read_busy_seconds
-        self._since: tuple[Usage, float] | None = None
+        self._began: tuple[Usage, float] | None = None
+        self._seconds = self._used = 0.0
 
-    def cores(self, now: Usage) -> float | None:
-        """The cores since the last answer; None before enough time has passed, and where nothing is counted."""
-        if self._since is not None and now.seconds - self._since[0].seconds < _WINDOW:
+    def begin(self, now: Usage) -> None:
+        """A step begins."""
+        busy = self._read_busy()
+        self._began = None if busy is None else (now, busy)
+
+    def end(self, now: Usage) -> float | None:
+        """It ends: the cores since the last answer; None after too few steps, and where nothing is counted."""
+        began, busy = self._began, self._read_busy()
+        if began is None or busy is None:
             return None
-        busy, before = self._read_busy(), self._since
-        self._since = None if busy is None else (now, busy)
-        if busy is None or before is None:
+        seconds, ours = now.seconds - began[0].seconds, now.processor_seconds - began[0].processor_seconds
+        self._seconds += seconds
+        self._used += busy - began[1] - ours
+        if self._seconds < _WINDOW:
             return None
-        ours = now.processor_seconds - before[0].processor_seconds
-        return max(0.0, busy - before[1] - ours) / (now.seconds - before[0].seconds)
+        cores = max(0.0, self._used) / self._seconds
+        self._seconds = self._used = 0.0
+        return cores
 
 
 def read_busy_seconds() -> float | None:
@@ -94,24 +108,26 @@ class WaitPolicy:
         self._threads = threads
         self._spare = max(0, cores - threads)
         self._rest, self._until, self._began = _SHORTEST_REST, 0.0, 0.0
+        self._seconds = self._lost = 0.0
         self.spins = True
 
     def learn(self, before: Usage, after: Usage, neighbours: float | None) -> None:
         """Take in what a step used, and how many cores others do (None: no news of them)."""
         if self.spins:
-            seconds = max(after.seconds - before.seconds, 1e-6)
-            lost = self._threads - (after.processor_seconds - before.processor_seconds) / seconds
-            if lost > _CORES_LOST:
-                self._stop_spinning(after.seconds)
-            elif after.seconds - self._began > _LONGEST_REST:
-                self._rest = _SHORTEST_REST
+            seconds = after.seconds - before.seconds
+            self._seconds += seconds
+            self._lost += self._threads * seconds - (after.processor_seconds - before.processor_seconds)
+            if self._seconds >= _LOST_WINDOW:
+                if self._lost > _CORES_LOST * self._seconds:
+                    self._stop_spinning(after.seconds)
+                self._seconds = self._lost = 0.0
         elif neighbours is not None and neighbours <= self._spare + _CORES_SHARED and after.seconds > self._until:
             self.spins, self._began = True, after.seconds
 
     def _stop_spinning(self, now: float) -> None:
-        self.spins = False
-        self._until = now + self._rest
-        self._rest = min(2 * self._rest, _LONGEST_REST)
+        # it was worth it, and may soon be again
+        self._rest = _SHORTEST_REST if now - self._began >= self._rest else min(2 * self._rest, _LONGEST_REST)
+        self.spins, self._until = False, now + self._rest
 
 
 class CpuTeam:
@@ -139,10 +155,12 @@ class CpuTeam:
             yield
             return
         self._crowd.stand(is_there=not self._policy.spins)
-        before = Usage.now()
+        before, sleeps = Usage.now(), not self._policy.spins
+        if sleeps:
+            self._neighbours.begin(before)
         yield
         after = Usage.now()
-        self._policy.learn(before, after, self._neighbours.cores(after))
+        self._policy.learn(before, after, self._neighbours.end(after) if sleeps else None)
 
 
 class _Crowd:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -18,6 +19,11 @@ _SUBJECTS: Final = ("a red apple", "a green frog", "a rocket", "a teapot", "a ca
 _SIZE: Final = Size(512, 512)
 #: How often a preview that waits looks whether there is paying work, in seconds.
 _PATIENCE: Final = 0.2
+#: Seconds without paying work before a preview: between the pictures of one client that asks for the next at once,
+#: nothing is drawn for some milliseconds.
+_QUIET: Final = 0.4
+#: Seconds after which a preview is drawn on a server that is never quiet.
+_LONGEST_WAIT: Final = 60.0
 #: How many LoRAs wait for their preview at most; the hourly round finds the others.
 _MOST_WAITING: Final = 1000
 
@@ -60,13 +66,17 @@ class LoraPreviews:
 
     async def _draw_all(self) -> None:
         while self._waiting:
-            while self._is_busy():  # noqa: ASYNC110 - the queue is a thread's, and tells nobody that it is empty
-                await asyncio.sleep(_PATIENCE)
+            await self._wait_for_quiet()
             await self._draw(self._waiting.pop(next(iter(self._waiting))))
 
-    def _is_busy(self) -> bool:
-        now = self._runner.snapshot()
-        return now.queued > 0 or now.active_rows > 0
+    async def _wait_for_quiet(self) -> None:
+        # the queue is a thread's, and tells nobody that it is empty
+        quiet, ends, steps = 0.0, time.monotonic() + _LONGEST_WAIT, -1
+        while quiet < _QUIET and time.monotonic() < ends:
+            now = self._runner.snapshot()
+            is_busy = now.queued > 0 or now.active_rows > 0 or now.steps != steps
+            quiet, steps = 0.0 if is_busy else quiet + _PATIENCE, now.steps
+            await asyncio.sleep(_PATIENCE)
 
     async def _draw(self, lora: LibraryLora) -> None:
         try:

@@ -30,6 +30,7 @@ from schnell.errors import DiskError
 from schnell.file_locks import find_old_files
 from schnell.loras.turns import Turns
 from schnell.outbound.room import KEPT_FREE
+from schnell.side_processes import SideProcesses
 
 #: How long a file that a request has named stays for its job to come.
 _GRACE_SECONDS: Final = 600
@@ -45,7 +46,8 @@ class AdapterFiles:
     """Converts LoRAs into `folder` for the model of `shape`. Files above `max_bytes` are refused.
 
     `used_by_others` says whether other processes that draw use the folder, too: this one does not know what they need.
-    `apart` gives each file that a team brings a process of its own; `turns` is whose turn it is to be read.
+    With `apart`, each file that a team brings has a process of its own, one of those; `turns` is whose turn it is to be
+    read.
     """
 
     def __init__(  # noqa: PLR0913 - it is built in one place, from one part each
@@ -55,7 +57,7 @@ class AdapterFiles:
         max_bytes: int = DEFAULT_MAX_BYTES,
         *,
         used_by_others: Callable[[], bool] = bool,
-        apart: bool = False,
+        apart: SideProcesses | None = None,
         turns: Turns | None = None,
     ) -> None:
         self.folder = folder
@@ -85,8 +87,8 @@ class AdapterFiles:
         """
         limits: dict[str, Any] = {"shape": self._shape, "max_bytes": self.max_bytes, "peft_config": config}
         async with self._turns.take(team or ""):
-            if team is not None and await self._deserves_process(source):
-                found = await convert_apart(source, self.folder, **limits)
+            if team is not None and (apart := await self._process_for(source)):
+                found = await convert_apart(source, self.folder, apart, **limits)
             else:
                 found = await _in_thread(convert_adapter, source, self.folder, **limits)
         self._fitting.add(found.sha256)
@@ -95,12 +97,12 @@ class AdapterFiles:
     async def inspect(self, source: Path, team: str) -> AdapterReport:
         """What a file that a team brings is found to be. Raises as `convert`."""
         async with self._turns.take(team):
-            if await self._deserves_process(source):
-                return await inspect_apart(source, max_bytes=self.max_bytes)
+            if apart := await self._process_for(source):
+                return await inspect_apart(source, apart, max_bytes=self.max_bytes)
             return await _in_thread(inspect_adapter, source, max_bytes=self.max_bytes)
 
-    async def _deserves_process(self, source: Path) -> bool:
-        return self._apart and (await asyncio.to_thread(source.stat)).st_size > SMALL_BYTES
+    async def _process_for(self, source: Path) -> SideProcesses | None:
+        return self._apart if self._apart and (await asyncio.to_thread(source.stat)).st_size > SMALL_BYTES else None
 
     async def find(self, sha256: str) -> Path | None:
         """The path of the converted file with this hash, or None where it is gone.

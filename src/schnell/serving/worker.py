@@ -8,6 +8,7 @@ fails for good leaves its jobs to the workers of the others.
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -27,6 +28,7 @@ from schnell.serving.batch_size import BatchSizer
 from schnell.serving.faults import DeviceLostError, Fault, attempt, attempt_twice, memory_error
 from schnell.serving.jobs import Batch, QueuedJob, Row
 from schnell.serving.queue import JobQueue
+from schnell.side_processes import SideProcesses
 from schnell.spec import NO_STEPS, DeviceMemory, Job, JobOutcome, Progress, ProgressListener, Size, count_step
 
 log = structlog.get_logger(__name__)
@@ -80,14 +82,23 @@ class WorkerStatus:
 class Worker:
     """Runs jobs on one engine, in a thread of its own. Cancelling a job's future takes it out at the next step.
 
-    `device` is the number of the engine's device in the queue, which the workers of several devices share.
+    `device` is the number of the engine's device in the queue, which the workers of several devices share. `beside` are
+    the processes that a step on a CPU pauses.
     """
 
-    def __init__(self, engine: Engine, queue: JobQueue[LaneKey], sizer: BatchSizer[LaneKey], device: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        queue: JobQueue[LaneKey],
+        sizer: BatchSizer[LaneKey],
+        device: int = 0,
+        beside: SideProcesses | None = None,
+    ) -> None:
         self._engine = engine
         self._queue = queue
         self._sizer = sizer
         self._device = device
+        self._pausing = beside.step if beside is not None and engine.device.type == "cpu" else nullcontext
         self._previews, self._learning = PreviewFit(), threading.Lock()
         self._started: dict[QueuedLaneJob, Started] = {}
         self._thread = threading.Thread(target=self._run, name=f"schnell-engine-{device}", daemon=True)
@@ -153,12 +164,16 @@ class Worker:
             self._queue.tell(queued, Progress("queued", 0, queued.job.spec.steps, position=queued.position))
         batch = self._queue.next_batch(self._device)
         if batch is not None:
-            self._begin(batch)
-            stepped = self._denoise(batch.lane, [row for row in batch.rows if row.job in self._started])
-            done = self._queue.complete_step(stepped)
-            self._tell_steps(stepped)
-            self._decode(done)
+            with self._pausing():
+                self._take_further(batch)
         self._forget_ended()
+
+    def _take_further(self, batch: Batch[LaneKey]) -> None:
+        self._begin(batch)
+        stepped = self._denoise(batch.lane, [row for row in batch.rows if row.job in self._started])
+        done = self._queue.complete_step(stepped)
+        self._tell_steps(stepped)
+        self._decode(done)
 
     def _run(self) -> None:
         self._engine.make_current()

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 from base64 import b64encode
@@ -137,12 +138,13 @@ async def test_fetching_a_lora_tells_how_far_it_is_and_draws_its_preview(
             events = re.findall(r"event: (\w+)\r\ndata: (.*)\r", answer.text)
             refused = await server.client.post("/loras", json={"source": site.url("/teal.safetensors")})
             missing = await server.client.post("/loras", json={"source": site.url("/none.safetensors")})
-            preview = await server.client.get("/api/loras/teal/preview")
+            async with asyncio.timeout(20):
+                while (await server.client.get("/api/loras/teal/preview")).status_code != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             empty = await server.client.post("/loras", json={})
     progress = [json.loads(body) for name, body in events if name == "progress"]
     assert progress[-1] == {"received": len(data), "total": len(data)}
     assert events[-1] == ("done", '{"lora": {"name": "teal"}}')
-    assert preview.status_code == 200
     assert empty.json()["errorCode"] == "MISSING_REQUIRED_FIELDS"
     assert '"errorCode": "CONFLICT"' in refused.text
     assert '"errorCode": "LORA_DOWNLOAD_FAILED"' in missing.text
