@@ -48,7 +48,7 @@ def test_others_on_cores_that_the_team_leaves_free_do_not_count() -> None:
 
 def test_spinning_that_fails_again_and_again_is_tried_more_and_more_rarely() -> None:
     policy = WaitPolicy(2, 2)
-    tried = [number for number in range(1000) if step(policy, number / 10, cores=1.0, others=0.0)]
+    tried = [number for number in range(1000) if step(policy, number / 5, cores=1.0, others=0.0)]
     gaps = [after - before for before, after in itertools.pairwise(tried)]
     assert gaps == sorted(gaps)
     assert gaps[-1] > 8 * gaps[0]
@@ -56,7 +56,7 @@ def test_spinning_that_fails_again_and_again_is_tried_more_and_more_rarely() -> 
 
 def test_one_disturbed_step_after_many_that_were_not_costs_a_short_rest_each_time() -> None:
     policy = WaitPolicy(2, 2)
-    spun = [step(policy, number / 10, cores=1.0 if number % 20 == 0 else 2.0, others=0.0) for number in range(1000)]
+    spun = [step(policy, number / 5, cores=1.0 if number % 20 == 0 else 2.0, others=0.0) for number in range(1000)]
     assert sum(spun) > 800
 
 

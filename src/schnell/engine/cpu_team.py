@@ -125,8 +125,9 @@ class WaitPolicy:
             self.spins, self._began = True, after.seconds
 
     def _stop_spinning(self, now: float) -> None:
-        # it was worth it, and may soon be again
-        self._rest = _SHORTEST_REST if now - self._began >= self._rest else min(2 * self._rest, _LONGEST_REST)
+        held = now - self._began - self._seconds
+        # where it held for as long as the rest before it, it was worth that, and may soon be again
+        self._rest = _SHORTEST_REST if held >= self._rest else min(2 * self._rest, _LONGEST_REST)
         self.spins, self._until = False, now + self._rest
 
 
