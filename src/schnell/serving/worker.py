@@ -6,10 +6,10 @@ fails for good leaves its jobs to the workers of the others.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -28,8 +28,9 @@ from schnell.serving.batch_size import BatchSizer
 from schnell.serving.faults import DeviceLostError, Fault, attempt, attempt_twice, memory_error
 from schnell.serving.jobs import Batch, QueuedJob, Row
 from schnell.serving.queue import JobQueue
+from schnell.serving.worker_status import WorkerStatus
 from schnell.side_processes import SideProcesses
-from schnell.spec import NO_STEPS, DeviceMemory, Job, JobOutcome, Progress, ProgressListener, Size, count_step
+from schnell.spec import DeviceMemory, Job, JobOutcome, Progress, ProgressListener, Size
 
 log = structlog.get_logger(__name__)
 _TILED: Final = "the picture was decoded in strips, as the device's memory did not hold it whole"
@@ -62,23 +63,6 @@ class Started:
     is_tiled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """What steps have cost so far: replaced whole after every step, so that any thread can read it.
-
-    `seconds_per_row` is what one row's step costs in each lane; `is_lost`, that the device failed for good; `prepared`
-    the share of the engine's programs that is compiled.
-    """
-
-    steps: int = 0
-    step_rows: int = 0
-    step_seconds: float = 0.0
-    step_counts: tuple[int, ...] = NO_STEPS
-    seconds_per_row: Mapping[LaneKey, float] = field(default_factory=dict)
-    is_lost: bool = False
-    prepared: float = 1.0
-
-
 class Worker:
     """Runs jobs on one engine, in a thread of its own. Cancelling a job's future takes it out at the next step.
 
@@ -109,7 +93,7 @@ class Worker:
         self._finishing = ThreadPoolExecutor(finishers, f"schnell-finish-{device}")
         self._tiled: set[LaneKey] = set()
         self._is_stopping = self._may_prepare = False
-        self.status = WorkerStatus(prepared=0.0 if engine.is_compiled else 1.0)
+        self.status: WorkerStatus[LaneKey] = WorkerStatus(prepared=0.0 if engine.is_compiled else 1.0)
 
     def start(self) -> None:
         """Begin to take jobs."""
@@ -282,7 +266,7 @@ class Worker:
             return self._denoise_halves(lane, rows, stepped)
         drawings, seconds = stepped
         self._sizer.observe(lane, len(rows), seconds)
-        self._count_step(len(rows), seconds)
+        self.status = self.status.after_step(len(rows), seconds, self._sizer.seconds_per_row())
         for row, drawing in zip(rows, drawings, strict=True):
             started = self._started[row.job]
             started.drawings[row.index] = drawing
@@ -394,19 +378,6 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a preview that cannot be painted is its own job's fault
             self._queue.fail(queued, error)
             return ()
-
-    def _count_step(self, rows: int, seconds: float) -> None:
-        seen = self.status
-        # spelled out: `replace` takes five times as long, at every step
-        self.status = WorkerStatus(
-            steps=seen.steps + 1,
-            step_rows=seen.step_rows + rows,
-            step_seconds=seen.step_seconds + seconds,
-            step_counts=count_step(seen.step_counts, seconds),
-            seconds_per_row=self._sizer.seconds_per_row(),
-            is_lost=seen.is_lost,
-            prepared=seen.prepared,
-        )
 
     def _forget_ended(self) -> None:
         """Let go of the tensors of jobs that have no more steps to take."""
