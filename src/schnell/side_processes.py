@@ -81,5 +81,6 @@ class SideProcesses:
 
 
 def _send(process: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    # it has ended, or a sandbox forbids the call: then it runs beside the steps
+    with contextlib.suppress(OSError):
         signal.pidfd_send_signal(process, number)
