@@ -1,8 +1,10 @@
-"""The time of day that records show, a stopwatch for the stages of the work, and waits before another try."""
+"""The time of day that records show, a stopwatch for the stages of the work, and waits for another try or for quiet."""
 
 import asyncio
+import math
 import random
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,17 @@ class Stopwatch:
             yield
         finally:
             self.add(stage, perf_counter() - start)
+
+
+async def wait_for_quiet(is_busy: Callable[[], bool], patience: float, looks: int, longest: float = math.inf) -> None:
+    """Look every `patience` seconds, until so many looks in a row find nothing under way, or for `longest` seconds.
+
+    One look says little: between the requests of somebody who sends the next at once, there is nothing either.
+    """
+    quiet, ends = 0, time.monotonic() + longest
+    while quiet < looks and time.monotonic() < ends:
+        await asyncio.sleep(patience)
+        quiet = 0 if is_busy() else quiet + 1
 
 
 _Result = TypeVar("_Result")

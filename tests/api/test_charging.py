@@ -16,6 +16,7 @@ from schnell.errors import AssetError, DatabaseUnavailableError, GenerationFaile
 from schnell.web.dialects import openai
 from schnell.web.native import features
 from servers import BODY, KEY, Server, body_with, run_server
+from waiting import until
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
 #: A request of each dialect whose answer holds the pictures themselves.
@@ -33,12 +34,6 @@ async def used(server: Server) -> int:
 
 async def ask(server: Server, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
     return await server.client.post(path, json=body, headers=BEARER | {"Prefer": "wait"} | headers)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("problem", ["refused", "another file"])

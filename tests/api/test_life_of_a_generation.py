@@ -1,6 +1,5 @@
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from schnell.errors import (
     SchnellError,
 )
 from servers import BODY, Server, body_with, run_server
+from waiting import until
 
 
 async def session(server: Server) -> dict[str, Any]:
@@ -35,12 +35,6 @@ async def start_async(server: Server, **values: Any) -> str:
     record = answer.json()["aiRecord"]
     assert record["status"] == "PROCESSING"
     return str(record["uuid"])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
-            await asyncio.sleep(0.005)
 
 
 async def only_failure(server: Server) -> dict[str, Any]:

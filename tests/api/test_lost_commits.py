@@ -1,7 +1,7 @@
 """A commit of each kind whose answer is lost, before and after it took effect: nothing is lost, off or in between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ from databases import migrated_url
 from fakes import FakeRunner
 from schnell.errors import GenerationFailedError
 from servers import BODY, Server, run_server
+from waiting import until
 
 __all__ = ["migrated_url"]
 
@@ -32,13 +33,7 @@ async def server(tmp_path: Path, faults: CommitFaults) -> AsyncIterator[Server]:
 
 async def settled(server: Server) -> None:
     """Nothing runs, nothing is to be closed."""
-    await until(lambda: not server.services.admission.all() and not server.services.generations.is_busy)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
-            await asyncio.sleep(0.005)
+    await until(lambda: not server.services.admission.all() and not server.services.generations.is_busy, seconds=30)
 
 
 async def check(server: Server) -> None:

@@ -6,14 +6,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from schnell import side_processes
 from schnell.side_processes import SideProcesses
+from waiting import wait_for_state
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are paused on Linux alone")
+PAUSED, RUNNING = ("T",), ("R", "S", "D")
 
 
 @contextmanager
@@ -25,32 +26,21 @@ def running() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def is_paused(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def wait_until(paused: bool, pid: int) -> None:
-    ends = time.monotonic() + 10
-    while is_paused(pid) != paused:
-        assert time.monotonic() < ends
-        time.sleep(0.001)
-
-
 def test_a_process_is_paused_in_a_step_and_goes_on_after_it() -> None:
     beside = SideProcesses()
     with running() as process, beside.pausing(process.pid):
         for _ in range(3):
             with beside.step():
-                wait_until(paused=True, pid=process.pid)
-            wait_until(paused=False, pid=process.pid)
+                wait_for_state(process.pid, *PAUSED)
+            wait_for_state(process.pid, *RUNNING)
 
 
 def test_a_process_that_comes_in_a_step_is_paused_at_once_and_goes_on_when_it_is_let_go() -> None:
     beside = SideProcesses()
     with running() as process, beside.step():
         with beside.pausing(process.pid):
-            wait_until(paused=True, pid=process.pid)
-        wait_until(paused=False, pid=process.pid)
+            wait_for_state(process.pid, *PAUSED)
+        wait_for_state(process.pid, *RUNNING)
 
 
 def test_a_process_goes_on_only_after_the_last_of_several_steps() -> None:
@@ -59,8 +49,8 @@ def test_a_process_goes_on_only_after_the_last_of_several_steps() -> None:
         with beside.step():
             with beside.step():
                 pass
-            wait_until(paused=True, pid=process.pid)
-        wait_until(paused=False, pid=process.pid)
+            wait_for_state(process.pid, *PAUSED)
+        wait_for_state(process.pid, *RUNNING)
 
 
 def test_the_next_step_waits_until_the_processes_had_their_part_of_the_last_one() -> None:

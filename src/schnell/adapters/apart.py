@@ -52,13 +52,14 @@ async def convert_apart(  # noqa: PLR0913 - what `convert_adapter` takes, and be
 
     Raises as it does, and DiskError where the file cannot be written.
     """
-    task: dict[str, Any] = {
+    task = {
+        "task": "convert",
         "source": str(source),
         "folder": str(folder),
         "max_bytes": max_bytes,
         "shape": asdict(shape),
+        "peft_config": None if peft_config is None else dict(peft_config),
     }
-    task |= {"task": "convert", "peft_config": None if peft_config is None else dict(peft_config)}
     answer = await _run(task, beside)
     path = folder / f"{answer['sha256']}.safetensors"
     return await asyncio.to_thread(_open_converted, path, answer["sha256"], shape)

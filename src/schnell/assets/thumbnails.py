@@ -10,6 +10,7 @@ from typing import Final
 from PIL import Image
 
 from schnell.assets.store import AssetStore, thumbnail_key
+from schnell.clock import wait_for_quiet
 from schnell.errors import NotFoundError, SchnellError
 
 _log = logging.getLogger(__name__)
@@ -80,10 +81,7 @@ class Thumbnails:
                 _log.exception("no thumbnail of %s", key)
 
     async def _wait_for_quiet(self) -> None:
-        quiet = 0
-        while quiet < _QUIET_LOOKS:
-            await asyncio.sleep(_PATIENCE)
-            quiet = 0 if self._is_busy() else quiet + 1
+        await wait_for_quiet(self._is_busy, _PATIENCE, _QUIET_LOOKS)
 
     async def _make(self, key: str) -> bytes:
         async with self._turns:

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from typing import Final
 
+from schnell.clock import wait_for_quiet
 from schnell.database.tables import new_id
 from schnell.errors import SchnellError
 from schnell.generations.running import Runner
@@ -17,11 +17,10 @@ _log = logging.getLogger(__name__)
 #: What previews show: the library's own words. A picture that costs nothing must not be one of somebody's own words.
 _SUBJECTS: Final = ("a red apple", "a green frog", "a rocket", "a teapot", "a cat", "a tree", "a house", "a bicycle")
 _SIZE: Final = Size(512, 512)
-#: How often a preview that waits looks whether there is paying work, in seconds.
+#: How often a preview that waits looks whether there is paying work, in seconds, and how many looks have to find none:
+#: between the pictures of one client that asks for the next at once, nothing is drawn for some milliseconds.
 _PATIENCE: Final = 0.2
-#: Seconds without paying work before a preview: between the pictures of one client that asks for the next at once,
-#: nothing is drawn for some milliseconds.
-_QUIET: Final = 0.4
+_QUIET_LOOKS: Final = 2
 #: Seconds after which a preview is drawn on a server that is never quiet.
 _LONGEST_WAIT: Final = 60.0
 #: How many LoRAs wait for their preview at most; the hourly round finds the others.
@@ -70,13 +69,16 @@ class LoraPreviews:
             await self._draw(self._waiting.pop(next(iter(self._waiting))))
 
     async def _wait_for_quiet(self) -> None:
-        # the queue is a thread's, and tells nobody that it is empty
-        quiet, ends, steps = 0.0, time.monotonic() + _LONGEST_WAIT, -1
-        while quiet < _QUIET and time.monotonic() < ends:
-            now = self._runner.snapshot()
-            is_busy = now.queued > 0 or now.active_rows > 0 or now.steps != steps
-            quiet, steps = 0.0 if is_busy else quiet + _PATIENCE, now.steps
-            await asyncio.sleep(_PATIENCE)
+        steps = self._runner.snapshot().steps
+
+        def is_busy() -> bool:
+            # the queue is a thread's, and tells nobody that it is empty
+            nonlocal steps
+            now, before = self._runner.snapshot(), steps
+            steps = now.steps
+            return now.queued > 0 or now.active_rows > 0 or now.steps != before
+
+        await wait_for_quiet(is_busy, _PATIENCE, _QUIET_LOOKS, _LONGEST_WAIT)
 
     async def _draw(self, lora: LibraryLora) -> None:
         try:

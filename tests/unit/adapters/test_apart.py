@@ -1,11 +1,9 @@
 """Files that are read in a process of their own: the same answers as in this one, and an end whatever they do."""
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from schnell.adapters.apart import convert_apart, inspect_apart
 from schnell.errors import AdapterError, DiskError
 from schnell.models.folder import embedded_home
 from schnell.side_processes import SideProcesses
+from waiting import wait_for_state
 
 MAX = 10**8
 
@@ -115,16 +114,3 @@ asyncio.run(main())
         finally:
             server.kill()
     wait_for_state(process, None, "Z")
-
-
-def wait_for_state(pid: int, *states: str | None) -> None:
-    ends = time.monotonic() + 10
-    while state_of(pid) not in states:
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
-def state_of(pid: int) -> str | None:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return None

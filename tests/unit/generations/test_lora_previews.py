@@ -1,6 +1,5 @@
 """A preview costs nothing: it waits for whoever pays, but not for ever."""
 
-import asyncio
 from typing import Any, cast
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from schnell.generations import loras
 from schnell.generations.loras import LoraPreviews
 from schnell.spec import RunnerSnapshot
+from waiting import until
 
 
 class OneAfterTheOther:
@@ -45,17 +45,14 @@ def previews(runner: OneAfterTheOther) -> LoraPreviews:
 
 async def test_a_preview_waits_while_pictures_are_drawn_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loras, "_PATIENCE", 0.001)
-    monkeypatch.setattr(loras, "_QUIET", 0.005)
+    monkeypatch.setattr(loras, "_QUIET_LOOKS", 5)
     runner = OneAfterTheOther()
     drawing = previews(runner)
     drawing.ask_for(cast("Any", Lora()))
-    async with asyncio.timeout(20):
-        while runner.looks < 50:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        assert not runner.asked
-        runner.is_asked = False
-        while not runner.asked:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    await until(lambda: runner.looks >= 50)
+    assert not runner.asked
+    runner.is_asked = False
+    await until(lambda: bool(runner.asked))
     await drawing.close()
 
 
@@ -65,8 +62,6 @@ async def test_a_preview_is_drawn_at_last_on_a_server_that_is_never_quiet(monkey
     runner = OneAfterTheOther()
     drawing = previews(runner)
     drawing.ask_for(cast("Any", Lora()))
-    async with asyncio.timeout(20):
-        while not runner.asked:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    await until(lambda: bool(runner.asked))
     assert runner.asked[0] > 1
     await drawing.close()
