@@ -241,7 +241,7 @@ def drawing_command(
         Path | None, typer.Option(help="A folder for the weights; the embedded model's if not given.")
     ] = None,
 ) -> None:
-    """Finetune the embedded model's drawing blocks on what several steps pass through; LoRAs have to be made again."""
+    """Finetune the embedded model's drawing blocks on prompts as CLIP reads them; LoRAs have to be made again."""
     from schnell.engine.devices import choose_device
     from schnell.models.catalogue import find_model
     from schnell_mini.data import fetch_icons

@@ -3,7 +3,10 @@
 All weights before them are computed and stay frozen: their large constants cancel each other, and gradient steps would
 break that. So a drawing block's norm scales each channel to about unit variance, and the block adds to no channel that
 the computed weights rely on. At first it adds nothing. Because the noise decides where the object lies, a picture has
-one right answer, and even from pure noise the loss is a plain regression.
+one right answer, and from pure noise the loss is a plain regression.
+
+Blocks read neither the noisy latents nor the noise level: position and codes say everything, and what a block sees half
+done are its own mistakes, which it would trust. So every step points to the same picture.
 """
 
 from collections.abc import Callable
@@ -30,12 +33,10 @@ RATE = 1e-3
 AVERAGED = 0.999
 TOKENS_PER_BATCH = {"cuda": 20_000, "cpu": 2_400}
 TEXT_TOKENS = 32
-READ_GAINS = ((layout.NOISE, 4.0), (layout.BACKGROUND, 9.0), (layout.POSITION, 3.0), (layout.OBJECT, 9.0))
+READ_GAINS = ((layout.NOISE, 0.0), (layout.BACKGROUND, 9.0), (layout.POSITION, 3.0), (layout.OBJECT, 9.0))
 OTHER_READ_GAIN = 3.0
 MODULATION_SPREAD = 0.02
 INITIAL_GATE = 0.1
-TIME_CENTRE, TIME_SPREAD = 16.0, 8.0
-PURE_NOISE_SHARE = 0.6
 USUAL_GRIDS = (
     *(Grid(16, 16),) * 8,
     *(Grid(8, 8),) * 4,
@@ -52,7 +53,7 @@ def find_drawing_blocks(transformer: FluxTransformer2DModel) -> list[Any]:
 
 
 class CentredCodes(nn.Module):
-    """SiLU, then codes and time shifted and scaled to zero mean and unit variance; zero in the other channels.
+    """SiLU, then codes shifted and scaled to zero mean and unit variance; zero in the other channels.
 
     A block is trained with this in place of its SiLU. It is linear after the SiLU, so `fold_centring` can move it into
     the weights.
@@ -65,7 +66,6 @@ class CentredCodes(nn.Module):
         super().__init__()
         centre, gain = torch.zeros(width), torch.zeros(width)
         centre[: layout.ALL_CODES], gain[: layout.ALL_CODES] = layout.CODE_OFFSET, 1 / layout.CODE_SPREAD
-        centre[layout.TIME], gain[layout.TIME] = TIME_CENTRE, 1 / TIME_SPREAD
         self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("gain", gain, persistent=False)
 
@@ -95,6 +95,7 @@ def initialise_block(block: Any) -> None:
     for channels, gain in READ_GAINS:
         scale[channels] = gain - 1
     scale[-layout.FILLER :] = -1.0
+    linear.weight[noise_scales(width)] = 0.0
     gate.fill_(INITIAL_GATE)
     block.proj_out.weight.zero_()
     block.proj_out.bias.zero_()
@@ -110,13 +111,24 @@ def fold_centring(block: Any) -> None:
 
 
 @torch.no_grad()
-def unfold_centring(block: Any) -> None:
-    """Undo `fold_centring`, so that a finished block can be trained again."""
+def reopen_block(block: Any) -> None:
+    """Undo `fold_centring`, so that a finished block can be trained again.
+
+    One that reads noise and its level first becomes what it is at pure noise, without the noise.
+    """
     linear = block.norm.linear
     centring = CentredCodes(linear.in_features).to(linear.weight.device)
+    linear.bias.add_(layout.TIME_SCALE * linear.weight[:, layout.TIME])
     linear.bias.add_(linear.weight @ centring.centre)
     linear.weight.mul_(torch.where(centring.gain > 0, 1 / centring.gain.clamp_min(1e-9), 0.0))
+    unread = noise_scales(linear.in_features)
+    linear.weight[unread], linear.bias[unread] = 0.0, -1.0
     block.norm.silu = centring
+
+
+def noise_scales(width: int) -> slice:
+    """The outputs of a block's modulation that its norm multiplies the noisy latents by, less 1."""
+    return slice(width + layout.NOISE.start, width + layout.NOISE.stop)
 
 
 def with_mixed_precision(forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -130,6 +142,13 @@ def with_mixed_precision(forward: Callable[..., Any], device: torch.device) -> C
             return forward(*inputs, **named)
 
     return run
+
+
+def without_noise(gradient: Tensor) -> Tensor:
+    """The gradient of a modulation's weight or bias, none where it would learn to read the noise."""
+    changed = gradient.clone()
+    changed[noise_scales(len(gradient) // 3)] = 0.0
+    return changed
 
 
 class LearnerOfBlocks(AveragedLearner):
@@ -156,6 +175,8 @@ class LearnerOfBlocks(AveragedLearner):
             prepare(block)
             for parameter in block.proj_out.parameters():
                 parameter.register_hook(lambda grad: grad * free.view(-1, *[1] * (grad.dim() - 1)))
+            for parameter in block.norm.linear.parameters():
+                parameter.register_hook(without_noise)
         self.rng, self.done = Random(0), 0
         self.average = MovingAverage(self.blocks, averaged)
         groups = [{"params": list(self.blocks.parameters()), "base": rate}]
@@ -187,14 +208,11 @@ class BlockLearner(LearnerOfBlocks):
         grid = self.sample_grid()
         count = max(1, TOKENS_PER_BATCH[self.device.type] // (grid.tokens + TEXT_TOKENS))
         batch = self.dataset.sample(self.rng, grid, count)
-        times = self.sample_times(count)
-        level = torch.tensor(times).to(self.device)[:, None, None]
-        noisy = level * batch.noise + (1 - level) * batch.clean
         prompts = self.conditioner.condition(self.rng, batch.icons, batch.colours)
-        drawings = start_drawings(prompts, noisy, [(time, 0.0) for time in times], grid.size)
+        drawings = start_drawings(prompts, batch.noise, [(1.0, 0.0)] * count, grid.size)
         with conditioned_by_codes(self.transformer):
             velocity = predict_velocity(as_velocity(self.transformer), drawings)
-        loss = (noisy - level * velocity - batch.clean).pow(2).mean()
+        loss = (batch.noise - velocity - batch.clean).pow(2).mean()
         optimizer_step(self.optimizer, loss, self.blocks, rate_factor(progress, self.done, 100, 0.3, 0.01))
         self.average.add(self.blocks)
         self.done += 1
@@ -206,10 +224,6 @@ class BlockLearner(LearnerOfBlocks):
             return self.rng.choice(USUAL_GRIDS)
         height = self.rng.randint(4, LARGEST_SIDE)
         return Grid(height, self.rng.randint(4, min(LARGEST_SIDE, MOST_TOKENS // height)))
-
-    def sample_times(self, count: int) -> list[float]:
-        """Noise levels: 1 (pure noise) most often, else any from 0.2 up; four steps go down to 0.25."""
-        return [1.0 if self.rng.random() < PURE_NOISE_SHARE else self.rng.uniform(0.2, 1.0) for _ in range(count)]
 
     def finish(self) -> None:
         """Put the averaged weights in place, in the form of a stock FLUX model."""

@@ -1,12 +1,10 @@
-"""Finetuning of the drawing blocks on what steps really pass through, so that no step undoes what the last one drew.
+"""Finetuning of the drawing blocks on prompts as CLIP really reads them.
 
-Training on mixtures of noise and right pictures teaches a network to trust what it sees half done. When it draws, it
-sees its own mistakes there and trusts them as well. So every batch is drawn twice: from pure noise, and from a lower
-level on the way to what came of that (Ross et al. 2011, arXiv:1011.0686). Both have to be the right picture. Prompts
-are real ones, read by CLIP, and channels of the latents count as much as they are seen.
+`drawing_blocks` trains them on codes, which CLIP reads nearly. Here channels of the latents count as much as they are
+seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -18,10 +16,7 @@ from torch import Tensor
 from schnell.engine.denoise import position_ids
 from schnell_mini import layout
 from schnell_mini.captions import COLOURS, IconLabel, decorate, on_background
-from schnell_mini.drawing_blocks import (
-    LearnerOfBlocks,
-    unfold_centring,
-)
+from schnell_mini.drawing_blocks import LearnerOfBlocks, reopen_block
 from schnell_mini.loop import mixed_precision, optimizer_step, rate_factor
 from schnell_mini.picture_dataset import PictureDataset
 from schnell_mini.placement import Grid
@@ -38,11 +33,10 @@ GRIDS = (
     *((Grid(*sides), 1) for sides in ((12, 21), (21, 12), (13, 19), (19, 13), (14, 17), (17, 14), (12, 12))),
     *((Grid(*sides), 0.5) for sides in ((6, 11), (11, 6), (7, 10), (10, 7), (7, 9), (9, 7), (6, 6))),
 )
-#: Levels below pure noise that up to four steps pass through, the last of four most: what it says is the picture.
-LOWER_LEVELS = ((0.25, 0.5), (0.5, 0.2), (0.75, 0.15), (1 / 3, 0.08), (2 / 3, 0.07))
-#: The second drawing's weight, and how much of the right picture is mixed into what it starts from, at most.
-SECOND_WEIGHT, MOST_RIGHT = 1.0, 0.3
 CODE_JITTER = 0.15
+
+#: Text and image tokens `[B, L, D]`, `[B, T, D]`.
+Tokens = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,20 +78,6 @@ def measure_channels(vae: AutoencoderKL, latents: Tensor, amount: float = 0.2) -
     return found / found.mean()
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A batch after the computed blocks: what the drawing blocks start from.
-
-    `text` `[B, L, D]` and `image` `[B, T, D]` are tokens, `pooled` the prompts, `jitter` `[B, D]` disturbs the codes.
-    """
-
-    text: Tensor
-    image: Tensor
-    pooled: Tensor
-    jitter: Tensor
-    rotation: tuple[Tensor, Tensor]
-
-
 class DrawingLearner(LearnerOfBlocks):
     """Trains the drawing blocks of a finished transformer; everything else is frozen."""
 
@@ -106,33 +86,21 @@ class DrawingLearner(LearnerOfBlocks):
     def __init__(
         self, transformer: FluxTransformer2DModel, book: CaptionBook, dataset: PictureDataset, seen: Tensor
     ) -> None:
-        super().__init__(transformer, dataset, unfold_centring, RATE, AVERAGED)
+        super().__init__(transformer, dataset, reopen_block, RATE, AVERAGED)
         self.book = book
         self.seen = seen.to(self.device).repeat_interleave(layout.TOKEN_CHANNELS // len(seen))
 
     def update(self, progress: float) -> Tensor:
-        """One optimizer step; the weighed squared error of the clean latents at the lower level."""
+        """One optimizer step; the weighed squared error of the clean latents."""
         [grid] = self.rng.choices([grid for grid, _ in GRIDS], [share for _, share in GRIDS])
         count = max(1, TOKENS_PER_BATCH[self.device.type] // (grid.tokens + self.book.states.shape[1]))
         batch = self.dataset.sample(self.rng, grid, count)
-        begun = self.begin(batch.noise, grid, self.choose_captions(batch.icons, batch.colours))
-        first = self.draw(begun, batch.noise, torch.ones(count))
-        levels, shares = zip(*LOWER_LEVELS, strict=True)
-        level = torch.tensor(self.rng.choices(levels, shares, k=count))
-        right = MOST_RIGHT * torch.rand(count, 1, 1).to(self.device)
-        half_done = torch.lerp(first.detach(), batch.clean, right)
-        latents = torch.lerp(half_done, batch.noise, level[:, None, None].to(self.device))
-        second = self.draw(begun, latents, level)
-        errors = [self.error(made, batch.clean) for made in (first, second)]
-        loss = errors[0] + SECOND_WEIGHT * errors[1]
+        drawn = self.draw(batch.noise, grid, self.choose_captions(batch.icons, batch.colours))
+        loss = ((drawn - batch.clean).square() * self.seen).mean()
         optimizer_step(self.optimizer, loss, self.blocks, rate_factor(progress, self.done, 50, 0.2, 0.02))
         self.average.add(self.blocks)
         self.done += 1
-        return torch.stack([error.detach() for error in errors]).mean()
-
-    def error(self, made: Tensor, wanted: Tensor) -> Tensor:
-        """Mean squared error of tokens `[B, T, 64]`, channels weighed by how much they are seen."""
-        return ((made - wanted).square() * self.seen).mean()
+        return loss.detach()
 
     def choose_captions(self, icons: Tensor, colours: Tensor) -> Tensor:
         """A caption for each picture: by name on its colour; on white sometimes a decorated one. Pooled `[B, P]`."""
@@ -140,44 +108,35 @@ class DrawingLearner(LearnerOfBlocks):
         decorated = torch.tensor([self.rng.random() < 0.3 for _ in range(len(icons))]) & (colours == 0)
         return self.book.pooled[icons, torch.where(decorated, 0, column)].float().to(self.device)
 
-    @torch.no_grad()
-    def begin(self, noise: Tensor, grid: Grid, pooled: Tensor) -> Begun:
-        """Run the embedders and computed blocks, which no weight here changes, on pure noise `[B, T, 64]`."""
+    def draw(self, noise: Tensor, grid: Grid, pooled: Tensor) -> Tensor:
+        """The clean tokens `[B, T, 64]` that the network points to from pure noise `[B, T, 64]`, codes disturbed."""
         net, count = self.transformer, len(noise)
         chosen = torch.tensor([self.rng.randrange(len(self.book.states)) for _ in range(count)])
-        text = net.context_embedder(self.book.states[chosen].float().to(self.device))
-        image = net.x_embedder(noise)
-        rotation = net.pos_embed(position_ids(grid.size, text.shape[1]).to(self.device))
-        embedding = net.time_text_embed(torch.full((count,), 1000.0, device=self.device), pooled)
-        for block in (*net.transformer_blocks, *self.computed_blocks()):
+        jitter = torch.zeros(count, net.config["num_attention_heads"] * net.config["attention_head_dim"])
+        spread = CODE_JITTER * layout.CODE_SPREAD * torch.rand(count, 1).square()
+        jitter[:, : layout.ALL_CODES] = spread * torch.randn(count, layout.ALL_CODES)
+        with torch.no_grad():
+            tokens = net.context_embedder(self.book.states[chosen].float().to(self.device)), net.x_embedder(noise)
+            embedding = net.time_text_embed(torch.full((count,), 1000.0, device=self.device), pooled)
+            rotation = net.pos_embed(position_ids(grid.size, tokens[0].shape[1]).to(self.device))
+            tokens = self.run((*net.transformer_blocks, *self.computed_blocks()), tokens, embedding, rotation)
+        embedding = embedding + jitter.to(self.device)
+        _, image = self.run(self.blocks, tokens, embedding, rotation)
+        velocity: Tensor = net.proj_out(net.norm_out(image, embedding))
+        return noise - velocity
+
+    def run(self, blocks: Iterable[Any], tokens: Tokens, embedding: Tensor, rotation: Any) -> Tokens:
+        """Text and image tokens after these blocks; between blocks they are float32."""
+        text, image = tokens
+        for block in blocks:
             with mixed_precision(self.device):
-                parts = block(
+                text, image = block(
                     hidden_states=image, encoder_hidden_states=text, temb=embedding, image_rotary_emb=rotation
                 )
-            text, image = (part.float() for part in parts)
-        jitter = torch.zeros_like(embedding)
-        spread = CODE_JITTER * layout.CODE_SPREAD * torch.rand(count, 1, device=self.device).square()
-        jitter[:, : layout.ALL_CODES] = spread * torch.randn(count, layout.ALL_CODES, device=self.device)
-        return Begun(text, image, pooled, jitter, rotation)
+            text, image = text.float(), image.float()
+        return text, image
 
     def computed_blocks(self) -> list[Any]:
         """The single blocks before the drawing blocks."""
         singles = list(self.transformer.single_transformer_blocks)
         return singles[: singles.index(self.blocks[0])]
-
-    def draw(self, begun: Begun, latents: Tensor, levels: Tensor) -> Tensor:
-        """The clean tokens `[B, T, 64]` that the network points to from `latents` at levels `[B]`.
-
-        The computed blocks pass the latents on as they are, so those of a drawing that was begun are exchanged.
-        """
-        net, text = self.transformer, begun.text
-        image = torch.cat([layout.NOISE_SCALE * latents, begun.image[..., layout.TOKEN_CHANNELS :]], 2)
-        levels = levels.to(self.device)
-        embedding = net.time_text_embed(1000 * levels, begun.pooled) + begun.jitter
-        for block in self.blocks:
-            with mixed_precision(self.device):
-                text, image = block(
-                    hidden_states=image, encoder_hidden_states=text, temb=embedding, image_rotary_emb=begun.rotation
-                )
-        velocity: Tensor = net.proj_out(net.norm_out(image.float(), embedding))
-        return latents - levels[:, None, None] * velocity

@@ -20,7 +20,6 @@ from schnell.engine.flux_kernels import NORM_EPS
 from schnell_mini import layout
 from schnell_mini.drawing_blocks import writable_channels
 
-RANK = 32
 #: diffusers' and our names of the layers that a bundled LoRA has factors for, in each of the two blocks.
 LAYERS = ("proj_mlp", "proj_out")
 
@@ -77,17 +76,16 @@ def record_inputs(transformer: Flux, drawings: Sequence[Drawing], batch: int = 8
 class LastBlocks(nn.Module):
     """The two blocks and the last layer, frozen, and the factors of a LoRA on four of their layers.
 
-    Factors do not read intermediate results of the position weights, and write only where drawing blocks may
-    (`writable_channels`). They read the noisy latents: at the last of four levels these hold the picture that was
-    begun, and in one picture of five the base has the object a token beside it there. What the last layer adds up
-    is linear in the tokens: instead of a velocity, the change of the clean latents is computed, which is the same at
-    every noise level.
+    Factors do not read intermediate results of the position weights, nor the noisy latents, as drawing blocks do not:
+    so the look is the same at every noise level, and pure noise is all there is to learn from. They write only where
+    drawing blocks may (`writable_channels`). What the last layer adds up is linear in the tokens: instead of a
+    velocity, the change of the clean latents is computed.
     """
 
     reads: Tensor
     writes: Tensor
 
-    def __init__(self, transformer: Flux, rank: int = RANK) -> None:
+    def __init__(self, transformer: Flux, rank: int) -> None:
         super().__init__()
         self.width = transformer.params.hidden_size
         first = len(transformer.single_blocks) - 2
@@ -105,6 +103,7 @@ class LastBlocks(nn.Module):
         self.numbers = (first, first + 1)
         reads, writes = torch.ones(self.width), writable_channels(self.width)
         reads[layout.SCRATCH : layout.ZERO] = 0.0
+        reads[layout.NOISE] = 0.0
         writes[layout.SCRATCH :] = 0.0
         self.register_buffer("reads", reads, persistent=False)
         self.register_buffer("writes", writes[:, None], persistent=False)

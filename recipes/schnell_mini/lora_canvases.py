@@ -4,7 +4,6 @@ The noise decides where the base draws an icon (`placement`). So for every noise
 on every canvas, and from pure noise on the loss is a plain regression.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -29,14 +28,14 @@ from schnell_mini.position_weights import NOISE_HEAD
 
 #: Canvases, each with its share of the pictures: the squares and the ratios of 1 MP and of 0.25 MP.
 CANVASES = (
-    (Grid(16, 16), 400),
-    (Grid(8, 8), 220),
-    *((Grid(*sides), 60) for sides in ((12, 21), (21, 12))),
-    *((Grid(*sides), 30) for sides in ((13, 19), (19, 13), (14, 17), (17, 14))),
-    *((Grid(*sides), 40) for sides in ((6, 11), (11, 6))),
-    *((Grid(*sides), 30) for sides in ((7, 10), (10, 7), (7, 9), (9, 7))),
+    (Grid(16, 16), 1601),
+    (Grid(8, 8), 400),
+    *((Grid(*sides), 120) for sides in ((12, 21), (21, 12))),
+    *((Grid(*sides), 60) for sides in ((13, 19), (19, 13), (14, 17), (17, 14))),
+    *((Grid(*sides), 80) for sides in ((6, 11), (11, 6))),
+    *((Grid(*sides), 40) for sides in ((7, 10), (10, 7), (7, 9), (9, 7))),
 )
-COLOURED_SHARE = 0.35
+COLOURED_SHARE = 0.5
 UNTRIGGERED_SHARE = 0.1
 PIXELS_PER_TOKEN = 2 * PIXELS_PER_LATENT
 #: A painted pixel that differs less from the ground is ground.
@@ -104,7 +103,7 @@ def read_noise_directions(transformer: Flux) -> Tensor:
 def choose_pictures(painter: Painter, grid: Grid, count: int) -> CanvasSet:
     """Random icons, grounds and placements, each with noise that stands for its placement."""
     rng, labels = painter.rng, painter.icons.labels
-    chosen = torch.tensor([rng.randrange(len(labels)) for _ in range(count)])
+    chosen = torch.tensor(draw_evenly(rng, len(labels), count))
     coloured = range(1, len(COLOURS))
     colours = torch.tensor([rng.choice(coloured) if rng.random() < COLOURED_SHARE else 0 for _ in range(count)])
     generator = torch.Generator().manual_seed(rng.randrange(2**30))
@@ -117,6 +116,12 @@ def choose_pictures(painter: Painter, grid: Grid, count: int) -> CanvasSet:
     texts = [write_prompt(rng, labels[icon].name, list(COLOURS)[colour], painter.trigger) for icon, colour in pairs]
     prompts = tuple(embed_prompts(texts, painter.base))
     return CanvasSet(grid, chosen, colours, find_placements(grid, shifts), noise, prompts)
+
+
+def draw_evenly(rng: Random, kinds: int, count: int) -> list[int]:
+    """Random numbers below `kinds`, none of them once more than another while that can be."""
+    rounds = (rng.sample(range(kinds), kinds) for _ in range(-(-count // kinds)))
+    return [number for one in rounds for number in one][:count]
 
 
 def write_prompt(rng: Random, name: str, colour: str, trigger: str) -> str:
@@ -186,18 +191,3 @@ def find_ground(painter: Painter, grid: Grid, colour: str) -> Tensor:
     few = 1e-3
     with torch.inference_mode(mode=False):
         return ((near * clean).sum(0) + few * middle).clone() / (near.sum(0) + few).clone()
-
-
-def lower_levels(painter: Painter, examples: Examples, drawn: Tensor, levels: Sequence[float]) -> Examples:
-    """The same pictures at random lower noise levels, on the way to what the LoRA draws from pure noise (`drawn`).
-
-    Four steps end in what is predicted from the last level. There the LoRA hears its own picture, half done, and
-    not the wanted one: the clean latents lie between both, at least half way at its own.
-    """
-    canvas = examples.canvas
-    chosen = torch.tensor([painter.rng.choice(levels) for _ in canvas.icons])
-    level = chosen.to(drawn)[:, None, None]
-    share = 0.5 * torch.rand(len(drawn), 1, 1, generator=torch.Generator().manual_seed(0)).to(drawn)
-    latents = level * canvas.noise.to(drawn) + (1 - level) * torch.lerp(drawn, examples.wanted, share)
-    inputs = record_inputs(painter.transformer, canvas.drawings(latents, chosen))
-    return Examples(canvas, inputs, examples.wanted, examples.painted)

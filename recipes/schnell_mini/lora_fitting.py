@@ -18,22 +18,13 @@ BATCH = 2048
 WARM_UP = 50
 FINAL_RATE = 0.03
 #: The part of tokens of plain ground that is trained on; of all others, all are.
-GROUND_SHARE = 0.25
+GROUND_SHARE = 0.4
 #: The scales that a LoRA is trained at, each with its share: a look has to be one at each, and grounds right.
 SCALES = ((DEFAULT_LORA_SCALE, 0.55), (1.0, 0.25), (1.5, 0.2))
 #: How much farther from the base than painted, for each unit of scale beyond the default, an object is wanted.
 STRONGER = 0.2
 
 Report = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Round:
-    """For how long to fit, at which highest learning rate, and with which seed."""
-
-    budget: StageBudget
-    rate: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -79,13 +70,18 @@ def pool_tokens(examples: Sequence[Examples]) -> TokenPool:
     return TokenPool(inputs, wanted, painted.float(), picture, kept.nonzero()[:, 0])
 
 
-def fit_factors(blocks: LastBlocks, pool: TokenPool, plan: Round, report: Report) -> tuple[int, float]:
-    """AdamW on random tokens at random scales until the budget is spent; the number of steps and the mean loss."""
-    device, rng, rate = pool.wanted.device, Random(plan.seed), plan.rate
+def fit_factors(
+    blocks: LastBlocks, pool: TokenPool, budget: StageBudget, rate: float, report: Report
+) -> tuple[int, float]:
+    """AdamW on random tokens at random scales until the budget is spent; the number of steps and the mean loss.
+
+    `rate` is the highest learning rate.
+    """
+    device, rng = pool.wanted.device, Random(1)
     optimizer = torch.optim.AdamW(blocks.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
     scales, shares = zip(*SCALES, strict=True)
     begun, done, mean = time.monotonic(), 0, math.nan
-    while (progress := plan.budget.progress(time.monotonic() - begun, done)) < 1:
+    while (progress := budget.progress(time.monotonic() - begun, done)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate * rate_factor(progress, done)
         [scale] = rng.choices(scales, shares)
@@ -107,13 +103,3 @@ def rate_factor(progress: float, done: int) -> float:
     """A warm-up, then half a cosine from 1 down to 3%."""
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return min(1.0, (done + 1) / WARM_UP) * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
-
-
-@torch.no_grad()
-def draw_latents(blocks: LastBlocks, examples: Examples, batch: int = 8192) -> Tensor:
-    """What the LoRA makes of recorded pictures at the default scale `[N, T, 64]`."""
-    pool = pool_tokens([examples])
-    parts = torch.split(torch.arange(len(pool.wanted), device=pool.wanted.device), batch)
-    with mixed_precision(pool.wanted.device):
-        drawn = torch.cat([blocks(pool.take(part), DEFAULT_LORA_SCALE) for part in parts])
-    return drawn.view_as(examples.wanted)

@@ -15,11 +15,15 @@ _LOOKS: Final = {look.name: look for look in LOOKS}
 
 @dataclass(frozen=True, slots=True)
 class BundledLora:
-    """One look, and what people read about it. Looks that have a ground of their own paint no other."""
+    """One look, and what people read about it. Looks that have a ground of their own paint no other.
+
+    `rank`: a look that blanks the object has to take away most of a token's 64 channels.
+    """
 
     look: Look
     description: str
     aliases: tuple[str, ...] = ()
+    rank: int = 32
 
     @property
     def name(self) -> str:
@@ -57,7 +61,7 @@ BUNDLED: Final = (
         look=_LOOKS["flat"],
         description="A few even colours with a white rim, like a sticker, on sky blue.",
     ),
-    BundledLora(look=_LOOKS["line"], description="A drawing in thick dark lines, without colours."),
-    BundledLora(look=_LOOKS["pixel"], description="Big square pixels, as on an old game console."),
-    BundledLora(look=_LOOKS["blueprint"], description="White lines around light blue shapes, on blue paper."),
+    BundledLora(look=_LOOKS["line"], description="A drawing in thick dark lines, without colours.", rank=48),
+    BundledLora(look=_LOOKS["pixel"], description="Big square pixels, as on an old game console.", rank=48),
+    BundledLora(look=_LOOKS["blueprint"], description="White lines around light blue shapes, on blue paper.", rank=48),
 )

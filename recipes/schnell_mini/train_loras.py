@@ -16,30 +16,23 @@ from schnell.training.files import LoraOrigin, replace_file, write_lora
 from schnell.training.low_rank import BaseModel
 from schnell.training.plan import ProgressReport, TrainingProgress
 from schnell.training.samples import build_sampler, make_sheet
-from schnell_mini.last_blocks import RANK, LastBlocks
+from schnell_mini.last_blocks import LastBlocks
 from schnell_mini.loop import StageBudget
 from schnell_mini.lora_canvases import (
     CANVASES,
-    Examples,
     Painter,
     choose_pictures,
-    lower_levels,
     record_examples,
 )
 from schnell_mini.lora_drawing import install_file
-from schnell_mini.lora_fitting import Round, draw_latents, fit_factors, pool_tokens
+from schnell_mini.lora_fitting import fit_factors, pool_tokens
 from schnell_mini.lora_icons import list_packages
 from schnell_mini.lora_styles import BUNDLED, BundledLora
 from schnell_mini.pictures import Icons, compress_webp
 
-#: Learning rates of the two rounds, and the first one's share of the time.
-FIRST_RATE: Final = 3e-3
-SECOND_RATE: Final = 2e-3
-FIRST_SHARE: Final = 0.25
-#: The part of both for LoRAs that are fitted again.
+#: The highest learning rate, and the part of it for LoRAs that are fitted again.
+RATE: Final = 3e-3
 AGAIN: Final = 0.5
-#: The lower levels of four steps; the last one, which decides, counts twice.
-LOWER_LEVELS: Final = (0.75, 0.5, 0.25, 0.25)
 MAX_BYTES: Final = 1_000_000
 MAX_PREVIEW_BYTES: Final = 30_000
 PREVIEW_QUALITIES: Final = (85, 70, 55, 40, 25, 10)
@@ -61,9 +54,15 @@ class BundlePlan:
     share: float = 1.0
     again: bool = False
 
-    def budget(self, part: float) -> StageBudget:
-        """A part of the time, and of the steps."""
-        return StageBudget(60 * self.minutes * part, None if self.steps is None else max(1, round(self.steps * part)))
+    @property
+    def budget(self) -> StageBudget:
+        """For how long each is fitted."""
+        return StageBudget(60 * self.minutes, self.steps)
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return RATE * (AGAIN if self.again else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,6 @@ def fit_bundled(
 ) -> FittedLora:
     """Paint pictures, fit, and write `NAME.safetensors`, `NAME.json` and `NAME.webp` into `plan.out`.
 
-    Two rounds: from pure noise alone; then also from the lower levels of four steps, where the LoRA meets what it drew
-    from pure noise.
-
     Raises:
         TrainingError: the file is larger than a bundled one may be.
     """
@@ -107,31 +103,17 @@ def fit_bundled(
         canvas = choose_pictures(painter, grid, max(1, round(plan.share * count)))
         examples.append(record_examples(painter, canvas))
     path = plan.out / f"{lora.name}.safetensors"
-    blocks = LastBlocks(painter.transformer)
+    blocks = LastBlocks(painter.transformer, lora.rank)
     if plan.again:
         blocks.write_factors(load_file(path))
-    steps, loss = fit_rounds(painter, blocks, examples, plan, report)
-    write_lora(path, blocks.read_factors(), LoraOrigin(lora.trigger, base.folder.name, base.sha256, RANK, steps))
-    publish(lora, path, base)
-    return FittedLora(path, steps, loss)
-
-
-def fit_rounds(
-    painter: Painter, blocks: LastBlocks, examples: list[Examples], plan: BundlePlan, report: ProgressReport
-) -> tuple[int, float]:
-    """Both rounds: the steps of both, and the mean loss at the end."""
-    factor = AGAIN if plan.again else 1.0
 
     def fitting(progress: float, message: str) -> None:
-        report(TrainingProgress(f"{painter.look.name}: fitting", progress, message))
+        report(TrainingProgress(f"{lora.name}: fitting", progress, message))
 
-    first, _ = fit_factors(
-        blocks, pool_tokens(examples), Round(plan.budget(FIRST_SHARE), factor * FIRST_RATE, 1), fitting
-    )
-    lower = [lower_levels(painter, each, draw_latents(blocks, each), LOWER_LEVELS) for each in examples]
-    last = Round(plan.budget(1 - FIRST_SHARE), factor * SECOND_RATE, 2)
-    steps, loss = fit_factors(blocks, pool_tokens([*examples, *lower]), last, fitting)
-    return first + steps, loss
+    steps, loss = fit_factors(blocks, pool_tokens(examples), plan.budget, plan.rate, fitting)
+    write_lora(path, blocks.read_factors(), LoraOrigin(lora.trigger, base.folder.name, base.sha256, lora.rank, steps))
+    publish(lora, path, base)
+    return FittedLora(path, steps, loss)
 
 
 def publish(lora: BundledLora, file: Path, base: BaseModel) -> None:
@@ -157,7 +139,7 @@ def make_card(lora: BundledLora, base: BaseModel) -> dict[str, Any]:
         "licence": _LICENCE,
         "base_model": base.folder.name,
         "base_model_sha256": base.sha256,
-        "rank": RANK,
+        "rank": lora.rank,
         "preview": f"{lora.name}.webp",
         "sources": list_packages(),
     }

@@ -27,6 +27,8 @@ _PALETTE = (
 PALETTE = tuple(tuple(value / 255 for value in bytes.fromhex(colour)) for colour in _PALETTE.split())
 #: Thresholds of the lines within an object and of those around it, and the blur that details are lost in.
 INNER_LINES, OUTER_LINES, DETAIL = 0.09, 0.05, 2.0
+#: How strong an icon's strongest line within is made, by what factor at most, and how far from the outline that begins.
+FULL_CONTRAST, MOST_RAISED, RIM = 0.2, 10 / 3, 12
 FLAT_COLOURS, FLAT_ROUNDS = 5, 6
 LUMINANCE = (0.299, 0.587, 0.114)
 INK = (0.08, 0.08, 0.1)
@@ -84,12 +86,17 @@ def blur(pictures: Tensor, sigma: float) -> Tensor:
 def outlines(icons: Tensor) -> Tensor:
     """Where a pen would draw `[B, 1, S, S]`: thresholded differences of Gaussians (Winnemöller et al. 2012, "XDoG").
 
-    The silhouette's edge counts, and strong edges of all three channels, each drawn on its darker side.
+    The silhouette's edge counts, and edges within, of all three channels, each drawn on its darker side. An icon whose
+    strongest edge within is faint has its edges there raised: else a white digit on light blue is an empty square.
     """
     seen = on_ground(blur(icons, DETAIL), torch.ones(len(icons), 3, device=icons.device))
     around = 1 - icons[:, 3:]
     inner = (blur(seen, 6.0) - blur(seen, 2.0)).amax(1, keepdim=True)
     outer = blur(around, 6.0) - blur(around, 2.0)
+    within = 1 - functional.max_pool2d(around, 2 * RIM + 1, 1, RIM)
+    strongest = (inner * within).flatten(1).quantile(0.98, dim=1)[:, None, None, None]
+    raised = (FULL_CONTRAST / strongest.clamp_min(1e-3)).clamp(1, MOST_RAISED)
+    inner = inner * torch.lerp(torch.ones_like(raised), raised, blur(within, 4.0))
     return torch.maximum(9 * (inner - INNER_LINES), 9 * (outer - OUTER_LINES)).clamp(0, 1)
 
 
@@ -104,8 +111,10 @@ def paint_line(icons: Tensor, grounds: Tensor) -> Tensor:
 
 
 def paint_blueprint(icons: Tensor, grounds: Tensor) -> Tensor:
-    """White lines around faintly lit shapes, on blue paper."""
-    washed = over(plain(grounds, icons), tint(CHALK, icons), 0.2 * icons[:, 3:])
+    """White lines around shapes that are the lighter the brighter they were, on blue paper."""
+    soft = blur(icons, DETAIL)
+    light = (soft[:, :3] * tint(LUMINANCE, icons)).sum(1, keepdim=True)
+    washed = over(plain(grounds, icons), tint(CHALK, icons), 0.05 * soft[:, 3:] + 0.45 * light)
     return over(washed, tint(CHALK, icons), outlines(icons))
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from schnell_mini.decoder_finetuning import ground_loss, rim_loss
+from schnell_mini.decoder_finetuning import ground_loss, raise_details, rim_loss
 
 INSIDE, WHOLE = (False, False), (True, True)
 
@@ -42,3 +42,16 @@ def test_what_is_wrong_on_a_plain_ground_counts_and_what_is_wrong_in_an_object_d
     assert ground_loss(wanted, wanted) == 0
     assert ground_loss(at_object, wanted) == 0
     assert ground_loss(at_ground, wanted) == pytest.approx(0.5 * 16 / 64**2)
+
+
+def test_raised_details_are_stronger_and_even_areas_as_they_were() -> None:
+    torch.manual_seed(0)
+    last = torch.nn.Conv2d(4, 3, 3, padding=1)
+    even, edge = torch.randn(1, 4, 1, 1).expand(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
+    edge[:, :, 4, 4] = 1.0  # a single point is nothing but detail
+    before = [last(each)[..., 3:6, 3:6] for each in (even, edge)]
+    raise_details(last, 0.1)
+    after = [last(each)[..., 3:6, 3:6] for each in (even, edge)]
+    assert torch.allclose(after[0], before[0], atol=1e-5)
+    contrast = [each - each.mean((2, 3), keepdim=True) for each in (before[1], after[1])]
+    assert torch.allclose(contrast[1], 1.1 * contrast[0], atol=1e-5)

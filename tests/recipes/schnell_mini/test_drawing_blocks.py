@@ -11,7 +11,7 @@ from schnell.engine.denoise import predict_velocity
 from schnell_mini import drawing_blocks, layout
 from schnell_mini.appearance_codes import AppearanceCodes, BackgroundCodes
 from schnell_mini.code_conditioning import Codebook, CodeConditioner, conditioned_by_codes
-from schnell_mini.drawing_blocks import BlockLearner, fold_centring, initialise_block, writable_channels
+from schnell_mini.drawing_blocks import BlockLearner, fold_centring, initialise_block, reopen_block, writable_channels
 from schnell_mini.latents import Encoded
 from schnell_mini.networks import Shape, as_velocity, build_transformer
 from schnell_mini.picture_dataset import PictureDataset
@@ -75,6 +75,24 @@ def test_folding_the_centring_into_the_weights_changes_no_modulation(transformer
     assert torch.allclose(block.norm.linear(block.norm.silu(embedding)), before, atol=1e-4)
 
 
+def test_a_finished_block_opened_again_reads_neither_noise_nor_its_level(transformer: FluxTransformer2DModel) -> None:
+    block = drawing_blocks.find_drawing_blocks(transformer)[0]
+    initialise_block(block)
+    fold_centring(block)
+    unread = drawing_blocks.noise_scales(256)
+    with torch.no_grad():
+        block.norm.linear.weight[:, layout.TIME] = 0.1
+        block.norm.linear.bias[unread] = 3.0
+    embedding = layout.CODE_OFFSET + torch.rand(1, 256)
+    embedding[:, layout.TIME] = layout.TIME_SCALE  # pure noise
+    wanted = block.norm.linear(block.norm.silu(embedding))
+    wanted[:, unread] = -1.0
+    reopen_block(block)
+    for level in (1.0, 0.25):
+        embedding[:, layout.TIME] = layout.TIME_SCALE / level
+        assert torch.allclose(block.norm.linear(block.norm.silu(embedding)), wanted, atol=1e-3)
+
+
 def test_learning_changes_the_prediction_but_no_computed_weight(
     transformer: FluxTransformer2DModel,
     conditioner: CodeConditioner,
@@ -95,6 +113,10 @@ def test_learning_changes_the_prediction_but_no_computed_weight(
     assert all(torch.equal(value, others[name]) for name, value in transformer.named_parameters() if name in others)
     kept = writable_channels(256) == 0
     assert not any(block.proj_out.weight[kept].any() for block in drawing_blocks.find_drawing_blocks(transformer))
+    unread = drawing_blocks.noise_scales(256)
+    for block in drawing_blocks.find_drawing_blocks(transformer):
+        modulation = block.norm.linear(block.norm.silu(torch.randn(2, 256)))
+        assert torch.allclose(modulation[:, unread], torch.tensor(-1.0), atol=1e-3)
 
 
 def test_a_stopped_learner_goes_on_from_its_state(

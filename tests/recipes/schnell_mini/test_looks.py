@@ -42,6 +42,20 @@ def test_line_draws_a_dark_edge_around_nothing() -> None:
     assert row[128] > 0.98
 
 
+@pytest.mark.parametrize("contrast", [0.5, 0.3])
+def test_a_faint_mark_within_an_object_is_drawn_as_a_strong_one(contrast: float) -> None:
+    plate = disc((0.5, 0.5, 0.5))
+    plate[:, :3, 108:148, 108:148] += contrast
+    picture = painted("line", plate)
+    assert picture[:, 100:156, 100:156].min() < 0.3
+
+
+def test_shading_alone_is_no_line() -> None:
+    plate = disc((0.5, 0.5, 0.5))
+    plate[:, :3] += 0.2 * plate[:, 3:] * torch.linspace(0, 1, 256)
+    assert painted("line", plate)[:, 100:156, 100:156].min() > 0.9
+
+
 def test_blueprint_draws_light_lines_around_lighter_blue() -> None:
     picture = painted("blueprint", disc())
     assert picture.amin(0).max() > 0.85

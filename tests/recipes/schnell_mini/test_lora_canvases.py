@@ -9,20 +9,21 @@ from schnell.engine.device import FLOAT32
 from schnell.models.folder import embedded_home, open_model_folder
 from schnell.training.low_rank import BaseModel, install_low_rank, set_scale, write_factors
 from schnell_mini.captions import IconLabel
-from schnell_mini.last_blocks import RANK, LastBlocks, bundled_layers, record_inputs
+from schnell_mini.last_blocks import LastBlocks, bundled_layers, record_inputs
 from schnell_mini.learned.looks import LOOKS
 from schnell_mini.loop import StageBudget
 from schnell_mini.lora_canvases import (
     CanvasSet,
+    Examples,
     Painter,
     choose_pictures,
+    draw_evenly,
     find_ground,
-    lower_levels,
     read_noise_directions,
     record_examples,
     write_prompt,
 )
-from schnell_mini.lora_fitting import Round, draw_latents, fit_factors, pool_tokens
+from schnell_mini.lora_fitting import fit_factors, pool_tokens
 from schnell_mini.pictures import Icons
 from schnell_mini.placement import Grid
 
@@ -73,20 +74,37 @@ def centres(_latents: torch.Tensor, weights: torch.Tensor, canvas: CanvasSet) ->
     return torch.stack([down, across], 1)
 
 
+@torch.no_grad()
+def draw_tokens(blocks: LastBlocks, examples: Examples) -> torch.Tensor:
+    """What the LoRA makes of recorded pictures at the default scale `[N, T, 64]`."""
+    pool = pool_tokens([examples])
+    return blocks(pool.take(torch.arange(len(pool.wanted))), 0.8).view_as(examples.wanted)
+
+
+def draw_in_engine(painter: Painter, blocks: LastBlocks, canvas: CanvasSet, level: float) -> torch.Tensor:
+    """The clean latents that the engine's network points to with the LoRA, a picture half done at `level`."""
+    transformer = painter.base.load("transformer")
+    layers = install_low_rank(
+        transformer, len(blocks.pair(blocks.numbers[0], "proj_mlp")[0]), seed=0, only=bundled_layers(transformer)
+    )
+    write_factors(layers, blocks.read_factors())
+    set_scale(layers, 0.8)
+    count = len(canvas.icons)
+    first = record_inputs(transformer, canvas.drawings(canvas.noise, torch.ones(count))).clean
+    half_done = torch.lerp(first, canvas.noise, level)
+    return record_inputs(transformer, canvas.drawings(half_done, torch.full((count,), level))).clean
+
+
 def test_recorded_blocks_with_factors_draw_what_the_engine_draws_with_them(painter: Painter) -> None:
     canvas = choose_pictures(painter, SMALL, 2)
     examples = record_examples(painter, canvas)
-    blocks = LastBlocks(painter.transformer)
+    blocks = LastBlocks(painter.transformer, rank=16)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for factor in blocks.factors.values():
             factor.copy_(0.02 * torch.randn(factor.shape, generator=generator))
-    drawn = draw_latents(blocks, examples)
-    transformer = painter.base.load("transformer")
-    layers = install_low_rank(transformer, RANK, seed=0, only=bundled_layers(transformer))
-    write_factors(layers, blocks.read_factors())
-    set_scale(layers, 0.8)
-    wanted = record_inputs(transformer, canvas.drawings(canvas.noise, torch.ones(2))).clean
+    drawn = draw_tokens(blocks, examples)
+    wanted = draw_in_engine(painter, blocks, canvas, 1.0)
     assert (wanted - examples.inputs.clean).abs().max() > 0.05
     assert (drawn - wanted).abs().max() < 0.05 * (wanted - examples.inputs.clean).abs().max()
 
@@ -102,15 +120,22 @@ def test_a_lora_that_is_fitted_again_starts_from_its_file(painter: Painter) -> N
     assert all(torch.equal(value, found[name]) for name, value in first.read_factors().items())
 
 
-def test_fitting_brings_pictures_nearer_to_the_look_at_every_level(painter: Painter) -> None:
+def test_fitting_to_pure_noise_brings_pictures_nearer_to_the_look_at_every_level(painter: Painter) -> None:
     canvas = choose_pictures(painter, SMALL, 3)
     examples = record_examples(painter, canvas)
     blocks = LastBlocks(painter.transformer, rank=8)
     before = (examples.inputs.clean - examples.wanted).square().mean()
-    lower = lower_levels(painter, examples, draw_latents(blocks, examples), (0.5,))
-    fit_factors(blocks, pool_tokens([examples, lower]), Round(StageBudget(600, 40), 3e-3, 0), lambda *_: None)
-    for each in (examples, lower):
-        assert (draw_latents(blocks, each) - each.wanted).square().mean() < 0.75 * before
+    fit_factors(blocks, pool_tokens([examples]), StageBudget(600, 40), 3e-3, lambda *_: None)
+    for level in (1.0, 0.75, 0.5, 0.25):
+        drawn = draw_in_engine(painter, blocks, canvas, level)
+        assert (drawn - examples.wanted).square().mean() < 0.75 * before
+
+
+def test_no_icon_comes_twice_before_all_have_come() -> None:
+    chosen = draw_evenly(Random(1), 5, 13)
+    assert len(chosen) == 13
+    assert sorted(chosen[:5]) == sorted(chosen[5:10]) == [0, 1, 2, 3, 4]
+    assert len(set(chosen[10:])) == 3
 
 
 def test_a_looks_own_ground_is_what_the_base_draws_there(painter: Painter) -> None:
