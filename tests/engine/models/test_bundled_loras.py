@@ -10,7 +10,6 @@ from schnell.adapters import convert_adapter, read_info, read_model_shape
 from schnell.models.folder import ModelFolder, embedded_home
 from schnell.training.low_rank import BaseModel, place_model
 from schnell.training.samples import build_sampler
-from schnell_mini.last_blocks import RANK
 from schnell_mini.lora_drawing import install_file
 from schnell_mini.lora_styles import BUNDLED, BundledLora
 from schnell_mini.train_loras import MAX_BYTES, MAX_PREVIEW_BYTES, draw_preview
@@ -31,7 +30,7 @@ def test_a_shipped_lora_fits_the_embedded_model_and_is_small(
     assert file.stat().st_size <= MAX_BYTES
     info = read_info(convert_adapter(file, tmp_path, shape=read_model_shape(mini.path)).path)
     assert info.trigger_words == (lora.trigger,)
-    assert info.rank == RANK
+    assert info.rank == lora.rank
 
 
 @pytest.mark.parametrize("lora", BUNDLED, ids=lambda lora: lora.name)

@@ -78,15 +78,15 @@ def centres(_latents: torch.Tensor, weights: torch.Tensor, canvas: CanvasSet) ->
 def draw_tokens(blocks: LastBlocks, examples: Examples) -> torch.Tensor:
     """What the LoRA makes of recorded pictures at the default scale `[N, T, 64]`."""
     pool = pool_tokens([examples])
-    return blocks(pool.take(torch.arange(len(pool.wanted))), 0.8).view_as(examples.wanted)
+    drawn: torch.Tensor = blocks(pool.take(torch.arange(len(pool.wanted))), 0.8)
+    return drawn.view_as(examples.wanted)
 
 
 def draw_in_engine(painter: Painter, blocks: LastBlocks, canvas: CanvasSet, level: float) -> torch.Tensor:
     """The clean latents that the engine's network points to with the LoRA, a picture half done at `level`."""
     transformer = painter.base.load("transformer")
-    layers = install_low_rank(
-        transformer, len(blocks.pair(blocks.numbers[0], "proj_mlp")[0]), seed=0, only=bundled_layers(transformer)
-    )
+    rank = len(blocks.pair(blocks.numbers[0], "proj_mlp")[0])
+    layers = install_low_rank(transformer, rank, seed=0, only=bundled_layers(transformer))
     write_factors(layers, blocks.read_factors())
     set_scale(layers, 0.8)
     count = len(canvas.icons)
