@@ -22,7 +22,7 @@ from schnell.models.folder import ModelFolder, embedded_home
 from schnell.spec import AdapterUse, Job, Size
 
 CPU = torch.device("cpu")
-PLAIN = Form("bfloat16", None, None, None, "device", 4, 32, rows=4, whole_pixels=LARGEST_PIXELS)
+PLAIN = Form("bfloat16", None, None, None, "device", 4, 48, rows=4, whole_pixels=LARGEST_PIXELS)
 FORMS = {
     "bfloat16": PLAIN,
     "float8": replace(PLAIN, precision="float8"),
