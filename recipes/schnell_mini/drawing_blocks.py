@@ -33,7 +33,7 @@ RATE = 1e-3
 AVERAGED = 0.999
 TOKENS_PER_BATCH = {"cuda": 20_000, "cpu": 2_400}
 TEXT_TOKENS = 32
-READ_GAINS = ((layout.NOISE, 0.0), (layout.BACKGROUND, 9.0), (layout.POSITION, 3.0), (layout.OBJECT, 9.0))
+READ_GAINS = ((layout.BACKGROUND, 9.0), (layout.POSITION, 3.0), (layout.OBJECT, 9.0))
 OTHER_READ_GAIN = 3.0
 MODULATION_SPREAD = 0.02
 INITIAL_GATE = 0.1
@@ -95,7 +95,7 @@ def initialise_block(block: Any) -> None:
     for channels, gain in READ_GAINS:
         scale[channels] = gain - 1
     scale[-layout.FILLER :] = -1.0
-    linear.weight[noise_scales(width)] = 0.0
+    stop_reading_noise(linear)
     gate.fill_(INITIAL_GATE)
     block.proj_out.weight.zero_()
     block.proj_out.bias.zero_()
@@ -121,9 +121,14 @@ def reopen_block(block: Any) -> None:
     linear.bias.add_(layout.TIME_SCALE * linear.weight[:, layout.TIME])
     linear.bias.add_(linear.weight @ centring.centre)
     linear.weight.mul_(torch.where(centring.gain > 0, 1 / centring.gain.clamp_min(1e-9), 0.0))
-    unread = noise_scales(linear.in_features)
-    linear.weight[unread], linear.bias[unread] = 0.0, -1.0
+    stop_reading_noise(linear)
     block.norm.silu = centring
+
+
+def stop_reading_noise(modulation: nn.Linear) -> None:
+    """Let a block's norm multiply the noisy latents by nothing."""
+    unread = noise_scales(modulation.in_features)
+    modulation.weight[unread], modulation.bias[unread] = 0.0, -1.0
 
 
 def noise_scales(width: int) -> slice:

@@ -112,15 +112,13 @@ class DrawingLearner(LearnerOfBlocks):
         """The clean tokens `[B, T, 64]` that the network points to from pure noise `[B, T, 64]`, codes disturbed."""
         net, count = self.transformer, len(noise)
         chosen = torch.tensor([self.rng.randrange(len(self.book.states)) for _ in range(count)])
-        jitter = torch.zeros(count, net.config["num_attention_heads"] * net.config["attention_head_dim"])
-        spread = CODE_JITTER * layout.CODE_SPREAD * torch.rand(count, 1).square()
-        jitter[:, : layout.ALL_CODES] = spread * torch.randn(count, layout.ALL_CODES)
         with torch.no_grad():
             tokens = net.context_embedder(self.book.states[chosen].float().to(self.device)), net.x_embedder(noise)
             embedding = net.time_text_embed(torch.full((count,), 1000.0, device=self.device), pooled)
             rotation = net.pos_embed(position_ids(grid.size, tokens[0].shape[1]).to(self.device))
             tokens = self.run((*net.transformer_blocks, *self.computed_blocks()), tokens, embedding, rotation)
-        embedding = embedding + jitter.to(self.device)
+        spread = CODE_JITTER * layout.CODE_SPREAD * torch.rand(count, 1, device=self.device).square()
+        embedding[:, : layout.ALL_CODES] += spread * torch.randn(count, layout.ALL_CODES, device=self.device)
         _, image = self.run(self.blocks, tokens, embedding, rotation)
         velocity: Tensor = net.proj_out(net.norm_out(image, embedding))
         return noise - velocity

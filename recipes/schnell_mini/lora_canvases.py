@@ -22,7 +22,7 @@ from schnell_mini.captions import COLOURS, on_background
 from schnell_mini.last_blocks import BlockInputs, record_inputs
 from schnell_mini.latents import PIXELS_PER_LATENT, encode_pictures, icon_size
 from schnell_mini.learned.looks import LOOKS, Look, place, plain
-from schnell_mini.pictures import Icons
+from schnell_mini.pictures import Icons, draw_evenly
 from schnell_mini.placement import SMALLEST_MOVED, Grid, align_noise, half_token
 from schnell_mini.position_weights import NOISE_HEAD
 
@@ -116,12 +116,6 @@ def choose_pictures(painter: Painter, grid: Grid, count: int) -> CanvasSet:
     texts = [write_prompt(rng, labels[icon].name, list(COLOURS)[colour], painter.trigger) for icon, colour in pairs]
     prompts = tuple(embed_prompts(texts, painter.base))
     return CanvasSet(grid, chosen, colours, find_placements(grid, shifts), noise, prompts)
-
-
-def draw_evenly(rng: Random, kinds: int, count: int) -> list[int]:
-    """Random numbers below `kinds`, none of them once more than another while that can be."""
-    rounds = (rng.sample(range(kinds), kinds) for _ in range(-(-count // kinds)))
-    return [number for one in rounds for number in one][:count]
 
 
 def write_prompt(rng: Random, name: str, colour: str, trigger: str) -> str:

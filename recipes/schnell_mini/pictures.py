@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -106,3 +107,9 @@ def compress_webp(picture: Image.Image, most_bytes: int, qualities: Sequence[int
         if buffer.tell() <= most_bytes:
             return buffer.getvalue()
     raise TrainingError(f"the picture is larger than {most_bytes:,} bytes at any quality")
+
+
+def draw_evenly(rng: Random, kinds: int, count: int) -> list[int]:
+    """Random numbers below `kinds`, none of them once more than another while that can be."""
+    rounds = (rng.sample(range(kinds), kinds) for _ in range(-(-count // kinds)))
+    return [number for one in rounds for number in one][:count]

@@ -12,7 +12,7 @@ from schnell_mini.latents import encode_pictures
 from schnell_mini.learned.looks import LOOKS, Look, ground_of, place
 from schnell_mini.learned.transformer import Captioned
 from schnell_mini.loop import mixed_precision
-from schnell_mini.pictures import Icons
+from schnell_mini.pictures import Icons, draw_evenly
 from schnell_mini.sampling import MiniPipeline
 
 BATCH = 16
@@ -56,8 +56,7 @@ def plan_pictures(rng: Random, icons: int, canvas: Canvas) -> list[Picture]:
     planned = []
     for look, _ in enumerate(LOOKS):
         wanted = round(icons * (canvas.styled if look else canvas.plain))
-        order = rng.sample(range(icons), icons)
-        planned += [plan_picture(rng, order[number % icons], look, canvas) for number in range(wanted)]
+        planned += [plan_picture(rng, icon, look, canvas) for icon in draw_evenly(rng, icons, wanted)]
     return planned
 
 

@@ -17,7 +17,6 @@ from schnell_mini.lora_canvases import (
     Examples,
     Painter,
     choose_pictures,
-    draw_evenly,
     find_ground,
     read_noise_directions,
     record_examples,
@@ -129,13 +128,6 @@ def test_fitting_to_pure_noise_brings_pictures_nearer_to_the_look_at_every_level
     for level in (1.0, 0.75, 0.5, 0.25):
         drawn = draw_in_engine(painter, blocks, canvas, level)
         assert (drawn - examples.wanted).square().mean() < 0.75 * before
-
-
-def test_no_icon_comes_twice_before_all_have_come() -> None:
-    chosen = draw_evenly(Random(1), 5, 13)
-    assert len(chosen) == 13
-    assert sorted(chosen[:5]) == sorted(chosen[5:10]) == [0, 1, 2, 3, 4]
-    assert len(set(chosen[10:])) == 3
 
 
 def test_a_looks_own_ground_is_what_the_base_draws_there(painter: Painter) -> None:

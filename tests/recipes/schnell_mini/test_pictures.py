@@ -1,11 +1,12 @@
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from schnell_mini.pictures import composite, hex_key, load_icon, premultiply, render_icons, resize
+from schnell_mini.pictures import composite, draw_evenly, hex_key, load_icon, premultiply, render_icons, resize
 
 
 def red_disc(hidden: int) -> Image.Image:
@@ -52,3 +53,10 @@ def test_a_rendered_icon_lies_in_the_middle_of_its_colour() -> None:
 
 def test_names_with_and_without_variation_selector_meet() -> None:
     assert hex_key("2764-FE0F") == hex_key("2764") == "2764"
+
+
+def test_no_icon_comes_twice_before_all_have_come() -> None:
+    chosen = draw_evenly(Random(1), 5, 13)
+    assert len(chosen) == 13
+    assert sorted(chosen[:5]) == sorted(chosen[5:10]) == [0, 1, 2, 3, 4]
+    assert len(set(chosen[10:])) == 3
